@@ -4,4 +4,6 @@ Invariant: this package is pure. It performs no I/O, reads no clock and draws no
 are arguments. It imports the standard library and pydantic only.
 """
 
-PROTOCOL_VERSION = 1
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1

@@ -21,8 +21,9 @@ SLUG_PATTERN: Final = r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$"
 DEVICE_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 EVENT_ID_PATTERN: Final = r"^[A-Za-z0-9._:/-]{1,64}$"
 ULID_PATTERN: Final = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
-# Printable text without control characters, unassigned line separators or surrogates, and no blank at either end.
-TEXT_PATTERN: Final = r"^[^\s\x00-\x1f\x7f-\x9f\u2028\u2029](?:[^\x00-\x1f\x7f-\x9f\u2028\u2029]{0,62}[^\s\x00-\x1f\x7f-\x9f\u2028\u2029])?$"
+# Printable text: no control characters or line separators, and no blank at either end.
+_UNPRINTABLE: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+TEXT_PATTERN: Final = rf"^[^\s{_UNPRINTABLE}](?:[^{_UNPRINTABLE}]{{0,62}}[^\s{_UNPRINTABLE}])?$"
 
 TenantName = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
 SiteName = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
@@ -60,7 +61,7 @@ def is_known_location(location: str) -> bool:
     if not is_virtual(location):
         return True
     if location.startswith(TRANSIT_PREFIX):
-        return _SLUG.match(location.removeprefix(TRANSIT_PREFIX)) is not None
+        return _SLUG.fullmatch(location.removeprefix(TRANSIT_PREFIX)) is not None
     return location in {SUPPLIER, CUSTOMER, SCRAP, ADJUST}
 
 
@@ -71,7 +72,7 @@ def transit(site: str) -> str:
 
 def slug(value: str, what: str) -> str:
     """Return a tenant, site or gateway name unchanged, or raise InvalidName."""
-    if _SLUG.match(value):
+    if _SLUG.fullmatch(value):
         return value
     raise InvalidName(
         f"{value!r} is not a valid {what} name.",
@@ -81,7 +82,7 @@ def slug(value: str, what: str) -> str:
 
 def device(value: str) -> str:
     """Return a device name unchanged, or raise InvalidName."""
-    if _DEVICE.match(value):
+    if _DEVICE.fullmatch(value):
         return value
     raise InvalidName(
         f"{value!r} is not a valid device name.",
@@ -91,7 +92,7 @@ def device(value: str) -> str:
 
 def text(value: str, what: str) -> str:
     """Return a SKU, lot, location or reference unchanged, or raise InvalidName."""
-    if _TEXT.match(value):
+    if _TEXT.fullmatch(value):
         return value
     raise InvalidName(
         f"{value!r} is not a valid {what}.",

@@ -83,7 +83,9 @@ def _device(channel: Channel, *, up: bool, retain: bool = False, qos: Literal[0,
 
 def _claim(channel: Channel, *, up: bool, summary: str) -> TopicRule:
     publisher, subscriber = (Role.CLAIMANT, Role.INGEST) if up else (Role.INGEST, Role.CLAIMANT)
-    return TopicRule(channel, f"{ROOT}/claim/{{claim}}/{channel}", publisher, subscriber, 1, retain=False, summary=summary)
+    return TopicRule(
+        channel, f"{ROOT}/claim/{{claim}}/{channel}", publisher, subscriber, 1, retain=False, summary=summary
+    )
 
 
 TOPICS: Final[tuple[TopicRule, ...]] = (

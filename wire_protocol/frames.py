@@ -1,0 +1,208 @@
+r"""Frames: immutable, hash-chained runs of ledger entries.
+
+A frame is one JSON object `{v, stream, epoch, frame, first_seq, count, prev, boots, replay, entries}`, compressed with
+zlib when that is smaller; the first byte tells which (`{` or `\x78`). It is sealed once, when it is first sent, kept,
+and re-sent byte for byte.
+
+`entries` is columnar: one list for each field, one value where all rows agree, nothing where none has the field.
+Neighbouring values resemble each other far more than neighbouring fields do, which is what zlib lives on. Times are
+stored as differences: `ms` and `tick` are the two halves of the hybrid logical clock, `drift_ms` is clock minus
+monotonic time, constant while nobody touches the clock.
+
+`prev` is the BLAKE2b-256 (RFC 7693) of the encoded frame before, so the chain shows both tampering and a gateway that
+was restored from an old backup.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from wire_protocol import PROTOCOL_VERSION, clock, names
+from wire_protocol.entries import Count, Movement, Reading
+from wire_protocol.errors import InvalidFrame
+from wire_protocol.messages import Digest, first_problem
+from wire_protocol.topics import Stream
+
+FRAME_BYTES_MAX: Final = 256 * 1024
+FRAME_DECODED_BYTES_MAX: Final = 2 * 1024 * 1024
+FRAME_ENTRIES_MAX: Final = 500
+BOOTS_MAX: Final = 64
+COMPRESSION_LEVEL: Final = 9
+
+_FIELDS: Final = (
+    "kind", "sku", "lot", "serial", "quantity", "source", "destination", "location", "values",
+    "device", "event", "actor", "reference", "boot",
+)  # fmt: skip
+_DELTAS: Final = ("ms", "device_at_ms")
+_CLOCK: Final = ("ms", "tick", "drift_ms")
+_COLUMNS: Final = frozenset(_FIELDS) | frozenset(_DELTAS) | frozenset(_CLOCK)
+
+
+class FrameHeader(BaseModel):
+    """What the receiver needs to judge a frame before it looks at the entries.
+
+    `boots` maps each boot id in the frame to the known offset of its clock in milliseconds (cloud minus gateway), so
+    that entries recorded under a wrong clock get their true time later; `replay` says that the entries were recorded
+    before this contact.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    v: Literal[1] = PROTOCOL_VERSION
+    stream: Stream
+    epoch: names.Ulid
+    frame: Annotated[int, Field(ge=1, lt=1 << 62)]
+    first_seq: Annotated[int, Field(ge=1, lt=1 << 62)]
+    count: Annotated[int, Field(ge=1, le=FRAME_ENTRIES_MAX)]
+    prev: Digest
+    boots: Annotated[dict[names.Ulid, int], Field(max_length=BOOTS_MAX)] = {}
+    replay: bool = False
+
+    @property
+    def last_seq(self) -> int:
+        """The sequence number of the frame's last entry."""
+        return self.first_seq + self.count - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A decoded frame: header, the digest the next frame must name, and the rows, not yet validated.
+
+    `problem` says why the rows cannot be read at all; the frame still has its place in the chain, so it is merged with
+    every entry rejected instead of stopping its stream for ever.
+    """
+
+    header: FrameHeader
+    digest: str
+    rows: list[dict[str, Any]]
+    problem: str | None = None
+
+
+def digest(encoded: bytes) -> str:
+    """The link of the hash chain: BLAKE2b-256 of an encoded frame, in hexadecimal."""
+    return hashlib.blake2b(encoded, digest_size=32).hexdigest()
+
+
+def genesis(gateway: str, epoch: str, stream: Stream) -> str:
+    """The `prev` of the first frame of an epoch."""
+    return digest(f"stocktide/v1/{gateway}/{epoch}/{stream}".encode())
+
+
+def seal(header: FrameHeader, entries: Sequence[Movement | Count | Reading]) -> bytes:
+    """Encode a frame, once and for ever.
+
+    Raises:
+        InvalidFrame: the entries do not fit the header or the size bound (the caller seals fewer).
+    """
+    if len(entries) != header.count:
+        raise InvalidFrame(f"The header counts {header.count} entries, {len(entries)} were given.")
+    envelope = header.model_dump(exclude_defaults=True) | {"v": header.v, "entries": _to_columns(entries)}
+    plain = json.dumps(envelope, separators=(",", ":"), ensure_ascii=False).encode()
+    packed = zlib.compress(plain, COMPRESSION_LEVEL)
+    encoded = packed if len(packed) < len(plain) else plain
+    if len(encoded) > FRAME_BYTES_MAX or len(plain) > FRAME_DECODED_BYTES_MAX:
+        raise InvalidFrame(f"{len(encoded)} bytes; a frame has at most {FRAME_BYTES_MAX}.", hint="Seal fewer entries.")
+    return encoded
+
+
+def decode(encoded: bytes) -> Frame:
+    """Decode a frame that arrived from outside; nothing in it is trusted.
+
+    Raises:
+        InvalidFrame: too large (also after decompression), not JSON, or a bad header.
+    """
+    plain = _decompress(encoded)
+    try:
+        envelope = json.loads(plain)
+    except (ValueError, RecursionError) as error:
+        raise InvalidFrame(f"A frame is not JSON: {error}"[:200]) from None
+    if not isinstance(envelope, dict):
+        raise InvalidFrame("A frame is a JSON object.")
+    columns = envelope.pop("entries", None)
+    try:
+        header = FrameHeader.model_validate(envelope)
+    except ValidationError as error:
+        raise InvalidFrame(first_problem(error)) from None
+    try:
+        return Frame(header, digest(encoded), _from_columns(columns, header.count))
+    except InvalidFrame as error:
+        return Frame(header, digest(encoded), [], problem=str(error))
+
+
+def _decompress(encoded: bytes) -> bytes:
+    if len(encoded) > FRAME_BYTES_MAX:
+        raise InvalidFrame(f"{len(encoded)} bytes; a frame has at most {FRAME_BYTES_MAX}.")
+    if encoded[:1] == b"{":
+        return encoded
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(encoded, FRAME_DECODED_BYTES_MAX)
+    except zlib.error as error:
+        raise InvalidFrame(f"A frame cannot be decompressed: {error}") from None
+    if not inflater.eof or inflater.unused_data:
+        raise InvalidFrame("A frame is cut short, has bytes after its end, or is too large when decompressed.")
+    return plain
+
+
+def _to_columns(entries: Sequence[Movement | Count | Reading]) -> dict[str, Any]:
+    rows = [entry.model_dump(exclude_none=True) for entry in entries]
+    columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in _FIELDS}
+    hlcs = [entry.hlc for entry in entries]
+    columns["ms"] = [clock.wall_ms(hlc) for hlc in hlcs]
+    columns["tick"] = [clock.counter(hlc) for hlc in hlcs]
+    columns["drift_ms"] = [clock.wall_ms(entry.hlc) - entry.mono_ms for entry in entries]
+    columns["device_at_ms"] = [entry.device_at_ms for entry in entries]
+    for name in _DELTAS:
+        if None not in columns[name]:
+            columns[name] = [columns[name][0], *(after - before for before, after in pairwise(columns[name]))]
+    return {name: _fold(values) for name, values in columns.items() if any(value is not None for value in values)}
+
+
+def _fold(values: list[Any]) -> Any:
+    """One value where all rows agree (a list is never a value), the list otherwise."""
+    return values[0] if all(value == values[0] for value in values) else values
+
+
+def _from_columns(columns: object, count: int) -> list[dict[str, Any]]:
+    if not isinstance(columns, dict):
+        raise InvalidFrame("The entries of a frame are an object of columns.")
+    unfolded = {name: _unfold(name, values, count) for name, values in columns.items() if name in _COLUMNS}
+    for name in _DELTAS:
+        # A delta column with gaps was stored as it is; the first row's value was kept whole.
+        if name in unfolded and None not in unfolded[name]:
+            unfolded[name] = _integrate(name, unfolded[name])
+    unfolded |= _restore_clock(unfolded, count)
+    fields = [name for name in unfolded if name not in _CLOCK]
+    rows = zip(*(unfolded[name] for name in fields), strict=True)
+    return [{name: value for name, value in zip(fields, row, strict=True) if value is not None} for row in rows]
+
+
+def _unfold(name: str, values: object, count: int) -> list[Any]:
+    if not isinstance(values, list):
+        return [values] * count
+    if len(values) != count:
+        raise InvalidFrame(f"Column {name} has {len(values)} values for {count} entries.")
+    return values
+
+
+def _integrate(name: str, values: list[Any]) -> list[int]:
+    if not all(type(value) is int for value in values):
+        raise InvalidFrame(f"Column {name} is not made of integers.")
+    return list(accumulate(values))
+
+
+def _restore_clock(columns: Mapping[str, list[Any]], count: int) -> dict[str, list[int]]:
+    ms, tick, drift = (columns.get(name, [0] * count) for name in _CLOCK)
+    try:
+        return {
+            "hlc": [clock.pack(wall, low) for wall, low in zip(ms, tick, strict=True)],
+            "mono_ms": [wall - skew for wall, skew in zip(ms, drift, strict=True)],
+        }
+    except (TypeError, ValueError):
+        raise InvalidFrame("The clock columns are not made of integers.") from None

@@ -1,0 +1,337 @@
+"""The payload of every topic, versioned and bounded.
+
+Messages a device sends are checked strictly, unknown fields included: a misspelt optional field must not be lost in
+silence. Messages on the link ignore unknown fields, so that old gateways and new workers understand each other.
+
+Invariant: `decode` returns a whole, valid message or raises InvalidMessage; nothing is guessed or coerced.
+"""
+
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from wire_protocol import PROTOCOL_VERSION, names
+from wire_protocol.entries import Entry, EntryKind, Quantity, QuantityOrZero, ReadingValues
+from wire_protocol.errors import WireError
+from wire_protocol.topics import Stream
+
+EPOCH_MS_MAX: Final = (1 << 47) - 1
+REASON_CHARS_MAX: Final = 200
+
+TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
+Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+Reason = Annotated[str, StringConstraints(max_length=REASON_CHARS_MAX)]
+VersionText = Annotated[str, StringConstraints(max_length=64)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class InvalidMessage(WireError, ValueError):
+    """A payload is not a valid message."""
+
+
+class Message(BaseModel):
+    """Base of all messages: version 1, encoded as compact JSON, at most `bytes_max` bytes."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    bytes_max: ClassVar[int] = 8 * 1024
+
+    v: Literal[1] = PROTOCOL_VERSION
+
+    def encode(self) -> bytes:
+        """The payload to publish."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse a payload.
+
+        Raises:
+            InvalidMessage: too large, not JSON, a missing, wrong or (from a device) unknown field, another version.
+        """
+        if len(payload) > cls.bytes_max:
+            raise InvalidMessage(f"{len(payload)} bytes; a {cls.__name__} has at most {cls.bytes_max}.")
+        try:
+            return cls.model_validate_json(payload)
+        except ValidationError as error:
+            raise InvalidMessage(first_problem(error)) from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """One bounded line out of a pydantic error: where, and what is wrong."""
+    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    text = f"{where}: {problem['msg']}" if where else problem["msg"]
+    return text[:REASON_CHARS_MAX]
+
+
+class _Strict(Message):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+# --- devices, on the gateway's own broker -----------------------------------------------------------------------
+
+
+class DeviceEvent(_Strict):
+    """A scan: one movement or one count.
+
+    `id` is unique per device for ever: a device sends an event again, with the same id, until it gets a receipt, and
+    the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left out.
+    """
+
+    id: names.EventId
+    kind: EntryKind
+    sku: names.Sku
+    quantity: QuantityOrZero
+    source: names.LocationName | None = None
+    destination: names.LocationName | None = None
+    location: names.LocationName | None = None
+    lot: names.Lot | None = None
+    serial: names.Serial | None = None
+    actor: names.Actor | None = None
+    reference: names.Reference | None = None
+    at_ms: TimeMs | None = None
+
+
+class DeviceReading(_Strict):
+    """What a sensor measured, up to 16 values at once; units are the end of each name (`temperature_c`)."""
+
+    id: names.EventId
+    values: ReadingValues
+    at_ms: TimeMs | None = None
+
+
+class DeviceStatus(Message):
+    """Whether a device is there; its last will says `offline`."""
+
+    state: Literal["online", "offline"]
+    firmware: VersionText | None = None
+    battery_pct: Annotated[int, Field(ge=0, le=100)] | None = None
+    at_ms: TimeMs | None = None
+
+
+class Refusal(_Part):
+    """An event the ledger did not take, and why; it is kept as a dead letter at the gateway."""
+
+    id: names.EventId
+    reason: Reason
+
+
+class DeviceReceipt(Message):
+    """Event ids that are durably in the ledger, or refused: the device may forget both."""
+
+    bytes_max: ClassVar[int] = 64 * 1024
+
+    committed: Annotated[tuple[names.EventId, ...], Field(max_length=500)] = ()
+    refused: Annotated[tuple[Refusal, ...], Field(max_length=100)] = ()
+
+
+class DeviceConfig(Message):
+    """Desired configuration of one device, retained on the gateway's broker."""
+
+    version: Count
+    location: names.LocationName | None = None
+    sampling_s: Annotated[int, Field(ge=1, le=86_400)] | None = None
+    settings: Annotated[dict[str, str | int | float | bool], Field(max_length=64)] = {}
+
+
+# --- the link between gateway and cloud -------------------------------------------------------------------------
+
+
+class Rejected(_Part):
+    """An entry the cloud could not use, quarantined with its reason; the rest of its frame is merged."""
+
+    seq: Annotated[int, Field(ge=1)]
+    reason: Reason
+
+
+class Ack(Message):
+    """Cumulative, and sent after the commit: every frame of the stream up to `frame` is durable in the cloud.
+
+    `want` asks for the frames from that number on; `fork` says that the gateway's history is not the one the cloud
+    has, and that frames are being quarantined.
+    """
+
+    bytes_max: ClassVar[int] = 256 * 1024
+
+    stream: Stream
+    epoch: names.Ulid | None
+    frame: Count
+    seq: Count
+    now_ms: TimeMs
+    window: Annotated[int, Field(ge=0, le=1024)]
+    rejected: Annotated[tuple[Rejected, ...], Field(max_length=1000)] = ()
+    want: Annotated[int, Field(ge=1)] | None = None
+    fork: Reason | None = None
+
+
+class StreamStatus(_Part):
+    """Where one stream of a gateway stands."""
+
+    last_seq: Count
+    sealed_frame: Count
+    acked_frame: Count
+    acked_seq: Count
+
+
+class ClockStatus(_Part):
+    """How far the gateway trusts its clock: cloud time minus gateway time at the last acknowledgement."""
+
+    boot: names.Ulid
+    offset_ms: int | None = None
+
+
+class GatewayStatus(Message):
+    """A gateway announces itself on contact and then regularly; `offline` is its last will."""
+
+    bytes_max: ClassVar[int] = 32 * 1024
+
+    state: Literal["online", "offline"]
+    epoch: names.Ulid
+    version: VersionText
+    at_ms: TimeMs | None = None
+    streams: dict[Stream, StreamStatus] = {}
+    clock: ClockStatus | None = None
+    dead_letters: Count = 0
+    readings_dropped: Count = 0
+    devices_online: Count = 0
+
+
+class TwinDevice(_Part):
+    """Desired state of one device of a gateway."""
+
+    name: names.DeviceName
+    kind: VersionText
+    config: DeviceConfig | None = None
+
+
+class DesiredTwin(Message):
+    """What the cloud wants a gateway to be; an older version never overwrites a newer one."""
+
+    bytes_max: ClassVar[int] = 256 * 1024
+
+    version: Count
+    devices: Annotated[tuple[TwinDevice, ...], Field(max_length=1000)] = ()
+    window_frames: Annotated[int, Field(ge=1, le=1024)] | None = None
+
+
+class ReportedTwin(Message):
+    """What a gateway has applied of its twin, and the errors by device."""
+
+    bytes_max: ClassVar[int] = 256 * 1024
+
+    version: Count
+    errors: Annotated[dict[str, Reason], Field(max_length=1000)] = {}
+
+
+class SiteEntry(_Part):
+    """One ledger entry with the identity it has everywhere: gateway, epoch and sequence number."""
+
+    gateway: names.GatewayName
+    epoch: names.Ulid
+    seq: Annotated[int, Field(ge=1)]
+    entry: Entry
+
+
+class SiteLedgerPage(Message):
+    """Entries of a site's other gateways, in order, after the cursor the gateway reported."""
+
+    bytes_max: ClassVar[int] = 256 * 1024
+
+    cursor: Count
+    entries: Annotated[tuple[SiteEntry, ...], Field(max_length=500)]
+    more: bool = False
+
+
+class CatalogItem(_Part):
+    """One item: its quantities are integers of `unit` / 10**`scale`."""
+
+    sku: names.Sku
+    name: Annotated[str, StringConstraints(max_length=200)] | None = None
+    gtin: Annotated[str, StringConstraints(pattern=r"^\d{8,14}$")] | None = None
+    unit: Annotated[str, StringConstraints(max_length=16)] = "piece"
+    scale: Annotated[int, Field(ge=0, le=6)] = 0
+
+
+class CatalogPage(Message):
+    """A page of items changed since a version; `more` says that another follows."""
+
+    bytes_max: ClassVar[int] = 256 * 1024
+
+    version: Count
+    items: Annotated[tuple[CatalogItem, ...], Field(max_length=500)] = ()
+    locations: Annotated[tuple[names.LocationName, ...], Field(max_length=500)] = ()
+    more: bool = False
+
+
+class Command(Message):
+    """A request to a gateway; executed once although delivered twice, and never after `expires_ms`."""
+
+    id: names.EventId
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,47}$")]
+    arguments: Annotated[dict[str, str | int | bool], Field(max_length=32)] = {}
+    expires_ms: TimeMs
+
+
+class Reply(Message):
+    """The result of a command, by its id."""
+
+    bytes_max: ClassVar[int] = 256 * 1024
+
+    id: names.EventId
+    ok: bool
+    reason: Reason | None = None
+    result: dict[str, Any] = {}
+
+
+class ClaimRequest(Message):
+    """An unenrolled gateway presents its one-time claim and a certificate signing request (PEM)."""
+
+    gateway: names.GatewayName
+    csr_pem: Annotated[str, StringConstraints(max_length=4096)]
+    nonce: names.EventId
+
+
+class ClaimResponse(Message):
+    """The certificate and where to connect, or the reason for refusing."""
+
+    bytes_max: ClassVar[int] = 32 * 1024
+
+    nonce: names.EventId
+    certificate_pem: Annotated[str, StringConstraints(max_length=8192)] | None = None
+    ca_pem: Annotated[str, StringConstraints(max_length=16_384)] | None = None
+    brokers: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    reason: Reason | None = None
+
+
+__all__ = [
+    "Ack",
+    "CatalogItem",
+    "CatalogPage",
+    "ClaimRequest",
+    "ClaimResponse",
+    "ClockStatus",
+    "Command",
+    "DesiredTwin",
+    "DeviceConfig",
+    "DeviceEvent",
+    "DeviceReading",
+    "DeviceReceipt",
+    "DeviceStatus",
+    "GatewayStatus",
+    "InvalidMessage",
+    "Message",
+    "Quantity",
+    "Refusal",
+    "Rejected",
+    "Reply",
+    "ReportedTwin",
+    "SiteEntry",
+    "SiteLedgerPage",
+    "StreamStatus",
+    "TwinDevice",
+    "first_problem",
+]
