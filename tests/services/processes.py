@@ -1,0 +1,152 @@
+"""Server processes: started detached, found again from a record, ended by process id.
+
+Invariant: a recorded process id is used only while the process that has it started when the record says, so a
+recycled id is never signalled.
+"""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Self
+
+import psutil
+from pydantic import BaseModel
+
+from tests.services.errors import ServerFailed
+
+POLL_S: Final = 0.01
+KILL_S_MAX: Final = 10.0
+# psutil derives the start from the boot time, which moves when the clock is set.
+START_SLACK_S: Final = 2.0
+# Nothing of the caller's language, time zone or PG* variables reaches a server.
+SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT: Final = {"PATH": SYSTEM_PATH, "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+
+class ProcessRecord(BaseModel):
+    """What names a process beyond doubt."""
+
+    pid: int
+    started_s: float
+
+    @classmethod
+    def of(cls, pid: int) -> Self:
+        return cls(pid=pid, started_s=psutil.Process(pid).create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The recorded process, or None when it is gone."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started_s) < START_SLACK_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+
+class ServerProcess:
+    """One running server with its children."""
+
+    def __init__(self, record: ProcessRecord, child: subprocess.Popen[bytes] | None = None) -> None:
+        self.record = record
+        self._child = child  # only the process that started it can reap it
+
+    @classmethod
+    def start(cls, command: Sequence[str], *, log: Path) -> Self:
+        """Start a server in a session of its own: an interrupt at the terminal is for the tests, not for it."""
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=ENVIRONMENT,
+            )
+        return cls(ProcessRecord.of(child.pid), child)
+
+    def is_running(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        return self.record.find() is not None
+
+    def end(self, number: signal.Signals, *, timeout_s: float) -> None:
+        """Ask the server to stop and wait; whatever is left after the timeout is killed."""
+        if process := self.record.find():
+            process.send_signal(number)
+            self._wait([process], timeout_s)
+        self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL the server and all its children, and wait until none is left.
+
+        The parent is frozen first so that it cannot start another child. PostgreSQL would refuse to start again while
+        one of the old children lives.
+        """
+        if process := self.record.find():
+            family = _freeze(process)
+            for member in family:
+                _kill(member)
+            self._wait(family, timeout_s=KILL_S_MAX)
+        if self._child is not None:
+            self._child.wait()
+
+    def _wait(self, processes: list[psutil.Process], timeout_s: float) -> None:
+        def gone() -> bool:
+            if self._child is not None:
+                self._child.poll()  # reaps it; a zombie would count as alive
+            return not any(_alive(process) for process in processes)
+
+        wait_until(gone, timeout_s=timeout_s)
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
+    """Wait for a condition of another process, which can only be polled. Returns whether it came true."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_S)
+    return True
+
+
+def require(condition: Callable[[], bool], server: ServerProcess, *, log: Path, what: str, timeout_s: float) -> None:
+    """Wait until a server that was just started is ready.
+
+    Raises:
+        ServerFailed: it exited or took too long; the message ends with the last lines of its log.
+    """
+    ready = False
+
+    def settled() -> bool:
+        nonlocal ready
+        ready = condition()
+        return ready or not server.is_running()
+
+    wait_until(settled, timeout_s=timeout_s)
+    if not ready:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        raise ServerFailed(f"{what} is not ready after {timeout_s:g} s at most. Its log ends:\n{tail}\n")
+
+
+def _freeze(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        process.suspend()
+        return [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return [process]
+
+
+def _kill(process: psutil.Process) -> None:
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
