@@ -7,11 +7,14 @@ can be started as it is.
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
+from tests.services.errors import ServerFailed
 from tests.services.installation import Installation
+from tests.services.processes import wait_until
 from tests.services.server import HOST, Server, accepts
 
+SAVE_S_MAX: Final = 10.0
 # Given the port and the directory, returns the text of mosquitto.conf; it may write other files into the directory.
 RenderConfig: TypeAlias = Callable[[int, Path], str]
 
@@ -66,6 +69,14 @@ class PrivateBroker(Server):
     def url(self) -> str:
         return f"mqtt://{HOST}:{self.port}"
 
+    def save(self) -> None:
+        """Make a persistent broker write its memory to disk now, rather than within its next second."""
+        database = self.data / "mosquitto.db"
+        before = _version(database)
+        self.send(signal.SIGUSR1)
+        if not wait_until(lambda: _version(database) != before, timeout_s=SAVE_S_MAX):
+            raise ServerFailed("The broker did not save.", hint="Is it persistent?")
+
     def _prepare(self) -> None:
         (self.data / "mosquitto.conf").write_text(self._config(self.port, self.data))
 
@@ -74,3 +85,8 @@ class PrivateBroker(Server):
 
     def _is_ready(self) -> bool:
         return accepts(self.port)
+
+
+def _version(file: Path) -> int | None:
+    # Mosquitto writes a new file and renames it over the old one.
+    return file.stat().st_ino if file.exists() else None

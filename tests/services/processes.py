@@ -71,6 +71,10 @@ class ServerProcess:
             return self._child.poll() is None
         return self.record.find() is not None
 
+    def send(self, number: signal.Signals) -> None:
+        if process := self.record.find():
+            process.send_signal(number)
+
     def end(self, number: signal.Signals, *, timeout_s: float) -> None:
         """Ask the server to stop and wait; whatever is left after the timeout is killed."""
         if process := self.record.find():

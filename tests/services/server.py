@@ -120,6 +120,11 @@ class Server(ABC):
         if self._server is not None:
             self._server.kill()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the server, such as SIGHUP to reload, or SIGSTOP and SIGCONT to freeze it for a while."""
+        if self._server is not None:
+            self._server.send(number)
+
     def restart(self) -> None:
         """Stop in good order if it runs, and start again on the same port and data."""
         self.stop()

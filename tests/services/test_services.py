@@ -1,0 +1,134 @@
+"""The test servers themselves: what every other test relies on."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import aiomqtt
+import psycopg
+import pytest
+
+from tests.services import PrivateBroker, PrivateDatabase, databases, debian_root, server
+from tests.services.errors import ServerFailed
+from tests.services.processes import ProcessRecord
+
+MakeDatabase = Callable[..., PrivateDatabase]
+MakeBroker = Callable[..., PrivateBroker]
+
+
+def test_a_killed_database_keeps_what_was_committed_and_nothing_else(private_database: MakeDatabase) -> None:
+    """Every fault test of the store stands on this: SIGKILL must be survivable, and must lose open transactions."""
+    database = private_database()
+    port = database.port
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE pick (n integer)")
+        connection.execute("INSERT INTO pick VALUES (1)")
+    with psycopg.connect(database.url) as open_transaction:
+        open_transaction.execute("INSERT INTO pick VALUES (2)")
+        database.kill()
+        assert not database.is_running
+        with pytest.raises(psycopg.OperationalError):
+            open_transaction.execute("SELECT 1")
+    database.start()
+    assert database.port == port
+    with psycopg.connect(database.url) as connection:
+        assert connection.execute("SELECT n FROM pick").fetchall() == [(1,)]
+
+
+def test_a_database_is_durable_and_has_timescaledb(empty_database_url: str) -> None:
+    """With fsync off the fault tests would prove nothing; without the extension the schema would be another one."""
+    with psycopg.connect(empty_database_url, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION timescaledb")
+        connection.execute("CREATE TABLE reading (at timestamptz NOT NULL, value float8)")
+        connection.execute("SELECT create_hypertable('reading', by_range('at'))")
+        settings = [connection.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit")]
+    assert settings == [("on",), ("on",)]
+
+
+def test_a_template_is_filled_once_and_copied_while_timescaledb_runs(
+    private_database: MakeDatabase,
+) -> None:
+    """TimescaleDB's scheduler enters each database; if it stayed in the template, copies would fail at random."""
+    url = private_database().url
+    filled: list[str] = []
+
+    def fill(template_url: str) -> None:
+        filled.append(template_url)
+        with psycopg.connect(template_url, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION timescaledb")
+            connection.execute("CREATE TABLE item (sku text)")
+
+    for copy in ("one", "two"):
+        databases.ensure_template(url, "template_item", fill)
+        with databases.database(url, copy, template="template_item") as copy_url, psycopg.connect(copy_url) as inside:
+            assert inside.execute("SELECT count(*) FROM item").fetchone() == (0,)
+    assert len(filled) == 1
+    with psycopg.connect(url) as connection:
+        left = connection.execute("SELECT datname FROM pg_database WHERE datname IN ('one', 'two')").fetchall()
+    assert left == []
+
+
+async def test_a_message_goes_through_the_shared_broker(mqtt_url: str, unique_name: Callable[..., str]) -> None:
+    """The tests of every link need a broker that lets them in and delivers."""
+    topic = unique_name("topic")
+    async with aiomqtt.Client("127.0.0.1", int(mqtt_url.rpartition(":")[2])) as client:
+        await client.subscribe(topic, qos=1)
+        await client.publish(topic, b"scan", qos=1)
+        message = await anext(aiter(client.messages))
+    assert message.payload == b"scan"
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+async def test_a_killed_broker_comes_back_on_its_port_with_or_without_its_memory(
+    private_broker: MakeBroker, *, persistent: bool
+) -> None:
+    """Tests of "broker restarted empty" and "broker restarted with its sessions" need both kinds."""
+    broker = private_broker(persistent=persistent)
+    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+        await client.publish("kept", b"value", qos=1, retain=True)
+        if persistent:
+            broker.save()
+    broker.kill()
+    assert not broker.is_running
+    broker.start()
+    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
+        await client.subscribe("#", qos=1)
+        await client.publish("end", b"", qos=1)
+        message = await anext(aiter(client.messages))
+    assert message.topic.value == ("kept" if persistent else "end")
+
+
+def test_a_broker_that_cannot_start_says_why(private_broker: MakeBroker) -> None:
+    """A rendered configuration with a mistake must be found from the failure alone."""
+    with pytest.raises(ServerFailed, match="Unknown configuration variable"):
+        private_broker(lambda port, _: f"listener {port}\nno_such_setting 1\n")
+
+
+def test_servers_of_a_killed_run_are_found_and_removed(private_broker: MakeBroker) -> None:
+    """A test run that is killed must not leave servers behind for ever."""
+    scratch = private_broker().installation.scratch
+    program = (
+        "from tests.services import PrivateBroker; broker = PrivateBroker(); broker.start(); "
+        "print(broker.directory, flush=True); input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:
+        assert run.stdout is not None
+        directory = Path(run.stdout.readline().decode().strip())
+        run.send_signal(signal.SIGKILL)
+    process = ProcessRecord.model_validate(json.loads((directory / "server.json").read_text())["process"])
+    assert process.find() is not None
+    server.remove_orphans(scratch)
+    assert process.find() is None
+    assert not directory.exists()
+
+
+def test_the_root_is_named_after_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change of the package list must lead to another root, never to an old one with the wrong packages."""
+    before = debian_root.path()
+    monkeypatch.setattr(debian_root, "PACKAGES", ("mosquitto",))
+    assert debian_root.path() != before
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert debian_root.path().parent == Path("/elsewhere/stocktide")
