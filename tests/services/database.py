@@ -13,11 +13,12 @@ import psycopg
 
 from tests.services.errors import ServerFailed
 from tests.services.installation import Installation
-from tests.services.processes import ENVIRONMENT
+from tests.services.processes import ENVIRONMENT, wait_until, working_in
 from tests.services.server import HOST, Server
 
 SHARED_BUFFERS_MB: Final = 128
 CONNECTIONS_MAX: Final = 200
+RECOVER_S_MAX: Final = 10.0
 _SETTINGS: Final = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -78,6 +79,15 @@ class PrivateDatabase(Server):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
         if done.returncode != 0:
             raise ServerFailed(f"initdb failed: {done.stderr}")
+
+    def _recover(self) -> None:
+        """Remove the lock file of a killed server, after making sure that none of its processes is left.
+
+        PostgreSQL takes a zombie for a live owner of the lock, and where process 1 reaps nothing zombies stay.
+        """
+        if not wait_until(lambda: not working_in(self.data), timeout_s=RECOVER_S_MAX):
+            raise ServerFailed("Processes of the killed server still run.", hint=f"They work in {self.data}.")
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _command(self) -> list[str]:
         return self.installation.command(self.installation.postgres_bin / "postgres", "-D", str(self.data))

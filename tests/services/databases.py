@@ -5,7 +5,7 @@ Invariant: under its final name a template is complete and nobody is connected t
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, LiteralString
 from urllib.parse import urlsplit
 
 import psycopg
@@ -21,8 +21,8 @@ def url_of(server_url: str, name: str) -> str:
 
 
 @contextmanager
-def database(server_url: str, name: str, *, template: str = "template1") -> Iterator[str]:
-    """Create a database as a copy of another, give its URL, and drop it in the end, whoever is still connected."""
+def database(server_url: str, name: str, *, template: str = "template0") -> Iterator[str]:
+    """Create a database as a copy of another (of an empty one that nobody can be in, unless told), give its URL, and drop it in the end, whoever is still connected."""
     with psycopg.connect(server_url, autocommit=True) as admin:
         admin.execute(_statement("CREATE DATABASE {} TEMPLATE {}", name, template))
     try:
@@ -45,7 +45,7 @@ def ensure_template(server_url: str, name: str, fill: Callable[[str], object]) -
             return
         unfinished = f"{name}_unfinished"
         drop(server_url, unfinished)
-        admin.execute(_statement("CREATE DATABASE {}", unfinished))
+        admin.execute(_statement("CREATE DATABASE {} TEMPLATE template0", unfinished))
         fill(url_of(server_url, unfinished))
         # A database can be copied only while nobody is in it, and TimescaleDB's scheduler enters any that lets it.
         admin.execute(_statement("ALTER DATABASE {} ALLOW_CONNECTIONS false", unfinished))
@@ -53,5 +53,5 @@ def ensure_template(server_url: str, name: str, fill: Callable[[str], object]) -
         admin.execute(_statement("ALTER DATABASE {} RENAME TO {}", unfinished, name))
 
 
-def _statement(form: str, *names: str) -> sql.Composed:
-    return sql.SQL(form).format(*(sql.Identifier(name) for name in names))  # type: ignore[arg-type]  # all forms are literals above
+def _statement(form: LiteralString, *names: str) -> sql.Composed:
+    return sql.SQL(form).format(*(sql.Identifier(name) for name in names))

@@ -4,10 +4,11 @@ Invariant: a recorded process id is used only while the process that has it star
 recycled id is never signalled.
 """
 
+import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -48,27 +49,31 @@ class ProcessRecord(BaseModel):
 class ServerProcess:
     """One running server with its children."""
 
-    def __init__(self, record: ProcessRecord, child: subprocess.Popen[bytes] | None = None) -> None:
+    def __init__(self, record: ProcessRecord, *, is_child: bool = False) -> None:
         self.record = record
-        self._child = child  # only the process that started it can reap it
+        self._is_child = is_child  # only the process that started it can reap it
 
     @classmethod
     def start(cls, command: Sequence[str], *, log: Path) -> Self:
-        """Start a server in a session of its own: an interrupt at the terminal is for the tests, not for it."""
-        with log.open("ab") as output:
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=ENVIRONMENT,
-            )
-        return cls(ProcessRecord.of(child.pid), child)
+        """Start a server in a session of its own: an interrupt at the terminal is for the tests, not for it.
+
+        Not through `subprocess`, whose objects complain when the process outlives them; shared servers do.
+        """
+        pid = os.posix_spawnp(
+            command[0],
+            list(command),
+            ENVIRONMENT,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        return cls(ProcessRecord.of(pid), is_child=True)
 
     def is_running(self) -> bool:
-        if self._child is not None:
-            return self._child.poll() is None
+        self._reap()
         return self.record.find() is not None
 
     def send(self, number: signal.Signals) -> None:
@@ -93,16 +98,18 @@ class ServerProcess:
             for member in family:
                 _kill(member)
             self._wait(family, timeout_s=KILL_S_MAX)
-        if self._child is not None:
-            self._child.wait()
+        self._reap()
 
     def _wait(self, processes: list[psutil.Process], timeout_s: float) -> None:
         def gone() -> bool:
-            if self._child is not None:
-                self._child.poll()  # reaps it; a zombie would count as alive
+            self._reap()
             return not any(_alive(process) for process in processes)
 
         wait_until(gone, timeout_s=timeout_s)
+
+    def _reap(self) -> None:
+        if self._is_child and os.waitpid(self.record.pid, os.WNOHANG)[0]:
+            self._is_child = False
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
@@ -132,6 +139,17 @@ def require(condition: Callable[[], bool], server: ServerProcess, *, log: Path, 
     if not ready:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise ServerFailed(f"{what} is not ready after {timeout_s:g} s at most. Its log ends:\n{tail}\n")
+
+
+def working_in(directory: Path) -> list[psutil.Process]:
+    """The live processes whose working directory this is."""
+    place = str(directory.resolve())
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == place:
+                found.append(process)
+    return found
 
 
 def _freeze(process: psutil.Process) -> list[psutil.Process]:

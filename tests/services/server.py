@@ -151,6 +151,9 @@ class Server(ABC):
     def _prepare(self) -> None:
         """Fill the data directory of a new server."""
 
+    def _recover(self) -> None:  # noqa: B027 - most servers leave nothing
+        """Remove what a killed server leaves that would keep the next one from starting."""
+
     @abstractmethod
     def _command(self) -> list[str]:
         """The command that runs the server in the foreground on `port` with `data`."""
@@ -178,6 +181,7 @@ class Server(ABC):
                 return
 
     def _launch(self) -> None:
+        self._recover()
         self.installation.own(self.data)
         self._server = ServerProcess.start(self._command(), log=self.log)
         owner = ProcessRecord.of(os.getpid()) if self._owner_file is None else None
