@@ -22,7 +22,10 @@ def url_of(server_url: str, name: str) -> str:
 
 @contextmanager
 def database(server_url: str, name: str, *, template: str = "template0") -> Iterator[str]:
-    """Create a database as a copy of another (of an empty one that nobody can be in, unless told), give its URL, and drop it in the end, whoever is still connected."""
+    """Create a database as a copy of another, give its URL, and drop it in the end, whoever is still connected.
+
+    The default template is empty, and the only one of PostgreSQL's own that TimescaleDB's scheduler cannot enter.
+    """
     with psycopg.connect(server_url, autocommit=True) as admin:
         admin.execute(_statement("CREATE DATABASE {} TEMPLATE {}", name, template))
     try:
