@@ -1,0 +1,123 @@
+"""Drafts: what a device or a technician says happened, before the ledger gives it a time and a number.
+
+Invariant: a draft that is made without an error becomes an entry; nothing is refused after it was queued.
+"""
+
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from edge_agent.clock import Clock
+from edge_agent.errors import BadInput
+from wire_protocol.entries import Count, EntryKind, LedgerEntry, Movement, Reading, default_route
+from wire_protocol.errors import InvalidEntry
+from wire_protocol.messages import DeviceEvent, DeviceReading, first_problem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A movement or a count without its time; `device` and `event` are None for a technician's own entry."""
+
+    kind: EntryKind
+    sku: str
+    quantity: int
+    source: str | None = None
+    destination: str | None = None
+    location: str | None = None
+    lot: str | None = None
+    serial: str | None = None
+    actor: str | None = None
+    reference: str | None = None
+    device: str | None = None
+    event: str | None = None
+    device_at_ms: int | None = None
+
+    def entry(self, hlc: int, boot: str, mono_ms: int) -> LedgerEntry:
+        """The ledger entry this draft becomes."""
+        common = {
+            "hlc": hlc, "boot": boot, "mono_ms": mono_ms, "sku": self.sku, "quantity": self.quantity, "lot": self.lot,
+            "serial": self.serial, "actor": self.actor, "reference": self.reference, "device": self.device,
+            "event": self.event, "device_at_ms": self.device_at_ms,
+        }  # fmt: skip
+        if self.kind == "count":
+            return Count.model_validate(common | {"location": self.location})
+        route = {"kind": self.kind, "source": self.source, "destination": self.destination}
+        return Movement.model_validate(common | route)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingDraft:
+    """A sensor reading without its time."""
+
+    device: str
+    event: str
+    values: dict[str, float]
+    device_at_ms: int | None = None
+
+    def entry(self, hlc: int, boot: str, mono_ms: int) -> Reading:
+        """The ledger entry this draft becomes."""
+        return Reading(
+            hlc=hlc, boot=boot, mono_ms=mono_ms, device=self.device, event=self.event, values=self.values,
+            device_at_ms=self.device_at_ms,
+        )  # fmt: skip
+
+
+def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | None) -> Draft:
+    """Make a draft, filling in the location that follows from the kind.
+
+    Raises:
+        BadInput: it is malformed or impossible; the message names the field.
+    """
+    source, destination, location = (_text(fields.pop(name, None)) for name in ("source", "destination", "location"))
+    if kind == "count":
+        if source is not None or destination is not None:
+            raise BadInput("a count has a location, not a source or destination")
+        if location is None:
+            raise BadInput("a count needs a location")
+    else:
+        if location is not None:
+            raise BadInput(f"a {kind} has a source and a destination, not a location")
+        try:
+            source, destination = default_route(kind, source, destination)
+        except InvalidEntry as error:
+            raise BadInput(str(error)) from None
+    made = Draft(
+        kind=kind, sku=sku, quantity=quantity, source=source, destination=destination, location=location,
+        **fields,  # type: ignore[arg-type]  # validated by the trial entry below
+    )  # fmt: skip
+    try:
+        made.entry(0, _TRIAL_BOOT, 0)
+    except ValidationError as error:
+        raise BadInput(first_problem(error).removeprefix("Value error, ")) from None
+    return made
+
+
+def from_event(device: str, event: DeviceEvent) -> Draft:
+    """The draft of a device's event.
+
+    Raises:
+        BadInput: the event contradicts itself.
+    """
+    return draft(
+        event.kind, event.sku, event.quantity,
+        source=event.source, destination=event.destination, location=event.location, lot=event.lot,
+        serial=event.serial, actor=event.actor, reference=event.reference, device=device, event=event.id,
+        device_at_ms=event.at_ms,
+    )  # fmt: skip
+
+
+def from_reading(device: str, reading: DeviceReading) -> ReadingDraft:
+    """The draft of a device's reading."""
+    return ReadingDraft(device, reading.id, reading.values, reading.at_ms)
+
+
+def stamp(made: Draft | ReadingDraft, hlc: int, clock: Clock) -> LedgerEntry | Reading:
+    """A draft with its time."""
+    return made.entry(hlc, clock.boot, clock.mono_ms())
+
+
+def _text(value: str | int | None) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+_TRIAL_BOOT = "0" * 26

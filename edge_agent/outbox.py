@@ -1,0 +1,174 @@
+"""The outbox: entries sealed into frames, frames kept until and beyond their acknowledgement.
+
+Invariant: a frame is sealed once and sent byte for byte ever after. Invariant: frame N+1 names the digest of frame N.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from edge_agent.database import Connection
+from edge_agent.errors import LedgerCorrupt
+from edge_agent.ledger import Ledger
+from edge_agent.sql import statement
+from wire_protocol import frames
+from wire_protocol.entries import ENTRY, Count, Movement, Reading
+from wire_protocol.errors import InvalidFrame
+from wire_protocol.frames import FrameHeader
+from wire_protocol.messages import Rejected
+from wire_protocol.topics import Stream
+
+# An offset below this is within what a round trip can tell; the clock counts as right.
+OFFSET_MS_MIN: Final = 1_000
+
+_SOURCES: Final[dict[Stream, str]] = {"ledger": "entries_to_seal", "readings": "readings_to_seal"}
+_WAITING: Final[dict[Stream, str]] = {"ledger": "waiting_entries", "readings": "waiting_readings"}
+
+
+class StreamPosition(NamedTuple):
+    """How far a stream is sealed and acknowledged."""
+
+    sealed_frame: int
+    sealed_seq: int
+    sealed_digest: str
+    source_id: int
+    acked_frame: int
+    acked_seq: int
+    acked_ms: int | None
+    fork: str | None
+
+
+class Sealed(NamedTuple):
+    """A frame that was sealed, and how many entries still wait."""
+
+    frame: int
+    entries: int
+    bytes: int
+    waiting: int
+
+
+def position(connection: Connection, stream: Stream) -> StreamPosition:
+    """Where a stream stands."""
+    return StreamPosition(*connection.execute(statement("stream"), (stream,)).fetchone())
+
+
+def waiting(connection: Connection, stream: Stream, source_id: int) -> int:
+    """How many entries are not in a frame yet; counting stops at 1,000."""
+    count: int = connection.execute(statement(_WAITING[stream]), (source_id,)).fetchone()[0]
+    return count
+
+
+def body(connection: Connection, stream: Stream, frame: int) -> bytes | None:
+    """A sealed frame as it was first sent; None when it is no longer kept."""
+    row = connection.execute(statement("frame_body"), (stream, frame)).fetchone()
+    return row[0] if row else None
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """The writing side of the outbox; every method runs inside a transaction of the ledger's writer."""
+
+    ledger: Ledger
+
+    def seal(self, stream: Stream, entries_max: int, *, before_ms: int | None) -> Sealed | None:
+        """Seal the next waiting entries.
+
+        Args:
+            stream: which stream.
+            entries_max: at most so many.
+            before_ms: entries recorded before this time (the current contact) are marked as replay.
+
+        Returns:
+            None when nothing waits.
+        """
+        connection = self.ledger.connection
+        at = position(connection, stream)
+        rows = connection.execute(statement(_SOURCES[stream]), (at.source_id, entries_max)).fetchall()
+        if not rows:
+            return None
+        entries = [ENTRY.validate_json(text) for _, text in rows]
+        header, encoded = self._encode(stream, at, entries, before_ms)
+        now_ms, digest, rows = self.ledger.clock.now_ms(), frames.digest(encoded), rows[: header.count]
+        connection.execute(
+            statement("insert_frame"),
+            (stream, header.frame, header.first_seq, header.count, digest, now_ms, encoded),
+        )
+        connection.execute(statement("advance_sealed"), (header.frame, header.last_seq, digest, rows[-1][0], stream))
+        return Sealed(header.frame, header.count, len(encoded), waiting(connection, stream, rows[-1][0]))
+
+    def _encode(
+        self, stream: Stream, at: StreamPosition, entries: list[Movement | Count | Reading], before_ms: int | None
+    ) -> tuple[FrameHeader, bytes]:
+        """Encode as many of the entries as fit the frame's size bound."""
+        offsets = dict(self.ledger.connection.execute(statement("boot_offsets")))
+        while True:
+            boots = {entry.boot for entry in entries}
+            header = FrameHeader(
+                stream=stream,
+                epoch=self.ledger.epoch,
+                frame=at.sealed_frame + 1,
+                first_seq=at.sealed_seq + 1,
+                count=len(entries),
+                prev=at.sealed_digest,
+                boots={boot: offsets[boot] for boot in sorted(boots) if boot in offsets},
+                replay=before_ms is not None and entries[-1].hlc >> 16 < before_ms,
+            )
+            try:
+                return header, frames.seal(header, entries)
+            except InvalidFrame:
+                if len(entries) == 1:
+                    raise
+                entries = entries[: len(entries) // 2]
+
+    def acked(self, stream: Stream, frame: int, rejected: Sequence[Rejected]) -> None:
+        """The cloud has everything up to this frame; note its verdicts on single entries."""
+        connection, now_ms = self.ledger.connection, self.ledger.clock.now_ms()
+        row = connection.execute(statement("frame_end"), (stream, frame)).fetchone()
+        if frame and row is None:
+            raise LedgerCorrupt(f"The cloud acknowledged frame {frame} of {stream}, which is not kept here.")
+        connection.execute(statement("advance_acked"), (frame, row[0] if row else 0, now_ms, stream))
+        connection.execute(statement("mark_frames_acked"), (now_ms, stream, frame))
+        connection.executemany(
+            statement("insert_verdict"), [(stream, verdict.seq, verdict.reason, now_ms) for verdict in rejected]
+        )
+
+    def stepped_back(self, stream: Stream, frame: int) -> None:
+        """The cloud fell back to this frame; what comes after it must be kept until it is acknowledged again."""
+        connection = self.ledger.connection
+        row = connection.execute(statement("frame_end"), (stream, frame)).fetchone()
+        connection.execute(
+            statement("advance_acked"), (frame, row[0] if row else 0, self.ledger.clock.now_ms(), stream)
+        )
+        connection.execute(statement("unmark_frames_acked"), (stream, frame))
+
+    def forked(self, stream: Stream, reason: str) -> None:
+        """The cloud has another history; the technician must see it."""
+        self.ledger.connection.execute(statement("set_fork"), (reason, stream))
+
+    def learn_offset(self, offset_ms: int) -> None:
+        """The cloud told its time; keep the offset of this boot for the frames sealed from now on."""
+        settled = offset_ms if abs(offset_ms) >= OFFSET_MS_MIN else 0
+        self.ledger.connection.execute(statement("set_boot_offset"), (settled, self.ledger.clock.boot))
+
+    def trim(self, *, keep_s: int, keep_bytes_max: int) -> int:
+        """Forget acknowledged frames that are older than the retention or beyond its budget; returns how many."""
+        connection = self.ledger.connection
+        before_ms = self.ledger.clock.now_ms() - keep_s * 1_000
+        gone = connection.execute(statement("trim_frames_by_age"), (before_ms,)).rowcount
+        excess = connection.execute(statement("acked_frame_bytes")).fetchone()[0] - keep_bytes_max
+        if excess <= 0:
+            return gone
+        for stream, frame, size in connection.execute(statement("oldest_acked_frames")).fetchall():
+            if excess <= 0:
+                break
+            connection.execute(statement("delete_frame"), (stream, frame))
+            excess -= size
+            gone += 1
+        return gone
+
+
+def recorded(body: str) -> dict[str, object]:
+    """An entry's stored body as plain values, for showing and exporting."""
+    values: dict[str, object] = json.loads(body)
+    return values

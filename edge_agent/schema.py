@@ -1,0 +1,31 @@
+"""The ledger's schema, as sqlite-utils migrations.
+
+`entry` and `reading` hold what happened; `stream` and `frame` hold how far it was shipped; everything else about stock
+is derived and can be rebuilt. Migrations only ever add: an older agent must still be able to read the file.
+"""
+
+import sqlite3
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from edge_agent.sql import script
+
+ledger_migrations = Migrations("stocktide.edge")
+
+
+@ledger_migrations(transactional=False)
+def m001_ledger(db: Database) -> None:
+    """Entries, derived stock, frames, devices, dead letters."""
+    for statement in script("schema_001"):
+        db.execute(statement)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a ledger file to the current schema; a no-op when it is there."""
+    ledger_migrations.apply(Database(connection))
+
+
+def current(connection: sqlite3.Connection) -> bool:
+    """Whether the schema is complete; read-only."""
+    return not ledger_migrations.pending(Database(connection))

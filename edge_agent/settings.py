@@ -1,0 +1,68 @@
+"""Every setting of the edge agent: name, default, meaning, unit. docs/settings.md is checked against this table."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from edge_agent.paths import default_ledger
+
+
+class EdgeSettings(BaseSettings):
+    """Settings of `stocktide edge run`; each is read from the environment with the prefix STOCKTIDE_EDGE_."""
+
+    model_config = SettingsConfigDict(env_prefix="STOCKTIDE_EDGE_", extra="ignore")
+
+    ledger: Annotated[Path, Field(default_factory=default_ledger, description="The ledger file.")]
+    cloud_url: Annotated[
+        str | None, Field(description="The cloud's broker, mqtt://[user:password@]host[:port]; none: work offline.")
+    ] = None
+    local_url: Annotated[str, Field(description="The gateway's own broker, where devices publish.")] = (
+        "mqtt://127.0.0.1:1883"
+    )
+    mqtt_version: Annotated[
+        Literal["5", "3.1.1"], Field(description="MQTT version on both links; 3.1.1 for the embedded broker.")
+    ] = "5"
+    keepalive_s: Annotated[int, Field(ge=5, le=3600, description="MQTT keepalive on both links, seconds.")] = 30
+    local_inflight_max: Annotated[
+        int, Field(ge=1, le=10_000, description="Device messages the local broker may have unacknowledged.")
+    ] = 2_000
+    window_frames_max: Annotated[
+        int, Field(ge=1, le=1024, description="Frames in flight to the cloud before an acknowledgement.")
+    ] = 16
+    frame_entries_max: Annotated[
+        int, Field(ge=1, le=500, description="Entries in a frame while the link is quiet.")
+    ] = 100
+    seal_delay_ms: Annotated[
+        int, Field(ge=0, le=60_000, description="Longest wait of an entry for its frame, milliseconds.")
+    ] = 50
+    resend_delay_ms: Annotated[
+        int, Field(ge=100, le=600_000, description="First wait for an acknowledgement before resending, milliseconds.")
+    ] = 2_000
+    resend_delay_ms_max: Annotated[
+        int, Field(ge=100, le=3_600_000, description="Longest wait before resending, milliseconds.")
+    ] = 60_000
+    reconnect_delay_s_max: Annotated[
+        float, Field(ge=0.1, le=3600, description="Longest pause between attempts to connect, seconds.")
+    ] = 30.0
+    status_interval_s: Annotated[
+        float, Field(ge=1, le=86_400, description="How often the gateway reports its status, seconds.")
+    ] = 30.0
+    frame_keep_s: Annotated[
+        int, Field(ge=0, description="How long acknowledged frames are kept for a cloud that falls back, seconds.")
+    ] = 7 * 86_400
+    frame_keep_bytes_max: Annotated[
+        int, Field(ge=1 << 20, description="Disk budget of acknowledged frames, bytes.")
+    ] = 256 << 20
+    readings_max: Annotated[int, Field(ge=1_000, description="Sensor readings kept; then thinned, then dropped.")] = (
+        1_000_000
+    )
+    dead_letters_max: Annotated[int, Field(ge=100, description="Dead letters kept; the oldest go first.")] = 10_000
+
+
+def watchdog_interval_s() -> float | None:
+    """How often systemd wants to hear from us (sd_notify(3)): half of WATCHDOG_USEC; None without a watchdog."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    return int(microseconds) / 2_000_000 if microseconds.isdigit() else None

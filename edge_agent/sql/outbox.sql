@@ -1,0 +1,61 @@
+-- name: insert_stream
+INSERT OR IGNORE INTO stream (name, sealed_digest) VALUES (?, ?);
+
+-- name: stream
+SELECT sealed_frame, sealed_seq, sealed_digest, source_id, acked_frame, acked_seq, acked_ms, fork
+FROM stream WHERE name = ?;
+
+-- name: entries_to_seal
+SELECT seq AS id, body FROM entry WHERE seq > ? ORDER BY seq LIMIT ?;
+
+-- name: readings_to_seal
+SELECT id, body FROM reading WHERE id > ? ORDER BY id LIMIT ?;
+
+-- name: waiting_entries
+SELECT count(*) FROM (SELECT 1 FROM entry WHERE seq > ? LIMIT 1000);
+
+-- name: waiting_readings
+SELECT count(*) FROM (SELECT 1 FROM reading WHERE id > ? LIMIT 1000);
+
+-- name: insert_frame
+INSERT INTO frame (stream, frame, first_seq, entries, digest, sealed_ms, body) VALUES (?, ?, ?, ?, ?, ?, ?);
+
+-- name: advance_sealed
+UPDATE stream SET sealed_frame = ?, sealed_seq = ?, sealed_digest = ?, source_id = ? WHERE name = ?;
+
+-- name: frame_body
+SELECT body FROM frame WHERE stream = ? AND frame = ?;
+
+-- name: advance_acked
+UPDATE stream SET acked_frame = ?, acked_seq = ?, acked_ms = ? WHERE name = ?;
+
+-- name: mark_frames_acked
+UPDATE frame SET acked_ms = ? WHERE stream = ? AND frame <= ? AND acked_ms IS NULL;
+
+-- name: unmark_frames_acked
+UPDATE frame SET acked_ms = NULL WHERE stream = ? AND frame > ?;
+
+-- name: frame_end
+-- The last sequence number of a frame, for stepping back.
+SELECT first_seq + entries - 1 FROM frame WHERE stream = ? AND frame = ?;
+
+-- name: set_fork
+UPDATE stream SET fork = ? WHERE name = ?;
+
+-- name: insert_verdict
+INSERT OR REPLACE INTO verdict (stream, seq, reason, at_ms) VALUES (?, ?, ?, ?);
+
+-- name: boot_offsets
+SELECT boot, offset_ms FROM boot WHERE offset_ms IS NOT NULL;
+
+-- name: trim_frames_by_age
+DELETE FROM frame WHERE acked_ms IS NOT NULL AND acked_ms < ?;
+
+-- name: acked_frame_bytes
+SELECT coalesce(sum(length(body)), 0) FROM frame WHERE acked_ms IS NOT NULL;
+
+-- name: oldest_acked_frames
+SELECT stream, frame, length(body) FROM frame WHERE acked_ms IS NOT NULL ORDER BY acked_ms, frame LIMIT 1000;
+
+-- name: delete_frame
+DELETE FROM frame WHERE stream = ? AND frame = ?;
