@@ -1,0 +1,65 @@
+"""Connections to the database, and the translation of the driver's errors into the store's.
+
+Invariant: a connection cannot hang for ever: connecting, each statement and a silent network all have a limit.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+import psycopg
+from psycopg import errors as pg
+
+from cloud_store.errors import DatabaseUnavailable, MergeConflict, NotMigrated, StoreError, Unstorable
+
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+
+CONNECT_TIMEOUT_S: Final = 5
+STATEMENT_TIMEOUT_MS: Final = 30_000
+NETWORK_TIMEOUT_MS: Final = 15_000
+
+# Retrying the same transaction can succeed.
+_CONFLICTS: Final = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable, pg.UniqueViolation)
+_HINT_DATABASE: Final = "Check STOCKTIDE_DATABASE_URL and that the server runs."
+
+
+def connect(database_url: str, *, application: str) -> Connection:
+    """Open an autocommit connection; `with connection.transaction():` groups statements.
+
+    Raises:
+        DatabaseUnavailable: no server answers there, or it refuses us.
+    """
+    with translated():
+        return psycopg.connect(
+            database_url,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name=application,
+            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout=60000",
+            tcp_user_timeout=NETWORK_TIMEOUT_MS,
+            keepalives_idle=10,
+            keepalives_interval=3,
+            keepalives_count=2,
+        )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into the store's, so that callers need not know the driver."""
+    try:
+        yield
+    except _CONFLICTS as error:
+        raise MergeConflict(_line(error)) from error
+    except (pg.UndefinedTable, pg.UndefinedColumn) as error:
+        raise NotMigrated(_line(error), hint="Run `stocktide cloud migrate`.") from error
+    except psycopg.DataError as error:
+        raise Unstorable(_line(error)) from error
+    except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+        raise DatabaseUnavailable(_line(error), hint=_HINT_DATABASE) from error
+    except psycopg.Error as error:
+        raise StoreError(_line(error)) from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of a driver's message; the others repeat the statement."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,54 @@
+"""Binary COPY of a batch's rows into the hypertables.
+
+The types are stated because binary COPY does not convert: an integer of the wrong width is an error, and a time is the
+integer that PostgreSQL stores (see `ledger_rows.postgres_time`).
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from cloud_store import sql
+from cloud_store.connection import Connection
+from cloud_store.cursors import STREAM_NUMBERS
+from cloud_store.dictionary import Dictionary
+from cloud_store.ledger_rows import postgres_time
+from cloud_store.plan import PlannedFrame
+
+_SQL: Final = sql.load("rows")
+_MOVEMENT: Final = ["int8"] * 6 + ["int4"] * 8 + ["int2"] + ["text"] * 4
+_READING: Final = ["int8"] * 3 + ["float8"] + ["int8"] * 2 + ["int4"] * 5
+_FRAME: Final = ["int8"] * 3 + ["int4"] * 6 + ["int2", "bool", "bytea"]
+
+
+def movements(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Copy movement rows, in the order of `ledger_rows`."""
+    _copy(connection, _SQL["copy_movements"], _MOVEMENT, rows)
+
+
+def readings(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Copy reading rows, one for each value."""
+    _copy(connection, _SQL["copy_readings"], _READING, rows)
+
+
+def frames(connection: Connection, merged: Iterable[PlannedFrame], ids: Dictionary) -> None:
+    """Copy the audit row of each merged frame."""
+    _copy(connection, _SQL["copy_frames"], _FRAME, [_audit(planned, ids) for planned in merged])
+
+
+def _audit(planned: PlannedFrame, ids: Dictionary) -> tuple[Any, ...]:
+    arrived, gateway = planned.arrived, planned.gateway
+    header = arrived.frame.header
+    return (
+        postgres_time(arrived.received_ms), header.frame, header.first_seq, gateway.tenant_id, gateway.gateway_id,
+        ids.epochs[gateway.gateway_id, header.epoch], header.count, len(planned.rejected), len(arrived.payload),
+        STREAM_NUMBERS[arrived.stream], header.replay, bytes.fromhex(arrived.frame.digest),
+    )  # fmt: skip
+
+
+def _copy(connection: Connection, statement: bytes, types: list[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    if not rows:
+        return
+    with connection.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types(types)
+        for row in rows:
+            copy.write_row(row)

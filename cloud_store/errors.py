@@ -1,0 +1,37 @@
+"""Errors of the store. The docstring of a class is its default message; `hint` says what to do next."""
+
+
+class StoreError(Exception):
+    """The store failed."""
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+        self.hint = hint
+
+
+class DatabaseUnavailable(StoreError):
+    """The database cannot be reached, or the connection to it was lost."""
+
+
+class NotMigrated(StoreError):
+    """The database does not have Stocktide's tables, or only old ones."""
+
+
+class UnknownName(StoreError, LookupError):
+    """A tenant, site, gateway or item is not in the registry."""
+
+
+class AlreadyExists(StoreError):
+    """A tenant, site, gateway or item of this name is already registered."""
+
+
+class InvalidCursor(StoreError, ValueError):
+    """A page cursor is not one that this server gave out."""
+
+
+class Unstorable(StoreError, ValueError):
+    """The database cannot represent a value: a sum that exceeds 64 bits, for example."""
+
+
+class MergeConflict(StoreError):
+    """A merge kept colliding with other workers."""

@@ -1,0 +1,217 @@
+"""Ledger entries as rows: what is copied into `movement`, what is counted, and what moves in each cell.
+
+Invariant: no database here, only arithmetic. Every movement changes two cells by the same quantity, so the sum over all
+cells of a batch is zero before anything is written.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from cloud_store.dictionary import Dictionary
+from cloud_store.plan import PlannedFrame
+from wire_protocol import names
+from wire_protocol.entries import Count, Movement, Reading
+
+AGE_MS_MAX: Final = 90 * 24 * 3600 * 1000
+AHEAD_MS_MAX: Final = 5 * 60 * 1000
+CLAIM_MS_LIMIT: Final = 1 << 62
+HOUR_MS: Final = 3600 * 1000
+NO_LOT: Final = 0
+NEVER: Final = -1  # the hybrid logical clock of nothing; real ones are not negative
+
+# On the wire a timestamptz is a number of microseconds since 2000-01-01 UTC; binary COPY takes it as it is.
+POSTGRES_EPOCH_MS: Final = 946_684_800_000
+MOVEMENT_KINDS: Final = {
+    "receive": 1,
+    "pick": 2,
+    "move": 3,
+    "ship": 4,
+    "arrive": 5,
+    "scrap": 6,
+    "correct": 7,
+}
+MovementRow: TypeAlias = tuple[Any, ...]
+
+
+class CellKey(NamedTuple):
+    """A cell of the balance by its ids."""
+
+    location_id: int
+    item_id: int
+    lot_id: int
+
+
+class Step(NamedTuple):
+    """One entry's effect on a cell, in the order of the site's entries."""
+
+    hlc: int
+    gateway: str
+    seq: int
+    moved: int
+    found: dict[str, Any] | None
+
+
+@dataclass(slots=True)
+class CellChange:
+    """What a batch's movements do to a cell."""
+
+    moved: int = 0
+    last_hlc: int = NEVER
+    first_hlc: int = 1 << 63
+
+
+@dataclass(slots=True)
+class LedgerRows:
+    """Everything a batch writes about goods."""
+
+    movements: list[MovementRow] = field(default_factory=list)
+    readings: list[tuple[Any, ...]] = field(default_factory=list)
+    counts: list[dict[str, Any]] = field(default_factory=list)
+    shelves: dict[CellKey, CellChange] = field(default_factory=dict)
+    adjust: dict[CellKey, CellChange] = field(default_factory=dict)
+    hourly: dict[tuple[int, int, int, int], list[int]] = field(default_factory=dict)
+    adjust_of: dict[int, int] = field(default_factory=dict)
+    gateway_names: dict[int, str] = field(default_factory=dict)
+
+
+class TrueTime(NamedTuple):
+    """When an entry happened, as well as it is known; `claimed_ms` only when that had to be bounded."""
+
+    at_ms: int
+    claimed_ms: int | None
+
+
+def true_time(hlc: int, offset_ms: int, received_ms: int) -> TrueTime:
+    """The time of an entry: its clock plus its boot's offset, bounded to [received - 90 days, received + 5 minutes]."""
+    claimed = (hlc >> 16) + offset_ms
+    bounded = min(max(claimed, received_ms - AGE_MS_MAX), received_ms + AHEAD_MS_MAX)
+    if bounded == claimed:
+        return TrueTime(claimed, None)
+    return TrueTime(bounded, min(max(claimed, -CLAIM_MS_LIMIT), CLAIM_MS_LIMIT))
+
+
+def postgres_time(ms: int) -> int:
+    """A Unix time in milliseconds as binary COPY wants it."""
+    return (ms - POSTGRES_EPOCH_MS) * 1000
+
+
+def build(merged: Iterable[PlannedFrame], ids: Dictionary) -> LedgerRows:
+    """Make the rows of all frames of a batch."""
+    rows = LedgerRows()
+    for planned in merged:
+        _FrameRows(planned, ids, rows).build()
+    return rows
+
+
+class _FrameRows:
+    """Adds the rows of one frame."""
+
+    def __init__(self, planned: PlannedFrame, ids: Dictionary, rows: LedgerRows) -> None:
+        header, gateway = planned.arrived.frame.header, planned.gateway
+        self.entries, self.gateway, self.ids, self.rows = planned.entries, gateway, ids, rows
+        self.boots, self.received_ms = header.boots, planned.arrived.received_ms
+        self.epoch_id = ids.epochs[gateway.gateway_id, header.epoch]
+        self.adjust_id = ids.locations[gateway.site_id, names.ADJUST]
+
+    def build(self) -> None:
+        self.rows.gateway_names[self.gateway.gateway_id] = self.gateway.name
+        for seq, entry in self.entries:
+            if isinstance(entry, Movement):
+                self._movement(seq, entry)
+            elif isinstance(entry, Count):
+                self._count(seq, entry)
+            else:
+                self._reading(seq, entry)
+
+    def _movement(self, seq: int, entry: Movement) -> None:
+        gateway, ids = self.gateway, self.ids
+        at_ms, claimed_ms = true_time(entry.hlc, self.boots.get(entry.boot, 0), self.received_ms)
+        item_id = ids.items[gateway.tenant_id, entry.sku]
+        lot_id = NO_LOT if entry.lot is None else ids.lots[item_id, entry.lot]
+        source_id = ids.locations[gateway.site_id, entry.source]
+        destination_id = ids.locations[gateway.site_id, entry.destination]
+        device_at = None if entry.device_at_ms is None else postgres_time(entry.device_at_ms)
+        self.rows.movements.append((
+            postgres_time(at_ms), entry.hlc, seq, entry.quantity, device_at, claimed_ms, gateway.tenant_id,
+            gateway.gateway_id, self.epoch_id, item_id, lot_id, source_id, destination_id, self._device(entry.device),
+            MOVEMENT_KINDS[entry.kind], entry.serial, entry.event, entry.actor, entry.reference,
+        ))  # fmt: skip
+        hour = at_ms // HOUR_MS
+        for location_id, name, moved in (
+            (source_id, entry.source, -entry.quantity),
+            (destination_id, entry.destination, entry.quantity),
+        ):
+            cell = CellKey(location_id, item_id, lot_id)
+            self._move(cell, moved, entry.hlc)
+            if not names.is_virtual(name):
+                self._hourly((hour, *cell), moved)
+
+    def _move(self, cell: CellKey, moved: int, hlc: int) -> None:
+        cells = self.rows.shelves
+        if cell.location_id == self.adjust_id:
+            cells = self.rows.adjust
+        change = cells.get(cell)
+        if change is None:
+            change = cells[cell] = CellChange()
+            self.rows.adjust_of[cell.location_id] = self.adjust_id
+        change.moved += moved
+        change.last_hlc = max(change.last_hlc, hlc)
+        change.first_hlc = min(change.first_hlc, hlc)
+
+    def _hourly(self, key: tuple[int, int, int, int], moved: int) -> None:
+        totals = self.rows.hourly.get(key)
+        if totals is None:
+            totals = self.rows.hourly[key] = [0, 0, 0]
+        totals[0 if moved > 0 else 1] += abs(moved)
+        totals[2] += 1
+
+    def _count(self, seq: int, entry: Count) -> None:
+        gateway, ids = self.gateway, self.ids
+        at_ms, claimed_ms = true_time(entry.hlc, self.boots.get(entry.boot, 0), self.received_ms)
+        item_id = ids.items[gateway.tenant_id, entry.sku]
+        lot_id = NO_LOT if entry.lot is None else ids.lots[item_id, entry.lot]
+        location_id = ids.locations[gateway.site_id, entry.location]
+        self.rows.shelves.setdefault(CellKey(location_id, item_id, lot_id), CellChange())
+        self.rows.adjust_of[location_id] = self.adjust_id
+        self.rows.counts.append(
+            {
+                "at": _datetime(at_ms),
+                "hlc": entry.hlc,
+                "seq": seq,
+                "quantity": entry.quantity,
+                "variance": None,
+                "device_at": None if entry.device_at_ms is None else _datetime(entry.device_at_ms),
+                "claimed_ms": claimed_ms,
+                "tenant_id": gateway.tenant_id,
+                "gateway_id": gateway.gateway_id,
+                "epoch_id": self.epoch_id,
+                "item_id": item_id,
+                "lot_id": lot_id,
+                "location_id": location_id,
+                "device_id": self._device(entry.device),
+                "gateway_name": gateway.name,
+                "serial": entry.serial,
+                "event": entry.event,
+                "actor": entry.actor,
+                "reference": entry.reference,
+            }
+        )
+
+    def _reading(self, seq: int, entry: Reading) -> None:
+        gateway = self.gateway
+        at_ms, claimed_ms = true_time(entry.hlc, self.boots.get(entry.boot, 0), self.received_ms)
+        device_at = None if entry.device_at_ms is None else postgres_time(entry.device_at_ms)
+        for name, value in entry.values.items():
+            self.rows.readings.append((
+                postgres_time(at_ms), entry.hlc, seq, value, device_at, claimed_ms, gateway.tenant_id,
+                gateway.gateway_id, self.epoch_id, self._device(entry.device), self.ids.metrics[0, name],
+            ))  # fmt: skip
+
+    def _device(self, name: str | None) -> int | None:
+        return None if name is None else self.ids.devices[self.gateway.gateway_id, name]
+
+
+def _datetime(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)

@@ -1,0 +1,136 @@
+"""The merge: frames in, rows, balances and cursors out, in one transaction for each batch.
+
+Everything is ordered: cursors are locked by key, cells by key, dead letters by digest. What still collides with another
+worker is tried again, a bounded number of times.
+
+Invariant: an acknowledgement can be made only from a report, and a report is returned only after the commit.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloud_store import balances, copying, cursors, dead_letters, ledger_rows, plan, registry
+from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, StreamKey
+from cloud_store.connection import Connection, connect, translated
+from cloud_store.dictionary import Dictionary, Vocabulary
+from cloud_store.errors import MergeConflict, Unstorable
+
+ATTEMPTS_MAX: Final = 8
+RETRY_DELAY_S: Final = 0.02
+
+
+class PlanStale(MergeConflict):
+    """Another worker moved a cursor between planning and locking."""
+
+
+@dataclass(slots=True)
+class Merger:
+    """Merges batches over one connection, which is opened when needed and again after it was lost.
+
+    Not thread-safe: one merge at a time. `sleep` and `jitter` (a factor) are for the delay before a retry.
+    """
+
+    database_url: str
+    application: str = "stocktide-ingest"
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = field(default=lambda: random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
+    _connection: Connection | None = None
+    _ids: Dictionary = field(default_factory=Dictionary)
+
+    def merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
+        """Merge a batch, in the order given.
+
+        Raises:
+            DatabaseUnavailable: nothing is known to be merged; the gateways send again.
+            MergeConflict: other workers were in the way too many times.
+        """
+        try:
+            return self._merge_retrying(frames, None)
+        except Unstorable as error:
+            return self._isolate(frames, error)
+
+    def close(self) -> None:
+        """Close the connection; the next merge opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _isolate(self, frames: Sequence[ArrivedFrame], error: Unstorable) -> MergeReport:
+        """Find the frame that the database cannot store and merge it with every entry rejected; the rest as usual."""
+        if len(frames) == 1:
+            return self._merge_retrying(frames, f"the database cannot store it: {error}")
+        report = MergeReport()
+        for half in (frames[: len(frames) // 2], frames[len(frames) // 2 :]):
+            report.add(self.merge(half))
+        return report
+
+    def _merge_retrying(self, frames: Sequence[ArrivedFrame], unstorable: str | None) -> MergeReport:
+        for attempt in range(ATTEMPTS_MAX):
+            if attempt:
+                self.sleep(RETRY_DELAY_S * 2**attempt * self.jitter())
+            try:
+                with translated():
+                    report = _merge_once(self._connected(), self._ids, frames, unstorable)
+            except MergeConflict:
+                continue
+            report.retries = attempt
+            return report
+        raise MergeConflict(hint="The gateways send again; if this stays, look for long transactions.")
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self.database_url, application=self.application)
+            # The server may be another, older one: see `dictionary`.
+            self._ids = Dictionary()
+        return self._connection
+
+
+def _merge_once(
+    connection: Connection, ids: Dictionary, frames: Sequence[ArrivedFrame], unstorable: str | None
+) -> MergeReport:
+    gateways = registry.gateways(connection, {arrived.gateway for arrived in frames})
+    keys = {StreamKey(arrived.gateway, arrived.stream) for arrived in frames if arrived.gateway in gateways}
+    planned = plan.make(frames, gateways, cursors.read(connection, gateways, keys), unstorable=unstorable)
+    vocabulary = Vocabulary()
+    for frame in planned.merged:
+        vocabulary.add(frame)
+    ids.resolve(connection, vocabulary)
+    rows = ledger_rows.build(planned.merged, ids)
+    planned.report.movements, planned.report.counts = len(rows.movements), len(rows.counts)
+    planned.report.readings = len({(row[7], row[8], row[2]) for row in rows.readings})
+    with connection.transaction():
+        _require_fresh(connection, planned)
+        _write(connection, planned, rows, ids)
+    return planned.report
+
+
+def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
+    if planned.cursors and cursors.lock(connection, planned.gateways, planned.cursors) != planned.cursors:
+        raise PlanStale
+
+
+def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary) -> None:
+    copying.movements(connection, rows.movements)
+    copying.readings(connection, rows.readings)
+    copying.frames(connection, planned.merged, ids)
+    balances.book(connection, rows)
+    dead_letters.add(connection, list(_letters(planned)))
+    moved = {
+        key: outcome.receiver.cursor
+        for key, outcome in planned.report.streams.items()
+        if outcome.receiver.cursor != planned.cursors[key]
+    }
+    if moved:
+        cursors.advance(connection, planned.gateways, moved)
+
+
+def _letters(planned: plan.Plan) -> list[dead_letters.DeadLetter]:
+    letters = [letter for frame in planned.merged for letter in dead_letters.of_entries(frame)]
+    known: dict[str, Gateway] = planned.gateways
+    letters += [
+        dead_letters.of_frame(arrived, reason, known.get(arrived.gateway)) for arrived, reason in planned.quarantined
+    ]
+    return letters

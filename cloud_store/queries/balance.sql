@@ -1,0 +1,146 @@
+-- name: book
+-- Adds to cells in key order and returns the ones that a count may concern. The row locks are held to the end of the
+-- transaction, so whatever history is read after this is complete for these cells.
+WITH booked AS (
+    INSERT INTO balance AS b (location_id, item_id, lot_id, on_hand, moved, last_hlc)
+    SELECT location_id, item_id, lot_id, on_hand, moved, last_hlc
+    FROM unnest(
+        %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[], %(on_hand)s::bigint[],
+        %(moved)s::bigint[], %(last_hlc)s::bigint[]
+    ) AS t (location_id, item_id, lot_id, on_hand, moved, last_hlc)
+    ORDER BY location_id, item_id, lot_id
+    ON CONFLICT (location_id, item_id, lot_id) DO UPDATE
+    SET on_hand = b.on_hand + excluded.on_hand, moved = b.moved + excluded.moved,
+        last_hlc = greatest(b.last_hlc, excluded.last_hlc)
+    RETURNING location_id, item_id, lot_id, on_hand, counted_hlc, last_hlc
+)
+SELECT location_id, item_id, lot_id, on_hand, counted_hlc, last_hlc
+FROM booked
+WHERE counted_hlc IS NOT NULL OR (location_id, item_id, lot_id) IN (
+    SELECT * FROM unnest(%(counted_locations)s::integer[], %(counted_items)s::integer[], %(counted_lots)s::integer[])
+)
+
+-- name: settle
+-- The end of a cell whose new entries are all later than what it had: computed beside the database, written here.
+UPDATE balance b
+SET on_hand = t.on_hand, counted_hlc = t.counted_hlc, last_hlc = t.last_hlc
+FROM unnest(
+    %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[], %(on_hand)s::bigint[],
+    %(counted_hlc)s::bigint[], %(last_hlc)s::bigint[]
+) AS t (location_id, item_id, lot_id, on_hand, counted_hlc, last_hlc)
+WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
+
+-- name: cover_late
+-- Movements that are perhaps earlier than a count already taken. Each belongs to the first count after it: it changes
+-- that count's variance and is taken back from on hand, where `book` has put it. Returns what was taken back.
+WITH late AS (
+    SELECT *
+    FROM unnest(
+        %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[], %(hlcs)s::bigint[], %(gateways)s::text[],
+        %(seqs)s::bigint[], %(quantities)s::bigint[]
+    ) AS t (location_id, item_id, lot_id, hlc, gateway_name, seq, quantity)
+), covered AS (
+    SELECT late.*, next.count_id
+    FROM late
+    CROSS JOIN LATERAL (
+        SELECT c.count_id
+        FROM count c
+        WHERE (c.location_id, c.item_id, c.lot_id) = (late.location_id, late.item_id, late.lot_id)
+            AND (c.hlc, c.gateway_name, c.seq) > (late.hlc, late.gateway_name COLLATE "C", late.seq)
+        ORDER BY c.hlc, c.gateway_name, c.seq
+        LIMIT 1
+    ) AS next
+), variances AS (
+    UPDATE count c
+    SET variance = c.variance - s.quantity
+    FROM (SELECT count_id, sum(quantity) AS quantity FROM covered GROUP BY count_id) AS s
+    WHERE c.count_id = s.count_id
+), cells AS (
+    SELECT location_id, item_id, lot_id, sum(quantity) AS quantity FROM covered GROUP BY location_id, item_id, lot_id
+)
+UPDATE balance b
+SET on_hand = b.on_hand - cells.quantity
+FROM cells
+WHERE (b.location_id, b.item_id, b.lot_id) = (cells.location_id, cells.item_id, cells.lot_id)
+RETURNING b.location_id, b.item_id, b.lot_id, cells.quantity::bigint
+
+-- name: raise_last
+UPDATE balance b
+SET last_hlc = greatest(b.last_hlc, %(last_hlc)s)
+WHERE (b.location_id, b.item_id, b.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
+
+-- name: insert_count
+-- A count that is later than everything its cell had; the variance is known.
+INSERT INTO count (
+    at, hlc, seq, quantity, variance, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id,
+    location_id, device_id, gateway_name, serial, event, actor, reference
+) VALUES (
+    %(at)s, %(hlc)s, %(seq)s, %(quantity)s, %(variance)s, %(device_at)s, %(claimed_ms)s, %(tenant_id)s,
+    %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
+    %(serial)s, %(event)s, %(actor)s, %(reference)s
+)
+
+-- name: insert_late_count
+-- A count with later movements or counts in its cell. With `since` = the movements between it and the next count (or
+-- now): if there is a next count n, that one's variance becomes n.quantity - quantity - since, and this one takes the
+-- rest of it, so on hand stays; otherwise on hand becomes quantity + since and the variance is the difference.
+-- Returns by how much on hand has changed.
+WITH next AS (
+    SELECT c.count_id, c.hlc, c.gateway_name, c.seq, c.quantity, c.variance
+    FROM count c
+    WHERE (c.location_id, c.item_id, c.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
+        AND (c.hlc, c.gateway_name, c.seq) > (%(hlc)s, %(gateway_name)s COLLATE "C", %(seq)s)
+    ORDER BY c.hlc, c.gateway_name, c.seq
+    LIMIT 1
+), since AS (
+    SELECT coalesce(sum(CASE WHEN m.destination_id = %(location_id)s THEN m.quantity ELSE -m.quantity END), 0)::bigint
+        AS moved
+    FROM movement m
+    JOIN gateway g USING (gateway_id)
+    LEFT JOIN next ON true
+    WHERE m.item_id = %(item_id)s AND m.lot_id = %(lot_id)s
+        AND (m.source_id = %(location_id)s OR m.destination_id = %(location_id)s)
+        AND m.hlc >= %(hlc)s AND (m.hlc, g.name, m.seq) > (%(hlc)s, %(gateway_name)s COLLATE "C", %(seq)s)
+        AND (next.hlc IS NULL OR (m.hlc, g.name, m.seq) < (next.hlc, next.gateway_name, next.seq))
+), cell AS (
+    SELECT next.count_id, since.moved, next.quantity - %(quantity)s - since.moved AS next_variance,
+        CASE
+            WHEN next.count_id IS NULL THEN %(quantity)s + since.moved - b.on_hand
+            ELSE next.variance - (next.quantity - %(quantity)s - since.moved)
+        END AS variance
+    FROM balance b
+    CROSS JOIN since
+    LEFT JOIN next ON true
+    WHERE (b.location_id, b.item_id, b.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
+), later_count AS (
+    UPDATE count SET variance = cell.next_variance FROM cell WHERE count.count_id = cell.count_id
+), counted_balance AS (
+    UPDATE balance b
+    SET on_hand = %(quantity)s + cell.moved, counted_hlc = %(hlc)s
+    FROM cell
+    WHERE cell.count_id IS NULL
+        AND (b.location_id, b.item_id, b.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
+), inserted AS (
+    INSERT INTO count (
+        at, hlc, seq, quantity, variance, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id,
+        location_id, device_id, gateway_name, serial, event, actor, reference
+    )
+    SELECT %(at)s, %(hlc)s, %(seq)s, %(quantity)s, cell.variance, %(device_at)s, %(claimed_ms)s, %(tenant_id)s,
+        %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
+        %(serial)s, %(event)s, %(actor)s, %(reference)s
+    FROM cell
+)
+SELECT CASE WHEN count_id IS NULL THEN variance ELSE 0 END FROM cell
+
+-- name: book_hourly
+INSERT INTO stock_hourly AS h (hour, location_id, item_id, lot_id, quantity_in, quantity_out, movements)
+SELECT timestamptz 'epoch' + hour * interval '1 hour', location_id, item_id, lot_id, quantity_in, quantity_out,
+    movements
+FROM unnest(
+    %(hours)s::integer[], %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[],
+    %(quantity_in)s::bigint[], %(quantity_out)s::bigint[], %(movements)s::integer[]
+) AS t (hour, location_id, item_id, lot_id, quantity_in, quantity_out, movements)
+ORDER BY location_id, item_id, lot_id, hour
+ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE
+SET quantity_in = h.quantity_in + excluded.quantity_in, quantity_out = h.quantity_out + excluded.quantity_out,
+    movements = h.movements + excluded.movements

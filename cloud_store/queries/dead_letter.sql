@@ -1,0 +1,26 @@
+-- name: add
+-- The digest is over what arrived: the same thing again only raises its counter.
+INSERT INTO dead_letter AS d (digest, tenant_id, kind, gateway, topic, reason, payload, payload_bytes)
+VALUES (%(digest)s, %(tenant_id)s, %(kind)s, %(gateway)s, %(topic)s, %(reason)s, %(payload)s, %(payload_bytes)s)
+ON CONFLICT (digest) DO UPDATE SET times = d.times + 1, last_at = now()
+
+-- name: trim
+-- Keeps the newest of each gateway and the newest of all, so that one noisy gateway cannot push the others' out.
+DELETE FROM dead_letter
+WHERE dead_letter_id IN (
+    SELECT dead_letter_id
+    FROM (
+        SELECT dead_letter_id, row_number() OVER (PARTITION BY gateway ORDER BY dead_letter_id DESC) AS of_gateway,
+            row_number() OVER (ORDER BY dead_letter_id DESC) AS of_all
+        FROM dead_letter
+    ) AS ranked
+    WHERE of_gateway > %(rows_per_gateway_max)s OR of_all > %(rows_max)s
+)
+
+-- name: newest
+SELECT d.last_at, d.times, t.name AS tenant, d.gateway, d.kind, d.topic, d.reason, d.payload_bytes
+FROM dead_letter d
+LEFT JOIN tenant t USING (tenant_id)
+WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (%(gateway)s::text IS NULL OR d.gateway = %(gateway)s)
+ORDER BY d.dead_letter_id DESC
+LIMIT %(limit)s

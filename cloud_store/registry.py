@@ -1,0 +1,116 @@
+"""The registry: tenants, sites, gateways and items, as operators add and list them.
+
+Invariant: which tenant and site a gateway belongs to is written here once and never taken from a topic or payload.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Final, Literal
+
+from psycopg.rows import dict_row
+
+from cloud_store import sql
+from cloud_store.arrivals import Gateway
+from cloud_store.connection import Connection, translated
+from cloud_store.errors import AlreadyExists, UnknownName
+from wire_protocol import names, topics
+from wire_protocol.messages import CatalogItem
+
+PAGE_ROWS: Final = 1000
+_SQL: Final = sql.load("registry")
+
+
+def gateways(connection: Connection, wanted: Collection[str]) -> dict[str, Gateway]:
+    """The registered ones among some gateways, disabled ones included."""
+    rows = connection.execute(_SQL["gateways_named"], {"names": list(wanted)})
+    return {name: Gateway(number, name, tenant, site, state == "active") for name, number, tenant, site, state in rows}
+
+
+def add_tenant(connection: Connection, tenant: str) -> None:
+    """Register a tenant."""
+    with translated():
+        if not _one(connection, "add_tenant", name=names.slug(tenant, "tenant")):
+            raise AlreadyExists(f"Tenant {tenant} already exists.")
+
+
+def add_site(connection: Connection, tenant: str, site: str) -> None:
+    """Register a site of a tenant."""
+    with translated():
+        tenant_id = _tenant_id(connection, tenant)
+        if not _one(connection, "add_site", tenant_id=tenant_id, name=names.slug(site, "site")):
+            raise AlreadyExists(f"Site {site} of {tenant} already exists.")
+
+
+def add_gateway(connection: Connection, tenant: str, site: str, gateway: str) -> None:
+    """Register a gateway at a site; its name is unique across tenants."""
+    with translated():
+        tenant_id = _tenant_id(connection, tenant)
+        site_row = _one(connection, "site_id", tenant=tenant, site=site)
+        if site_row is None:
+            raise UnknownName(
+                f"Tenant {tenant} has no site {site}.", hint=f"stocktide cloud site list --tenant {tenant}"
+            )
+        name = names.slug(gateway, "gateway")
+        row = _one(
+            connection, "add_gateway",
+            tenant_id=tenant_id, site_id=site_row[0], name=name, shard=topics.shard(name),
+        )  # fmt: skip
+        if row is None:
+            raise AlreadyExists(f"Gateway {gateway} already exists.", hint="Gateway names are unique across tenants.")
+
+
+def set_gateway_state(connection: Connection, gateway: str, state: Literal["active", "disabled"]) -> None:
+    """Allow or refuse what a gateway sends, from the next batch on."""
+    with translated():
+        if not _one(connection, "set_gateway_state", gateway=gateway, state=state):
+            raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
+
+
+def add_items(connection: Connection, tenant: str, items: Iterable[CatalogItem], *, replace: bool = False) -> int:
+    """Register items, all or none; those that exist are left alone unless `replace`. Stubs become real items.
+
+    Returns:
+        How many were added or changed.
+    """
+    with translated(), connection.transaction(), connection.cursor() as cursor:
+        tenant_id = _tenant_id(connection, tenant)
+        ordered = sorted(items, key=lambda item: item.sku)
+        rows = [item.model_dump() | {"tenant_id": tenant_id, "replace": replace} for item in ordered]
+        if rows:
+            cursor.executemany(_SQL["add_item"], rows)
+        return cursor.rowcount if rows else 0
+
+
+def tenants(connection: Connection) -> list[dict[str, Any]]:
+    """All tenants with the number of their sites, gateways and items."""
+    return _all(connection, "tenants")
+
+
+def sites(connection: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
+    """All sites, or those of a tenant."""
+    return _all(connection, "sites", tenant=tenant)
+
+
+def items(connection: Connection, tenant: str | None = None) -> Iterator[dict[str, Any]]:
+    """All items, or those of a tenant, read in pages."""
+    after: Mapping[str, Any] = {"after_tenant": 0, "after_sku": ""}
+    while page := _all(connection, "items", tenant=tenant, limit=PAGE_ROWS, **after):
+        for row in page:
+            after = {"after_tenant": row.pop("tenant_id"), "after_sku": row["sku"]}
+            yield row
+
+
+def _tenant_id(connection: Connection, tenant: str) -> int:
+    row = _one(connection, "tenant_id", tenant=tenant)
+    if row is None:
+        raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
+    number: int = row[0]
+    return number
+
+
+def _one(connection: Connection, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
+    return connection.execute(_SQL[statement], parameters).fetchone()
+
+
+def _all(connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_SQL[statement], parameters).fetchall()
