@@ -26,14 +26,14 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.address import BrokerAddress
-from edge_agent.drafts import Draft, from_event, from_reading
 from edge_agent.errors import BadInput, UnknownDevice
 from edge_agent.ledger import Ledger
+from edge_agent.letters import redraft
 from edge_agent.sql import statement
 from edge_agent.writer import Append, LedgerWriter
 from wire_protocol import topics
 from wire_protocol.errors import WireError
-from wire_protocol.messages import DeviceEvent, DeviceReading, DeviceReceipt, DeviceStatus, Refusal
+from wire_protocol.messages import DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.names import EVENT_ID_PATTERN
 from wire_protocol.topics import Channel, DeviceTopic
 
@@ -166,12 +166,9 @@ class DeviceSide:
         payload = bytes(message.payload)
         if topic.channel is Channel.DEVICE_STATUS:
             self._note_status(topic.device, DeviceStatus.decode(payload), message)
-        elif topic.channel is Channel.DEVICE_READING:
-            reading = DeviceReading.decode(payload)
-            self._writer().append(from_reading(topic.device, reading), self._token(message, topic.device, reading.id))
-        else:
-            event = DeviceEvent.decode(payload)
-            self._writer().append(from_event(topic.device, event), self._token(message, topic.device, event.id))
+            return
+        made = redraft(message.topic, payload)
+        self._writer().append(made, self._token(message, topic.device, made.event or ""))
 
     def _token(self, message: MQTTMessage, device: str = "", event: str = "") -> Token:
         return Token(message.mid, message.qos, self._session, device, event)
@@ -225,15 +222,3 @@ def addressee(topic: str, payload: bytes) -> tuple[str, str]:
     if not isinstance(parsed, DeviceTopic) or not isinstance(event, str) or not re.fullmatch(EVENT_ID_PATTERN, event):
         return "", ""
     return parsed.device, event
-
-
-def redraft(topic: str, payload: bytes) -> Draft | None:
-    """The draft of a dead letter that may be usable by now; None when it was no event.
-
-    Raises:
-        WireError, BadInput: it still cannot be used.
-    """
-    parsed = topics.parse(topic)
-    if not isinstance(parsed, DeviceTopic) or parsed.channel is not Channel.DEVICE_EVENT:
-        return None
-    return from_event(parsed.device, DeviceEvent.decode(payload))

@@ -19,9 +19,6 @@ from wire_protocol.frames import FrameHeader
 from wire_protocol.messages import Rejected
 from wire_protocol.topics import Stream
 
-# An offset below this is within what a round trip can tell; the clock counts as right.
-OFFSET_MS_MIN: Final = 1_000
-
 _SOURCES: Final[dict[Stream, str]] = {"ledger": "entries_to_seal", "readings": "readings_to_seal"}
 _WAITING: Final[dict[Stream, str]] = {"ledger": "waiting_entries", "readings": "waiting_readings"}
 
@@ -121,15 +118,19 @@ class Outbox:
                     raise
                 entries = entries[: len(entries) // 2]
 
-    def acked(self, stream: Stream, frame: int, rejected: Sequence[Rejected]) -> None:
-        """The cloud has everything up to this frame; note its verdicts on single entries."""
+    def acked(self, stream: Stream, frame: int) -> None:
+        """The cloud has everything up to this frame."""
         connection, now_ms = self.ledger.connection, self.ledger.clock.now_ms()
         row = connection.execute(statement("frame_end"), (stream, frame)).fetchone()
-        if frame and row is None:
+        if row is None:
             raise LedgerCorrupt(f"The cloud acknowledged frame {frame} of {stream}, which is not kept here.")
-        connection.execute(statement("advance_acked"), (frame, row[0] if row else 0, now_ms, stream))
+        connection.execute(statement("advance_acked"), (frame, row[0], now_ms, stream))
         connection.execute(statement("mark_frames_acked"), (now_ms, stream, frame))
-        connection.executemany(
+
+    def verdicts(self, stream: Stream, rejected: Sequence[Rejected]) -> None:
+        """Keep the cloud's verdicts on single entries for the technician."""
+        now_ms = self.ledger.clock.now_ms()
+        self.ledger.connection.executemany(
             statement("insert_verdict"), [(stream, verdict.seq, verdict.reason, now_ms) for verdict in rejected]
         )
 
@@ -148,8 +149,7 @@ class Outbox:
 
     def learn_offset(self, offset_ms: int) -> None:
         """The cloud told its time; keep the offset of this boot for the frames sealed from now on."""
-        settled = offset_ms if abs(offset_ms) >= OFFSET_MS_MIN else 0
-        self.ledger.connection.execute(statement("set_boot_offset"), (settled, self.ledger.clock.boot))
+        self.ledger.connection.execute(statement("set_boot_offset"), (offset_ms, self.ledger.clock.boot))
 
     def trim(self, *, keep_s: int, keep_bytes_max: int) -> int:
         """Forget acknowledged frames that are older than the retention or beyond its budget; returns how many."""

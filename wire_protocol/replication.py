@@ -141,6 +141,11 @@ class Sender:
         self.sealed_frame, self._waiting, self._sealing = frame, waiting, False
         return self._pump(now_ms)
 
+    def nothing_sealed(self) -> list[Effect]:
+        """There was nothing to seal after all (the waiting readings were shed meanwhile)."""
+        self._waiting, self._sealing = 0, False
+        return []
+
     def receive(self, ack: Ack, now_ms: int) -> list[Effect]:
         """An acknowledgement arrived; late, repeated and reordered ones are harmless."""
         if ack.stream != self.stream or self.forked:

@@ -62,16 +62,20 @@ INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?);
 -- name: all_entries
 SELECT seq, hlc, body, digest FROM entry ORDER BY seq;
 
--- name: oldest_readings
--- Thin first: every other of the oldest readings that are already in a frame, then the oldest whatever they are.
-SELECT id FROM reading WHERE id <= ? ORDER BY id LIMIT ?;
+-- name: reading_count
+SELECT count(*) FROM reading;
 
--- name: delete_readings_to
-DELETE FROM reading WHERE id <= ?;
+-- name: drop_sealed_readings
+-- The oldest readings that are in a frame already: nothing is lost with them.
+DELETE FROM reading WHERE id IN (
+    SELECT id FROM reading WHERE id <= (SELECT source_id FROM stream WHERE name = 'readings') ORDER BY id LIMIT ?
+);
 
--- name: thin_readings_to
--- Every other reading of the older half goes, so that a long outage keeps its outline.
-DELETE FROM reading WHERE id > ? AND id <= ? AND id % 2 = 1;
-
--- name: reading_extent
-SELECT count(*), coalesce(min(id), 0), coalesce(max(id), 0) FROM reading;
+-- name: thin_waiting_readings
+-- Every other one of the oldest waiting readings: done again and again, a long outage keeps its outline.
+DELETE FROM reading WHERE id IN (
+    SELECT id FROM (
+        SELECT id, row_number() OVER (ORDER BY id) AS nth FROM reading
+        WHERE id > (SELECT source_id FROM stream WHERE name = 'readings') ORDER BY id LIMIT 2 * ?
+    ) WHERE nth % 2 = 1
+);

@@ -49,8 +49,9 @@ SELECT name, value FROM counter ORDER BY name;
 -- name: entry_count
 SELECT coalesce(max(seq), 0) FROM entry;
 
--- name: reading_count
-SELECT count(*) FROM reading;
+-- name: below_zero
+-- Shelves with less than nothing: something was not booked, and a count is due.
+SELECT count(*) FROM balance WHERE on_hand < 0 AND location NOT LIKE '@%';
 
 -- name: online_devices
 SELECT count(*) FROM device WHERE state = 'online';
@@ -70,3 +71,15 @@ SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM mo
 
 -- name: all_seen
 SELECT device, event, seq FROM seen ORDER BY seq;
+
+-- name: variance
+SELECT variance FROM movement WHERE seq = ?;
+
+-- name: clear_balance
+DELETE FROM balance;
+
+-- name: clear_movement
+DELETE FROM movement;
+
+-- name: clear_seen
+DELETE FROM seen;

@@ -1,0 +1,238 @@
+"""The agent: composition root and lifecycle of the gateway's one long-running process.
+
+One task group, every task named. SIGTERM stops taking messages, commits what is queued, says `offline` and ends with
+exit code 0. A task that fails takes the process with it: systemd starts it again, and the ledger is whole at any
+instruction.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from edge_agent import database, outbox, queries, upkeep
+from edge_agent.address import BrokerAddress
+from edge_agent.clock import SystemClock
+from edge_agent.database import Connection
+from edge_agent.devices import DeviceSide
+from edge_agent.errors import AgentRunning, EdgeError
+from edge_agent.ledger import Ledger
+from edge_agent.settings import EdgeSettings, watchdog_interval_s
+from edge_agent.sql import statement
+from edge_agent.systemd import notify
+from edge_agent.uplink import Uplink
+from edge_agent.writer import Append, LedgerWriter
+from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
+from wire_protocol.topics import STREAMS
+
+UPKEEP_INTERVAL_S: Final = 10.0
+
+log = structlog.get_logger("edge_agent")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this gateway is, as its ledger says."""
+
+    gateway: str
+    epoch: str
+
+
+async def run(settings: EdgeSettings) -> None:
+    """Run the agent until SIGTERM or SIGINT.
+
+    Raises:
+        EdgeError: the ledger or the settings do not admit it.
+    """
+    clock = SystemClock()
+    with _sole_agent(settings.ledger), contextlib.ExitStack() as stack:
+        ledger = stack.enter_context(Ledger.open(settings.ledger, clock))  # brings the schema up to date
+        identity = Identity(ledger.gateway, ledger.epoch)
+        facts = database.meta(ledger.connection)
+        reader = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
+        lookup = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
+        cloud_url = settings.cloud_url or facts.get("cloud_url")
+        local_url = settings.local_url if "local_url" in settings.model_fields_set else facts.get("local_url")
+        local = BrokerAddress.parse(local_url or settings.local_url)
+        agent = _Agent(settings, identity, clock, reader, KnownDevices(lookup))
+        await agent.run(local, BrokerAddress.parse(cloud_url) if cloud_url else None)
+
+
+class KnownDevices:
+    """The devices that may speak here; a device that is added while the agent runs is found on its first message."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._names: frozenset[str] = frozenset()
+
+    def refresh(self) -> None:
+        """Read the whole list, so that a removed device is forgotten."""
+        self._names = frozenset(row[0] for row in self._connection.execute(statement("devices")))
+
+    def __call__(self, device: str) -> bool:
+        if device in self._names:
+            return True
+        found = self._connection.execute(statement("device_known"), (device,)).fetchone() is not None
+        if found:
+            self._names |= {device}
+        return found
+
+
+class _Agent:
+    def __init__(
+        self, settings: EdgeSettings, identity: Identity, clock: SystemClock, reader: Connection, known: KnownDevices
+    ) -> None:
+        self._settings, self._identity, self._clock, self._reader = settings, identity, clock, reader
+        self._known = known
+        self._uplink: Uplink | None = None
+        self._loop = asyncio.get_running_loop()
+        self._writer = LedgerWriter(
+            lambda: Ledger.open(settings.ledger, clock), committed=self._committed, refusing=self._refusing
+        )
+        self._devices: DeviceSide | None = None
+
+    async def run(self, local: BrokerAddress, cloud: BrokerAddress | None) -> None:
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, stopping.set)
+        self._devices = DeviceSide(
+            local,
+            self._identity.gateway,
+            lambda: self._writer,
+            self._known,
+            mqtt_5=self._settings.mqtt_version == "5",
+            keepalive_s=self._settings.keepalive_s,
+            inflight_max=self._settings.local_inflight_max,
+        )
+        with self._writer, self._devices:
+            if cloud is not None:
+                self._uplink = self._make_uplink(cloud)
+            log.info(
+                "agent_started", gateway=self._identity.gateway, epoch=self._identity.epoch,
+                ledger=str(self._settings.ledger), cloud=repr(cloud) if cloud else None, local=repr(local),
+            )  # fmt: skip
+            notify("READY=1", f"STATUS=gateway {self._identity.gateway}")
+            await self._until(stopping)
+            notify("STOPPING=1")
+        if self._uplink is not None:
+            await self._uplink.farewell()
+        log.info("agent_stopped", gateway=self._identity.gateway)
+
+    async def _until(self, stopping: asyncio.Event) -> None:
+        """Run all tasks until asked to stop; a task that fails ends them all."""
+        name = f"edge[{self._identity.gateway}]"
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(self._upkeep(), name=f"{name}.upkeep"),
+                tasks.create_task(self._watch(self._writer.ended), name=f"{name}.writer"),
+                tasks.create_task(self._watchdog(), name=f"{name}.watchdog"),
+            ]
+            if self._uplink is not None:
+                running.append(tasks.create_task(self._uplink.run(), name=f"{name}.uplink"))
+            await stopping.wait()
+            log.info("agent_stopping", gateway=self._identity.gateway, queued=self._writer.depth())
+            for task in running:
+                task.cancel()
+
+    def _make_uplink(self, cloud: BrokerAddress) -> Uplink:
+        return Uplink(
+            address=cloud,
+            gateway=self._identity.gateway,
+            epoch=self._identity.epoch,
+            reader=self._reader,
+            submit=self._writer.submit,
+            status=self._status,
+            settings=self._settings,
+            clock=self._clock,
+        )
+
+    def _committed(self, appended: list[Append]) -> None:
+        """After each commit, in the writer's thread."""
+        if self._devices is not None:
+            self._devices.settle(appended)
+        if self._uplink is not None:
+            with suppress(RuntimeError):  # the loop has ended; the entries are safe in the file
+                self._loop.call_soon_threadsafe(self._uplink.wake)
+
+    def _refusing(self, reason: str | None) -> None:
+        """The disk is full, or has room again, in the writer's thread."""
+        log.error("devices_refused", reason=reason) if reason else log.info("devices_accepted_again")
+        notify(f"STATUS={reason or 'accepting events'}")
+
+    async def _upkeep(self) -> None:
+        while True:
+            await asyncio.sleep(UPKEEP_INTERVAL_S)
+            try:
+                done = await asyncio.wrap_future(
+                    self._writer.submit(lambda ledger: upkeep.upkeep(ledger, self._settings))
+                )
+            except EdgeError as error:
+                log.warning("upkeep_postponed", reason=str(error))
+                continue
+            self._known.refresh()
+            if any(done.values()):
+                log.info("upkeep_done", **done)
+
+    @staticmethod
+    async def _watch(ended: "Future[None]") -> None:
+        """The writer's thread ends only when asked to; if it fails, so does the agent."""
+        await asyncio.wrap_future(ended)
+
+    @staticmethod
+    async def _watchdog() -> None:
+        interval_s = watchdog_interval_s()
+        if interval_s is None:
+            return
+        while True:
+            notify("WATCHDOG=1")
+            await asyncio.sleep(interval_s)
+
+    def _status(self, state: str) -> GatewayStatus:
+        facts = queries.status(self._reader, self._settings.ledger)
+        streams = {name: outbox.position(self._reader, name) for name in STREAMS}
+        return GatewayStatus(
+            state="online" if state == "online" else "offline",
+            epoch=self._identity.epoch,
+            version=version("stocktide"),
+            at_ms=self._clock.now_ms(),
+            streams={
+                name: StreamStatus(
+                    last_seq=facts["entries"] if name == "ledger" else at.sealed_seq,
+                    sealed_frame=at.sealed_frame,
+                    acked_frame=at.acked_frame,
+                    acked_seq=at.acked_seq,
+                )
+                for name, at in streams.items()
+            },
+            clock=ClockStatus(boot=self._clock.boot, offset_ms=self._uplink.offset_ms if self._uplink else None),
+            dead_letters=facts["dead_letters"],
+            readings_dropped=facts["dropped"].get("readings_dropped", 0),
+            devices_online=facts["devices_online"],
+        )
+
+
+@contextmanager
+def _sole_agent(ledger: Path) -> Iterator[None]:
+    """Hold the ledger's lock file; two agents on one ledger would acknowledge each other's messages."""
+    if not ledger.exists():
+        yield  # opening the ledger says what is wrong
+        return
+    with queries.lock_path(ledger).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AgentRunning from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,322 @@
+"""`stocktide edge`: the technician's commands. All but `run` work on the ledger file alone, agent or no agent.
+
+Heavy imports happen inside the commands: the answer to `stock` must be there before the hand is back in the glove.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_agent.cli_devices import device_app, letters_app
+from edge_agent.cli_ledger import ledger_app
+from edge_agent.cli_options import Json, LedgerPath, Limit
+from edge_agent.cli_output import EdgeGroup, emit_json, facts, local_time, table
+
+if TYPE_CHECKING:
+    from edge_agent.database import Connection
+    from wire_protocol.entries import EntryKind
+
+app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(device_app, name="device")
+app.add_typer(letters_app, name="dead-letter")
+
+SkuFilter = Annotated[str | None, typer.Argument(metavar="[SKU]", help="Only this SKU.")]
+LocationFilter = Annotated[str | None, typer.Option("--location", "-l", help="Only this location.")]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> "Iterator[Connection]":
+    from edge_agent import database  # noqa: PLC0415
+
+    with contextlib.closing(database.open_reader(path)) as connection:
+        yield connection
+
+
+@app.command()
+def init(
+    ledger: LedgerPath,
+    gateway: Annotated[str, typer.Option("--gateway", "-g", help="This gateway's name, unique across all tenants.")],
+    cloud: Annotated[str | None, typer.Option("--cloud", help="The cloud's broker, mqtt://user:password@host.")] = None,
+    local: Annotated[str | None, typer.Option("--local", help="The gateway's own broker.")] = None,
+    device: Annotated[list[str] | None, typer.Option("--device", "-d", help="A device that may speak here.")] = None,
+    json_: Json = False,
+) -> None:
+    """Create this gateway's ledger."""
+    from edge_agent import database  # noqa: PLC0415
+    from edge_agent.address import BrokerAddress  # noqa: PLC0415
+    from edge_agent.clock import SystemClock  # noqa: PLC0415
+    from edge_agent.ledger import Ledger  # noqa: PLC0415
+    from edge_agent.sql import statement  # noqa: PLC0415
+    from wire_protocol import names  # noqa: PLC0415
+
+    for url in (cloud, local):
+        if url is not None:
+            BrokerAddress.parse(url)
+    devices = [names.device(name) for name in device or []]
+    with Ledger.create(ledger, gateway, SystemClock(), cloud_url=cloud, local_url=local) as made:
+        with database.transaction(made.connection):
+            made.connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
+        if json_:
+            emit_json({"ledger": str(ledger), "gateway": made.gateway, "epoch": made.epoch, "devices": devices})
+            return
+        facts([("ledger", ledger), ("gateway", made.gateway), ("epoch", made.epoch), ("devices", len(devices))])
+        typer.echo("\nNext: stocktide edge device add NAME, then stocktide edge run")
+
+
+@app.command()
+def run(
+    ledger: LedgerPath,
+    cloud: Annotated[str | None, typer.Option("--cloud", help="The cloud's broker; else as given to init.")] = None,
+    local: Annotated[str | None, typer.Option("--local", help="The gateway's own broker.")] = None,
+    mqtt_version: Annotated[str | None, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = None,
+) -> None:
+    """Run the agent: devices in, ledger, uplink. Stops cleanly on SIGTERM."""
+    import asyncio  # noqa: PLC0415
+
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from edge_agent import agent  # noqa: PLC0415
+    from edge_agent.errors import BadInput  # noqa: PLC0415
+    from edge_agent.logs import configure  # noqa: PLC0415
+    from edge_agent.settings import EdgeSettings  # noqa: PLC0415
+    from wire_protocol.messages import first_problem  # noqa: PLC0415
+
+    given: dict[str, Any] = {"cloud_url": cloud, "local_url": local, "mqtt_version": mqtt_version}
+    try:
+        settings = EdgeSettings(ledger=ledger, **{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        raise BadInput(f"A setting is wrong: {first_problem(error)}", hint="See docs/settings.md.") from None
+    configure()
+    asyncio.run(agent.run(settings))
+
+
+@app.command()
+def status(ledger: LedgerPath, json_: Json = False) -> None:
+    """What this gateway has, and how far the cloud has it."""
+    from edge_agent import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        found = queries.status(connection, ledger)
+    if json_:
+        emit_json(found)
+        return
+    facts(
+        [
+            ("gateway", found["gateway"]),
+            ("ledger", f"{found['ledger']} ({found['size_bytes'] / 1e6:.1f} MB)"),
+            ("agent", "running" if found["agent_running"] else "not running"),
+            ("cloud", found["cloud_url"] or "none: working offline"),
+            ("entries", found["entries"]),
+            ("readings", found["readings"]),
+            ("devices online", found["devices_online"]),
+            ("shelves below zero", found["below_zero"] or None),
+            ("dead letters", found["dead_letters"] or None),
+            ("rejected by cloud", found["verdicts"] or None),
+            *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
+        ]
+    )
+    typer.echo()
+    table(
+        ["stream", "frames sealed", "in cloud", "waiting", "last contact"],
+        [
+            [name, at["sealed_frame"], at["acked_frame"], at["waiting"], local_time(at["acked_ms"]) or "never"]
+            for name, at in found["streams"].items()
+        ],
+        numbers=["frames sealed", "in cloud", "waiting"],
+    )
+    for name, at in found["streams"].items():
+        if at["fork"]:
+            typer.echo(f"\nThe cloud quarantines {name}: {at['fork']}")
+
+
+@app.command()
+def stock(
+    ledger: LedgerPath,
+    sku: SkuFilter = None,
+    location: LocationFilter = None,
+    virtual: Annotated[bool, typer.Option("--virtual", help="Also @supplier, @customer, …")] = False,
+    zero: Annotated[bool, typer.Option("--zero", help="Also empty shelves.")] = False,
+    limit: Limit = 1_000,
+    json_: Json = False,
+) -> None:
+    """On hand, by SKU and location."""
+    from edge_agent import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = queries.stock(connection, sku=sku, location=location, virtual=virtual, zero=zero, rows_max=limit)
+    if json_:
+        emit_json([queries.as_json(row) for row in rows])
+        return
+    if not rows:
+        typer.echo("No stock." if sku is None and location is None else "No stock there.")
+        return
+    table(
+        ["SKU", "location", "lot", "on hand", "counted"],
+        [[row.sku, row.location, row.lot, row.on_hand, local_time(row.counted_ms)] for row in rows],
+        numbers=["on hand"],
+    )
+    if len(rows) == limit:
+        typer.echo(f"\nThe first {limit} rows; more with --limit.", err=True)
+
+
+@app.command()
+def history(
+    ledger: LedgerPath,
+    sku: SkuFilter = None,
+    location: LocationFilter = None,
+    limit: Limit = 30,
+    json_: Json = False,
+) -> None:
+    """Movements and counts, newest first."""
+    from edge_agent import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = queries.history(connection, sku=sku, location=location, rows_max=limit)
+    if json_:
+        emit_json([queries.as_json(row) for row in rows])
+        return
+    table(
+        ["entry", "time", "what", "SKU", "lot", "quantity", "from", "to", "by", "reference", "cloud"],
+        [
+            [
+                row.seq, local_time(row.at_ms), row.kind, row.sku, row.lot,
+                row.quantity if row.variance is None else f"{row.quantity} ({row.variance:+d})",
+                row.source, row.destination, row.actor or row.device, row.reference,
+                row.verdict or ("yes" if row.in_cloud else "waiting"),
+            ]
+            for row in rows
+        ],
+        numbers=["entry", "quantity"],
+    )  # fmt: skip
+
+
+@app.command()
+def readings(
+    ledger: LedgerPath,
+    device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only this device.")] = None,
+    limit: Limit = 30,
+    json_: Json = False,
+) -> None:
+    """Sensor readings, newest first."""
+    from edge_agent import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = queries.readings(connection, device=device, rows_max=limit)
+    if json_:
+        emit_json([queries.as_json(row) for row in rows])
+        return
+    table(
+        ["time", "device", "metric", "value"],
+        [[local_time(row.at_ms), row.device, row.metric, f"{row.value:g}"] for row in rows],
+        numbers=["value"],
+    )
+
+
+def _book(path: Path, kind: "EntryKind", sku: str, quantity: int, *, json_: bool, **fields: str | None) -> None:
+    """Append a technician's own entry and show what it did."""
+    from edge_agent.booking import book  # noqa: PLC0415
+
+    booked = book(path, kind, sku, quantity, **fields)
+    if json_:
+        emit_json(booked.as_json())
+        return
+    typer.echo(booked.sentence())
+    for warning in booked.warnings():
+        typer.echo(f"note: {warning}", err=True)
+
+
+Sku = Annotated[str, typer.Argument(help="What.")]
+Quantity = Annotated[int, typer.Argument(min=0, help="How many base units.")]
+Lot = Annotated[str | None, typer.Option("--lot", help="Lot or batch.")]
+Serial = Annotated[str | None, typer.Option("--serial", help="Serial number.")]
+Reference = Annotated[str | None, typer.Option("--ref", help="Order, delivery note, …")]
+Actor = Annotated[str | None, typer.Option("--by", envvar="STOCKTIDE_ACTOR", help="Who.")]
+From = Annotated[str, typer.Argument(metavar="FROM", help="Taken from this location.")]
+To = Annotated[str, typer.Argument(metavar="TO", help="Put at this location.")]
+Site = Annotated[str, typer.Argument(metavar="SITE", help="The receiving site.")]
+
+
+@app.command()
+def receive(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, to: To,
+    customer: Annotated[bool, typer.Option("--return", help="A customer's return, not a delivery.")] = False,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods have come in."""
+    _book(
+        ledger, "receive", sku, quantity, source="@customer" if customer else None, destination=to,
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+@app.command()
+def pick(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods have gone to a customer."""
+    _book(ledger, "pick", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
+
+
+@app.command()
+def move(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From, to: To,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods have moved from one location to another."""
+    _book(
+        ledger, "move", sku, quantity, source=source, destination=to,
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+@app.command()
+def ship(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From, site: Site,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods are on their way to another site."""
+    from wire_protocol.names import transit  # noqa: PLC0415
+
+    _book(
+        ledger, "ship", sku, quantity, source=source, destination=transit(site),
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+@app.command()
+def arrive(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, to: To,
+    site: Annotated[str, typer.Option("--site", help="This site, as the sender named it.")],
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods from another site have come in."""
+    from wire_protocol.names import transit  # noqa: PLC0415
+
+    _book(
+        ledger, "arrive", sku, quantity, source=transit(site), destination=to,
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+@app.command()
+def scrap(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods are spoilt, broken or lost."""
+    _book(ledger, "scrap", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
+
+
+@app.command()
+def count(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity,
+    location: Annotated[str, typer.Argument(metavar="LOCATION", help="Where it was counted.")],
+    lot: Lot = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """So many are there: absolute, and true from now on."""
+    _book(ledger, "count", sku, quantity, location=location, lot=lot, reference=ref, actor=by, json_=json_)

@@ -1,0 +1,21 @@
+"""Options that many edge commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edge_agent.paths import default_ledger
+
+LedgerPath = Annotated[
+    Path,
+    typer.Option(
+        "--ledger",
+        envvar="STOCKTIDE_EDGE_LEDGER",
+        default_factory=default_ledger,
+        show_default=False,
+        help="Ledger file.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="At most so many rows.")]

@@ -1,0 +1,198 @@
+"""What the ledger knows, read-only: stock, history, readings, status. Works while the agent runs and without it."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edge_agent import database, outbox
+from edge_agent.database import Connection
+from edge_agent.sql import statement
+from wire_protocol import clock
+from wire_protocol.stock import Cell
+from wire_protocol.topics import STREAMS
+
+
+@dataclass(frozen=True, slots=True)
+class StockRow:
+    """On hand of one SKU and lot at one location; `counted_ms` is when it was last counted."""
+
+    sku: str
+    location: str
+    lot: str
+    on_hand: int
+    counted_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One movement or count; `in_cloud` once the cloud has acknowledged it, `verdict` when it could not use it."""
+
+    seq: int
+    at_ms: int
+    kind: str
+    sku: str
+    lot: str
+    quantity: int
+    source: str | None
+    destination: str | None
+    variance: int | None
+    device: str | None
+    actor: str | None
+    reference: str | None
+    in_cloud: bool
+    verdict: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRow:
+    """One value of one sensor reading."""
+
+    at_ms: int
+    device: str
+    metric: str
+    value: float
+
+
+def stock(
+    connection: Connection,
+    *,
+    sku: str | None = None,
+    location: str | None = None,
+    virtual: bool = False,
+    zero: bool = False,
+    rows_max: int = 1_000,
+) -> list[StockRow]:
+    """On hand by SKU, location and lot."""
+    found = connection.execute(
+        statement("stock"), {"sku": sku, "location": location, "virtual": virtual, "zero": zero, "limit": rows_max}
+    )
+    return [
+        StockRow(sku_, place, lot, on_hand, clock.wall_ms(hlc) if hlc is not None else None)
+        for sku_, place, lot, on_hand, hlc in found
+    ]
+
+
+def history(
+    connection: Connection, *, sku: str | None = None, location: str | None = None, rows_max: int = 50
+) -> list[HistoryRow]:
+    """Movements and counts, newest first."""
+    rows = []
+    found = connection.execute(statement("history"), {"sku": sku, "location": location, "limit": rows_max})
+    for seq, hlc, kind, sku_, lot, quantity, source, destination, variance, body, verdict, in_cloud in found:
+        entry = outbox.recorded(body)
+        cause = {name: entry.get(name) for name in ("device", "actor", "reference")}
+        rows.append(
+            HistoryRow(
+                seq, clock.wall_ms(hlc), kind, sku_, lot, quantity, source, destination, variance,
+                in_cloud=bool(in_cloud), verdict=verdict, **cause,  # type: ignore[arg-type]  # text or absent
+            )
+        )  # fmt: skip
+    return rows
+
+
+def readings(connection: Connection, *, device: str | None = None, rows_max: int = 50) -> list[ReadingRow]:
+    """Sensor readings, newest first; one row for each value."""
+    rows: list[ReadingRow] = []
+    for _, hlc, name, body in connection.execute(statement("readings"), {"device": device, "limit": rows_max}):
+        values: Any = outbox.recorded(body)["values"]
+        rows += [ReadingRow(clock.wall_ms(hlc), name, metric, value) for metric, value in values.items()]
+    return rows
+
+
+def balances(connection: Connection) -> dict[Cell, int]:
+    """On hand of every cell that is not zero, virtual locations included: what the cloud must agree with."""
+    found = connection.execute(statement("all_balances"))
+    return {Cell(row[0], row[1], row[2]): row[3] for row in found if row[3]}
+
+
+def export(connection: Connection, after_seq: int = 0) -> Iterator[dict[str, object]]:
+    """Every entry as it was recorded, oldest first, with its sequence number."""
+    for seq, body in connection.execute(statement("export"), (after_seq,)):
+        yield {"seq": seq} | outbox.recorded(body)
+
+
+def counters(connection: Connection) -> dict[str, int]:
+    """What was dropped by a bound."""
+    return dict(connection.execute(statement("counters")).fetchall())
+
+
+def _single(connection: Connection, name: str) -> int:
+    value: int = connection.execute(statement(name)).fetchone()[0]
+    return value
+
+
+def status(connection: Connection, path: Path) -> dict[str, Any]:
+    """Everything `stocktide edge status` shows."""
+    facts = database.meta(connection)
+    entries = _single(connection, "entry_count")
+    streams = {}
+    for name in STREAMS:
+        at = outbox.position(connection, name)
+        streams[name] = {
+            "sealed_frame": at.sealed_frame,
+            "acked_frame": at.acked_frame,
+            "acked_seq": at.acked_seq,
+            "waiting": max(0, entries - at.acked_seq) if name == "ledger" else _waiting_readings(connection, at),
+            "acked_ms": at.acked_ms,
+            "fork": at.fork,
+        }
+    return {
+        "gateway": facts.get("gateway"),
+        "epoch": facts.get("epoch"),
+        "ledger": str(path),
+        "size_bytes": sum(file.stat().st_size for file in _files(path)),
+        "agent_running": agent_pid(path) is not None,
+        "cloud_url": _without_secret(facts.get("cloud_url")),
+        "local_url": _without_secret(facts.get("local_url")),
+        "entries": entries,
+        "readings": _single(connection, "reading_count"),
+        "dead_letters": _single(connection, "dead_letter_count"),
+        "verdicts": _single(connection, "verdict_count"),
+        "below_zero": _single(connection, "below_zero"),
+        "devices_online": _single(connection, "online_devices"),
+        "dropped": counters(connection),
+        "streams": streams,
+        "version": version("stocktide"),
+    }
+
+
+def _waiting_readings(connection: Connection, at: outbox.StreamPosition) -> int:
+    return at.sealed_seq - at.acked_seq + outbox.waiting(connection, "readings", at.source_id)
+
+
+def _files(path: Path) -> list[Path]:
+    return [file for suffix in ("", "-wal", "-shm") if (file := path.with_name(path.name + suffix)).exists()]
+
+
+def _without_secret(url: str | None) -> str | None:
+    if url is None or "@" not in url:
+        return url
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def lock_path(path: Path) -> Path:
+    """The file an agent holds locked while it runs."""
+    return path.with_name(path.name + ".lock")
+
+
+def agent_pid(path: Path) -> int | None:
+    """The process id of the agent that runs on this ledger; None when none does."""
+    try:
+        with lock_path(path).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return int(file.read() or os.getpid())
+    except (FileNotFoundError, PermissionError, ValueError):
+        return None
+    return None
+
+
+def as_json(row: StockRow | HistoryRow | ReadingRow) -> dict[str, Any]:
+    """A row as plain values."""
+    return asdict(row)

@@ -1,0 +1,310 @@
+"""The uplink: sealed frames to the cloud's broker, acknowledgements back. The only importer of aiomqtt.
+
+The decisions are the senders' (`wire_protocol.replication`); this module waits, reads, publishes. MQTT's own QoS 1 is
+used hop by hop and never trusted end to end: only an acknowledgement that the cloud sent after its commit moves the
+cursor.
+
+Invariant: the device side and the command line never wait for anything here.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import aiomqtt
+import structlog
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from edge_agent import outbox
+from edge_agent.address import BrokerAddress
+from edge_agent.clock import Clock
+from edge_agent.database import Connection
+from edge_agent.errors import EdgeError
+from edge_agent.ledger import Ledger
+from edge_agent.outbox import Outbox
+from edge_agent.settings import EdgeSettings
+from wire_protocol import topics
+from wire_protocol.errors import WireError
+from wire_protocol.messages import Ack, GatewayStatus, Rejected
+from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
+from wire_protocol.topics import STREAMS, Channel, LinkTopic, Stream
+
+T = TypeVar("T")
+
+TICK_S: Final = 0.2  # how often entries that another process committed are noticed
+INCOMING_MESSAGES_MAX: Final = 1_000
+RECONNECT_DELAY_S: Final = 0.5
+OFFSET_MS_MIN: Final = 1_000  # what is below is within what a round trip can tell; the clock counts as right
+CONNECT_TIMEOUT_S: Final = 10.0
+
+log = structlog.get_logger("edge_agent.uplink")
+
+
+class _Client(aiomqtt.Client):
+    """Notices what aiomqtt passes over: a PUBACK with a reason code of 0x80 or above is a failed publish."""
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        if reason_code.is_failure:
+            # Nothing else to do: the frame stays unacknowledged, so its sender sends it again.
+            log.warning("publish_refused", reason=str(reason_code))
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+
+@dataclass(slots=True)
+class Lane:
+    """One stream on its way up: its sender, and what the sender cannot know."""
+
+    sender: Sender
+    source_id: int
+    waiting_since_ms: int | None = None
+
+
+@dataclass(slots=True)
+class Uplink:
+    """Keeps a connection to the cloud's broker and ships what the ledger has.
+
+    Args:
+        address: the cloud's broker.
+        reader: a read-only connection to the ledger, used by this object alone.
+        submit: hands a write to the ledger's writer.
+        status: makes the gateway's status message.
+        settings, clock, gateway, epoch: as everywhere.
+    """
+
+    address: BrokerAddress
+    gateway: str
+    epoch: str
+    reader: Connection
+    submit: Callable[[Callable[[Ledger], Any]], "Future[Any]"]
+    status: Callable[[str], GatewayStatus]
+    settings: EdgeSettings
+    clock: Clock
+    online: bool = False
+    offset_ms: int | None = None
+    _lanes: dict[Stream, Lane] = field(default_factory=dict)
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _contact_ms: int | None = None
+
+    def wake(self) -> None:
+        """Something was committed. Call it in the event loop's thread."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Connect, ship, reconnect, until cancelled."""
+        attempt = 0
+        while True:
+            try:
+                async with self._client() as client:
+                    attempt = 0
+                    await self._ship(client)
+            except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
+                reason = str(errors.exceptions[0])
+                if attempt == 0:
+                    log.warning("uplink_down", broker=repr(self.address), reason=reason)
+            finally:
+                self.online = False
+            # Full jitter, so that a thousand gateways do not come back in step
+            # (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+            ceiling = min(self.settings.reconnect_delay_s_max, RECONNECT_DELAY_S * 2 ** min(attempt, 16))
+            attempt += 1
+            await asyncio.sleep(random.uniform(0.1, 1.0) * ceiling)  # noqa: S311 - spreading load, not secrecy
+
+    def _lane(self, stream: Stream) -> Lane:
+        at = outbox.position(self.reader, stream)
+        sender = Sender(
+            stream,
+            self.epoch,
+            sealed=at.sealed_frame,
+            acked=at.acked_frame,
+            limits=SenderLimits(
+                window_frames_max=self.settings.window_frames_max,
+                live_entries_max=self.settings.frame_entries_max,
+                seal_delay_ms=self.settings.seal_delay_ms,
+                resend_delay_ms=self.settings.resend_delay_ms,
+                resend_delay_ms_max=self.settings.resend_delay_ms_max,
+            ),
+            jitter=lambda: random.uniform(0.75, 1.25),  # noqa: S311 - as above
+        )
+        sender.forked = at.fork
+        return Lane(sender, at.source_id)
+
+    def _client(self) -> _Client:
+        will = aiomqtt.Will(self._topic(Channel.STATUS), self.status("offline").encode(), qos=1, retain=True)
+        mqtt_5 = self.settings.mqtt_version == "5"
+        return _Client(
+            self.address.host,
+            self.address.port,
+            username=self.address.user,
+            password=self.address.password,
+            identifier=f"stocktide-{self.gateway}",
+            protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
+            clean_session=None if mqtt_5 else True,
+            will=will,
+            keepalive=self.settings.keepalive_s,
+            timeout=CONNECT_TIMEOUT_S,
+            max_queued_incoming_messages=INCOMING_MESSAGES_MAX,
+            tls_context=ssl.create_default_context() if self.address.tls else None,
+        )
+
+    async def _ship(self, client: _Client) -> None:
+        """One contact: announce, then receive, pump and report until the link breaks."""
+        await client.subscribe(topics.down_filter(self.gateway), qos=1)
+        self._contact_ms = self.clock.now_ms()
+        self._lanes = {stream: self._lane(stream) for stream in STREAMS}
+        await self._report(client, "online")
+        self.online = True
+        log.info("uplink_up", broker=repr(self.address))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._receive(client, tasks), name=f"edge[{self.gateway}].uplink.receive")
+            tasks.create_task(self._pump(client, tasks), name=f"edge[{self.gateway}].uplink.pump")
+            tasks.create_task(self._report_regularly(client), name=f"edge[{self.gateway}].uplink.status")
+
+    async def farewell(self) -> None:
+        """Say `offline` on the way out, in a contact of its own; silently given up when there is no link."""
+        try:
+            async with asyncio.timeout(2), self._client() as client:
+                await self._report(client, "offline")
+        except (aiomqtt.MqttError, OSError, TimeoutError):
+            log.info("farewell_not_sent", broker=repr(self.address))
+
+    async def _report(self, client: _Client, state: str) -> None:
+        await client.publish(self._topic(Channel.STATUS), self.status(state).encode(), qos=1, retain=True)
+
+    async def _report_regularly(self, client: _Client) -> None:
+        while True:
+            await asyncio.sleep(self.settings.status_interval_s)
+            await self._report(client, "online")
+
+    async def _receive(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
+        async for message in client.messages:
+            try:
+                topic = topics.parse(str(message.topic))
+                if not isinstance(topic, LinkTopic) or topic.channel is not Channel.ACK:
+                    continue
+                ack = Ack.decode(bytes(message.payload))
+            except WireError as error:
+                log.warning("message_refused", topic=str(message.topic), reason=str(error))
+                continue
+            self._learn_time(ack)
+            lane = self._lanes[ack.stream]
+            effects = lane.sender.receive(ack, self.clock.now_ms())
+            if ack.rejected:
+                log.warning("entries_rejected", stream=ack.stream, entries=len(ack.rejected))
+                await self._write(partial(_note_verdicts, ack.stream, ack.rejected))
+            await self._carry_out(client, tasks, lane, effects)
+
+    def _learn_time(self, ack: Ack) -> None:
+        """The cloud's clock minus ours is the offset of this boot, up to the time the acknowledgement travelled."""
+        offset_ms = ack.now_ms - self.clock.now_ms()
+        offset_ms = offset_ms if abs(offset_ms) >= OFFSET_MS_MIN else 0
+        if self.offset_ms is None or abs(offset_ms - self.offset_ms) >= OFFSET_MS_MIN:
+            self.offset_ms = offset_ms
+            self.submit(lambda ledger: Outbox(ledger).learn_offset(offset_ms))
+
+    async def _pump(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
+        """Feed the senders with what was committed and what time it is."""
+        for lane in self._lanes.values():
+            await self._carry_out(client, tasks, lane, lane.sender.connected(self.clock.now_ms()))
+        while True:
+            self._wake.clear()
+            for stream, lane in self._lanes.items():
+                now_ms = self.clock.now_ms()
+                waiting = outbox.waiting(self.reader, stream, lane.source_id)
+                if not waiting:
+                    lane.waiting_since_ms = None
+                elif lane.waiting_since_ms is None:
+                    lane.waiting_since_ms = now_ms
+                effects = lane.sender.waiting(waiting, lane.waiting_since_ms or now_ms, now_ms)
+                await self._carry_out(client, tasks, lane, effects + lane.sender.tick(now_ms))
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        """Until something is committed, a sender's deadline, or the next look at the file."""
+        deadlines = [deadline for lane in self._lanes.values() if (deadline := lane.sender.next_deadline_ms())]
+        delay_s = max(0.0, (min(deadlines) - self.clock.now_ms()) / 1_000) if deadlines else TICK_S
+        try:
+            async with asyncio.timeout(min(delay_s, TICK_S)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _carry_out(self, client: _Client, tasks: asyncio.TaskGroup, lane: Lane, effects: list[Effect]) -> None:
+        """Carry out what a sender decided; sealing may make it decide more."""
+        while effects:
+            effect = effects.pop(0)
+            match effect:
+                case Send(frame):
+                    self._send(client, tasks, lane, frame)
+                case Seal(entries_max):
+                    effects += await self._seal(lane, entries_max)
+                case Acked(frame):
+                    await self._write(partial(_note_acked, lane.sender.stream, frame))
+                case SteppedBack(frame):
+                    log.warning("cloud_stepped_back", stream=lane.sender.stream, frame=frame)
+                    await self._write(partial(_note_step_back, lane.sender.stream, frame))
+                case Forked(reason):
+                    log.error("ledger_forked", stream=lane.sender.stream, reason=reason)
+                    await self._write(partial(_note_fork, lane.sender.stream, reason))
+
+    def _send(self, client: _Client, tasks: asyncio.TaskGroup, lane: Lane, frame: int) -> None:
+        stream = lane.sender.stream
+        body = outbox.body(self.reader, stream, frame)
+        if body is None:
+            reason = f"the cloud wants frame {frame}, which is no longer kept here"
+            lane.sender.forked = reason
+            log.error("frame_gone", stream=stream, frame=frame)
+            self.submit(partial(_note_fork, stream, reason))
+            return
+        publish = client.publish(topics.up(self.gateway, stream), body, qos=1)
+        # A task each, because the window wants several on their way at once; asyncio starts them in order.
+        tasks.create_task(publish, name=f"edge[{self.gateway}].uplink.frame[{stream}:{frame}]")
+
+    async def _seal(self, lane: Lane, entries_max: int) -> list[Effect]:
+        stream, contact_ms = lane.sender.stream, self._contact_ms
+        sealed = await self._write(lambda ledger: Outbox(ledger).seal(stream, entries_max, before_ms=contact_ms))
+        at = outbox.position(self.reader, stream)
+        lane.source_id, lane.waiting_since_ms = at.source_id, None
+        if sealed is None:
+            return lane.sender.nothing_sealed()
+        return lane.sender.sealed(sealed.frame, sealed.waiting, self.clock.now_ms())
+
+    async def _write(self, run: Callable[[Ledger], T]) -> T:
+        """A write by the ledger's writer, waited for; tried again while the disk is full."""
+        while True:
+            written = asyncio.wrap_future(self.submit(run))
+            try:
+                return await asyncio.shield(written)
+            except asyncio.CancelledError:
+                # The writer will commit it whatever we do; the next contact must find it done.
+                await asyncio.wait([written])
+                raise
+            except EdgeError as error:
+                log.warning("uplink_waits_for_ledger", reason=str(error))
+                await asyncio.sleep(1)
+
+    def _topic(self, channel: Channel) -> str:
+        return topics.link(self.gateway, channel)
+
+
+def _note_acked(stream: Stream, frame: int, ledger: Ledger) -> None:
+    Outbox(ledger).acked(stream, frame)
+
+
+def _note_verdicts(stream: Stream, rejected: Sequence[Rejected], ledger: Ledger) -> None:
+    Outbox(ledger).verdicts(stream, rejected)
+
+
+def _note_step_back(stream: Stream, frame: int, ledger: Ledger) -> None:
+    Outbox(ledger).stepped_back(stream, frame)
+
+
+def _note_fork(stream: Stream, reason: str, ledger: Ledger) -> None:
+    Outbox(ledger).forked(stream, reason)

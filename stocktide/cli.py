@@ -1,0 +1,87 @@
+"""`stocktide`: one command for all parts, each imported only when it is used.
+
+A gateway that installed `stocktide[edge]` has no database driver; asking it for `stocktide cloud` must say so, and
+`stocktide edge stock` must not wait for anything it does not need.
+"""
+
+import importlib
+import sys
+from dataclasses import dataclass
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a group of commands lives, and what installs what it needs."""
+
+    module: str
+    extra: str
+    help: str
+
+
+PARTS: Final[dict[str, Part]] = {
+    "edge": Part("edge_agent.cli", "edge", "The gateway: ledger, technician's commands, agent."),
+    "cloud": Part("stocktide.cloud", "cloud", "The cloud: ingest workers, registry, stock, API."),
+    "broker": Part("broker_config.cli", "all", "Brokers: configuration and rights from the topic policy."),
+    "sim": Part("firmware_sim.cli", "sim", "Devices that behave like real firmware; replays of recorded data."),
+    "schema": Part("stocktide.schema", "all", "The message schemas: JSON Schema and AsyncAPI."),
+    "demo": Part("stocktide.demo_cli", "all", "The whole system on this machine, proved, in two minutes."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Loads a part's commands when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        del ctx
+        return list(PARTS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        del ctx
+        part = PARTS.get(cmd_name)
+        if part is None:
+            return None
+        if _wants_overview():
+            # The overview needs a line about each part, not the part.
+            return typer.core.TyperCommand(cmd_name, help=part.help, short_help=part.help)
+        try:
+            app = importlib.import_module(part.module).app
+        except ModuleNotFoundError as error:
+            if error.name and error.name.partition(".")[0] == part.module.partition(".")[0]:
+                raise
+            typer.echo(f"error: stocktide {cmd_name} needs the package {error.name}, which is not installed.", err=True)
+            typer.echo(f"hint:  pip install 'stocktide[{part.extra}]'", err=True)
+            raise typer.Exit(2) from None
+        command = typer.main.get_command(app)
+        command.name = cmd_name
+        return command
+
+
+def _wants_overview() -> bool:
+    return not sys.argv[1:] or sys.argv[1] in {"--help", "-h"}
+
+
+app = typer.Typer(
+    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    help="Inventory kept true from the shelf to the cloud.",
+)  # fmt: skip
+
+
+@app.callback(invoke_without_command=True)
+def version_option(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+) -> None:
+    """Inventory kept true from the shelf to the cloud."""
+    if version:
+        from importlib.metadata import version as installed  # noqa: PLC0415 - only this option needs it
+
+        typer.echo(installed("stocktide"))
+        raise typer.Exit
+
+
+def main() -> None:
+    """The console script."""
+    app()
