@@ -1,0 +1,33 @@
+"""Errors of the broker configuration. The docstring of a class is its default message; `hint` says what to do next."""
+
+
+class BrokerError(Exception):
+    """The broker cannot be configured or started."""
+
+    hint: str | None = None
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+        self.hint = hint or self.hint
+
+
+class UnsafeConfig(BrokerError):
+    """This configuration would let strangers in."""
+
+
+class InvalidConfig(BrokerError):
+    """Settings are missing, or contradict each other."""
+
+
+class InvalidPasswords(BrokerError):
+    """A password file cannot be read, or a user name cannot be stored in one."""
+
+
+class SimExtraMissing(BrokerError):
+    """The embedded broker needs amqtt, which is not installed."""
+
+    hint = "pip install 'stocktide[sim]'"
+
+
+class BrokerStartFailed(BrokerError):
+    """The embedded broker could not listen."""
