@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from cloud_store import sql
+from cloud_store.arrays import Integers
 from cloud_store.connection import Connection
 from cloud_store.ledger_rows import NEVER, CellChange, CellKey, LedgerRows, Step
 
@@ -55,9 +56,9 @@ def _book_shelves(connection: Connection, rows: LedgerRows) -> dict[CellKey, Boo
     last = [NEVER if key in counted else change.last_hlc for key, change in zip(keys, changes, strict=True)]
     parameters = {
         **_key_columns(keys),
-        "on_hand": moved,
-        "moved": moved,
-        "last_hlc": last,
+        "on_hand": Integers(moved),
+        "moved": Integers(moved),
+        "last_hlc": Integers(last),
         **{f"counted_{name}": column for name, column in _key_columns(counted).items()},
     }
     return {
@@ -68,35 +69,43 @@ def _book_shelves(connection: Connection, rows: LedgerRows) -> dict[CellKey, Boo
 
 def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, BookedCell]) -> Mapping[CellKey, int]:
     """Let counts take effect. Returns how much on hand they added, by cell."""
-    counts: defaultdict[CellKey, list[dict[str, Any]]] = defaultdict(list)
-    for count in rows.counts:
-        counts[CellKey(count["location_id"], count["item_id"], count["lot_id"])].append(count)
     added: defaultdict[CellKey, int] = defaultdict(int)
+    counts = _counts_by_cell(rows)
     # Not counted now, and nothing as early as the latest count: `book` was all there was to do.
     touched = {
         cell for cell, state in booked.items() if cell in counts or rows.shelves[cell].first_hlc <= state.counted_hlc
     }
-    if not touched:
-        return added
-    steps = _steps(rows, touched)
-    for cell, cell_counts in counts.items():
-        steps[cell] += [Step(count["hlc"], count["gateway_name"], count["seq"], 0, count) for count in cell_counts]
-    fresh = [cell for cell in counts if min(steps[cell]).hlc > max(booked[cell].counted_hlc, booked[cell].last_hlc)]
-    _replay(connection, rows, {cell: (booked[cell], sorted(steps[cell])) for cell in fresh}, added)
-    late = touched.difference(fresh)
-    _cover_late(connection, [(cell, booked[cell], steps[cell]) for cell in sorted(late)], added)
-    late_counts = [count for cell in sorted(late) for count in counts.get(cell, ())]
-    _insert_late_counts(connection, late_counts, added)
-    raised = [{**cell._asdict(), "last_hlc": rows.shelves[cell].last_hlc} for cell in sorted(late) if cell in counts]
-    if raised:
-        with connection.cursor() as cursor:
-            cursor.executemany(_SQL["raise_last"], raised)
+    if touched:
+        steps = _steps(rows, counts, touched)
+        fresh = {cell for cell in counts if _is_later(steps[cell], booked[cell])}
+        _replay(connection, rows, {cell: (booked[cell], sorted(steps[cell])) for cell in fresh}, added)
+        late = sorted(touched - fresh)
+        _cover_late(connection, [(cell, booked[cell], steps[cell]) for cell in late], added)
+        late_counts = {cell: counts[cell] for cell in late if cell in counts}
+        _insert_late_counts(connection, late_counts, added)
+        _raise_last(connection, {cell: rows.shelves[cell].last_hlc for cell in late_counts})
     return added
 
 
-def _steps(rows: LedgerRows, cells: set[CellKey]) -> defaultdict[CellKey, list[Step]]:
-    """The batch's movements in these cells."""
+def _counts_by_cell(rows: LedgerRows) -> dict[CellKey, list[dict[str, Any]]]:
+    counts: defaultdict[CellKey, list[dict[str, Any]]] = defaultdict(list)
+    for count in rows.counts:
+        counts[CellKey(count["location_id"], count["item_id"], count["lot_id"])].append(count)
+    return dict(counts)
+
+
+def _is_later(steps: list[Step], state: BookedCell) -> bool:
+    """Whether all these entries are certainly later than everything the cell had."""
+    return min(step.hlc for step in steps) > max(state.counted_hlc, state.last_hlc)
+
+
+def _steps(
+    rows: LedgerRows, counts: Mapping[CellKey, list[dict[str, Any]]], cells: set[CellKey]
+) -> Mapping[CellKey, list[Step]]:
+    """The batch's counts, and its movements in these cells."""
     steps: defaultdict[CellKey, list[Step]] = defaultdict(list)
+    for cell, cell_counts in counts.items():
+        steps[cell] += [Step(count["hlc"], count["gateway_name"], count["seq"], 0, count) for count in cell_counts]
     for row in rows.movements:
         for location_id, sign in ((row[_SOURCE], -1), (row[_DESTINATION], 1)):
             cell = CellKey(location_id, row[_ITEM], row[_LOT])
@@ -134,9 +143,9 @@ def _replay(
         _SQL["settle"],
         {
             **_key_columns(cell for cell, *_ in settled),
-            "on_hand": [on_hand for _, on_hand, _, _ in settled],
-            "counted_hlc": [hlc for _, _, hlc, _ in settled],
-            "last_hlc": [hlc for *_, hlc in settled],
+            "on_hand": Integers(on_hand for _, on_hand, _, _ in settled),
+            "counted_hlc": Integers(hlc for _, _, hlc, _ in settled),
+            "last_hlc": Integers(hlc for *_, hlc in settled),
         },
     )
 
@@ -155,26 +164,38 @@ def _cover_late(
         return
     parameters = {
         **_key_columns(cell for cell, _ in late),
-        "hlcs": [step.hlc for _, step in late],
+        "hlcs": Integers(step.hlc for _, step in late),
         "gateways": [step.gateway for _, step in late],
-        "seqs": [step.seq for _, step in late],
-        "quantities": [step.moved for _, step in late],
+        "seqs": Integers(step.seq for _, step in late),
+        "quantities": Integers(step.moved for _, step in late),
     }
     for location, item, lot, taken_back in connection.execute(_SQL["cover_late"], parameters):
         added[CellKey(location, item, lot)] -= taken_back
 
 
-def _insert_late_counts(connection: Connection, counts: list[dict[str, Any]], added: defaultdict[CellKey, int]) -> None:
+def _insert_late_counts(
+    connection: Connection, counts: Mapping[CellKey, list[dict[str, Any]]], added: defaultdict[CellKey, int]
+) -> None:
     """Way 3, counts: one statement each, in any order, because each leaves the cell as the definition has it."""
-    if not counts:
+    ordered = [(cell, count) for cell, cell_counts in counts.items() for count in cell_counts]
+    if not ordered:
         return
     with connection.cursor() as cursor:
-        cursor.executemany(_SQL["insert_late_count"], counts, returning=True)
-        for count in counts:
+        cursor.executemany(_SQL["insert_late_count"], [count for _, count in ordered], returning=True)
+        for cell, _ in ordered:
             row = cursor.fetchone()
             assert row is not None  # noqa: S101 - `book` created and locked the balance row
-            added[CellKey(count["location_id"], count["item_id"], count["lot_id"])] += row[0]
+            added[cell] += row[0]
             cursor.nextset()
+
+
+def _raise_last(connection: Connection, last_hlc: Mapping[CellKey, int]) -> None:
+    """Give counted cells the clock of their latest movement, which `book` has held back."""
+    if last_hlc:
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                _SQL["raise_last"], [{**cell._asdict(), "last_hlc": hlc} for cell, hlc in last_hlc.items()]
+            )
 
 
 def _book_adjust(
@@ -190,9 +211,9 @@ def _book_adjust(
         _SQL["book"],
         {
             **_key_columns(cells),
-            "on_hand": [change + taken.get(cell, 0) for cell, change in zip(cells, moved, strict=True)],
-            "moved": moved,
-            "last_hlc": [corrections.get(cell, none).last_hlc for cell in cells],
+            "on_hand": Integers(change + taken.get(cell, 0) for cell, change in zip(cells, moved, strict=True)),
+            "moved": Integers(moved),
+            "last_hlc": Integers(corrections.get(cell, none).last_hlc for cell in cells),
             **{f"counted_{name}": column for name, column in _key_columns(()).items()},
         },
     )
@@ -205,19 +226,15 @@ def _book_hourly(connection: Connection, rows: LedgerRows) -> None:
         connection.execute(
             _SQL["book_hourly"],
             {
-                "hours": [key[0] for key in keys],
+                "hours": Integers(key[0] for key in keys),
                 **_key_columns(CellKey(*key[1:]) for key in keys),
-                "quantity_in": [total[0] for total in totals],
-                "quantity_out": [total[1] for total in totals],
-                "movements": [total[2] for total in totals],
+                "quantity_in": Integers(total[0] for total in totals),
+                "quantity_out": Integers(total[1] for total in totals),
+                "movements": Integers(total[2] for total in totals),
             },
         )
 
 
-def _key_columns(cells: Iterable[CellKey]) -> dict[str, list[int]]:
-    cells = list(cells)
-    return {
-        "locations": [cell.location_id for cell in cells],
-        "items": [cell.item_id for cell in cells],
-        "lots": [cell.lot_id for cell in cells],
-    }
+def _key_columns(cells: Iterable[CellKey]) -> dict[str, Integers]:
+    locations, items, lots = zip(*cells, strict=True) if (cells := list(cells)) else ((), (), ())
+    return {"locations": Integers(locations), "items": Integers(items), "lots": Integers(lots)}

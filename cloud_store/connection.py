@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 from psycopg import errors as pg
 
+from cloud_store import arrays
 from cloud_store.errors import DatabaseUnavailable, MergeConflict, NotMigrated, StoreError, Unstorable
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
@@ -30,7 +31,7 @@ def connect(database_url: str, *, application: str) -> Connection:
         DatabaseUnavailable: no server answers there, or it refuses us.
     """
     with translated():
-        return psycopg.connect(
+        connection = psycopg.connect(
             database_url,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
@@ -41,6 +42,8 @@ def connect(database_url: str, *, application: str) -> Connection:
             keepalives_interval=3,
             keepalives_count=2,
         )
+    arrays.register(connection)
+    return connection
 
 
 @contextmanager
@@ -52,7 +55,7 @@ def translated() -> Iterator[None]:
         raise MergeConflict(_line(error)) from error
     except (pg.UndefinedTable, pg.UndefinedColumn) as error:
         raise NotMigrated(_line(error), hint="Run `stocktide cloud migrate`.") from error
-    except psycopg.DataError as error:
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
         raise Unstorable(_line(error)) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnavailable(_line(error), hint=_HINT_DATABASE) from error

@@ -5,7 +5,7 @@ WITH booked AS (
     INSERT INTO balance AS b (location_id, item_id, lot_id, on_hand, moved, last_hlc)
     SELECT location_id, item_id, lot_id, on_hand, moved, last_hlc
     FROM unnest(
-        %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[], %(on_hand)s::bigint[],
+        %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(on_hand)s::bigint[],
         %(moved)s::bigint[], %(last_hlc)s::bigint[]
     ) AS t (location_id, item_id, lot_id, on_hand, moved, last_hlc)
     ORDER BY location_id, item_id, lot_id
@@ -17,7 +17,7 @@ WITH booked AS (
 SELECT location_id, item_id, lot_id, on_hand, counted_hlc, last_hlc
 FROM booked
 WHERE counted_hlc IS NOT NULL OR (location_id, item_id, lot_id) IN (
-    SELECT * FROM unnest(%(counted_locations)s::integer[], %(counted_items)s::integer[], %(counted_lots)s::integer[])
+    SELECT * FROM unnest(%(counted_locations)s::bigint[], %(counted_items)s::bigint[], %(counted_lots)s::bigint[])
 )
 
 -- name: settle
@@ -25,7 +25,7 @@ WHERE counted_hlc IS NOT NULL OR (location_id, item_id, lot_id) IN (
 UPDATE balance b
 SET on_hand = t.on_hand, counted_hlc = t.counted_hlc, last_hlc = t.last_hlc
 FROM unnest(
-    %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[], %(on_hand)s::bigint[],
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(on_hand)s::bigint[],
     %(counted_hlc)s::bigint[], %(last_hlc)s::bigint[]
 ) AS t (location_id, item_id, lot_id, on_hand, counted_hlc, last_hlc)
 WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
@@ -36,7 +36,7 @@ WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id
 WITH late AS (
     SELECT *
     FROM unnest(
-        %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[], %(hlcs)s::bigint[], %(gateways)s::text[],
+        %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hlcs)s::bigint[], %(gateways)s::text[],
         %(seqs)s::bigint[], %(quantities)s::bigint[]
     ) AS t (location_id, item_id, lot_id, hlc, gateway_name, seq, quantity)
 ), covered AS (
@@ -137,8 +137,8 @@ INSERT INTO stock_hourly AS h (hour, location_id, item_id, lot_id, quantity_in, 
 SELECT timestamptz 'epoch' + hour * interval '1 hour', location_id, item_id, lot_id, quantity_in, quantity_out,
     movements
 FROM unnest(
-    %(hours)s::integer[], %(locations)s::integer[], %(items)s::integer[], %(lots)s::integer[],
-    %(quantity_in)s::bigint[], %(quantity_out)s::bigint[], %(movements)s::integer[]
+    %(hours)s::bigint[], %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[],
+    %(quantity_in)s::bigint[], %(quantity_out)s::bigint[], %(movements)s::bigint[]
 ) AS t (hour, location_id, item_id, lot_id, quantity_in, quantity_out, movements)
 ORDER BY location_id, item_id, lot_id, hour
 ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE

@@ -1,0 +1,127 @@
+"""Random histories of one site, as entries, sealed frames and deliveries.
+
+Small on purpose: few locations, SKUs and clock readings, so that ties, late counts and late movements are common.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import strategies as st
+
+from cloud_store.arrivals import ArrivedFrame
+from wire_protocol import clock, frames, names, topics
+from wire_protocol.entries import Count, LedgerEntry, Movement, MovementKind, Reading
+from wire_protocol.frames import FrameHeader
+from wire_protocol.stock import EntryKey
+from wire_protocol.topics import Stream
+
+NOW_MS = 1_790_000_000_000
+BOOT = names.ulid(NOW_MS, bytes(10))
+EPOCH = names.ulid(NOW_MS, bytes(9) + b"\x01")
+SHELVES = ("A-1", "A-2")
+SKUS = ("screw",)
+LOTS = (None, "L1")
+
+
+def movement(
+    hlc: int,
+    kind: MovementKind,
+    source: str,
+    destination: str,
+    quantity: int = 1,
+    *,
+    sku: str = "screw",
+    **more: object,
+) -> Movement:
+    """A movement with everything else filled in."""
+    body = {"hlc": hlc, "boot": BOOT, "mono_ms": 0, "sku": sku, "kind": kind, "quantity": quantity}
+    return Movement.model_validate(body | {"source": source, "destination": destination} | more)
+
+
+def count(hlc: int, location: str, quantity: int, sku: str = "screw", **more: object) -> Count:
+    """A count with everything else filled in."""
+    body = {"hlc": hlc, "boot": BOOT, "mono_ms": 0, "sku": sku, "quantity": quantity, "location": location}
+    return Count.model_validate(body | more)
+
+
+def _route(kind: MovementKind, shelf: str, other: str) -> tuple[str, str]:
+    away = {
+        "receive": (names.SUPPLIER, shelf),
+        "pick": (shelf, names.CUSTOMER),
+        "move": (shelf, other),
+        "ship": (shelf, "@transit:berlin"),
+        "arrive": ("@transit:berlin", shelf),
+        "scrap": (shelf, names.SCRAP),
+        "correct": (names.ADJUST, shelf),
+    }
+    return away[kind]
+
+
+@st.composite
+def _entry(draw: st.DrawFn, hlc: int) -> LedgerEntry:
+    sku, lot = draw(st.sampled_from(SKUS)), draw(st.sampled_from(LOTS))
+    shelf = draw(st.sampled_from(SHELVES))
+    if draw(st.integers(0, 2)) == 0:
+        return count(hlc, shelf, draw(st.integers(0, 20)), sku=sku, lot=lot)
+    kind = draw(st.sampled_from(("receive", "pick", "move", "ship", "arrive", "scrap", "correct")))
+    other = draw(st.sampled_from([name for name in SHELVES if name != shelf]))
+    source, destination = _route(kind, shelf, other)
+    if kind == "correct" and draw(st.booleans()):
+        source, destination = destination, source
+    return movement(hlc, kind, source, destination, draw(st.integers(1, 9)), sku=sku, lot=lot)
+
+
+@st.composite
+def ledger(draw: st.DrawFn) -> list[LedgerEntry]:
+    """What one gateway wrote: its clock readings rise, and meet those of the other gateways often."""
+    steps = draw(st.lists(st.integers(1, 2), min_size=1, max_size=14))
+    hlc, entries = clock.pack(NOW_MS), []
+    for step in steps:
+        hlc += step
+        entries.append(draw(_entry(hlc)))
+    return entries
+
+
+@dataclass
+class Chain:
+    """Seals the frames of one stream of a gateway, and remembers what it sealed."""
+
+    gateway: str
+    stream: Stream = "ledger"
+    epoch: str = EPOCH
+    frame: int = 0
+    seq: int = 0
+    prev: str = ""
+    sealed: list[bytes] = field(default_factory=list)
+
+    def seal(self, entries: Sequence[LedgerEntry | Reading], boots: dict[str, int] | None = None) -> ArrivedFrame:
+        """The next frame, as it would arrive."""
+        prev = self.prev or frames.genesis(self.gateway, self.epoch, self.stream)
+        header = FrameHeader(
+            stream=self.stream, epoch=self.epoch, frame=self.frame + 1, first_seq=self.seq + 1, count=len(entries),
+            prev=prev, boots=boots or {},
+        )  # fmt: skip
+        payload = frames.seal(header, entries)
+        self.frame, self.seq, self.prev = self.frame + 1, self.seq + len(entries), frames.digest(payload)
+        self.sealed.append(payload)
+        return arrived(self.gateway, payload, self.stream)
+
+
+def arrived(gateway: str, payload: bytes, stream: Stream = "ledger") -> ArrivedFrame:
+    """A frame as a worker hands it to the merge."""
+    return ArrivedFrame(gateway, stream, topics.up(gateway, stream), payload, frames.decode(payload), NOW_MS)
+
+
+def keyed(gateway: str, entries: Sequence[LedgerEntry]) -> list[tuple[EntryKey, LedgerEntry]]:
+    """The entries of a gateway as the oracle wants them."""
+    return [(EntryKey(entry.hlc, gateway, seq), entry) for seq, entry in enumerate(entries, 1)]
+
+
+def seal_all(gateway: str, entries: Sequence[LedgerEntry], sizes: Sequence[int]) -> list[ArrivedFrame]:
+    """Seal a ledger into frames, using the sizes in turn."""
+    chain, sealed, start = Chain(gateway), [], 0
+    while start < len(entries):
+        size = sizes[len(sealed) % len(sizes)]
+        sealed.append(chain.seal(entries[start : start + size]))
+        start += size
+    return sealed

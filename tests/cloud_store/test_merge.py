@@ -1,0 +1,191 @@
+"""What the merge does with frames that are wrong, late, foreign or hostile, on real TimescaleDB."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cloud_store import proof, registry
+from cloud_store.arrivals import StreamKey
+from cloud_store.connection import Connection
+from cloud_store.errors import DatabaseUnavailable
+from cloud_store.merge import Merger
+from tests.cloud_store.histories import BOOT, NOW_MS, Chain, arrived, count, movement
+from wire_protocol import clock, frames
+from wire_protocol.entries import QUANTITY_MAX, Reading
+from wire_protocol.stock import Cell
+
+HLC = clock.pack(NOW_MS)
+
+
+@pytest.fixture
+def merger(database_url: str) -> Iterator[Merger]:
+    made = Merger(database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def gateways(connection: Connection) -> tuple[str, str]:
+    """Two gateways of one site."""
+    registry.add_site(connection, "acme", "berlin")
+    for name in ("gw-a", "gw-b"):
+        registry.add_gateway(connection, "acme", "berlin", name)
+    return "gw-a", "gw-b"
+
+
+@pytest.fixture
+def column(connection: Connection) -> Callable[[bytes], list[Any]]:
+    """Read one column."""
+    return lambda query: [row[0] for row in connection.execute(query)]
+
+
+@pytest.mark.parametrize(("first", "second", "expected"), [("gw-a", "gw-b", 7), ("gw-b", "gw-a", 8)])
+@pytest.mark.parametrize("movement_first", [True, False])
+@pytest.mark.usefixtures("gateways")
+def test_entries_of_the_same_instant_are_ordered_by_gateway(
+    merger: Merger, connection: Connection, first: str, second: str, expected: int, *, movement_first: bool
+) -> None:
+    """A movement by `first` and a count by `second` at one clock reading: the name decides, not the arrival."""
+    taken = Chain(first).seal([movement(HLC, "receive", "@supplier", "A-1")])
+    counted = Chain(second).seal([count(HLC, "A-1", 7)])
+    for frame in (taken, counted) if movement_first else (counted, taken):
+        merger.merge([frame])
+    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == expected
+    assert proof.imbalance(connection) == {}
+
+
+@pytest.mark.usefixtures("gateways")
+def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: Merger, connection: Connection) -> None:
+    """One impossible entry must not stop a stream for ever."""
+    chain = Chain("gw-a")
+    good, bad = movement(HLC, "receive", "@supplier", "A-1", 5), movement(HLC + 1, "receive", "@supplier", "A-1", 6)
+    bad = bad.model_copy(update={"quantity": -6})
+    report = merger.merge([chain.seal([good, bad]), chain.seal([movement(HLC + 2, "pick", "A-1", "@customer", 2)])])
+    outcome = report.streams[StreamKey("gw-a", "ledger")]
+    assert [(entry.seq, "quantity" in entry.reason) for entry in outcome.rejected] == [(2, True)]
+    assert outcome.receiver.cursor.seq == 3
+    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 3
+    kind, payload = connection.execute("SELECT kind, payload FROM dead_letter").fetchone() or ("", b"")
+    assert kind == "entry"
+    assert b'"quantity":-6' in payload
+
+
+@pytest.mark.usefixtures("gateways")
+def test_an_unreadable_frame_keeps_its_place_in_the_chain(merger: Merger) -> None:
+    """Its entries are rejected one by one; the next frame merges."""
+    chain = Chain("gw-a")
+    good = chain.seal([movement(HLC, "receive", "@supplier", "A-1")])
+    damaged = replace(good, frame=replace(good.frame, rows=[], problem="column quantity has 3 values for 1 entries"))
+    report = merger.merge([damaged, chain.seal([movement(HLC + 1, "receive", "@supplier", "A-1")])])
+    assert (report.frames, report.movements, report.rejected) == (2, 1, 1)
+
+
+@pytest.mark.usefixtures("gateways")
+def test_a_fork_is_quarantined_and_told(merger: Merger, column: Callable[[bytes], list[Any]]) -> None:
+    """A second history under the same name must not be counted; its frames are kept for a person to judge."""
+    merger.merge([Chain("gw-a").seal([movement(HLC, "receive", "@supplier", "A-1")])])
+    other = Chain("gw-a").seal([movement(HLC, "receive", "@supplier", "A-1", 99)])
+    for _ in range(3):
+        report = merger.merge([other])
+    assert report.forks == 1
+    ack = report.streams[StreamKey("gw-a", "ledger")].receiver.ack(NOW_MS, 16)
+    assert ack.fork is not None
+    assert column(b"SELECT times FROM dead_letter") == [3]
+    assert column(b"SELECT quantity FROM movement") == [1]
+
+
+@pytest.mark.usefixtures("gateways")
+def test_unknown_and_disabled_gateways_are_refused(
+    merger: Merger, connection: Connection, column: Callable[[bytes], list[Any]]
+) -> None:
+    """Only the registry says who may write, and for which tenant."""
+    registry.set_gateway_state(connection, "gw-b", "disabled")
+    entry = movement(HLC, "receive", "@supplier", "A-1")
+    report = merger.merge([Chain(name).seal([entry]) for name in ("gw-a", "gw-b", "gw-unknown")])
+    assert report.refused == {"gw-b", "gw-unknown"}
+    assert set(report.streams) == {StreamKey("gw-a", "ledger")}
+    assert sorted(column(b"SELECT reason FROM dead_letter")) == [
+        "the gateway is disabled",
+        "the gateway is not in the registry",
+    ]
+
+
+@pytest.mark.usefixtures("gateways")
+def test_a_sum_beyond_64_bits_rejects_one_frame_only(merger: Merger, connection: Connection) -> None:
+    """A hostile gateway cannot make a whole worker fail for ever by overflowing a balance."""
+    big, small = Chain("gw-a"), Chain("gw-b")
+    merger.merge([big.seal([movement(HLC, "receive", "@supplier", "A-1", sku="gold")])])
+    connection.execute("UPDATE balance SET moved = 9223372036854770000 WHERE moved = 1")
+    batch = [
+        small.seal([movement(HLC, "receive", "@supplier", "A-1", 1)]),
+        big.seal([movement(HLC, "receive", "@supplier", "A-1", QUANTITY_MAX, sku="gold")]),
+        small.seal([movement(HLC + 1, "receive", "@supplier", "A-1", 1)]),
+    ]
+    report = merger.merge(batch)
+    assert (report.frames, report.movements, report.rejected) == (3, 2, 1)
+    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 2
+
+
+@pytest.mark.usefixtures("gateways")
+def test_times_are_corrected_and_bounded(merger: Merger, connection: Connection) -> None:
+    """A boot's offset gives entries their true time; what is still impossible is bounded, flagged and kept."""
+    offset, year_ms = 5_000, 365 * 24 * 3600 * 1000
+    entries = [movement(clock.pack(NOW_MS + lag), "receive", "@supplier", "A-1") for lag in (-offset, year_ms)]
+    merger.merge([Chain("gw-a").seal(entries, boots={BOOT: offset})])
+    rows = connection.execute("SELECT extract(epoch FROM at) * 1000, claimed_ms FROM movement ORDER BY seq").fetchall()
+    assert rows == [(NOW_MS, None), (NOW_MS + 5 * 60 * 1000, NOW_MS + year_ms + offset)]
+
+
+@pytest.mark.usefixtures("gateways")
+def test_readings_have_a_stream_of_their_own(merger: Merger, connection: Connection) -> None:
+    """A reading in the ledger is rejected; in its stream it is stored, each value once."""
+    reading = Reading(
+        hlc=HLC, boot=BOOT, mono_ms=0, device="probe-1", values={"temperature_c": 4.5, "humidity_pct": 60}
+    )
+    report = merger.merge([Chain("gw-a").seal([reading]), Chain("gw-a", "readings").seal([reading])])
+    assert (report.readings, report.rejected) == (1, 1)
+    assert proof.readings(connection) == {("acme", "gw-a"): 1}
+
+
+@pytest.mark.usefixtures("gateways")
+def test_nothing_is_merged_when_the_chain_has_a_gap(merger: Merger) -> None:
+    """The acknowledgement asks for the missing frame."""
+    chain = Chain("gw-a")
+    first = chain.seal([movement(HLC, "receive", "@supplier", "A-1")])
+    second = chain.seal([movement(HLC + 1, "receive", "@supplier", "A-1")])
+    report = merger.merge([second])
+    assert report.entries == 0
+    assert report.streams[StreamKey("gw-a", "ledger")].receiver.ack(NOW_MS, 16).want == 1
+    assert merger.merge([first, arrived("gw-a", first.payload), second]).duplicates == 1
+
+
+def test_two_sites_share_nothing_but_goods_in_transit(merger: Merger, connection: Connection) -> None:
+    """Each site books transit for itself; over the tenant it nets out, with the SKU and shelf names the same."""
+    for site in ("berlin", "vienna"):
+        registry.add_site(connection, "acme", site)
+        registry.add_gateway(connection, "acme", site, f"gw-{site}")
+    sent = movement(HLC, "ship", "A-1", "@transit:vienna", 4)
+    got = movement(HLC, "arrive", "@transit:vienna", "A-1", 4)
+    merger.merge([Chain("gw-berlin").seal([sent]), Chain("gw-vienna").seal([got])])
+    berlin, vienna = (proof.balances(connection, "acme", site) for site in ("berlin", "vienna"))
+    transit = Cell("@transit:vienna", "screw", "")
+    assert berlin[transit] + vienna[transit] == 0
+    assert (berlin[Cell("A-1", "screw", "")], vienna[Cell("A-1", "screw", "")]) == (-4, 4)
+
+
+def test_without_a_database_nothing_is_merged() -> None:
+    """The caller learns that the database is away, whatever the driver calls that."""
+    merger = Merger("postgresql://127.0.0.1:1/none")
+    with pytest.raises(DatabaseUnavailable):
+        merger.merge([Chain("gw-a").seal([movement(HLC, "receive", "@supplier", "A-1")])])
+
+
+def test_a_new_epoch_is_a_fork_until_it_is_agreed(merger: Merger, connection: Connection) -> None:
+    """Digest of the first frame depends on gateway and epoch, so a foreign first frame does not fit either."""
+    registry.add_site(connection, "acme", "berlin")
+    registry.add_gateway(connection, "acme", "berlin", "gw-a")
+    foreign = Chain("gw-b").seal([movement(HLC, "receive", "@supplier", "A-1")])
+    assert frames.decode(foreign.payload).header.frame == 1
+    assert merger.merge([arrived("gw-a", foreign.payload)]).forks == 1
