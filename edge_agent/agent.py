@@ -12,7 +12,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -161,7 +161,7 @@ class _Agent:
         if self._devices is not None:
             self._devices.settle(appended)
         if self._uplink is not None:
-            with suppress(RuntimeError):  # the loop has ended; the entries are safe in the file
+            with contextlib.suppress(RuntimeError):  # the loop has ended; the entries are safe in the file
                 self._loop.call_soon_threadsafe(self._uplink.wake)
 
     def _refusing(self, reason: str | None) -> None:
@@ -186,7 +186,7 @@ class _Agent:
     @staticmethod
     async def _watch(ended: "Future[None]") -> None:
         """The writer's thread ends only when asked to; if it fails, so does the agent."""
-        await asyncio.wrap_future(ended)
+        await asyncio.shield(asyncio.wrap_future(ended))
 
     @staticmethod
     async def _watchdog() -> None:

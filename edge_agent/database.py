@@ -80,8 +80,7 @@ def open_writer(path: Path) -> Connection:
     """
     from edge_agent import schema  # noqa: PLC0415 - sqlite-utils takes a tenth of a second that readers need not pay
 
-    _require_ours(path)
-    connection = _connect(path, writable=True)
+    connection = _open_ours(path, writable=True)
     try:
         if not schema.current(connection):
             schema.migrate(connection)
@@ -97,23 +96,30 @@ def open_reader(path: Path) -> Connection:
     Raises:
         LedgerMissing, LedgerForeign: there is no ledger of ours here.
     """
-    _require_ours(path)
-    return _connect(path, writable=False)
+    return _open_ours(path, writable=False)
 
 
-def _require_ours(path: Path) -> None:
+def _open_ours(path: Path, *, writable: bool) -> Connection:
+    """Open the file if it is a ledger.
+
+    The file is asked through SQLite and never opened by other means: closing such a file descriptor would drop this
+    process's POSIX locks, and the next process to leave would delete the log under a running agent
+    (https://sqlite.org/howtocorrupt.html, section 2.2).
+    """
     if not path.exists():
         raise LedgerMissing(f"There is no ledger at {path}.")
+    connection = _connect(path, writable=writable)
     try:
-        with path.open("rb") as file:
-            head = file.read(72)
-    except OSError as error:
-        raise BadInput(
-            f"{path} cannot be read: {error.strerror}.", hint="Run as the user who owns the ledger."
-        ) from None
-    # The application id is the 32-bit integer at offset 68 of the file header (https://sqlite.org/fileformat.html).
-    if not head.startswith(b"SQLite format 3\0") or int.from_bytes(head[68:72]) != APPLICATION_ID:
+        application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    except sqlite3.Error as error:
+        connection.close()
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_NOTADB:
+            raise LedgerForeign(f"{path} is not a Stocktide ledger.") from None
+        raise translated(error) from error
+    if application_id != APPLICATION_ID:
+        connection.close()
         raise LedgerForeign(f"{path} is not a Stocktide ledger.")
+    return connection
 
 
 @contextmanager

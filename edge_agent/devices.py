@@ -94,6 +94,7 @@ class DeviceSide:
             clean_session=None if mqtt_5 else False,
         )
         self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
         self._client.reconnect_delay_set(min_delay=1, max_delay=RECONNECT_DELAY_S_MAX)
@@ -138,10 +139,17 @@ class DeviceSide:
             log.warning("local_broker_refused", broker=repr(self._address), reason=str(reason))
             return
         self._session += 1
-        for channel in (Channel.DEVICE_EVENT, Channel.DEVICE_READING, Channel.DEVICE_STATUS):
-            client.subscribe(topics.device_filter(channel), qos=1)
+        channels = (Channel.DEVICE_EVENT, Channel.DEVICE_READING, Channel.DEVICE_STATUS)
+        client.subscribe([(topics.device_filter(channel), 1) for channel in channels])
+
+    def _on_subscribe(
+        self, _client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        if any(reason.is_failure for reason in reasons):
+            log.error("local_broker_refuses_subscription", broker=repr(self._address), reason=str(reasons[0]))
+            return
         self.connected.set()
-        log.info("local_broker_connected", broker=repr(self._address))
+        log.info("listening_to_devices", broker=repr(self._address))
 
     def _on_disconnect(
         self, _client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None

@@ -123,7 +123,9 @@ class LedgerWriter:
         batch: list[Work] = []
         work = self._queue.get()
         while work is not None:
-            batch.append(work)
+            # From here on the job can no longer be cancelled: whoever gives up on it finds it done.
+            if isinstance(work, Append) or work.future.set_running_or_notify_cancel():
+                batch.append(work)
             if len(batch) >= BATCH_JOBS_MAX:
                 return batch
             try:

@@ -1,0 +1,135 @@
+"""Events per second through one agent: a device's publish to the SQLite commit, real Mosquitto in between.
+
+Beside it, in the same run, the floor that the disk sets: how many commits a second the same file system does, so that
+a slow disk is not mistaken for a slow agent.
+"""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from tests.services import PrivateBroker
+from wire_protocol import topics
+from wire_protocol.messages import DeviceEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EVENTS = 30_000
+DEVICES = 20
+SKUS = 500
+DEADLINE_S = 60
+
+
+@contextmanager
+def running_agent(
+    folder: Path, broker_url: str, devices: list[str]
+) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
+    """An agent on a new ledger, without a cloud."""
+    ledger = folder / "ledger.db"
+    command = [sys.executable, "-m", "stocktide", "edge"]
+    options = [f"--device={name}" for name in devices]
+    init = [*command, "init", "--ledger", str(ledger), "--gateway", "gw-bench", "--local", broker_url, *options]
+    subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
+    with (folder / "agent.log").open("wb") as log:
+        agent = subprocess.Popen([*command, "run", "--ledger", str(ledger)], stderr=log)
+        try:
+            _wait_for_line(folder / "agent.log", b"listening_to_devices")
+            yield agent, ledger
+        finally:
+            agent.terminate()
+            agent.wait(10)
+
+
+def _wait_for_line(file: Path, needle: bytes) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while needle not in file.read_bytes():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the agent did not get ready:\n{file.read_text()}")
+        time.sleep(0.02)
+
+
+def _publisher(broker: PrivateBroker, name: str) -> Client:
+    client = Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=MQTTProtocolVersion.MQTTv5)
+    client.max_inflight_messages_set(1_000)
+    client.max_queued_messages_set(0)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    return client
+
+
+def _committed(ledger: Path) -> int:
+    with closing(sqlite3.connect(ledger)) as connection:
+        return int(connection.execute("SELECT coalesce(max(seq), 0) FROM entry").fetchone()[0])
+
+
+def _wait_for(ledger: Path, entries: int) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while _committed(ledger) < entries:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{_committed(ledger)} of {entries} events were committed in {DEADLINE_S} s")
+        time.sleep(0.02)
+
+
+def _commit_floor(folder: Path) -> float:
+    """Single-row durable commits per second on this file system."""
+    with closing(sqlite3.connect(folder / "floor.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("CREATE TABLE entry (body TEXT)")
+        began = time.perf_counter()
+        for _ in range(1_000):
+            connection.execute("INSERT INTO entry VALUES (?)", ("x" * 250,))
+        return 1_000 / (time.perf_counter() - began)
+
+
+def run() -> dict[str, Any]:
+    """Measure; returns rates per second and the agent's idle memory in bytes."""
+    names = [f"scanner-{number:02d}" for number in range(DEVICES)]
+    payloads = [
+        (
+            topics.device(names[number % DEVICES], topics.Channel.DEVICE_EVENT),
+            DeviceEvent(
+                id=f"bench-{number:06d}", kind="pick" if number % 3 else "receive", sku=f"SKU-{number * 7919 % SKUS:04d}",
+                quantity=1 + number % 9, **({"source": "A-01"} if number % 3 else {"destination": "A-01"}),
+            ).encode(),
+        )
+        for number in range(EVENTS)
+    ]  # fmt: skip
+    with tempfile.TemporaryDirectory() as name, PrivateBroker() as broker:
+        folder = Path(name)
+        floor = _commit_floor(folder)
+        with running_agent(folder, broker.url, names) as (agent, ledger):
+            client = _publisher(broker, "bench")
+            client.publish(topics.device(names[0], topics.Channel.DEVICE_EVENT), payloads[0][1], qos=1)
+            _wait_for(ledger, 1)
+            time.sleep(2)
+            idle = psutil.Process(agent.pid).memory_info().rss
+            began = time.perf_counter()
+            for topic, payload in payloads[1:]:
+                client.publish(topic, payload, qos=1)
+            _wait_for(ledger, EVENTS)
+            seconds = time.perf_counter() - began
+            client.disconnect()
+    return {
+        "events": EVENTS,
+        "events_per_s": (EVENTS - 1) / seconds,
+        "single_commits_per_s": floor,
+        "ratio_to_single_commits": (EVENTS - 1) / seconds / floor,
+        "agent_idle_rss_bytes": idle,
+        "cores": os.cpu_count(),
+    }
+
+
+if __name__ == "__main__":
+    print(run())

@@ -1,0 +1,5 @@
+"""`python -m stocktide`."""
+
+from stocktide.cli import main
+
+main()
