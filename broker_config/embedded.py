@@ -23,7 +23,7 @@ from typing import Any, Final, Self
 from amqtt.adapters import ReaderAdapter, WriterAdapter
 from amqtt.broker import Broker, Server
 from amqtt.contexts import Action as AmqttAction
-from amqtt.errors import AMQTTError
+from amqtt.errors import BrokerError as AmqttBrokerError
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.session import Session
 
@@ -58,7 +58,7 @@ class EmbeddedBroker:
         self._broker = _PolicyBroker(self._config)
         try:
             await self._broker.start()
-        except AMQTTError as error:
+        except AmqttBrokerError as error:
             raise BrokerStartFailed(
                 f"The embedded broker cannot listen on port {self._wanted_port}.",
                 hint="Is another broker running there? --port 0 takes a free one.",
@@ -69,7 +69,10 @@ class EmbeddedBroker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # amqtt waits for those who have connected and said nothing, and forgets those who are about to leave.
+        await self._broker.drop_connections()
         await self._broker.shutdown()
+        await self._broker.drop_connections()
 
     @property
     def port(self) -> int:
@@ -92,7 +95,7 @@ class _Subscriptions(dict[str, list[tuple[Session, int]]]):
 
 
 class _PolicyBroker(Broker):
-    """amqtt's broker without three defects that a fleet which reconnects runs into.
+    """amqtt's broker without four defects that a fleet which reconnects runs into.
 
     It overrides private methods, so pyproject.toml holds amqtt to the versions that these were written for.
     """
@@ -102,10 +105,31 @@ class _PolicyBroker(Broker):
         # 1: a client that subscribes while a message is being distributed made the message vanish.
         self._subscriptions = _Subscriptions()
         self._loops: dict[BrokerProtocolHandler, asyncio.Event] = {}
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     @property
     def port(self) -> int:
         return int(next(iter(self._servers[_LISTENER].instance.sockets)).getsockname()[1])
+
+    async def drop_connections(self) -> None:
+        """Close what is still open, at once, whether the other end reads or not."""
+        for connection, writer in self._connections.items():
+            writer.transport.abort()
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def stream_connected(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str
+    ) -> None:
+        """4: a connection that had said nothing yet, or whose client was leaving, stayed open after the broker."""
+        connection = asyncio.current_task()
+        assert connection is not None  # noqa: S101 - a coroutine runs in a task
+        self._connections[connection] = writer
+        try:
+            await super().stream_connected(reader, writer, listener_name)
+        finally:
+            del self._connections[connection]
+            writer.close()
 
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session
