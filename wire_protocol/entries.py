@@ -34,7 +34,7 @@ Quantity = Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
 QuantityOrZero = Annotated[int, Field(ge=0, le=QUANTITY_MAX)]
 MetricName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,47}$")]
 ReadingValues = Annotated[
-    dict[MetricName, Annotated[float, AllowInfNan(False), Field(strict=False)]],
+    dict[MetricName, Annotated[float, AllowInfNan(False)]],
     Field(min_length=1, max_length=READING_VALUES_MAX),
 ]
 

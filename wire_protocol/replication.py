@@ -181,25 +181,33 @@ class Sender:
         if not self._connected or self.forked:
             return []
         effects: list[Effect] = []
-        # A closed window still lets one frame through after a timeout: the acknowledgement that opens it may be lost.
-        window = 1 if self._probing else self._window
-        while self._next <= self.sealed_frame and self.in_flight < window:
+        while self._next <= self.sealed_frame and self.in_flight < self._admitted():
             effects.append(Send(self._next))
             self._next += 1
         if self._may_seal() and self._due(now_ms):
             self._sealing = True
             backlog = self._waiting > self.limits.live_entries_max
             effects.append(Seal(self.limits.drain_entries_max if backlog else self.limits.live_entries_max))
-        outstanding = self.in_flight > 0 or self._next <= self.sealed_frame
-        if not outstanding:
+        if not self._expecting():
             self._resend_at_ms = None
         elif self._resend_at_ms is None:
             self._resend_at_ms = now_ms + round(self._delay_ms * self._jitter())
         return effects
 
+    def _admitted(self) -> int:
+        """How many frames may be in flight.
+
+        A closed window still lets one frame through after a timeout: the acknowledgement that opens it may be lost.
+        """
+        return 1 if self._probing else self._window
+
+    def _expecting(self) -> bool:
+        """Whether an acknowledgement is due: of what was sent, or one that opens the window."""
+        unsent = self._next <= self.sealed_frame or self._waiting > 0
+        return self.in_flight > 0 or (unsent and self.in_flight >= self._admitted())
+
     def _may_seal(self) -> bool:
-        everything_sent = self._next > self.sealed_frame
-        return everything_sent and not self._sealing and not self._probing and self.in_flight < self._window
+        return self._next > self.sealed_frame and not self._sealing and self.in_flight < self._admitted()
 
     def _due(self, now_ms: int) -> bool:
         if self._waiting >= self.limits.live_entries_max:
