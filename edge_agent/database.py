@@ -44,9 +44,12 @@ def _connect(path: Path, *, writable: bool) -> Connection:
         )
     except sqlite3.OperationalError as error:
         raise translated(error) from error
+    return connection
+
+
+def _tune(connection: Connection) -> Connection:
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    if writable:
-        connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA synchronous = FULL")
     return connection
 
 
@@ -69,7 +72,7 @@ def create(path: Path) -> Connection:
     connection = _connect(path, writable=True)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    return connection
+    return _tune(connection)
 
 
 def open_writer(path: Path) -> Connection:
@@ -119,7 +122,7 @@ def _open_ours(path: Path, *, writable: bool) -> Connection:
     if application_id != APPLICATION_ID:
         connection.close()
         raise LedgerForeign(f"{path} is not a Stocktide ledger.")
-    return connection
+    return _tune(connection)
 
 
 @contextmanager
