@@ -47,12 +47,12 @@ def render_files(
         config = MosquittoConfig(
             side=side,
             auth=auth,
-            directory=out.resolve(),
+            directory=out.absolute(),
             address=address,
             port=port,
             tls=_tls(cafile, certfile, keyfile),
             limits=BrokerLimits.for_side(side, **_changes(limit or [])),
-            data_directory=data.resolve() if data else None,
+            data_directory=data.absolute() if data else None,
         )
         written = _write(config)
     except (BrokerError, ValidationError, OSError) as error:
@@ -157,7 +157,7 @@ async def _serve(port: int, side: Side, users: dict[str, str] | None, *, as_json
 
 def _tls(cafile: Path | None, certfile: Path | None, keyfile: Path | None) -> TlsFiles | None:
     if cafile and certfile and keyfile:
-        return TlsFiles(cafile=cafile.resolve(), certfile=certfile.resolve(), keyfile=keyfile.resolve())
+        return TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
     if cafile or certfile or keyfile:
         raise InvalidConfig("TLS needs three files.", hint="Give --cafile, --certfile and --keyfile.")
     return None

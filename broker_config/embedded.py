@@ -127,6 +127,9 @@ class _PolicyBroker(Broker):
         self._connections[connection] = writer
         try:
             await super().stream_connected(reader, writer, listener_name)
+        except asyncio.CancelledError:
+            # Only drop_connections cancels it, and asyncio reports a cancelled connection as an error (before 3.12).
+            return
         finally:
             del self._connections[connection]
             writer.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import aiomqtt
 import paho.mqtt.client as paho
 import pytest
+from paho.mqtt.enums import CallbackAPIVersion
 
 from broker_config import passwords
 from broker_config.errors import InvalidConfig, UnsafeConfig
@@ -122,7 +123,7 @@ async def test_a_forbidden_publish_fails_over_mqtt_5(private_broker: MakeBroker)
     """A PUBACK with a reason code of 0x80 or above is a failed publish: the broker must send one."""
     broker = private_broker(_rendered(Side.CLOUD, Auth.PASSWORD))
     reasons: list[int] = []
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="c", protocol=paho.MQTTv5)
+    client = paho.Client(CallbackAPIVersion.VERSION2, client_id="c", protocol=paho.MQTTv5)
     client.username_pw_set("gw-a", SECRET)
     client.on_publish = lambda _client, _data, _id, reason, _properties: reasons.append(reason.value)
     client.connect(HOST, broker.port)
@@ -151,15 +152,20 @@ async def test_a_gateway_s_broker_keeps_events_for_its_agent_over_a_power_cut(pr
     """An agent that restarts after the broker was killed finds the events that were saved while it was away."""
     broker = private_broker(_rendered(Side.GATEWAY, Auth.PASSWORD))
     topic = next(t.name for t in all_topics(Side.GATEWAY) if t.publisher == "scale_b")
-    agent = {"username": "agent", "password": SECRET, "identifier": "agent", "clean_session": False}
-    async with aiomqtt.Client(HOST, broker.port, **agent) as client:
+
+    def agent() -> aiomqtt.Client:
+        return aiomqtt.Client(
+            HOST, broker.port, username="agent", password=SECRET, identifier="agent", clean_session=False
+        )
+
+    async with agent() as client:
         await client.subscribe(topic, qos=1)
     async with aiomqtt.Client(HOST, broker.port, username="scale_b", password=SECRET, identifier="c") as device:
         await device.publish(topic, b"scan", qos=1)
     broker.save()
     broker.kill()
     broker.start()
-    async with aiomqtt.Client(HOST, broker.port, **agent) as client:
+    async with agent() as client:
         assert (await anext(client.messages)).payload == b"scan"
 
 
