@@ -16,8 +16,8 @@ from cloud_store.connection import Connection
 from cloud_store.plan import PlannedFrame
 
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
-ROWS_MAX: Final = 100_000
-ROWS_PER_GATEWAY_MAX: Final = 1_000
+ROWS_MAX: Final = 20_000
+ROWS_PER_GATEWAY_MAX: Final = 200
 REASON_CHARS_MAX: Final = 500
 
 Kind: TypeAlias = Literal["frame", "entry", "status", "refused"]

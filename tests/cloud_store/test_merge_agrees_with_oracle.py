@@ -60,7 +60,7 @@ class Site:
             name: histories.seal_all(name, entries, example.frame_sizes) for name, entries in self.ledgers.items()
         }
 
-    def delivery(self, chance: random.Random) -> Iterator[ArrivedFrame]:
+    def delivery(self, chance: Random) -> Iterator[ArrivedFrame]:
         """Frames of all gateways interleaved, some twice, some too early; then all again, as senders would."""
         waiting = {name: list(sealed) for name, sealed in self.frames.items()}
         while waiting:
@@ -85,7 +85,7 @@ class Site:
 
 
 def _chance(seed: int) -> Random:
-    return Random(seed)  # noqa: S311 - an order of delivery, replayed by its seed
+    return Random(seed)
 
 
 def deliver(merger: Merger, frames: Sequence[ArrivedFrame], batch_sizes: Sequence[int]) -> None:

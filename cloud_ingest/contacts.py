@@ -1,0 +1,126 @@
+"""Contact with gateways: statuses in, cursors out.
+
+A gateway that comes online is told its cursors and asked for what follows. So are all gateways of a shard that this
+worker has just subscribed to: frames that were in flight to a worker that died are lost with its session.
+
+Invariant: the rate of asking is bounded; a fleet that is asked all at once would answer all at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+
+from cloud_ingest.settings import IngestSettings
+from cloud_ingest.threads import uninterrupted
+from cloud_store.arrivals import StreamKey
+from cloud_store.contacts import ContactStore
+from cloud_store.dead_letters import DeadLetter
+from cloud_store.errors import StoreError
+from wire_protocol import topics
+from wire_protocol.messages import GatewayStatus, InvalidMessage
+from wire_protocol.replication import Cursor, Receiver
+from wire_protocol.topics import Channel
+
+GATHER_S: Final = 0.05
+RETRY_S: Final = 1.0
+TRIM_S: Final = 60.0
+_LOG = structlog.get_logger()
+
+
+class Contacts:
+    """Answers gateways that announce themselves, and asks those of new shards."""
+
+    def __init__(
+        self,
+        settings: IngestSettings,
+        store: ContactStore,
+        publish: Callable[[str, bytes], None],
+        window: Callable[[], int],
+    ) -> None:
+        self._settings, self._store, self._publish, self._window = settings, store, publish, window
+        self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
+        self._letters: list[DeadLetter] = []
+        self._arrived: set[str] = set()
+        self._online: set[str] = set()
+        self._new_shards: set[int] = set()
+        self._work = asyncio.Event()
+        self._trim_at = 0.0
+
+    def heard(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
+        """A status arrived; the latest of each gateway is kept until it is stored."""
+        try:
+            status = GatewayStatus.decode(payload)
+        except InvalidMessage as error:
+            if payload and len(self._letters) < self._settings.status_waiting_max:
+                self._letters.append(DeadLetter("status", gateway, topic, str(error), payload))
+                self._work.set()
+            return
+        if status.state == "offline":
+            self._online.discard(gateway)
+        elif gateway not in self._online and not retained:
+            # A retained status may be old; whoever is really there is asked with its shard.
+            self._online.add(gateway)
+            self._arrived.add(gateway)
+        if gateway in self._statuses or len(self._statuses) < self._settings.status_waiting_max:
+            self._statuses[gateway] = (status, received_ms)
+        self._work.set()
+
+    def subscribed(self, shards: frozenset[int]) -> None:
+        """Frames of these shards now come here."""
+        self._new_shards |= shards
+        self._online = {gateway for gateway in self._online if topics.shard(gateway) not in shards}
+        self._work.set()
+
+    async def run(self) -> None:
+        """Store and answer until cancelled; what could not be stored for want of a database is tried again."""
+        while True:
+            await self._work.wait()
+            await asyncio.sleep(GATHER_S)
+            self._work.clear()
+            try:
+                await self._answer()
+            except StoreError as error:
+                _LOG.warning("contacts_failed", reason=str(error), hint=error.hint)
+                self._work.set()
+                await asyncio.sleep(RETRY_S)
+
+    async def _answer(self) -> None:
+        letters, statuses = list(self._letters), dict(self._statuses)
+        shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
+        cursors = await uninterrupted(lambda: self._look_up(letters, statuses, shards, arrived))
+        del self._letters[: len(letters)]
+        for gateway, heard in statuses.items():
+            if self._statuses.get(gateway) is heard:
+                del self._statuses[gateway]
+        self._new_shards -= shards
+        self._arrived -= arrived
+        if cursors:
+            _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))
+        await self._ask(cursors)
+
+    def _look_up(
+        self,
+        letters: list[DeadLetter],
+        statuses: Mapping[str, tuple[GatewayStatus, int]],
+        shards: frozenset[int],
+        arrived: frozenset[str],
+    ) -> dict[StreamKey, Cursor]:
+        """What a thread does for `_answer`: store what was heard, read the cursors to tell."""
+        self._store.quarantine(letters)
+        self._store.record((gateway, status, received_ms) for gateway, (status, received_ms) in statuses.items())
+        if time.monotonic() >= self._trim_at:
+            self._store.trim_dead_letters()
+            self._trim_at = time.monotonic() + TRIM_S
+        cursors = self._store.cursors_in(shards) if shards else {}
+        return cursors | (self._store.cursors_of(arrived) if arrived else {})
+
+    async def _ask(self, cursors: Mapping[StreamKey, Cursor]) -> None:
+        for number, (key, cursor) in enumerate(cursors.items(), 1):
+            now_ms = time.time_ns() // 1_000_000
+            ack = Receiver(key.gateway, key.stream, cursor).ack(now_ms, self._window(), ask=True)
+            self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
+            if number % self._settings.asks_per_s_max == 0:
+                await asyncio.sleep(1.0)

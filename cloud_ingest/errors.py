@@ -1,0 +1,17 @@
+"""Errors of the ingest worker. The docstring of a class is its default message; `hint` says what to do next."""
+
+
+class IngestError(Exception):
+    """The ingest worker failed."""
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+        self.hint = hint
+
+
+class InvalidBrokerUrl(IngestError, ValueError):
+    """The broker's address is not usable."""
+
+
+class InvalidCatalog(IngestError, ValueError):
+    """A file of items cannot be imported."""

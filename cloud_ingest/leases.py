@@ -1,0 +1,92 @@
+"""Which shards this worker serves: a fair share of all, kept up to date while workers come and go.
+
+Invariant: when the session that holds the leases is lost, so are all leases, at once and on both sides.
+"""
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import structlog
+
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.threads import uninterrupted
+from cloud_store.errors import StoreError
+from cloud_store.leases import LeaseSession, Survey
+from wire_protocol.topics import SHARDS
+
+RETRY_DELAY_S_MAX: Final = 5.0
+_LOG = structlog.get_logger()
+
+
+class Change(NamedTuple):
+    """What to give back and what to try to take."""
+
+    release: frozenset[int]
+    acquire: frozenset[int]
+
+
+def rebalance(survey: Survey) -> Change:
+    """Move towards the fair share: the number of shards over the number of workers, rounded up.
+
+    Rounded up, every shard finds a worker; who has more than that gives the highest numbers back.
+    """
+    share = math.ceil(SHARDS / max(1, survey.workers))
+    surplus = sorted(survey.mine)[share:]
+    free = sorted(set(range(SHARDS)) - survey.mine - survey.others)
+    return Change(frozenset(surplus), frozenset(free[: max(0, share - len(survey.mine))]))
+
+
+class Leases:
+    """Keeps this worker's leases and tells `changed` whenever they differ from before."""
+
+    def __init__(
+        self,
+        session: Callable[[], LeaseSession],
+        changed: Callable[[frozenset[int]], None],
+        metrics: WorkerMetrics,
+        *,
+        poll_s: float,
+    ) -> None:
+        self._session, self._changed, self._metrics, self._poll_s = session, changed, metrics, poll_s
+        self.held: frozenset[int] = frozenset()
+
+    async def run(self) -> None:
+        """Hold leases until cancelled, over as many sessions as it takes."""
+        failures = 0
+        while True:
+            try:
+                await self._hold()
+            except StoreError as error:
+                failures = failures + 1 if not self.held else 1
+                _LOG.warning("leases_lost", shards=len(self.held), reason=str(error), hint=error.hint)
+                self._set(frozenset())
+            # Jittered, so that the workers of a fleet do not all come back at the same instant.
+            delay_s = min(RETRY_DELAY_S_MAX, 0.1 * 2**failures) * random.uniform(0.5, 1.5)  # noqa: S311 - not a secret
+            await asyncio.sleep(delay_s)
+
+    async def _hold(self) -> None:
+        session = self._session()
+        await uninterrupted(session.__enter__)
+        try:
+            while True:
+                self._set(await uninterrupted(lambda: _step(session)))
+                await asyncio.sleep(self._poll_s)
+        finally:
+            await uninterrupted(lambda: session.__exit__(None, None, None))
+
+    def _set(self, held: frozenset[int]) -> None:
+        if held != self.held:
+            _LOG.info("leases_changed", shards=len(held), gained=len(held - self.held), lost=len(self.held - held))
+            self.held = held
+            self._metrics.shards.set(len(held))
+            self._changed(held)
+
+
+def _step(session: LeaseSession) -> frozenset[int]:
+    survey = session.survey()
+    change = rebalance(survey)
+    session.release(change.release)
+    return survey.mine - change.release | session.acquire(change.acquire)

@@ -1,0 +1,215 @@
+"""The merge loop: arrivals become batches, batches become commits, commits become acknowledgements.
+
+While the database is away the batch in hand is tried again and again, every gateway heard from is told a window of
+zero, and nothing is acknowledged.
+
+Invariant: an acknowledgement is built only from the report of a committed merge, or repeats an older one.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Final, Protocol
+
+import structlog
+
+from cloud_ingest.inbox import Arrival, Inbox, window
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.refusals import Refusals
+from cloud_ingest.settings import IngestSettings
+from cloud_ingest.threads import uninterrupted
+from cloud_store.arrivals import ArrivedFrame, MergeReport, StreamKey
+from cloud_store.contacts import ContactStore
+from cloud_store.dead_letters import DeadLetter
+from cloud_store.errors import StoreError
+from cloud_store.merge import Merger
+from wire_protocol import frames, topics
+from wire_protocol.errors import InvalidFrame
+from wire_protocol.messages import Ack
+from wire_protocol.replication import Receiver
+from wire_protocol.topics import Channel
+
+RETRY_DELAY_S: Final = 0.1
+RETRY_DELAY_S_MAX: Final = 2.0
+STREAMS_REMEMBERED_MAX: Final = 50_000
+_LOG = structlog.get_logger()
+
+
+class Publishing(Protocol):
+    """Where acknowledgements go."""
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Publish a payload, without waiting."""
+
+
+class Merging:
+    """Takes from the inbox, merges in a thread, answers."""
+
+    def __init__(
+        self,
+        settings: IngestSettings,
+        *,
+        inbox: Inbox,
+        merger: Merger,
+        letters: ContactStore,
+        link: Publishing,
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._settings, self._inbox, self._merger, self._letters = settings, inbox, merger, letters
+        self._link, self._metrics = link, metrics
+        self._refusals = Refusals(quiet_s=settings.refusal_quiet_s, gateways_max=settings.refused_gateways_max)
+        # The last receiver of each stream: what a gateway is told while the database is away.
+        self._last: dict[StreamKey, Receiver] = {}
+        self._stalled: set[StreamKey] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def window(self) -> int:
+        """How many frames a gateway may have in flight now."""
+        return 0 if self._stalled else window(self._inbox.fill, self._settings.window_frames_max)
+
+    def offer(self, arrival: Arrival) -> None:
+        """A frame arrived. Without room it is not taken, and so not acknowledged."""
+        if self._refusals.covers(arrival.gateway, time.monotonic()):
+            self._metrics.frames.labels("refused").inc()
+        elif not self._inbox.offer(arrival):
+            self._metrics.frames.labels("no_room").inc()
+        else:
+            self._idle.clear()
+
+    async def drained(self) -> None:
+        """Wait until everything that arrived is merged and answered."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Merge until cancelled; a merge that has begun is finished."""
+        while True:
+            await self._inbox.wait()
+            if len(self._inbox) < self._settings.batch_frames_max:
+                # Frames of many gateways arrive together; a moment's wait makes one commit of them.
+                await asyncio.sleep(self._settings.batch_delay_ms / 1000)
+            self._metrics.inbox_fill.set(self._inbox.fill)
+            arrivals = self._inbox.take(self._settings.batch_frames_max)
+            decoded, letters = await uninterrupted(lambda: decode(arrivals))  # noqa: B023 - awaited in this iteration
+            if letters:
+                await self._quarantine(letters)
+            for batch in _split(decoded, self._settings.batch_entries_max):
+                await self._merge(batch)
+            if not len(self._inbox):
+                self._idle.set()
+
+    async def _quarantine(self, letters: list[DeadLetter]) -> None:
+        self._metrics.frames.labels("undecodable").inc(len(letters))
+        _LOG.warning("frames_undecodable", frames=len(letters), gateway=letters[0].gateway, reason=letters[0].reason)
+        try:
+            await uninterrupted(lambda: self._letters.quarantine(letters))
+        except StoreError as error:
+            # Not acknowledged, so the gateway sends it again and it is quarantined then.
+            _LOG.warning("quarantine_failed", reason=str(error), hint=error.hint)
+
+    async def _merge(self, batch: list[ArrivedFrame]) -> None:
+        delay_s = RETRY_DELAY_S
+        while True:
+            began = time.monotonic()
+            try:
+                report = await uninterrupted(lambda: self._merger.merge(batch))
+            except StoreError as error:
+                self._metrics.merge_failures.inc()
+                _LOG.warning("merge_failed", frames=len(batch), reason=str(error), hint=error.hint)
+                self._stall(batch)
+                await asyncio.sleep(delay_s)
+                delay_s = min(RETRY_DELAY_S_MAX, delay_s * 2)
+            else:
+                self._report(batch, report, time.monotonic() - began)
+                return
+
+    def _stall(self, batch: list[ArrivedFrame]) -> None:
+        """Tell every gateway of the batch, once, to hold its frames."""
+        for key in {StreamKey(arrived.gateway, arrived.stream) for arrived in batch} - self._stalled:
+            self._stalled.add(key)
+            if key in self._last:
+                self._answer(key, self._last[key].ack(_now_ms(), 0))
+
+    def _report(self, batch: list[ArrivedFrame], report: MergeReport, seconds: float) -> None:
+        waiting, self._stalled = self._stalled - report.streams.keys(), set()
+        now_ms, room = _now_ms(), self.window
+        for key, outcome in report.streams.items():
+            self._answer(key, outcome.receiver.ack(now_ms, room, rejected=outcome.rejected))
+            self._remember(key, outcome.receiver)
+        for key in waiting & self._last.keys():
+            self._answer(key, self._last[key].ack(now_ms, room, ask=True))
+        for gateway in report.refused:
+            self._refusals.add(gateway, time.monotonic())
+        self._metrics.merged(report, seconds)
+        _log(batch, report, seconds, now_ms, room)
+
+    def _remember(self, key: StreamKey, receiver: Receiver) -> None:
+        self._last.pop(key, None)
+        if len(self._last) >= STREAMS_REMEMBERED_MAX:
+            del self._last[next(iter(self._last))]
+        self._last[key] = receiver
+
+    def _answer(self, key: StreamKey, ack: Ack) -> None:
+        self._link.publish(topics.link(key.gateway, Channel.ACK), ack.encode())
+
+
+def decode(arrivals: list[Arrival]) -> tuple[list[ArrivedFrame], list[DeadLetter]]:
+    """Decode payloads; those that are no frames of their stream become dead letters."""
+    decoded: list[ArrivedFrame] = []
+    letters: list[DeadLetter] = []
+    for arrival in arrivals:
+        try:
+            decoded.append(_decode(arrival))
+        except InvalidFrame as error:
+            letters.append(DeadLetter("frame", arrival.gateway, arrival.topic, str(error), arrival.payload))
+    return decoded, letters
+
+
+def _decode(arrival: Arrival) -> ArrivedFrame:
+    frame = frames.decode(arrival.payload)
+    if frame.header.stream != arrival.stream:
+        raise InvalidFrame(f"A frame of {frame.header.stream} on the topic of {arrival.stream}.")
+    return ArrivedFrame(
+        gateway=arrival.gateway,
+        stream=arrival.stream,
+        topic=arrival.topic,
+        payload=arrival.payload,
+        frame=frame,
+        received_ms=arrival.received_ms,
+    )
+
+
+def _split(batch: list[ArrivedFrame], entries_max: int) -> Iterator[list[ArrivedFrame]]:
+    """Cut a batch into transactions of bounded size."""
+    part: list[ArrivedFrame] = []
+    entries = 0
+    for arrived in batch:
+        if part and entries + arrived.frame.header.count > entries_max:
+            yield part
+            part, entries = [], 0
+        part.append(arrived)
+        entries += arrived.frame.header.count
+    if part:
+        yield part
+
+
+def _log(batch: list[ArrivedFrame], report: MergeReport, seconds: float, now_ms: int, room: int) -> None:
+    _LOG.info(
+        "frame_batch_merged",
+        frames=report.frames,
+        entries=report.entries,
+        rejected=report.rejected,
+        duplicate=report.duplicates,
+        ahead=report.ahead,
+        forks=report.forks,
+        refused=sorted(report.refused)[:5],
+        retries=report.retries,
+        merge_s=round(seconds, 4),
+        lag_s=round((now_ms - min(arrived.received_ms for arrived in batch)) / 1000, 3),
+        window=room,
+    )
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

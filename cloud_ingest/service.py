@@ -1,0 +1,118 @@
+"""An ingest worker: the parts put together, run, and taken apart in order.
+
+Invariant: one task group, every task named. On SIGTERM the worker stops reading, merges and answers what it has, gives
+its leases back and ends with 0; the bound of that is a setting.
+"""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from cloud_ingest.contacts import Contacts
+from cloud_ingest.inbox import Arrival, Inbox
+from cloud_ingest.leases import Leases
+from cloud_ingest.link import Link
+from cloud_ingest.merging import Merging
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.settings import IngestSettings
+from cloud_store.contacts import ContactStore
+from cloud_store.leases import LeaseSession
+from cloud_store.merge import Merger
+
+_LOG = structlog.get_logger()
+# Batches make and drop a hundred thousand small objects at once; with the default thresholds a quarter of the merge's
+# time goes into looking at them.
+GC_THRESHOLDS: Final = (100_000, 50, 50)
+
+
+class Worker:
+    """One ingest worker."""
+
+    def __init__(self, settings: IngestSettings) -> None:
+        self.settings, self.metrics = settings, WorkerMetrics()
+        name, url = settings.worker_name, settings.database_url
+        self._merger = Merger(url, application=f"stocktide-ingest {name}")
+        # Two connections: a quarantine of the merge loop never waits for a look-up of the contacts.
+        self._store = ContactStore(url, application=f"stocktide-contacts {name}")
+        self._letters = ContactStore(url, application=f"stocktide-letters {name}")
+        inbox = Inbox(frames_max=settings.inbox_frames_max, bytes_max=settings.inbox_bytes_max)
+        self._link = Link(settings, self, self.metrics)
+        self._merging = Merging(
+            settings, inbox=inbox, merger=self._merger, letters=self._letters, link=self._link, metrics=self.metrics
+        )
+        self._contacts = Contacts(settings, self._store, self._link.publish, lambda: self._merging.window)
+        self._leases = Leases(
+            lambda: LeaseSession(url, f"stocktide-leases {name}"), self._link.serve, self.metrics,
+            poll_s=settings.lease_poll_s,
+        )  # fmt: skip
+
+    def frame(self, arrival: Arrival) -> None:
+        """Part of `link.Receiving`."""
+        self._merging.offer(arrival)
+
+    def status(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
+        """Part of `link.Receiving`."""
+        self._contacts.heard(gateway, topic, payload, received_ms=received_ms, retained=retained)
+
+    def subscribed(self, shards: frozenset[int]) -> None:
+        """Part of `link.Receiving`."""
+        self._contacts.subscribed(shards)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain."""
+        settings, name = self.settings, self.settings.worker_name
+        gc.set_threshold(*GC_THRESHOLDS)
+        try:
+            with self.metrics.served(settings.metrics_host, settings.metrics_port):
+                async with asyncio.TaskGroup() as group:
+                    leases = group.create_task(self._leases.run(), name=f"ingest[{name}].leases")
+                    rest = [
+                        group.create_task(self._link.run(), name=f"ingest[{name}].link"),
+                        group.create_task(self._merging.run(), name=f"ingest[{name}].merging"),
+                        group.create_task(self._contacts.run(), name=f"ingest[{name}].contacts"),
+                    ]
+                    await stop.wait()
+                    leases.cancel()
+                    await self._drain()
+                    for task in rest:
+                        task.cancel()
+        finally:
+            for store in (self._merger, self._store, self._letters):
+                store.close()
+
+    async def _drain(self) -> None:
+        self._link.serve(frozenset())
+        try:
+            async with asyncio.timeout(self.settings.drain_s_max):
+                await self._merging.drained()
+                await self._link.flush()
+        except TimeoutError:
+            # Whatever is left is not acknowledged, so it comes again, to another worker.
+            _LOG.warning("drain_incomplete", after_s=self.settings.drain_s_max)
+
+
+async def serve(settings: IngestSettings) -> None:
+    """Run a worker until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    with _stopped_by_signals(stop.set):
+        _LOG.info("worker_started", worker=settings.worker_name)
+        await Worker(settings).run(stop)
+        _LOG.info("worker_stopped", worker=settings.worker_name)
+
+
+@contextmanager
+def _stopped_by_signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,64 @@
+"""Settings of the ingest worker: one documented table, read from `STOCKTIDE_*` variables.
+
+Invariant: every bound of the worker is here, with its unit at the end of its name.
+"""
+
+from typing import Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from cloud_ingest.errors import InvalidBrokerUrl
+
+DEFAULT_DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/stocktide"
+DEFAULT_MQTT_URL = "mqtt://127.0.0.1:1883"
+
+
+class IngestSettings(BaseSettings):
+    """What an ingest worker can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="STOCKTIDE_", extra="ignore", frozen=True)
+
+    database_url: str = Field(DEFAULT_DATABASE_URL, description="PostgreSQL or TimescaleDB, as a URL")
+    mqtt_url: str = Field(DEFAULT_MQTT_URL, description="Broker: mqtt:// or mqtts://[user:password@]host[:port]")
+    mqtt_version: Literal["5", "3.1.1"] = Field("5", description="MQTT protocol version that the broker speaks")
+    mqtt_ca_file: str | None = Field(None, description="CA certificates for mqtts://, PEM; the system's when absent")
+    mqtt_keepalive_s: int = Field(30, ge=5, le=600, description="Seconds of silence before the link is probed")
+    reconnect_delay_s_max: float = Field(20.0, gt=0, description="Longest pause between two connection attempts")
+    worker_name: str = Field("ingest", max_length=48, description="Name of this worker in logs and in the database")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="TCP port of /metrics; absent for none")
+    metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on")
+    window_frames_max: int = Field(16, ge=1, le=1024, description="Frames a gateway may have in flight at best")
+    batch_frames_max: int = Field(200, ge=1, description="Frames merged in one go at most")
+    batch_entries_max: int = Field(20_000, ge=500, description="Entries merged in one transaction at most")
+    batch_delay_ms: int = Field(10, ge=0, le=1000, description="Milliseconds a lone frame waits for others")
+    inbox_frames_max: int = Field(4096, ge=16, description="Frames waiting to be merged at most")
+    inbox_bytes_max: int = Field(64 * 1024 * 1024, ge=1 << 20, description="Bytes of frames waiting to be merged")
+    outgoing_messages_max: int = Field(10_000, ge=100, description="Acknowledgements waiting to be published")
+    publishers: int = Field(32, ge=1, le=256, description="Acknowledgements published at the same time")
+    lease_poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the shard leases")
+    asks_per_s_max: int = Field(500, ge=1, description="Gateways asked for their frames per second after a takeover")
+    status_waiting_max: int = Field(10_000, ge=100, description="Gateway statuses waiting to be stored")
+    refusal_quiet_s: float = Field(10.0, ge=0, description="Seconds a refused gateway is ignored before judged again")
+    refused_gateways_max: int = Field(10_000, ge=1, description="Refused gateways remembered")
+    drain_s_max: float = Field(10.0, gt=0, description="Seconds for finishing work after SIGTERM")
+    log_format: Literal["console", "json"] = Field("json", description="How log events are written")
+
+
+class BrokerAddress:
+    """The parts of a broker's URL.
+
+    Raises:
+        InvalidBrokerUrl: another scheme, or no host.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
+            raise InvalidBrokerUrl(f"{url!r} is not a broker's address.", hint="Like mqtt://broker.example:1883")
+        self.tls = parts.scheme == "mqtts"
+        self.host = parts.hostname
+        self.port = parts.port or (8883 if self.tls else 1883)
+        self.username = unquote(parts.username) if parts.username else None
+        self.password = unquote(parts.password) if parts.password else None

@@ -1,0 +1,83 @@
+"""Contact with gateways: what they say about themselves, and where their streams stand.
+
+Invariant: an unknown or disabled gateway leaves no trace here.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cloud_store import cursors, dead_letters, sql
+from cloud_store.arrivals import StreamKey
+from cloud_store.connection import Connection, connect, translated
+from cloud_store.dead_letters import DeadLetter
+from wire_protocol.messages import GatewayStatus
+from wire_protocol.replication import Cursor
+
+_SQL: Final = sql.load("status")
+
+
+@dataclass(slots=True)
+class ContactStore:
+    """Records contacts over one connection, which is opened when needed and again after it was lost.
+
+    Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
+    """
+
+    database_url: str
+    application: str = "stocktide-contacts"
+    _connection: Connection | None = None
+
+    def record(self, statuses: Iterable[tuple[str, GatewayStatus, int]]) -> None:
+        """Store the latest status of gateways: (gateway, status, received in milliseconds)."""
+        rows = [_columns(*heard) for heard in sorted(statuses, key=lambda heard: heard[0])]
+        if rows:
+            with translated(), self._connected().cursor() as cursor:
+                cursor.executemany(_SQL["record"], rows)
+
+    def cursors_of(self, gateways: Iterable[str]) -> dict[StreamKey, Cursor]:
+        """Both streams of each active one among some gateways."""
+        with translated():
+            return cursors.of_gateways(self._connected(), gateways)
+
+    def cursors_in(self, shards: Iterable[int]) -> dict[StreamKey, Cursor]:
+        """Both streams of each active gateway of some shards."""
+        with translated():
+            return cursors.of_shards(self._connected(), shards)
+
+    def quarantine(self, letters: Sequence[DeadLetter]) -> None:
+        """Store what could not even be decoded."""
+        with translated():
+            dead_letters.add(self._connected(), letters)
+
+    def trim_dead_letters(self) -> int:
+        """Keep dead letters within their bounds."""
+        with translated():
+            return dead_letters.trim(self._connected())
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self.database_url, application=self.application)
+        return self._connection
+
+
+def _columns(gateway: str, status: GatewayStatus, received_ms: int) -> dict[str, Any]:
+    return {
+        "gateway": gateway,
+        "state": status.state,
+        "epoch": status.epoch,
+        "version": status.version,
+        "heard_at": datetime.fromtimestamp(received_ms / 1000, UTC),
+        "clock_offset_ms": status.clock.offset_ms if status.clock else None,
+        "backlog": sum(stream.last_seq - stream.acked_seq for stream in status.streams.values()),
+        "dead_letters": status.dead_letters,
+        "readings_dropped": status.readings_dropped,
+        "devices_online": status.devices_online,
+    }
