@@ -4,6 +4,7 @@ Invariant: `scratch` has the same name inside the Debian root and outside, so a 
 same to the test that writes it and to the server that reads it. No file system is ever mounted.
 """
 
+import hashlib
 import os
 import pwd
 import re
@@ -122,7 +123,8 @@ def _in_root(root: Path) -> Installation:
     binaries = next((root / "usr/lib/postgresql").glob("*/bin"))
     row = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("postgres:"))
     uid, gid = (int(field) for field in row.split(":")[_PASSWD_UID : _PASSWD_UID + 2])
-    scratch = Path("/var/tmp") / f"stocktide-{root.name}"  # noqa: S108 - owned by us and 0755, checked below
+    key = hashlib.blake2b(str(root).encode(), digest_size=5).hexdigest()
+    scratch = Path("/var/tmp") / f"stocktide-services-{key}"  # noqa: S108 - owned by us and 0755, checked below
     inside = root / scratch.relative_to("/")
     _make_scratch(inside)
     if not scratch.is_symlink():
