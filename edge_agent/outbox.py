@@ -12,7 +12,7 @@ from edge_agent.database import Connection
 from edge_agent.errors import LedgerCorrupt
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
-from wire_protocol import frames
+from wire_protocol import clock, frames
 from wire_protocol.entries import ENTRY, Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
 from wire_protocol.frames import FrameHeader
@@ -85,7 +85,9 @@ class Outbox:
         if not rows:
             return None
         entries = [ENTRY.validate_json(text) for _, text in rows]
-        header, encoded = self._encode(stream, at, entries, before_ms)
+        # A frame is all replay or all live, so that nobody takes last week's pick for one that happens now.
+        replay = [entry for entry in entries if before_ms is not None and clock.wall_ms(entry.hlc) < before_ms]
+        header, encoded = self._encode(stream, at, replay or entries, replay=bool(replay))
         now_ms, digest, rows = self.ledger.clock.now_ms(), frames.digest(encoded), rows[: header.count]
         connection.execute(
             statement("insert_frame"),
@@ -95,7 +97,7 @@ class Outbox:
         return Sealed(header.frame, header.count, len(encoded), waiting(connection, stream, rows[-1][0]))
 
     def _encode(
-        self, stream: Stream, at: StreamPosition, entries: list[Movement | Count | Reading], before_ms: int | None
+        self, stream: Stream, at: StreamPosition, entries: list[Movement | Count | Reading], *, replay: bool
     ) -> tuple[FrameHeader, bytes]:
         """Encode as many of the entries as fit the frame's size bound."""
         offsets = dict(self.ledger.connection.execute(statement("boot_offsets")))
@@ -109,7 +111,7 @@ class Outbox:
                 count=len(entries),
                 prev=at.sealed_digest,
                 boots={boot: offsets[boot] for boot in sorted(boots) if boot in offsets},
-                replay=before_ms is not None and entries[-1].hlc >> 16 < before_ms,
+                replay=replay,
             )
             try:
                 return header, frames.seal(header, entries)

@@ -1,0 +1,322 @@
+"""The agent on a real broker: nothing acknowledged is lost and nothing is booked twice, whoever is killed."""
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edge_agent import audit, database, queries
+from edge_agent.booking import book
+from edge_agent.clock import SystemClock
+from edge_agent.ledger import Ledger
+from edge_agent.sql import statement
+from tests.edge_agent.conftest import AgentProcess, wait_for
+from tests.edge_agent.devices import Scanner
+from tests.edge_agent.loopback_cloud import LoopbackCloud
+from tests.services import PrivateBroker
+from wire_protocol.topics import Channel
+
+Agents = Callable[..., AgentProcess]
+Brokers = Callable[..., PrivateBroker]
+
+
+@pytest.fixture
+def broker(private_broker: Brokers) -> PrivateBroker:
+    """The gateway's own broker, which remembers its sessions across a kill."""
+    return private_broker(persistent=True)
+
+
+@pytest.fixture
+def gateway(path: Path, broker: PrivateBroker, unique_name: Callable[..., str]) -> str:
+    """A ledger with two devices, and no agent yet."""
+    name = unique_name()
+    with Ledger.create(path, name, SystemClock(), local_url=broker.url) as made, database.transaction(made.connection):
+        for device in ("till-1", "till-2"):
+            made.connection.execute(statement("insert_device"), (device, "scanner"))
+    return name
+
+
+def booked(path: Path) -> dict[str, int]:
+    """On hand by SKU."""
+    with closing(database.open_reader(path)) as reader:
+        return {row.sku: row.on_hand for row in queries.stock(reader)}
+
+
+def entries(path: Path) -> int:
+    """How many entries the ledger has."""
+    with closing(database.open_reader(path)) as reader:
+        return int(queries.status(reader, path)["entries"])
+
+
+def assert_whole(path: Path) -> None:
+    """The ledger agrees with itself."""
+    with closing(database.open_reader(path)) as reader:
+        assert audit.verify(reader).findings == []
+
+
+def test_a_scan_is_committed_then_receipted(path: Path, gateway: str, broker: PrivateBroker, agents: Agents) -> None:
+    """A receipt is a promise; it must not come before the commit, and a repetition must get one too."""
+    del gateway
+    agents(path).start()
+    with Scanner(broker.port, "till-1") as scanner:
+        scanner.scan("e-1", quantity=5)
+        assert scanner.wait_for_receipts(1)
+        assert booked(path) == {"tea": 5}
+        scanner.committed.clear()
+        scanner.scan("e-1", quantity=5)
+        assert scanner.wait_for_receipts(1)
+    assert booked(path) == {"tea": 5}
+
+
+def test_what_cannot_be_used_is_kept_refused_and_the_stream_goes_on(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents
+) -> None:
+    """One bad device must cost its own messages and nothing else; and nothing of them is lost."""
+    del gateway
+    agents(path).start()
+    with Scanner(broker.port, "till-1") as scanner, Scanner(broker.port, "stranger") as stranger:
+        scanner.say(b"{not json")
+        scanner.say(b'{"v":1,"id":"bad-1","kind":"pick","sku":"tea","quantity":"two","source":"A-01"}')
+        scanner.say(b'{"v":9,"id":"bad-2","kind":"pick","sku":"tea","quantity":2,"source":"A-01"}')
+        scanner.say(b'{"v":1,"id":"bad-3","kind":"pick","sku":"tea","quantity":2,"source":"@supplier"}')
+        scanner.say(b"x" * 20_000)
+        scanner.say(b"\xff\xfe\x00")
+        scanner.say(b'{"v":1,"id":"r-1","values":{"temperature_c":4.5}}', Channel.DEVICE_READING)
+        stranger.scan("s-1")
+        scanner.scan("good")
+        assert scanner.wait_for_receipts(5)
+        assert stranger.wait_for_receipts(1)
+    assert "good" in scanner.committed
+    assert "r-1" in scanner.committed
+    assert {event: reason.partition(":")[0] for event, reason in scanner.refused.items()} == {
+        "bad-1": "quantity", "bad-2": "v", "bad-3": "a pick cannot come from @supplier",
+    }  # fmt: skip
+    assert "not registered" in stranger.refused["s-1"]
+    with closing(database.open_reader(path)) as reader:
+        letters = reader.execute(statement("dead_letters"), {"limit": 100}).fetchall()
+    assert len(letters) == 7
+    assert {bytes(row[3])[:4] for row in letters} >= {b"{not", b"xxxx", b"\xff\xfe\x00"}
+
+
+def test_a_device_registered_later_gets_its_events_in(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents
+) -> None:
+    """The technician registers the forgotten scanner; its scans of the morning must not be gone."""
+    from edge_agent.letters import retry_dead_letters  # noqa: PLC0415
+
+    del gateway
+    agents(path).start()
+    with Scanner(broker.port, "late") as scanner:
+        scanner.scan("e-1", quantity=3)
+        assert scanner.wait_for_receipts(1)
+        assert retry_dead_letters(path) == (0, 1)
+        with closing(database.open_writer(path)) as writer, database.transaction(writer):
+            writer.execute(statement("insert_device"), ("late", "scanner"))
+        assert retry_dead_letters(path) == (1, 0)
+        scanner.scan("e-2", quantity=4)
+        assert scanner.wait_for_receipts(2)
+    assert booked(path) == {"tea": 7}
+    assert_whole(path)
+
+
+def test_agent_killed_under_load_loses_and_doubles_nothing(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents
+) -> None:
+    """Invariants I1 and I2 at the first hop: SIGKILL at any instruction, twice, in the middle of a burst."""
+    del gateway
+    agent = agents(path).start()
+    with Scanner(broker.port, "till-1") as scanner:
+        for number in range(3_000):
+            scanner.scan(f"e-{number}", quantity=2)
+            if number in {800, 1_900}:
+                agent.kill()
+                agent.start()
+        assert scanner.wait_for_receipts(1_000)
+        wait_for(lambda: entries(path) == 3_000)
+        scanner.resend()
+        assert scanner.wait_for_receipts(3_000)
+    assert booked(path) == {"tea": 6_000}
+    assert_whole(path)
+    assert agent.stop() == 0
+
+
+def test_broker_killed_under_load_loses_nothing_that_has_a_receipt(
+    path: Path, gateway: str, agents: Agents, private_broker: Brokers
+) -> None:
+    """A broker that forgets everything: devices send again what has no receipt, and the ledger takes each once."""
+    del gateway
+    forgetful = private_broker()
+    agents(path, "--local", forgetful.url).start()
+    with Scanner(forgetful.port, "till-1") as scanner:
+        for number in range(2_000):
+            scanner.scan(f"e-{number}")
+            if number == 1_000:
+                forgetful.kill()
+                forgetful.start()
+        wait_for(lambda: scanner.resend() or scanner.wait_for_receipts(2_000, timeout_s=2))
+    assert booked(path) == {"tea": 2_000}
+    assert_whole(path)
+
+
+def test_the_command_line_and_the_agent_write_side_by_side(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents
+) -> None:
+    """The technician counts while the scanners scan."""
+    del gateway
+    agents(path).start()
+    with Scanner(broker.port, "till-1") as scanner:
+        for number in range(200):
+            scanner.scan(f"e-{number}", sku="scanned")
+            if number % 20 == 0:
+                book(path, "receive", "typed", 1, destination="A-01")
+        assert scanner.wait_for_receipts(200)
+    assert booked(path) == {"scanned": 200, "typed": 10}
+    assert_whole(path)
+
+
+def test_two_agents_on_one_ledger_are_refused(path: Path, gateway: str, agents: Agents) -> None:
+    """They would acknowledge each other's messages."""
+    import subprocess  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    del gateway
+    agents(path).start()
+    second = [sys.executable, "-m", "stocktide", "edge", "run", "--ledger", str(path)]
+    shown = subprocess.run(second, capture_output=True, text=True, timeout=20, check=False)
+    assert shown.returncode == 1
+    assert "already runs" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_the_uplink_ships_everything_once_and_in_order(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents, mqtt_url: str
+) -> None:
+    """Movements and readings, live and from before the contact, with at most 25 bytes a movement in full frames."""
+    for _ in range(5):
+        book(path, "receive", "typed", 2, destination="A-01")
+    with LoopbackCloud(int(mqtt_url.rpartition(":")[2]), gateway) as cloud, Scanner(broker.port, "till-1") as scanner:
+        agents(path, "--cloud", mqtt_url).start()
+        for number in range(1_000):
+            scanner.scan(f"9f3c-{number:06d}", sku=f"{20_000 + number * 7 % 300}")
+            scanner.say(f'{{"v":1,"id":"r-{number}","values":{{"t_c":{number}}}}}'.encode(), Channel.DEVICE_READING)
+        cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1_005 and len(cloud.entries["readings"]) == 1_000)
+        book(path, "pick", "typed", 1, source="A-01")
+        cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1_006)
+        wait_for(lambda: _status(path)["streams"]["ledger"]["waiting"] == 0)
+    hlcs = [entry.hlc for entry in cloud.entries["ledger"]]
+    assert hlcs == sorted(set(hlcs))
+    assert cloud.headers[0].replay
+    assert not cloud.headers[-1].replay
+    assert [status.state for status in cloud.statuses][:1] == ["online"]
+
+
+def _status(path: Path) -> dict[str, dict[str, dict[str, int]]]:
+    with closing(database.open_reader(path)) as reader:
+        return queries.status(reader, path)
+
+
+def test_a_long_backlog_drains_through_kills_of_agent_and_broker(
+    path: Path, gateway: str, agents: Agents, private_broker: Brokers
+) -> None:
+    """Weeks offline, then a bad line: every entry arrives once."""
+    with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
+        from edge_agent.drafts import draft  # noqa: PLC0415
+
+        ledger.append([draft("receive", f"sku-{n % 50}", 1, destination="A-01") for n in range(20_000)])
+    cloud_broker = private_broker()
+    agent = agents(path, "--cloud", cloud_broker.url, STOCKTIDE_EDGE_RESEND_DELAY_MS="300")
+    with LoopbackCloud(cloud_broker.port, gateway) as cloud:
+        agent.start("uplink_up")
+        for threshold in (3_000, 9_000, 14_000):
+            cloud.wait_for(lambda least=threshold: len(cloud.entries["ledger"]) >= least)  # type: ignore[misc]
+            cloud_broker.kill() if threshold == 9_000 else agent.kill()
+            cloud_broker.start() if threshold == 9_000 else agent.start("uplink_up")
+        cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 20_000)
+        hlcs = [entry.hlc for entry in cloud.entries["ledger"]]
+        assert hlcs == sorted(set(hlcs))
+        assert cloud.frame_bytes / 20_000 < 25
+        wait_for(lambda: _status(path)["streams"]["ledger"]["waiting"] == 0)
+    assert agent.stop() == 0
+    assert_whole(path)
+
+
+def test_a_cloud_that_does_not_answer_gets_the_frames_again(
+    path: Path, gateway: str, agents: Agents, mqtt_url: str
+) -> None:
+    """A broker's acknowledgement proves nothing: only the cloud's moves the cursor."""
+    book(path, "receive", "typed", 2, destination="A-01")
+    with LoopbackCloud(int(mqtt_url.rpartition(":")[2]), gateway, answering=False) as cloud:
+        agents(path, "--cloud", mqtt_url, STOCKTIDE_EDGE_RESEND_DELAY_MS="200").start()
+        cloud.wait_for(lambda: len(cloud.statuses) >= 1)
+        cloud.answering = True
+        cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1)
+
+
+def test_verdicts_offsets_and_forks_from_the_cloud_are_kept(
+    path: Path, gateway: str, agents: Agents, mqtt_url: str
+) -> None:
+    """The technician sees what the cloud could not use, and that the clock is a day off."""
+    book(path, "receive", "typed", 2, destination="A-01")
+    tomorrow = SystemClock().now_ms() + 86_400_000
+    port = int(mqtt_url.rpartition(":")[2])
+    with LoopbackCloud(port, gateway, reject={1: "no such thing"}, clock_ms=lambda: tomorrow) as cloud:
+        agents(path, "--cloud", mqtt_url).start()
+        cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1)
+        wait_for(lambda: _status(path)["verdicts"] == 1)  # type: ignore[comparison-overlap]
+        with closing(sqlite3.connect(path)) as raw:
+            wait_for(lambda: raw.execute("SELECT offset_ms FROM boot").fetchone()[0] is not None)
+            assert raw.execute("SELECT offset_ms FROM boot").fetchone()[0] == pytest.approx(86_400_000, abs=20_000)
+        cloud.cursors["ledger"] = cloud.cursors["ledger"]._replace(digest="0" * 64)
+        book(path, "receive", "typed", 2, destination="A-01")
+        wait_for(lambda: _status(path)["streams"]["ledger"]["fork"] is not None)
+
+
+def test_sigterm_ends_with_exit_code_zero_and_a_farewell(
+    path: Path, gateway: str, agents: Agents, mqtt_url: str
+) -> None:
+    """An orderly stop must be told from a crash."""
+    with LoopbackCloud(int(mqtt_url.rpartition(":")[2]), gateway) as cloud:
+        agent = agents(path, "--cloud", mqtt_url).start("uplink_up")
+        assert agent.stop() == 0
+        cloud.wait_for(lambda: cloud.statuses[-1].state == "offline")
+        killed = agents(path, "--cloud", mqtt_url).start("uplink_up")
+        cloud.wait_for(lambda: cloud.statuses[-1].state == "online")
+        killed.kill()
+        cloud.wait_for(lambda: cloud.statuses[-1].state == "offline")
+    assert [event["event"] for event in agent.log()].count("agent_stopped") == 1
+
+
+def test_an_agent_without_any_broker_keeps_working(path: Path, gateway: str, agents: Agents) -> None:
+    """Invariant I7: no edge command needs the cloud, nor even the local broker."""
+    del gateway
+    agent = agents(path, "--local", "mqtt://127.0.0.1:9", "--cloud", "mqtt://127.0.0.1:9").start("agent_started")
+    assert book(path, "receive", "typed", 2, destination="A-01").on_hand == {"A-01": 2}
+    assert agent.stop() == 0
+
+
+def test_systemd_is_told_about_readiness_and_life(path: Path, gateway: str, agents: Agents, tmp_path: Path) -> None:
+    """Without WATCHDOG=1 systemd would restart a healthy agent."""
+    import socket  # noqa: PLC0415
+
+    del gateway
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+        channel.settimeout(20)
+        agent = agents(path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000").start()
+        told = [channel.recv(1_000).decode() for _ in range(4)]
+        assert agent.stop() == 0
+        assert any(message.startswith("READY=1") for message in told)
+        assert "WATCHDOG=1" in told
+
+
+def test_the_log_holds_no_secret(path: Path, gateway: str, agents: Agents) -> None:
+    """A password in a log is a password in every log collector."""
+    del gateway
+    agent = agents(path, "--cloud", "mqtt://gw:s3cr3t@127.0.0.1:9").start("agent_started")
+    wait_for(lambda: any(event["event"] == "uplink_down" for event in agent.log()))
+    agent.stop()
+    assert "s3cr3t" not in agent.log_file.read_text()
+    assert "s3cr3t" not in json.dumps(_status(path))
