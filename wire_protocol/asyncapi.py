@@ -1,0 +1,134 @@
+"""The protocol as documents: JSON Schema of every payload, and AsyncAPI 3 (https://www.asyncapi.com/docs/reference).
+
+Both are generated from the topic table and the models, so they cannot say anything else than the code does.
+"""
+
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from wire_protocol import PROTOCOL_VERSION, frames, messages
+from wire_protocol.entries import Count, Movement, Reading
+from wire_protocol.frames import FrameHeader
+from wire_protocol.topics import TOPICS, Channel, Role, TopicRule
+
+PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
+    Channel.LEDGER: FrameHeader,
+    Channel.READINGS: FrameHeader,
+    Channel.STATUS: messages.GatewayStatus,
+    Channel.REPORTED_TWIN: messages.ReportedTwin,
+    Channel.REPLY: messages.Reply,
+    Channel.ACK: messages.Ack,
+    Channel.DESIRED_TWIN: messages.DesiredTwin,
+    Channel.SITE_LEDGER: messages.SiteLedgerPage,
+    Channel.CATALOG: messages.CatalogPage,
+    Channel.COMMAND: messages.Command,
+    Channel.CLAIM_REQUEST: messages.ClaimRequest,
+    Channel.CLAIM_RESPONSE: messages.ClaimResponse,
+    Channel.DEVICE_EVENT: messages.DeviceEvent,
+    Channel.DEVICE_READING: messages.DeviceReading,
+    Channel.DEVICE_STATUS: messages.DeviceStatus,
+    Channel.DEVICE_RECEIPT: messages.DeviceReceipt,
+    Channel.DEVICE_CONFIG: messages.DeviceConfig,
+}
+ENTRIES: Final[tuple[type[BaseModel], ...]] = (Movement, Count, Reading)
+
+_PARAMETERS: Final = {
+    "shard": "crc32(gateway) modulo 64, as two hexadecimal digits",
+    "gateway": "The gateway's name, unique across tenants",
+    "device": "The device's name, unique at its gateway",
+    "claim": "A one-time claim",
+}
+_OFFLINE_ROLES: Final = (Role.DEVICE, Role.AGENT)
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """A self-contained JSON Schema (draft 2020-12) for every payload and ledger entry, by model name."""
+    models = {model.__name__: model for model in (*PAYLOADS.values(), *ENTRIES)}
+    return {
+        name: {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema()
+        for name, model in sorted(models.items())
+    }
+
+
+def document() -> dict[str, Any]:
+    """The AsyncAPI 3.0 document of all topics."""
+    models = {model.__name__: model for model in (*PAYLOADS.values(), *ENTRIES)}
+    _, shared = models_json_schema(
+        [(model, "validation") for _, model in sorted(models.items())], ref_template="#/components/schemas/{model}"
+    )
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Stocktide",
+            "version": str(PROTOCOL_VERSION),
+            "description": "Inventory kept true from the shelf to the cloud, over MQTT.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "cloud": {"host": "broker.example.com:8883", "protocol": "mqtts", "description": "The cloud's broker"},
+            "gateway": {"host": "gateway.local:1883", "protocol": "mqtt", "description": "A gateway's own broker"},
+        },
+        "channels": {_name(rule): _channel(rule) for rule in TOPICS},
+        "operations": {name: operation for rule in TOPICS for name, operation in _operations(rule)},
+        "components": {
+            "messages": {_name(rule): _message(rule) for rule in TOPICS},
+            "schemas": dict(sorted(shared["$defs"].items())),
+        },
+    }
+
+
+def _name(rule: TopicRule) -> str:
+    return rule.channel.name.lower()
+
+
+def _channel(rule: TopicRule) -> dict[str, Any]:
+    server = "gateway" if rule.publisher in _OFFLINE_ROLES else "cloud"
+    return {
+        "address": rule.pattern,
+        "description": rule.summary,
+        "servers": [{"$ref": f"#/servers/{server}"}],
+        "messages": {_name(rule): {"$ref": f"#/components/messages/{_name(rule)}"}},
+        "parameters": {
+            name: {"description": meaning} for name, meaning in _PARAMETERS.items() if f"{{{name}}}" in rule.pattern
+        },
+        "bindings": {"mqtt": {"bindingVersion": "0.2.0"}},
+    }
+
+
+def _operations(rule: TopicRule) -> list[tuple[str, dict[str, Any]]]:
+    """What each role does with a topic; the description of a role's rights is the action seen from it."""
+    bindings = {"mqtt": {"qos": rule.qos, "retain": rule.retain, "bindingVersion": "0.2.0"}}
+    return [
+        (
+            f"{role}_{action}_{_name(rule)}",
+            {
+                "action": action,
+                "channel": {"$ref": f"#/channels/{_name(rule)}"},
+                "summary": f"{role}: {rule.summary}",
+                "bindings": bindings,
+            },
+        )
+        for role, action in ((rule.publisher, "send"), (rule.subscriber, "receive"))
+    ]
+
+
+def _message(rule: TopicRule) -> dict[str, Any]:
+    payload = PAYLOADS[rule.channel]
+    made: dict[str, Any] = {
+        "name": payload.__name__,
+        "summary": rule.summary,
+        "payload": {"$ref": f"#/components/schemas/{payload.__name__}"},
+    }
+    if payload is FrameHeader:
+        made["contentType"] = "application/octet-stream"
+        made["description"] = (
+            "JSON, zlib-compressed when that is smaller (the first byte tells). Beside the header the object has "
+            "`entries`: one list for each field of the entries, one value where all agree. At most "
+            f"{frames.FRAME_BYTES_MAX} bytes and {frames.FRAME_ENTRIES_MAX} entries."
+        )
+    elif issubclass(payload, messages.Message):
+        made["description"] = f"At most {payload.bytes_max} bytes."
+    return made
