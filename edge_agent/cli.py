@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from edge_agent.database import Connection
     from wire_protocol.entries import EntryKind
 
-app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
+app = typer.Typer(
+    cls=EdgeGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="The gateway: the technician's commands, and the agent.",
+)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(device_app, name="device")
 app.add_typer(letters_app, name="dead-letter")

