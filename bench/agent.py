@@ -93,19 +93,23 @@ def _commit_floor(folder: Path) -> float:
         return 1_000 / (time.perf_counter() - began)
 
 
+def _event(device: str, number: int) -> tuple[str, bytes]:
+    sold = number % 3 > 0
+    event = DeviceEvent(
+        id=f"bench-{number:06d}",
+        kind="pick" if sold else "receive",
+        sku=f"SKU-{number * 7919 % SKUS:04d}",
+        quantity=1 + number % 9,
+        source="A-01" if sold else None,
+        destination=None if sold else "A-01",
+    )
+    return topics.device(device, topics.Channel.DEVICE_EVENT), event.encode()
+
+
 def run() -> dict[str, Any]:
     """Measure; returns rates per second and the agent's idle memory in bytes."""
     names = [f"scanner-{number:02d}" for number in range(DEVICES)]
-    payloads = [
-        (
-            topics.device(names[number % DEVICES], topics.Channel.DEVICE_EVENT),
-            DeviceEvent(
-                id=f"bench-{number:06d}", kind="pick" if number % 3 else "receive", sku=f"SKU-{number * 7919 % SKUS:04d}",
-                quantity=1 + number % 9, **({"source": "A-01"} if number % 3 else {"destination": "A-01"}),
-            ).encode(),
-        )
-        for number in range(EVENTS)
-    ]  # fmt: skip
+    payloads = [_event(names[number % DEVICES], number) for number in range(EVENTS)]
     with tempfile.TemporaryDirectory() as name, PrivateBroker() as broker:
         folder = Path(name)
         floor = _commit_floor(folder)
