@@ -38,7 +38,7 @@ ROLES: Final[dict[Side, tuple[Role, ...]]] = {
     Side.GATEWAY: (Role.DEVICE, Role.AGENT),
 }
 # The user name of the one account that sees all, on each side. No gateway or device may have it.
-SERVICE_USER: Final[dict[Side, str]] = {Side.CLOUD: "ingest", Side.GATEWAY: "agent"}
+SERVICE_USER: Final[dict[Side, str]] = {Side.CLOUD: names.INGEST_USER, Side.GATEWAY: names.AGENT_USER}
 _SERVICE_ROLES: Final = frozenset({Role.INGEST, Role.AGENT})
 _PLACEHOLDER: Final[dict[Role, str]] = {Role.GATEWAY: "{gateway}", Role.CLAIMANT: "{claim}", Role.DEVICE: "{device}"}
 _PLACEHOLDERS: Final = ("{shard}", "{gateway}", "{claim}", "{device}")

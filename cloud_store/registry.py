@@ -49,7 +49,7 @@ def add_gateway(connection: Connection, tenant: str, site: str, gateway: str) ->
             raise UnknownName(
                 f"Tenant {tenant} has no site {site}.", hint=f"stocktide cloud site list --tenant {tenant}"
             )
-        name = names.slug(gateway, "gateway")
+        name = names.gateway(gateway)
         row = _one(
             connection, "add_gateway",
             tenant_id=tenant_id, site_id=site_row[0], name=name, shard=topics.shard(name),

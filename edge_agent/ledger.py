@@ -59,7 +59,7 @@ class Ledger:
         """
         from edge_agent import schema  # noqa: PLC0415 - as in database.open_writer
 
-        names.slug(gateway, "gateway")
+        names.gateway(gateway)
         connection = database.create(path)
         try:
             schema.migrate(connection)

@@ -39,6 +39,9 @@ LocationName = Text
 Reference = Text
 Actor = Text
 
+INGEST_USER: Final = "ingest"
+AGENT_USER: Final = "agent"
+
 SUPPLIER: Final = "@supplier"
 CUSTOMER: Final = "@customer"
 SCRAP: Final = "@scrap"
@@ -80,8 +83,17 @@ def slug(value: str, what: str) -> str:
     )
 
 
+def gateway(value: str) -> str:
+    """Return a gateway name unchanged, or raise InvalidName; the workers' user name on the cloud's broker is taken."""
+    if value == INGEST_USER:
+        raise InvalidName(f"No gateway may be named {value}.", hint="That is the workers' user name; choose another.")
+    return slug(value, "gateway")
+
+
 def device(value: str) -> str:
-    """Return a device name unchanged, or raise InvalidName."""
+    """Return a device name unchanged, or raise InvalidName; the agent's user name on its broker is taken."""
+    if value == AGENT_USER:
+        raise InvalidName(f"No device may be named {value}.", hint="That is the agent's user name; choose another.")
     if _DEVICE.fullmatch(value):
         return value
     raise InvalidName(

@@ -151,7 +151,7 @@ def shard(gateway: str) -> int:
 
 def link(gateway: str, channel: Channel) -> str:
     """The topic of one channel of one gateway."""
-    name = names.slug(gateway, "gateway")
+    name = names.gateway(gateway)
     return RULES[channel].pattern.format(shard=f"{shard(name):02x}", gateway=name)
 
 
@@ -203,7 +203,7 @@ def parse(topic: str) -> LinkTopic | DeviceTopic | ClaimTopic:
     if area == "claim" and rest in _CLAIM_CHANNELS:
         return ClaimTopic(names.slug(name, "claim"), _CLAIM_CHANNELS[rest])
     if rest in _LINK_CHANNELS:
-        gateway = names.slug(name, "gateway")
+        gateway = names.gateway(name)
         if area != f"{shard(gateway):02x}":
             raise InvalidTopic(f"Gateway {gateway} is not in shard {area}.", hint=f"Its shard is {shard(gateway):02x}.")
         return LinkTopic(gateway, _LINK_CHANNELS[rest])

@@ -63,6 +63,14 @@ def test_foreign_topics_are_refused(topic: str) -> None:
         topics.parse(topic)
 
 
+def test_the_names_of_workers_and_agents_are_taken() -> None:
+    """A gateway named like the workers would have the workers' rights at the broker."""
+    with pytest.raises(InvalidName, match="ingest"):
+        topics.up("ingest", "ledger")
+    with pytest.raises(InvalidName, match="agent"):
+        topics.device("agent", Channel.DEVICE_EVENT)
+
+
 def test_a_gateway_in_another_shard_is_refused() -> None:
     """The shard decides which worker sees the frames in order; a lying topic must not get past that."""
     right = topics.shard("gw-1")
