@@ -81,7 +81,8 @@ def set_password(file: Path, user: str, password: str) -> None:
         InvalidPasswords: the user name cannot be one of a gateway, device or service, or the password is too short.
     """
     try:
-        names.device(user)
+        if user not in {names.INGEST_USER, names.AGENT_USER}:
+            names.device(user)
     except InvalidName as error:
         raise InvalidPasswords(f"{user!r} cannot be a user name.", hint=error.hint) from error
     if len(password) < PASSWORD_CHARS_MIN:

@@ -130,8 +130,6 @@ def _pattern(rule: TopicRule, role: Role) -> str:
 
 
 def _is_name(user: str) -> bool:
-    if user in SERVICE_USER.values():
-        return True
     try:
         return bool(names.device(user))  # the widest of the three; slugs are device names too
     except InvalidName:
