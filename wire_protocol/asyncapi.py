@@ -75,9 +75,21 @@ def document() -> dict[str, Any]:
         "operations": {name: operation for rule in TOPICS for name, operation in _operations(rule)},
         "components": {
             "messages": {_name(rule): _message(rule) for rule in TOPICS},
-            "schemas": dict(sorted(shared["$defs"].items())),
+            "schemas": {name: _as_asyncapi(schema) for name, schema in sorted(shared["$defs"].items())},
         },
     }
+
+
+def _as_asyncapi(schema: Any) -> Any:
+    """A schema in AsyncAPI's dialect: its `discriminator` is the property's name, where OpenAPI has an object."""
+    if isinstance(schema, list):
+        return [_as_asyncapi(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _as_asyncapi(value) for key, value in schema.items()}
+    if isinstance(made.get("discriminator"), dict) and "propertyName" in made["discriminator"]:
+        made["discriminator"] = made["discriminator"]["propertyName"]
+    return made
 
 
 def _name(rule: TopicRule) -> str:
