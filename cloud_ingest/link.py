@@ -94,6 +94,10 @@ class Link:
                 reason = str(next(_leaves(group)))
                 failures = 0 if time.monotonic() - began > self._settings.reconnect_delay_s_max else failures + 1
                 _LOG.warning("broker_lost", broker=self._address.host, reason=reason, failures=failures)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A client that fails while it disconnects would hide the cancellation.
+                raise asyncio.CancelledError
             self._drop_outgoing()
             delay_s = min(self._settings.reconnect_delay_s_max, 0.1 * 2 ** min(failures, 10))
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a herd, not a secret
@@ -112,7 +116,7 @@ class Link:
         settings, address = self._settings, self._address
         newest = settings.mqtt_version == "5"
         options: dict[str, Any] = {"clean_start": True} if newest else {"clean_session": True}
-        return _CheckedClient(
+        client = _CheckedClient(
             self._publish_refused,
             hostname=address.host,
             port=address.port,
@@ -127,6 +131,8 @@ class Link:
             timeout=PUBLISH_TIMEOUT_S,
             **options,
         )
+        client.pending_calls_threshold = settings.publishers
+        return client
 
     def _publish_refused(self, reason_code: int) -> None:
         self._metrics.acks.labels("refused").inc()
