@@ -1,0 +1,89 @@
+"""`stocktide sim`: fleets of devices, replays of recorded sales, converters.
+
+Heavy imports happen inside the commands.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from firmware_sim import builtin, cli_fleet
+from firmware_sim.cli_convert import convert_app
+from firmware_sim.cli_options import Boot, Json, MqttVersionText, Quiet, Seed, StallS
+from firmware_sim.cli_output import SimGroup, emit_report
+from firmware_sim.pace import parse_speed
+
+if TYPE_CHECKING:
+    from firmware_sim.address import BrokerAddress
+    from firmware_sim.replay import Plan
+
+app = typer.Typer(
+    cls=SimGroup, no_args_is_help=True, pretty_exceptions_enable=False,
+    help="Devices that behave like real firmware; replays of recorded data.",
+)  # fmt: skip
+app.add_typer(convert_app, name="convert")
+
+Site = Annotated[list[str] | None, typer.Option("--site", "-s", help="Only this site; may be given several times.")]
+Map = Annotated[list[str] | None, typer.Option("--map", "-m", metavar="SITE=URL", help="The broker of one site.")]
+OneBroker = Annotated[str | None, typer.Option("--broker", "-b", metavar="URL", help="The broker of all other sites.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many rows.")]
+SpeedText = Annotated[str, typer.Option("--speed", help="Simulated seconds per second, or `max`.")]
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(help="A recording, .csv or .csv.gz, or the name of one of ours.")],
+    speed: SpeedText = "max",
+    site: Site = None,
+    map_: Map = None,
+    broker: OneBroker = None,
+    limit: Limit = None,
+    limit_per_site: Annotated[int | None, typer.Option("--limit-per-site", min=1, help="At most, each site.")] = None,
+    opening_stock: Annotated[
+        bool, typer.Option("--opening-stock", help="First receive what will be sold, so no shelf goes below zero.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="A bad row is an error.")] = False,
+    seed: Seed = 1,
+    boot: Boot = None,
+    mqtt_version: MqttVersionText = "5",
+    stall_s: StallS = 60.0,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Play recorded sales and returns as device events, at recorded times."""
+    from firmware_sim import replay as replays  # noqa: PLC0415
+
+    pace, options, first_boot = parse_speed(speed), cli_fleet.link_options(mqtt_version), cli_fleet.boot_counter(boot)
+    plan = replays.plan(
+        builtin.resolve(file), sites=site, limit=limit, limit_per_site=limit_per_site, opening_stock=opening_stock,
+        strict=strict,
+    )  # fmt: skip
+    found = cli_fleet.brokers_of(list(plan.sites), [*(map_ or []), *([broker] if broker else [])])
+    plan.prefixed = frozenset(cli_fleet.shared(found))
+    if not json_:
+        _announce(plan, found)
+    fleet = plan.fleet(found, seed=seed, boot=first_boot, speed=pace, options=options, stall_s_max=stall_s)
+    report = cli_fleet.run(fleet, events_total=plan.events, quiet=quiet)
+    emit_report(report, as_json=json_, extra=_bad_rows_json(plan))
+
+
+def _announce(plan: "Plan", brokers: "dict[str, BrokerAddress]") -> None:
+    for bad in plan.bad_rows_listed:
+        typer.echo(f"bad row: {plan.path.name}, {bad}", err=True)
+    if plan.bad_rows > len(plan.bad_rows_listed):
+        typer.echo(f"bad row: and {plan.bad_rows - len(plan.bad_rows_listed)} more", err=True)
+    gateways = len({(broker.host, broker.port) for broker in brokers.values()})
+    devices = sum(map(len, plan.device_names.values()))
+    typer.echo(
+        f"{plan.rows} rows of {len(plan.sites)} sites over {plan.span_s / 86_400:.1f} days, "
+        f"{devices} devices, {gateways} brokers\n"
+    )
+
+
+def _bad_rows_json(plan: "Plan") -> dict[str, Any]:
+    return {
+        "rows": plan.rows,
+        "bad_rows": plan.bad_rows,
+        "bad_rows_listed": [{"line": bad.line, "reason": bad.reason} for bad in plan.bad_rows_listed],
+    }

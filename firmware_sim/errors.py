@@ -1,0 +1,37 @@
+"""Errors of the simulator. The docstring of a class is its default message; `hint` says what to do next."""
+
+
+class SimError(Exception):
+    """The simulation cannot go on."""
+
+    hint: str | None = None
+
+    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
+        super().__init__(message or type(self).__doc__)
+        self.hint = hint or self.hint
+
+
+class BadInput(SimError):
+    """The command cannot be carried out as given."""
+
+
+class BadScenario(BadInput):
+    """The scenario is not well formed."""
+
+    hint = "See the scenarios that come with Stocktide: stocktide sim list"
+
+
+class BadRecording(SimError):
+    """The recording cannot be read."""
+
+    hint = "A recording is CSV, plain or gzip, in UTF-8, with the header: time,site,device,sku,quantity"
+
+
+class MemoryFull(SimError):
+    """The device's memory is full; it scans nothing until a receipt makes room."""
+
+
+class JournalFull(SimError):
+    """More events were sent than the journal may keep."""
+
+    hint = "Play less of it, or run without a journal."

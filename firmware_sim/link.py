@@ -1,0 +1,257 @@
+"""One device's connection to its gateway's broker. The only importer of aiomqtt in the simulator.
+
+All decisions are the unit's (`firmware.py`, `faults.py`); this module connects, publishes what the unit says, hands
+it its receipts, and connects again with jitter.
+
+Invariant: nothing is published before the receipts are subscribed to, and after each reconnect the unit says again
+whatever has no receipt.
+"""
+
+import asyncio
+import random
+import ssl
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Literal, TypeAlias
+
+import aiomqtt
+
+from firmware_sim.address import BrokerAddress
+from firmware_sim.errors import MemoryFull
+from firmware_sim.firmware import Outgoing
+from firmware_sim.happening import Happening
+from firmware_sim.pace import Pace
+from firmware_sim.unit import Unit
+from wire_protocol import topics
+from wire_protocol.messages import DeviceReceipt, DeviceStatus, InvalidMessage
+from wire_protocol.topics import RULES, Channel
+
+MqttVersion: TypeAlias = Literal["5", "3.1.1"]
+
+FIRMWARE: Final = "stocktide-sim"
+INFLIGHT_MESSAGES_MAX: Final = 10
+INCOMING_MESSAGES_MAX: Final = 1_000  # more receipts than that are lost, and the events sent again
+CONNECT_S_MAX: Final = 10.0
+KEEPALIVE_S: Final = 30
+RECONNECT_S: Final = 0.25
+RECONNECT_S_MAX: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How devices connect."""
+
+    mqtt_version: MqttVersion = "5"
+    reconnect_s_max: float = RECONNECT_S_MAX
+    keepalive_s: int = KEEPALIVE_S
+
+
+class Link:
+    """A unit and its connection: happenings are offered to it, `run` tells the broker until all have a receipt."""
+
+    def __init__(
+        self,
+        gateway: str,
+        address: BrokerAddress,
+        unit: Unit,
+        *,
+        pace: Pace,
+        options: LinkOptions,
+        rng: random.Random,
+    ) -> None:
+        self.gateway, self.unit = gateway, unit
+        self.online = False
+        self.problem: str | None = None
+        self._address, self._pace, self._options, self._rng = address, pace, options, rng
+        self._horizon_ms = 0  # at `max` speed: how far this device's own time has come
+        self._hurried = False  # at `max` speed: nothing will happen before something is said, so time jumps
+        self._ended = False
+        self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    @property
+    def name(self) -> str:
+        return self.unit.name
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more will happen and everything has its receipt."""
+        return self._ended and self.unit.is_idle
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it waits for receipts and no scenario is the reason."""
+        if not self.unit.firmware.waiting or self._pace.is_max:
+            return self.unit.firmware.waiting > 0
+        now_ms = self._now_ms()
+        on_its_way_ms = self.unit.air.next_ms()
+        return not self.unit.is_cut_off(now_ms) and (on_its_way_ms is None or on_its_way_ms <= now_ms)
+
+    async def offer(self, happening: Happening) -> str | None:
+        """Let something happen at the device; waits while its memory is full.
+
+        Returns:
+            Its event id; None for a reading that was dropped.
+        """
+        self._horizon_ms = max(self._horizon_ms, happening.at_ms)
+        while True:
+            try:
+                event_id = self.unit.firmware.scan(happening)
+            except MemoryFull:
+                await self._change()
+                continue
+            self._wake.set()
+            return event_id
+
+    async def settled(self) -> None:
+        """Wait until everything so far has its receipt."""
+        while self.unit.firmware.waiting:
+            await self._change()
+
+    def end(self) -> None:
+        """Nothing more will happen."""
+        self._ended = self._hurried = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Connect, publish, reconnect, until all is done."""
+        attempt = 0
+        while not self.is_done:
+            if await self._is_away():
+                continue
+            try:
+                async with self._client() as client:
+                    await client.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0)
+                    attempt, self.problem, self.online = 0, None, True
+                    self.unit.firmware.reconnected()
+                    await self._contact(client)
+                    await self._say(client, "offline")
+            except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
+                self.problem = _first_line(errors)
+            finally:
+                self.online = False
+            if self.problem is not None:
+                # Full jitter, as the gateways do, so that a shop's devices do not come back in step.
+                ceiling_s = min(self._options.reconnect_s_max, RECONNECT_S * 2 ** min(attempt, 16))
+                attempt += 1
+                await asyncio.sleep(self._rng.uniform(0.1, 1.0) * ceiling_s)
+
+    async def _change(self) -> None:
+        """Wait for a receipt; at `max` speed, time jumps to what the device waits for."""
+        self._hurried = True
+        self._wake.set()
+        self._changed.clear()
+        await self._changed.wait()
+        self._hurried = self._ended
+
+    def _now_ms(self) -> int:
+        return self._horizon_ms if self._pace.is_max else self._pace.now_ms()
+
+    def _client(self) -> aiomqtt.Client:
+        mqtt_5 = self._options.mqtt_version == "5"
+        status = topics.device(self.name, Channel.DEVICE_STATUS)
+        return aiomqtt.Client(
+            self._address.host,
+            self._address.port,
+            username=self._address.user_of(self.name),
+            password=self._address.password,
+            identifier=f"stocktide-device-{self.name}",
+            protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
+            clean_session=None if mqtt_5 else True,
+            will=aiomqtt.Will(status, DeviceStatus(state="offline").encode(), qos=1, retain=True),
+            keepalive=self._options.keepalive_s,
+            timeout=CONNECT_S_MAX,
+            max_queued_incoming_messages=INCOMING_MESSAGES_MAX,
+            tls_context=ssl.create_default_context() if self._address.tls else None,
+        )
+
+    async def _contact(self, client: aiomqtt.Client) -> None:
+        """One contact: until all is done, the scenario takes the device away, or the link breaks."""
+        await self._say(client, "online")
+        async with asyncio.TaskGroup() as tasks:
+            name = f"sim[{self.gateway}].device[{self.name}]"
+            receiving = tasks.create_task(self._receive(client), name=f"{name}.receive")
+            await self._pump(client)
+            receiving.cancel()
+
+    async def _say(self, client: aiomqtt.Client, state: Literal["online", "offline"]) -> None:
+        at_ms = self.unit.firmware.clock.reads(self._now_ms())
+        status = DeviceStatus(state=state, firmware=FIRMWARE, at_ms=at_ms)
+        await client.publish(topics.device(self.name, Channel.DEVICE_STATUS), status.encode(), qos=1, retain=True)
+
+    async def _receive(self, client: aiomqtt.Client) -> None:
+        async for message in client.messages:
+            try:
+                receipt = DeviceReceipt.decode(_payload(message))
+            except InvalidMessage:
+                self.unit.firmware.counters.receipts_unreadable += 1
+                continue
+            self.unit.firmware.receive(receipt)
+            self._changed.set()
+            self._wake.set()
+
+    async def _pump(self, client: aiomqtt.Client) -> None:
+        while not self.is_done:
+            self._wake.clear()
+            now_ms = self._now_ms()
+            messages = iter(self.unit.poll(now_ms, self._pace.link_ms()))
+            if self.unit.firmware.back_ms(now_ms) is not None:
+                return
+            while batch := list(islice(messages, INFLIGHT_MESSAGES_MAX)):
+                await self._publish(client, batch)
+            if not self._jump(now_ms):
+                await self._sleep(now_ms)
+
+    async def _publish(self, client: aiomqtt.Client, batch: list[Outgoing]) -> None:
+        # A task each, because a round trip each in turn is slow; asyncio starts them in order.
+        async with asyncio.TaskGroup() as tasks:
+            for message in batch:
+                topic, qos = topics.device(self.name, message.channel), RULES[message.channel].qos
+                publish = client.publish(topic, message.payload, qos=qos)
+                tasks.create_task(publish, name=f"sim[{self.gateway}].device[{self.name}].publish")
+
+    async def _is_away(self) -> bool:
+        """Wait for a moment, if the scenario keeps the device offline or rebooting now."""
+        self._wake.clear()
+        now_ms = self._now_ms()
+        if self.unit.firmware.back_ms(now_ms) is None:
+            return False
+        if not self._jump(now_ms):
+            await self._sleep(now_ms)
+        return True
+
+    def _jump(self, now_ms: int) -> bool:
+        """At `max` speed, when the device waits for nothing but time: let it pass."""
+        if not (self._pace.is_max and self._hurried) or self.is_done:
+            return False
+        next_ms = self.unit.next_ms(now_ms)
+        if next_ms is None or next_ms <= self._horizon_ms:
+            return False
+        self._horizon_ms = next_ms
+        return True
+
+    async def _sleep(self, now_ms: int) -> None:
+        """Until something happens, a receipt comes, or something is due by either clock."""
+        delays_s = []
+        away = self.unit.firmware.back_ms(now_ms) is not None
+        if not away and (link_ms := self.unit.firmware.next_link_ms()) is not None:
+            delays_s.append(max(0.0, (link_ms - self._pace.link_ms()) / 1_000))
+        if not self._pace.is_max and (next_ms := self.unit.next_ms(now_ms)) is not None:
+            delays_s.append(self._pace.wait_s(next_ms))
+        try:
+            async with asyncio.timeout(min(delays_s, default=None)):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+
+def _payload(message: aiomqtt.Message) -> bytes:
+    payload: Any = message.payload
+    return payload if isinstance(payload, bytes) else b""
+
+
+def _first_line(errors: BaseExceptionGroup[Any]) -> str:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return (str(error) or type(error).__name__).splitlines()[0]
