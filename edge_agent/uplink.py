@@ -156,6 +156,8 @@ class Uplink:
 
     async def _ship(self, client: _Client) -> None:
         """One contact: announce, then receive, pump and report until the link breaks."""
+        # aiomqtt warns above this many calls on their way; two windows of frames and some reports are no surprise.
+        client.pending_calls_threshold = 2 * self.settings.window_frames_max + 8
         await client.subscribe(topics.down_filter(self.gateway), qos=1)
         self._contact_ms = self.clock.now_ms()
         self._lanes = {stream: self._lane(stream) for stream in STREAMS}

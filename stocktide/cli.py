@@ -28,7 +28,7 @@ PARTS: Final[dict[str, Part]] = {
     "broker": Part("broker_config.cli", "all", "Brokers: configuration and rights from the topic policy."),
     "sim": Part("firmware_sim.cli", "sim", "Devices that behave like real firmware; replays of recorded data."),
     "schema": Part("stocktide.schema", "all", "The message schemas: JSON Schema and AsyncAPI."),
-    "demo": Part("stocktide.demo_cli", "all", "The whole system on this machine, proved, in two minutes."),
+    "demo": Part("stocktide.demo.cli", "all", "The whole system on this machine, proved, in two minutes."),
 }
 
 

@@ -3,10 +3,11 @@
 import contextlib
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from firmware_sim.address import DEVICE
 from stocktide.demo.errors import DemoError
 from stocktide.demo.processes import Processes
 
@@ -38,7 +39,7 @@ def free_port() -> int:
 
 @dataclass(slots=True)
 class Broker:
-    """An embedded broker with a password for each of its users."""
+    """An embedded broker with a password for each service and gateway, and one for all devices."""
 
     name: str
     side: str
@@ -49,13 +50,15 @@ class Broker:
         """The address for a user; `port` when it goes through a proxy."""
         return f"mqtt://{user}:{self.passwords[user]}@127.0.0.1:{port or self.port}"
 
-    async def start(self, processes: Processes, users: list[str]) -> None:
-        """Write the password file and start the broker."""
+    async def start(self, processes: Processes, users: Sequence[str], devices: Sequence[str] = ()) -> None:
+        """Write the password file and start the broker. `url("{device}")` is then the address of any device."""
         from broker_config import passwords  # noqa: PLC0415
 
-        self.passwords = {user: secrets.token_urlsafe(12) for user in users}
+        self.passwords = {user: secrets.token_urlsafe(12) for user in (*users, DEVICE)}
+        hashed = {user: passwords.hashed(self.passwords[user]) for user in users}
+        hashed |= {device: passwords.hashed(self.passwords[DEVICE]) for device in devices}
         file = processes.folder / f"{self.name}.passwords"
-        passwords.write(file, {user: passwords.hashed(password) for user, password in self.passwords.items()})
+        passwords.write(file, hashed)
         await processes.start(
             self.name, "broker", "run", "--side", self.side, "--port", str(self.port), "--passwords", str(file),
             ready="listening on",

@@ -1,0 +1,263 @@
+"""The demo, act by act: build, replay, cut, heal, settle, prove.
+
+Invariant: however it ends, every process and server it started has ended too, unless it was asked to keep them.
+"""
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_agent import database, queries
+from firmware_sim.address import DEVICE, BrokerAddress
+from firmware_sim.fleet import Fleet
+from firmware_sim.proxy import FaultProxy, Link
+from stocktide.demo import devices, proof
+from stocktide.demo.cloudside import Cloud
+from stocktide.demo.errors import DemoError
+from stocktide.demo.plan import CUT_SITE, SITES, TENANTS, Site, Timing
+from stocktide.demo.processes import Processes
+from stocktide.demo.screen import Picture, Screen, SiteRow
+from stocktide.demo.servers import Broker, free_port, postgres
+
+PICTURE_INTERVAL_S = 0.5
+
+
+@dataclass(slots=True)
+class Gateway:
+    """A site's gateway as the demo runs it: ledger, own broker, and the proxy its uplink goes through."""
+
+    site: Site
+    ledger: Path
+    broker: Broker
+    proxy: FaultProxy
+    last_entry_s: float = field(default_factory=time.monotonic)
+
+    def status(self) -> dict[str, int]:
+        """Entries, frames sealed and entries that the cloud has not acknowledged."""
+        with contextlib.closing(database.open_reader(self.ledger)) as reader:
+            found = queries.status(reader, self.ledger)
+        stream = found["streams"]["ledger"]
+        return {
+            "entries": found["entries"],
+            "frames": stream["sealed_frame"],
+            "waiting": stream["waiting"] + found["streams"]["readings"]["waiting"],
+        }
+
+
+@dataclass(slots=True)
+class Demo:
+    """The running demo."""
+
+    folder: Path
+    screen: Screen
+    timing: Timing
+    processes: Processes
+    cloud_broker: Broker = field(default_factory=lambda: Broker("broker-cloud", "cloud"))
+    gateways: list[Gateway] = field(default_factory=list)
+    cloud: Cloud = field(default_factory=lambda: Cloud("", ""))
+    waiting_since: dict[str, float] = field(default_factory=dict)
+
+    async def build(self, database_url: str, stack: AsyncExitStack) -> None:
+        """Everything up to the first event."""
+        self.cloud = Cloud(database_url, f"http://127.0.0.1:{free_port()}")
+        with self.screen.step("MQTT brokers: the cloud's and three gateways' own (embedded)"):
+            await self._start_brokers(stack)
+        environment = {
+            "STOCKTIDE_DATABASE_URL": database_url,
+            "STOCKTIDE_MQTT_URL": self.cloud_broker.url("ingest"),
+            "STOCKTIDE_MQTT_VERSION": "3.1.1",
+        }
+        with self.screen.step(f"schema migrated; {len(TENANTS)} tenants, {len(SITES)} sites and gateways registered"):
+            await self._register(environment)
+        with self.screen.step(f"ingest worker and HTTP API on {self.cloud.api_url}"):
+            api_port = self.cloud.api_url.rpartition(":")[2]
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.processes.start("worker", "cloud", "ingest", ready="lease", **environment))
+                tasks.create_task(
+                    self.processes.start("api", "cloud", "api", "--port", api_port, ready="startup", **environment)
+                )
+        with self.screen.step("edge agents of london, dublin and berlin, each on its own ledger"):
+            async with asyncio.TaskGroup() as tasks:
+                for gateway in self.gateways:
+                    tasks.create_task(self._start_agent(gateway))
+
+    async def _start_brokers(self, stack: AsyncExitStack) -> None:
+        brokers = {site: Broker(f"broker-{site.name}", "gateway") for site in SITES}
+        async with asyncio.TaskGroup() as tasks:
+            users = ["ingest", *(site.gateway for site in SITES)]
+            tasks.create_task(self.cloud_broker.start(self.processes, users))
+            for site, broker in brokers.items():
+                tasks.create_task(broker.start(self.processes, ["agent"], devices.names(site, self.timing)))
+        for site, broker in brokers.items():
+            proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", self.cloud_broker.port))
+            self.gateways.append(Gateway(site, self.folder / site.gateway / "ledger.db", broker, proxy))
+
+    async def _register(self, environment: dict[str, str]) -> None:
+        await self.processes.run("cloud", "migrate", **environment)
+        for tenant in TENANTS:
+            await self.processes.run("cloud", "tenant", "add", tenant, **environment)
+        for site in SITES:
+            await self.processes.run("cloud", "site", "add", "--tenant", site.tenant, site.name, **environment)
+            await self.processes.run(
+                "cloud", "gateway", "add", "--tenant", site.tenant, "--site", site.name, site.gateway, **environment
+            )
+
+    async def _start_agent(self, gateway: Gateway) -> None:
+        ledger = ["--ledger", str(gateway.ledger)]
+        known = [f"--device={name}" for name in devices.names(gateway.site, self.timing)]
+        await self.processes.run(
+            "edge", "init", *ledger, "--gateway", gateway.site.gateway, *known,
+            "--cloud", self.cloud_broker.url(gateway.site.gateway, gateway.proxy.port),
+            "--local", gateway.broker.url("agent"),
+        )  # fmt: skip
+        await self.processes.start(
+            f"agent-{gateway.site.name}", "edge", "run", *ledger, "--mqtt-version", "3.1.1",
+            ready="listening_to_devices", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2",
+        )  # fmt: skip
+
+    async def play(self, fleet: Fleet) -> None:
+        """Replay, cut the uplink in the middle, heal it, and wait until the cloud has everything."""
+        cut = asyncio.create_task(self._cut_and_heal(), name="demo.cut")
+        playing = asyncio.create_task(fleet.run(), name="demo.fleet")
+        try:
+            while not (playing.done() and cut.done()):
+                self.processes.check()
+                await self._show(fleet)
+                await asyncio.sleep(PICTURE_INTERVAL_S)
+            report = await playing
+            if not report.is_complete:
+                raise DemoError(f"Some events have no receipt: {report.missing[:3]}", hint=f"See {self.folder}")
+            await self._settle(fleet)
+        finally:
+            for task in (cut, playing):
+                task.cancel()
+            await asyncio.gather(cut, playing, return_exceptions=True)
+
+    async def _cut_and_heal(self) -> None:
+        proxy = next(gateway.proxy for gateway in self.gateways if gateway.site is CUT_SITE)
+        await asyncio.sleep(self.timing.cut_after_s)
+        proxy.cut()
+        await asyncio.sleep(self.timing.cut_for_s)
+        proxy.heal()
+
+    async def _settle(self, fleet: Fleet) -> None:
+        deadline = time.monotonic() + self.timing.settle_s_max
+        while any(gateway.status()["waiting"] for gateway in self.gateways):
+            if time.monotonic() > deadline:
+                raise DemoError("The cloud did not acknowledge everything in time.", hint=f"See {self.folder}")
+            await self._show(fleet)
+            await asyncio.sleep(PICTURE_INTERVAL_S)
+        await self._show(fleet, last=True)
+
+    async def _show(self, fleet: Fleet, *, last: bool = False) -> None:
+        stored, snapshot = await self.cloud.stored(), fleet.snapshot()
+        rows = []
+        for gateway in self.gateways:
+            site, status = gateway.site, gateway.status()
+            sent = snapshot.of(site.recorded)
+            now = time.monotonic()
+            since = self.waiting_since.setdefault(site.name, now) if status["waiting"] else now
+            if not status["waiting"]:
+                self.waiting_since.pop(site.name, None)
+            rows.append(
+                SiteRow(
+                    site.name, len(sent.devices), sent.events + sent.readings, sent.receipts, status["entries"],
+                    status["waiting"], status["frames"], stored[site.gateway], now - since,
+                    "up" if gateway.proxy.state is Link.UP else "cut",
+                )
+            )  # fmt: skip
+        on_hand = []
+        for site, sku, location in devices.watched(self.timing):
+            quantity = await self.cloud.on_hand(site.tenant, site.name, sku, location)
+            on_hand.append((site.name, sku, quantity or 0))
+        self.screen.show(Picture(self._headline(), rows, on_hand), last=last)
+
+    def _headline(self) -> str:
+        if any(gateway.proxy.state is not Link.UP for gateway in self.gateways):
+            return f"The uplink of {CUT_SITE.name} is cut; its devices go on."
+        return "Replaying real transactions (UCI Online Retail, December 2010)."
+
+    def prove(self, fleet: Fleet) -> proof.Proof:
+        """Compare what was sent with what the ledgers and the cloud hold."""
+        snapshot = fleet.snapshot()
+        sent = {
+            gateway.site.gateway: (
+                sum(device.events for device in snapshot.of(gateway.site.recorded).devices),
+                sum(device.readings for device in snapshot.of(gateway.site.recorded).devices),
+            )
+            for gateway in self.gateways
+        }
+        return proof.prove(self.cloud.database_url, {gateway.site: gateway.ledger for gateway in self.gateways}, sent)
+
+    def addresses(self) -> list[tuple[str, str]]:
+        """Where everything is, for who keeps it running."""
+        return [
+            ("database", self.cloud.database_url),
+            ("API", f"{self.cloud.api_url}/docs"),
+            ("cloud's broker", self.cloud_broker.url("ingest")),
+            *((gateway.site.gateway, f"stocktide edge status --ledger {gateway.ledger}") for gateway in self.gateways),
+            ("logs", str(self.folder)),
+        ]
+
+
+@contextlib.contextmanager
+def _folder(*, keep: bool) -> Iterator[Path]:
+    """A new folder for ledgers, logs and the database; removed after success unless it is to be kept."""
+    folder = Path(tempfile.mkdtemp(prefix="stocktide-demo-"))
+    folder.chmod(0o755)  # PostgreSQL runs as its own user when we are root
+    yield folder
+    if not keep:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def run(screen: Screen, *, keep: bool, timing: Timing) -> bool:
+    """Run the demo; returns whether the proof holds.
+
+    Raises:
+        DemoError: something did not start, ended, or did not settle in time. The folder with the logs is left.
+    """
+    began = time.monotonic()
+    with _folder(keep=keep) as folder:
+        screen.say("Stocktide demo: from a scan on a shelf to a number in the cloud\n")
+        with ExitStack() as servers:
+            with screen.step("PostgreSQL from its wheel"):
+                database_url = await asyncio.to_thread(servers.enter_context, postgres(folder / "postgres"))
+            async with AsyncExitStack() as stack:
+                processes = await stack.enter_async_context(Processes(folder))
+                demo = Demo(folder, screen, timing, processes)
+                await demo.build(database_url, stack)
+                addresses = {
+                    gateway.site.recorded: BrokerAddress.parse(gateway.broker.url(DEVICE)) for gateway in demo.gateways
+                }
+                fleet = devices.fleet(addresses, timing)
+                with screen.live():
+                    await demo.play(fleet)
+                screen.say()
+                shown = await asyncio.to_thread(demo.prove, fleet)
+                screen.prove(shown)
+                screen.say(_verdict(shown, time.monotonic() - began))
+                if keep:
+                    await _keep(screen, demo)
+    return shown.holds
+
+
+def _verdict(shown: proof.Proof, seconds: float) -> str:
+    if shown.holds:
+        return f"\nProved: every event counted once, edge and cloud agree on every balance. {seconds:.0f} s in all."
+    return f"\nNot proved: edge and cloud differ. {seconds:.0f} s in all."
+
+
+async def _keep(screen: Screen, demo: Demo) -> None:
+    screen.say("\nEverything is left running:\n")
+    width = max(len(name) for name, _ in demo.addresses())
+    for name, address in demo.addresses():
+        screen.say(f"  {name:<{width}}  {address}")
+    screen.say("\nCtrl-C ends it.")
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
