@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from edge_agent.drafts import draft
-from firmware_sim import recording
+from firmware_sim import builtin, recording
 from wire_protocol import clock, frames, names
 from wire_protocol.frames import FrameHeader
 
@@ -23,7 +23,7 @@ def _entries() -> "list[LedgerEntry]":
     """Recorded sales as a gateway would have booked them: several tills, event ids, references."""
     rng, boot, at_ms = random.Random(1), names.ulid(START_MS, bytes(10)), START_MS
     entries: list[LedgerEntry] = []
-    for number, row in enumerate(itertools.islice(recording.read(recording.built_in()), MOVEMENTS)):
+    for number, row in enumerate(itertools.islice(recording.read(builtin.ONLINE_RETAIL), MOVEMENTS)):
         at_ms += rng.randrange(400)
         sold = row.quantity > 0
         made = draft(

@@ -5,7 +5,7 @@ A site is called by its recorded name here, which is what the recording and the 
 
 from functools import lru_cache
 
-from firmware_sim import recording, replay
+from firmware_sim import builtin, replay
 from firmware_sim.address import BrokerAddress
 from firmware_sim.fleet import Fleet, Stream
 from firmware_sim.happening import SHOP, Happening, Sample
@@ -16,42 +16,31 @@ from stocktide.demo.plan import SEED, SITES, Site, Timing
 
 PROBE = "probe-1"
 READINGS = 40
-WATCHED_SKUS_PER_SITE = 1
 
 
-@lru_cache(maxsize=1)
-def _plan(timing: Timing) -> Plan:
-    return replay.plan(
-        recording.BUILT_IN,
-        sites={site.recorded for site in SITES},
-        limit_per_site=timing.events_max,
-        opening_stock=True,
-    )
+@lru_cache(maxsize=len(SITES))
+def _plan(site: Site, events_max: int) -> Plan:
+    return replay.plan(builtin.ONLINE_RETAIL, sites={site.recorded}, limit_per_site=events_max, opening_stock=True)
 
 
 def names(site: Site, timing: Timing) -> list[str]:
     """The devices that a site's gateway must know."""
-    return [*_plan(timing).device_names[site.recorded], PROBE]
+    return [*_plan(site, timing.events_max).device_names[site.recorded], PROBE]
 
 
 def watched(timing: Timing) -> list[tuple[Site, str, str]]:
-    """A SKU of each site that moves a lot, with its location."""
-    plan = _plan(timing)
-    return [
-        (site, sku, SHOP)
-        for site in SITES
-        for sku, _ in plan.sites[site.recorded].sold.most_common(WATCHED_SKUS_PER_SITE)
-    ]
+    """The SKU of each site that moves most, with its location."""
+    plans = {site: _plan(site, timing.events_max) for site in SITES}
+    return [(site, plan.sites[site.recorded].sold.most_common(1)[0][0], SHOP) for site, plan in plans.items()]
 
 
-def fleet(brokers: dict[str, BrokerAddress], timing: Timing) -> Fleet:
-    """All devices; the recorded time is played in `timing.replay_s`."""
-    plan = _plan(timing)
-    streams = [*plan.streams(seed=SEED), *(_probe(site, plan) for site in SITES)]
+def fleet(site: Site, broker: BrokerAddress, timing: Timing) -> Fleet:
+    """A site's devices; whatever was recorded there is played in `timing.replay_s`."""
+    plan = _plan(site, timing.events_max)
     return Fleet(
-        brokers,
-        streams,
-        speed=plan.span_s / timing.replay_s,
+        {site.recorded: broker},
+        [*plan.streams(seed=SEED), _probe(site, plan)],
+        speed=max(1.0, plan.span_s / timing.replay_s),
         start_ms=plan.first_ms,
         seed=SEED,
         options=LinkOptions(mqtt_version="3.1.1", reconnect_s_max=2),

@@ -36,7 +36,7 @@ class Gateway:
     ledger: Path
     broker: Broker
     proxy: FaultProxy
-    last_entry_s: float = field(default_factory=time.monotonic)
+    fleet: Fleet
 
     def status(self) -> dict[str, int]:
         """Entries, frames sealed and entries that the cloud has not acknowledged."""
@@ -96,7 +96,8 @@ class Demo:
                 tasks.create_task(broker.start(self.processes, ["agent"], devices.names(site, self.timing)))
         for site, broker in brokers.items():
             proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", self.cloud_broker.port))
-            self.gateways.append(Gateway(site, self.folder / site.gateway / "ledger.db", broker, proxy))
+            fleet = devices.fleet(site, BrokerAddress.parse(broker.url(DEVICE)), self.timing)
+            self.gateways.append(Gateway(site, self.folder / site.gateway / "ledger.db", broker, proxy, fleet))
 
     async def _register(self, environment: dict[str, str]) -> None:
         await self.processes.run("cloud", "migrate", **environment)
@@ -121,23 +122,24 @@ class Demo:
             ready="listening_to_devices", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2",
         )  # fmt: skip
 
-    async def play(self, fleet: Fleet) -> None:
+    async def play(self) -> None:
         """Replay, cut the uplink in the middle, heal it, and wait until the cloud has everything."""
-        cut = asyncio.create_task(self._cut_and_heal(), name="demo.cut")
-        playing = asyncio.create_task(fleet.run(), name="demo.fleet")
-        try:
-            while not (playing.done() and cut.done()):
+        async with asyncio.TaskGroup() as tasks:
+            acts = [tasks.create_task(self._cut_and_heal(), name="demo.cut")]
+            acts += [
+                tasks.create_task(self._play_site(gateway), name=f"demo.fleet[{gateway.site.name}]")
+                for gateway in self.gateways
+            ]
+            while not all(act.done() for act in acts):
                 self.processes.check()
-                await self._show(fleet)
+                await self._show()
                 await asyncio.sleep(PICTURE_INTERVAL_S)
-            report = await playing
-            if not report.is_complete:
-                raise DemoError(f"Some events have no receipt: {report.missing[:3]}", hint=f"See {self.folder}")
-            await self._settle(fleet)
-        finally:
-            for task in (cut, playing):
-                task.cancel()
-            await asyncio.gather(cut, playing, return_exceptions=True)
+        await self._settle()
+
+    async def _play_site(self, gateway: Gateway) -> None:
+        report = await gateway.fleet.run()
+        if not report.is_complete:
+            raise DemoError(f"Some events have no receipt: {report.missing[:3]}", hint=f"See {self.folder}")
 
     async def _cut_and_heal(self) -> None:
         proxy = next(gateway.proxy for gateway in self.gateways if gateway.site is CUT_SITE)
@@ -146,21 +148,21 @@ class Demo:
         await asyncio.sleep(self.timing.cut_for_s)
         proxy.heal()
 
-    async def _settle(self, fleet: Fleet) -> None:
+    async def _settle(self) -> None:
         deadline = time.monotonic() + self.timing.settle_s_max
         while any(gateway.status()["waiting"] for gateway in self.gateways):
             if time.monotonic() > deadline:
                 raise DemoError("The cloud did not acknowledge everything in time.", hint=f"See {self.folder}")
-            await self._show(fleet)
+            await self._show()
             await asyncio.sleep(PICTURE_INTERVAL_S)
-        await self._show(fleet, last=True)
+        await self._show(last=True)
 
-    async def _show(self, fleet: Fleet, *, last: bool = False) -> None:
-        stored, snapshot = await self.cloud.stored(), fleet.snapshot()
+    async def _show(self, *, last: bool = False) -> None:
+        stored = await self.cloud.stored()
         rows = []
         for gateway in self.gateways:
             site, status = gateway.site, gateway.status()
-            sent = snapshot.of(site.recorded)
+            sent = gateway.fleet.snapshot()
             now = time.monotonic()
             since = self.waiting_since.setdefault(site.name, now) if status["waiting"] else now
             if not status["waiting"]:
@@ -183,16 +185,10 @@ class Demo:
             return f"The uplink of {CUT_SITE.name} is cut; its devices go on."
         return "Replaying real transactions (UCI Online Retail, December 2010)."
 
-    def prove(self, fleet: Fleet) -> proof.Proof:
+    def prove(self) -> proof.Proof:
         """Compare what was sent with what the ledgers and the cloud hold."""
-        snapshot = fleet.snapshot()
-        sent = {
-            gateway.site.gateway: (
-                sum(device.events for device in snapshot.of(gateway.site.recorded).devices),
-                sum(device.readings for device in snapshot.of(gateway.site.recorded).devices),
-            )
-            for gateway in self.gateways
-        }
+        snapshots = {gateway.site.gateway: gateway.fleet.snapshot() for gateway in self.gateways}
+        sent = {name: (snapshot.events, snapshot.readings) for name, snapshot in snapshots.items()}
         return proof.prove(self.cloud.database_url, {gateway.site: gateway.ledger for gateway in self.gateways}, sent)
 
     def addresses(self) -> list[tuple[str, str]]:
@@ -232,14 +228,10 @@ async def run(screen: Screen, *, keep: bool, timing: Timing) -> bool:
                 processes = await stack.enter_async_context(Processes(folder))
                 demo = Demo(folder, screen, timing, processes)
                 await demo.build(database_url, stack)
-                addresses = {
-                    gateway.site.recorded: BrokerAddress.parse(gateway.broker.url(DEVICE)) for gateway in demo.gateways
-                }
-                fleet = devices.fleet(addresses, timing)
                 with screen.live():
-                    await demo.play(fleet)
+                    await demo.play()
                 screen.say()
-                shown = await asyncio.to_thread(demo.prove, fleet)
+                shown = await asyncio.to_thread(demo.prove)
                 screen.prove(shown)
                 screen.say(_verdict(shown, time.monotonic() - began))
                 if keep:

