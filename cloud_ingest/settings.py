@@ -9,10 +9,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cloud_ingest.defaults import DATABASE_URL, MQTT_URL
 from cloud_ingest.errors import InvalidBrokerUrl
-
-DEFAULT_DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/stocktide"
-DEFAULT_MQTT_URL = "mqtt://127.0.0.1:1883"
 
 
 class IngestSettings(BaseSettings):
@@ -20,8 +18,8 @@ class IngestSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STOCKTIDE_", extra="ignore", frozen=True)
 
-    database_url: str = Field(DEFAULT_DATABASE_URL, description="PostgreSQL or TimescaleDB, as a URL")
-    mqtt_url: str = Field(DEFAULT_MQTT_URL, description="Broker: mqtt:// or mqtts://[user:password@]host[:port]")
+    database_url: str = Field(DATABASE_URL, description="PostgreSQL or TimescaleDB, as a URL")
+    mqtt_url: str = Field(MQTT_URL, description="Broker: mqtt:// or mqtts://[user:password@]host[:port]")
     mqtt_version: Literal["5", "3.1.1"] = Field("5", description="MQTT protocol version that the broker speaks")
     mqtt_ca_file: str | None = Field(None, description="CA certificates for mqtts://, PEM; the system's when absent")
     mqtt_keepalive_s: int = Field(30, ge=5, le=600, description="Seconds of silence before the link is probed")

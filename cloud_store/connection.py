@@ -18,6 +18,7 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_MS: Final = 30_000
 NETWORK_TIMEOUT_MS: Final = 15_000
+READ_ONLY_OPTIONS: Final = "-c statement_timeout=10000 -c default_transaction_read_only=on"
 
 # Retrying the same transaction can succeed.
 _CONFLICTS: Final = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable, pg.UniqueViolation)

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
+from psycopg.rows import dict_row
+
 from cloud_store import sql
 from cloud_store.arrivals import ArrivedFrame, Gateway
-from cloud_store.connection import Connection
+from cloud_store.connection import Connection, translated
 from cloud_store.plan import PlannedFrame
 
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
@@ -40,6 +42,14 @@ class DeadLetter:
         """What a repetition is recognised by."""
         text = f"{self.kind}\n{self.topic}\n".encode(errors="replace")
         return hashlib.blake2b(text + (self.identity or self.payload), digest_size=32).digest()
+
+
+def newest(
+    connection: Connection, *, limit: int, tenant: str | None = None, gateway: str | None = None
+) -> list[dict[str, Any]]:
+    """The newest dead letters, without their payloads."""
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_SQL["newest"], {"limit": limit, "tenant": tenant, "gateway": gateway}).fetchall()
 
 
 def add(connection: Connection, letters: Sequence[DeadLetter]) -> None:

@@ -1,0 +1,144 @@
+"""The FastAPI application.
+
+Endpoints are plain functions: FastAPI runs them in its threads, and the store is synchronous.
+
+Invariant: `tenant` comes from one dependency that refuses a request without it; no endpoint under /v1 lacks it.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from time import perf_counter
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
+
+from cloud_api import problems
+from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
+from cloud_api.settings import ApiSettings
+from cloud_store import reads
+from cloud_store.connection import Connection
+from cloud_store.errors import UnknownName
+from cloud_store.pool import ReadPool
+from wire_protocol.entries import MovementKind
+from wire_protocol.names import SLUG_PATTERN
+
+
+def create(settings: ApiSettings | None = None) -> FastAPI:
+    """Make the application. Nothing is opened until it starts."""
+    chosen = settings or ApiSettings()
+    pool = ReadPool(
+        chosen.database_url, application="stocktide-api", connections_max=chosen.connections_max,
+        wait_s_max=chosen.connection_wait_s_max,
+    )  # fmt: skip
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        with pool:
+            yield
+
+    app = FastAPI(
+        title="Stocktide", version="1", lifespan=lifespan, description="Stock, movements and gateways of one tenant."
+    )
+    app.state.pool, app.state.settings = pool, chosen
+    problems.install(app)
+    _measure(app)
+    app.get("/healthz", tags=["operation"], summary="The process runs")(_healthz)
+    app.get("/readyz", tags=["operation"], summary="The database answers", responses=problems.RESPONSES)(_readyz)
+    for path, endpoint, summary in (
+        ("/v1/stock", _stock, "What is on hand"),
+        ("/v1/movements", _movements, "What was moved, newest first"),
+        ("/v1/gateways", _gateways, "Gateways and how far their streams are"),
+    ):
+        app.get(path, tags=["inventory"], summary=summary, responses=problems.RESPONSES)(endpoint)
+    return app
+
+
+def _connection(request: Request) -> Iterator[Connection]:
+    with request.app.state.pool.connection() as connection:
+        yield connection
+
+
+Database = Annotated[Connection, Depends(_connection)]
+
+
+def _tenant(
+    database: Database,
+    tenant: Annotated[
+        str, Header(alias="X-Stocktide-Tenant", pattern=SLUG_PATTERN, description="Whose inventory.", examples=["acme"])
+    ],
+) -> str:
+    if not reads.tenant_exists(database, tenant):
+        raise UnknownName(f"There is no tenant {tenant}.")
+    return tenant
+
+
+Tenant = Annotated[str, Depends(_tenant)]
+Text = Annotated[str | None, Query(max_length=64)]
+After = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
+Limit = Annotated[int | None, Query(ge=1, le=reads.PAGE_ROWS_MAX, description="Rows in the page at most.")]
+
+
+def _healthz() -> Health:
+    return Health(status="ok")
+
+
+def _readyz(database: Database) -> Health:
+    reads.totals(database)
+    return Health(status="ok")
+
+
+def _stock(
+    request: Request, database: Database, tenant: Tenant, *, site: Text = None, sku: Text = None, location: Text = None,
+    virtual: bool = False, zero: bool = False, limit: Limit = None, after: After = None,
+) -> Page[StockRow]:  # fmt: skip
+    wanted = reads.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero)
+    page = reads.stock(database, wanted, limit=_rows(request, limit), after=after)
+    return Page[StockRow].model_validate(_document(page))
+
+
+def _movements(
+    request: Request, database: Database, tenant: Tenant, *, site: Text = None, sku: Text = None, location: Text = None,
+    gateway: Text = None, kind: MovementKind | None = None, since: datetime | None = None,
+    until: datetime | None = None, limit: Limit = None, after: After = None,
+) -> Page[MovementRow]:  # fmt: skip
+    wanted = reads.MovementFilter(
+        tenant=tenant, site=site, sku=sku, location=location, gateway=gateway, kind=kind, since=since, until=until
+    )
+    page = reads.movements(database, wanted, limit=_rows(request, limit), after=after)
+    return Page[MovementRow].model_validate(_document(page))
+
+
+def _gateways(
+    request: Request, database: Database, tenant: Tenant, *, site: Text = None, limit: Limit = None, after: After = None
+) -> Page[GatewayRow]:
+    page = reads.gateways(database, limit=_rows(request, limit), tenant=tenant, site=site, after=after)
+    return Page[GatewayRow].model_validate(_document(page))
+
+
+def _rows(request: Request, limit: int | None) -> int:
+    settings: ApiSettings = request.app.state.settings
+    return settings.page_rows_default if limit is None else limit
+
+
+def _document(page: reads.Page) -> dict[str, Any]:
+    return {"items": page.rows, "next": page.after}
+
+
+def _measure(app: FastAPI) -> None:
+    """Time every request by route, and serve the figures."""
+    registry = CollectorRegistry()
+    seconds = Histogram("stocktide_api_request_seconds", "Requests", ["route", "status"], registry=registry)
+
+    @app.middleware("http")
+    async def timed(request: Request, call_next: Any) -> Response:
+        began = perf_counter()
+        response: Response = await call_next(request)
+        route = getattr(request.scope.get("route"), "path", "unknown")
+        seconds.labels(route, response.status_code).observe(perf_counter() - began)
+        return response
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

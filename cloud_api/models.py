@@ -1,0 +1,78 @@
+"""The documents the API answers with; examples are part of the OpenAPI page."""
+
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, Field
+
+RowT = TypeVar("RowT", bound=BaseModel)
+
+
+class Page(BaseModel, Generic[RowT]):
+    """A page; give `next` back as `after` to get the following one. Without `next` this is the last."""
+
+    items: list[RowT]
+    next: str | None = Field(None, description="Opaque; valid as long as the filters stay the same.")
+
+
+class StockRow(BaseModel):
+    """What is on hand of one SKU and lot at one location, in 1/10^scale of its unit."""
+
+    site: str = Field(examples=["berlin"])
+    location: str = Field(examples=["A-01-3"])
+    sku: str = Field(examples=["85123A"])
+    lot: str = Field(examples=[""], description="Empty for goods without a lot.")
+    on_hand: int = Field(examples=[42], description="Negative when more was taken than was ever booked in.")
+    unit: str = Field(examples=["piece"])
+    scale: int = Field(examples=[0])
+    stub: bool = Field(description="Scanned before anybody registered the item.")
+
+
+class MovementRow(BaseModel):
+    """A quantity taken from one location and given to another."""
+
+    site: str = Field(examples=["berlin"])
+    gateway: str = Field(examples=["gw-berlin-1"])
+    epoch: str
+    seq: int = Field(examples=[4711], description="Number of the entry in its gateway's ledger.")
+    at: datetime = Field(description="True time as well as it is known.")
+    claimed_ms: int | None = Field(None, description="The time the gateway claimed, when that had to be bounded.")
+    kind: str = Field(examples=["pick"])
+    sku: str = Field(examples=["85123A"])
+    lot: str = ""
+    serial: str | None = None
+    quantity: int = Field(examples=[3])
+    source: str = Field(examples=["A-01-3"])
+    destination: str = Field(examples=["@customer"])
+    device: str | None = Field(None, examples=["scanner-7"])
+    event: str | None = None
+    actor: str | None = None
+    reference: str | None = Field(None, examples=["ORDER-1031"])
+    device_at: datetime | None = None
+
+
+class GatewayRow(BaseModel):
+    """A gateway: what it last said about itself, and how far its streams are merged."""
+
+    site: str = Field(examples=["berlin"])
+    gateway: str = Field(examples=["gw-berlin-1"])
+    registered: str = Field(examples=["active"])
+    state: str | None = Field(None, examples=["online"], description="Absent until it has been heard.")
+    version: str | None = None
+    heard_at: datetime | None = None
+    clock_offset_ms: int | None = None
+    backlog: int | None = Field(None, description="Entries not acknowledged when it was last heard.")
+    dead_letters: int | None = None
+    readings_dropped: int | None = None
+    devices_online: int | None = None
+    ledger_frame: int | None = None
+    ledger_seq: int | None = None
+    ledger_at: datetime | None = None
+    readings_frame: int | None = None
+    readings_seq: int | None = None
+
+
+class Health(BaseModel):
+    """Whether the process runs, or can serve."""
+
+    status: str = Field(examples=["ok"])

@@ -1,0 +1,76 @@
+-- name: stock
+-- Keyset pages by (site, location, item, lot) ids: stable whatever is inserted meanwhile.
+SELECT t.name AS tenant, s.name AS site, l.name AS location, i.sku, lot.name AS lot, b.on_hand, i.unit, i.scale,
+    i.stub, b.location_id, b.item_id, b.lot_id
+FROM balance b
+JOIN location l USING (location_id)
+JOIN site s USING (site_id)
+JOIN tenant t ON t.tenant_id = s.tenant_id
+JOIN item i USING (item_id)
+JOIN lot ON lot.lot_id = b.lot_id
+WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s)
+    AND (%(site)s::text IS NULL OR s.name = %(site)s)
+    AND (%(sku)s::text IS NULL OR i.sku = %(sku)s)
+    AND (%(location)s::text IS NULL OR l.name = %(location)s)
+    AND (%(virtual)s OR NOT l.virtual)
+    AND (b.on_hand <> 0 OR %(zero)s)
+    AND (b.location_id, b.item_id, b.lot_id) > (%(after_location)s, %(after_item)s, %(after_lot)s)
+ORDER BY b.location_id, b.item_id, b.lot_id
+LIMIT %(limit)s
+
+-- name: movements
+-- Newest first; keyset pages by (at, gateway, epoch, seq). A page walks the tenant's time index.
+SELECT s.name AS site, g.name AS gateway, e.ulid AS epoch, m.seq, m.at, m.claimed_ms, m.kind, i.sku, lot.name AS lot,
+    m.serial, m.quantity, src.name AS source, dst.name AS destination, d.name AS device, m.event, m.actor,
+    m.reference, m.device_at, m.gateway_id, m.epoch_id
+FROM movement m
+JOIN tenant t USING (tenant_id)
+JOIN gateway g USING (gateway_id)
+JOIN site s ON s.site_id = g.site_id
+JOIN epoch e USING (epoch_id)
+JOIN item i USING (item_id)
+JOIN lot ON lot.lot_id = m.lot_id
+JOIN location src ON src.location_id = m.source_id
+JOIN location dst ON dst.location_id = m.destination_id
+LEFT JOIN device d USING (device_id)
+WHERE m.tenant_id = (SELECT tenant_id FROM tenant WHERE name = %(tenant)s)
+    AND (%(site)s::text IS NULL OR s.name = %(site)s)
+    AND (%(sku)s::text IS NULL OR i.sku = %(sku)s)
+    AND (%(location)s::text IS NULL OR src.name = %(location)s OR dst.name = %(location)s)
+    AND (%(gateway)s::text IS NULL OR g.name = %(gateway)s)
+    AND (%(kind)s::smallint IS NULL OR m.kind = %(kind)s)
+    AND (%(since)s::timestamptz IS NULL OR m.at >= %(since)s)
+    AND (%(until)s::timestamptz IS NULL OR m.at < %(until)s)
+    AND (%(after_at)s::timestamptz IS NULL
+        OR (m.at, m.gateway_id, m.epoch_id, m.seq) < (%(after_at)s, %(after_gateway)s, %(after_epoch)s, %(after_seq)s))
+ORDER BY m.at DESC, m.gateway_id DESC, m.epoch_id DESC, m.seq DESC
+LIMIT %(limit)s
+
+-- name: gateways
+SELECT t.name AS tenant, s.name AS site, g.name AS gateway, g.state AS registered, st.state, st.version, st.heard_at,
+    st.clock_offset_ms, st.backlog, st.dead_letters, st.readings_dropped, st.devices_online,
+    ledger.frame AS ledger_frame, ledger.seq AS ledger_seq, ledger.updated_at AS ledger_at,
+    readings.frame AS readings_frame, readings.seq AS readings_seq
+FROM gateway g
+JOIN tenant t USING (tenant_id)
+JOIN site s USING (site_id)
+LEFT JOIN gateway_status st USING (gateway_id)
+LEFT JOIN stream_cursor ledger ON ledger.gateway_id = g.gateway_id AND ledger.stream = 1
+LEFT JOIN stream_cursor readings ON readings.gateway_id = g.gateway_id AND readings.stream = 2
+WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (%(site)s::text IS NULL OR s.name = %(site)s)
+    AND g.name > %(after)s
+ORDER BY g.name
+LIMIT %(limit)s
+
+-- name: tenant_exists
+SELECT EXISTS (SELECT FROM tenant WHERE name = %(tenant)s)
+
+-- name: totals
+SELECT (SELECT count(*) FROM tenant) AS tenants, (SELECT count(*) FROM site) AS sites,
+    (SELECT count(*) FROM gateway) AS gateways,
+    (SELECT count(*) FROM gateway_status WHERE state = 'online') AS online,
+    (SELECT coalesce(sum(seq), 0)::bigint FROM stream_cursor WHERE stream = 1) AS ledger_entries,
+    (SELECT coalesce(sum(seq), 0)::bigint FROM stream_cursor WHERE stream = 2) AS readings,
+    (SELECT max(updated_at) FROM stream_cursor) AS last_merge,
+    (SELECT count(*) FROM dead_letter) AS dead_letters,
+    EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb
