@@ -1,9 +1,12 @@
 """`stocktide demo`."""
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from stocktide.demo.errors import DemoError
 
 app = typer.Typer(pretty_exceptions_enable=False, add_completion=False)
 
@@ -29,11 +32,22 @@ def demo(
     screen = Screen()
     try:
         holds = asyncio.run(run(screen, keep=keep, timing=timing))
-    except DemoError as error:
+    except* DemoError as errors:
+        error = _first(errors)
         typer.echo(f"error: {error}", err=True)
         if error.hint:
             typer.echo(f"hint:  {error.hint}", err=True)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    raise typer.Exit(0 if holds else 1)
+        code = 1
+    except* KeyboardInterrupt:
+        code = 130
+    else:
+        code = 0 if holds else 1
+    raise typer.Exit(code)
+
+
+def _first(errors: "BaseExceptionGroup[DemoError]") -> "DemoError":
+    """The error that a person should see out of the groups it travelled in."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error  # type: ignore[return-value]  # the leaves of a group of DemoError are DemoErrors

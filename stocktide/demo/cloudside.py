@@ -27,6 +27,14 @@ class Cloud:
     database_url: str
     api_url: str
 
+    async def is_ready(self) -> bool:
+        """Whether the API answers and reaches its database."""
+        try:
+            await asyncio.to_thread(self._get, "/readyz", "")
+        except DemoError:
+            return False
+        return True
+
     async def stored(self) -> Counter[str]:
         """Movements and counts stored, by gateway."""
         return await asyncio.to_thread(self._stored)

@@ -21,11 +21,12 @@ from stocktide.demo import devices, proof
 from stocktide.demo.cloudside import Cloud
 from stocktide.demo.errors import DemoError
 from stocktide.demo.plan import CUT_SITE, SITES, TENANTS, Site, Timing
-from stocktide.demo.processes import Processes
+from stocktide.demo.processes import READY_S_MAX, Processes
 from stocktide.demo.screen import Picture, Screen, SiteRow
 from stocktide.demo.servers import Broker, free_port, postgres
 
 PICTURE_INTERVAL_S = 0.5
+POLL_S = 0.1
 
 
 @dataclass(slots=True)
@@ -76,16 +77,21 @@ class Demo:
         with self.screen.step(f"schema migrated; {len(TENANTS)} tenants, {len(SITES)} sites and gateways registered"):
             await self._register(environment)
         with self.screen.step(f"ingest worker and HTTP API on {self.cloud.api_url}"):
-            api_port = self.cloud.api_url.rpartition(":")[2]
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.processes.start("worker", "cloud", "ingest", ready="lease", **environment))
-                tasks.create_task(
-                    self.processes.start("api", "cloud", "api", "--port", api_port, ready="startup", **environment)
-                )
+                tasks.create_task(self._start_api(environment))
         with self.screen.step("edge agents of london, dublin and berlin, each on its own ledger"):
             async with asyncio.TaskGroup() as tasks:
                 for gateway in self.gateways:
                     tasks.create_task(self._start_agent(gateway))
+
+    async def _start_api(self, environment: dict[str, str]) -> None:
+        port = self.cloud.api_url.rpartition(":")[2]
+        await self.processes.start("api", "cloud", "api", "--port", port, ready=None, **environment)
+        async with asyncio.timeout(READY_S_MAX):
+            while not await self.cloud.is_ready():
+                self.processes.check()
+                await asyncio.sleep(POLL_S)
 
     async def _start_brokers(self, stack: AsyncExitStack) -> None:
         brokers = {site: Broker(f"broker-{site.name}", "gateway") for site in SITES}
