@@ -1,0 +1,96 @@
+"""`stocktide cloud` as a person and a script use it. Broken when an answer, a hint or an exit code changes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cloud_ingest.cli import app
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(database_url: str) -> Run:
+    """Run a command against the test's database."""
+    return lambda *words: CliRunner().invoke(app, list(words), env={"STOCKTIDE_DATABASE_URL": database_url})
+
+
+@pytest.fixture
+def registered(run: Run) -> Run:
+    """A tenant, a site and a gateway are there."""
+    for words in ("tenant add acme", "site add berlin -t acme", "gateway add gw-cli -t acme -s berlin"):
+        result = run(*words.split())
+        assert result.exit_code == 0, result.output
+    return run
+
+
+def answer(result: Result) -> Any:
+    """The JSON that a command printed."""
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_registry_is_written_and_listed(registered: Run) -> None:
+    """What was added is there, with what it belongs to."""
+    assert [row["name"] for row in answer(registered("tenant", "list", "--json"))] == ["acme"]
+    assert [row["gateways"] for row in answer(registered("site", "list", "--json"))] == [1]
+    assert answer(registered("gateway", "list", "--json"))[0]["gateway"] == "gw-cli"
+    assert registered("gateway", "disable", "gw-cli").exit_code == 0
+    assert answer(registered("gateway", "list", "--json"))[0]["registered"] == "disabled"
+    for words in (["status"], ["stock"], ["item", "list"], ["dead-letter", "list"], ["migrate"]):
+        assert registered(*words).exit_code == 0
+
+
+def test_items_are_imported_all_or_none(registered: Run, tmp_path: Path) -> None:
+    """A bad line names its place and leaves nothing behind."""
+    good, bad = tmp_path / "good.csv", tmp_path / "bad.csv"
+    good.write_text("sku,name,scale\nA1,Screw,0\nA2,Oil,3\n")
+    bad.write_text("sku,name,scale\nB1,Nut,0\nB2,Bolt,many\n")
+    assert answer(registered("item", "import", str(good), "-t", "acme", "--json"))["changed"] == 2
+    assert answer(registered("item", "import", str(good), "-t", "acme", "--json"))["changed"] == 0
+    refused = registered("item", "import", str(bad), "-t", "acme")
+    assert refused.exit_code == 2
+    assert "bad.csv:3" in refused.stderr
+    assert [row["sku"] for row in answer(registered("item", "list", "--json"))] == ["A1", "A2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("tenant add acme", "already exists"),
+        ("tenant add Acme!", "not a valid tenant name"),
+        ("site add paris -t nobody", "no tenant nobody"),
+        ("gateway add gw-2 -t acme -s nowhere", "no site nowhere"),
+        ("gateway disable gw-none", "no gateway gw-none"),
+        ("item import /no/such.csv -t acme", "cannot be read"),
+        ("ingest --mqtt-url http://broker", "not a broker's address"),
+        ("ingest --metrics-port 99999", "METRICS_PORT"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_exit_code_2(registered: Run, words: str, said: str) -> None:
+    """Never a traceback for what a person typed."""
+    result = registered(*words.split())
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_a_database_that_is_away_is_a_failure_with_a_hint() -> None:
+    """Exit code 1, and what to look at."""
+    result = CliRunner().invoke(app, ["status", "--database-url", "postgresql://127.0.0.1:1/none"])
+    assert result.exit_code == 1
+    assert "hint:" in result.stderr
+
+
+def test_an_empty_database_is_told_to_migrate(empty_database_url: str) -> None:
+    """The hint is the command to run, and running it helps."""
+    environment = {"STOCKTIDE_DATABASE_URL": empty_database_url}
+    before = CliRunner().invoke(app, ["stock"], env=environment)
+    assert (before.exit_code, "stocktide cloud migrate" in before.stderr) == (1, True)
+    assert CliRunner().invoke(app, ["migrate", "--check"], env=environment).exit_code == 1
+    assert len(answer(CliRunner().invoke(app, ["migrate", "--json"], env=environment))["applied"]) >= 3
+    assert CliRunner().invoke(app, ["migrate", "--check"], env=environment).exit_code == 0

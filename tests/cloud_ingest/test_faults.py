@@ -1,0 +1,214 @@
+"""Ingest under faults, on real servers and processes: whatever dies, edge and cloud agree afterwards, each entry once.
+
+Every test ends with the oracle: the cloud's stock must be that of the entries the gateways have written.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+
+from cloud_store import dead_letters, migrations
+from cloud_store.connection import connect
+from cloud_store.leases import LeaseSession
+from tests.cloud_ingest.conftest import Site, Workers
+from tests.services import PrivateBroker, PrivateDatabase
+from wire_protocol import topics
+from wire_protocol.frames import FRAME_BYTES_MAX
+from wire_protocol.topics import Channel
+
+pytestmark = [pytest.mark.slow, pytest.mark.services]
+SETTLED_S = 60.0
+
+
+def under_way(site: Site, share: float) -> Callable[[], bool]:
+    """Whether this share of the site's frames is acknowledged."""
+    return lambda: sum(gateway.sender.acked_frame for gateway in site.gateways) >= share * site.frames
+
+
+async def test_a_worker_killed_under_load_loses_and_doubles_nothing(
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+) -> None:
+    """SIGKILL in the middle, twice: the transaction rolls back, the next worker asks, the gateways send again."""
+    site = site_at(database_url)
+    for _ in range(8):
+        site.add_gateway(frames=60)
+    async with site.fleet(mqtt_url) as fleet:
+        for number, share in enumerate((0.2, 0.5)):
+            victim = worker(f"victim-{number}", database_url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+            await fleet.until(under_way(site, share), SETTLED_S)
+            victim.kill()
+            assert fleet.frames_acked < site.frames, "it was not under load any more"
+        worker("heir", database_url, mqtt_url)
+        await fleet.settled(SETTLED_S)
+    site.require_agreement()
+
+
+async def test_two_workers_share_the_shards_and_one_takes_over(
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+) -> None:
+    """Side by side each holds half; when one is killed the other has all, and the fleet goes on."""
+    site = site_at(database_url)
+    first = worker("first", database_url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+    worker("second", database_url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+    await holders(database_url, [32, 32])
+    for _ in range(16):
+        site.add_gateway(frames=40)
+    async with site.fleet(mqtt_url) as fleet:
+        await fleet.until(under_way(site, 0.3), SETTLED_S)
+        first.kill()
+        assert fleet.frames_acked < site.frames, "it was not under load any more"
+        await fleet.settled(SETTLED_S)
+    await holders(database_url, [64])
+    site.require_agreement()
+
+
+async def test_a_database_killed_under_load_stops_everything_and_loses_nothing(
+    worker: Workers, site_at: Callable[[str], Site], private_database: Callable[..., PrivateDatabase], mqtt_url: str
+) -> None:
+    """SIGKILL of PostgreSQL and a restart: nothing was acknowledged that is not there afterwards."""
+    database = private_database()
+    migrations.apply(database.url)
+    site = site_at(database.url)
+    for _ in range(8):
+        site.add_gateway(frames=60)
+    async with site.fleet(mqtt_url) as fleet:
+        survivor = worker("survivor", database.url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+        await fleet.until(under_way(site, 0.3), SETTLED_S)
+        await asyncio.to_thread(database.kill)
+        assert fleet.frames_acked < site.frames, "it was not under load any more"
+        await asyncio.to_thread(database.start)
+        await fleet.settled(SETTLED_S)
+    assert survivor.stop() == 0
+    site.require_agreement()
+
+
+async def test_a_broker_restarted_empty_loses_nothing(
+    worker: Workers, site_at: Callable[[str], Site], private_broker: Callable[..., PrivateBroker], database_url: str
+) -> None:
+    """The broker keeps nothing that anybody depends on."""
+    broker = private_broker()
+    site = site_at(database_url)
+    for _ in range(8):
+        site.add_gateway(frames=60)
+    async with site.fleet(broker.url) as fleet:
+        worker("survivor", database_url, broker.url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+        await fleet.until(under_way(site, 0.3), SETTLED_S)
+        await asyncio.to_thread(broker.kill)
+        assert fleet.frames_acked < site.frames, "it was not under load any more"
+        await asyncio.to_thread(broker.start)
+        await fleet.settled(SETTLED_S)
+    site.require_agreement()
+
+
+async def test_poison_goes_to_the_dead_letters_and_the_streams_go_on(
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+) -> None:
+    """Garbage, bombs, wrong versions, unknown gateways, foreign streams, bad statuses: kept with a reason, no harm."""
+    site = site_at(database_url)
+    honest, stranger = site.add_gateway(frames=20), f"{site.prefix}-stranger"
+    worker("one", database_url, mqtt_url)
+    await holders(database_url, [64])
+    good = honest.frames[0]
+    poison = [
+        (topics.up(honest.name, "ledger"), b"{not json"),
+        (topics.up(honest.name, "ledger"), os.urandom(FRAME_BYTES_MAX + 1)),
+        (topics.up(honest.name, "ledger"), b'{"v":9,"stream":"ledger"}'),
+        (topics.up(honest.name, "ledger"), b"x\x9c" + bytes(64)),
+        (topics.up(honest.name, "readings"), good),
+        (topics.up(stranger, "ledger"), good),
+        (topics.link(honest.name, Channel.STATUS), b'{"v":1,"state":"bored"}'),
+    ]
+    async with site.fleet(mqtt_url) as fleet:
+        await fleet.announced.wait()
+        for topic, payload in poison:
+            fleet.publish(topic, payload)
+        await fleet.settled(SETTLED_S)
+        letters = await dead_letters_of(database_url, len(poison))
+    reasons = sorted(f"{row['kind']}: {row['reason']}" for row in letters)
+    assert len(reasons) == len(poison), reasons
+    assert "refused: the gateway is not in the registry" in reasons
+    assert any("has at most" in reason for reason in reasons)
+    site.require_agreement()
+
+
+async def test_sigterm_merges_what_has_arrived_and_exits_with_zero(
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+) -> None:
+    """A worker that is told to stop gives its leases back and leaves nothing half done."""
+    site = site_at(database_url)
+    site.add_gateway(frames=200)
+    async with site.fleet(mqtt_url) as fleet:
+        leaving = worker("leaving", database_url, mqtt_url)
+        await fleet.until(under_way(site, 0.2), SETTLED_S)
+        assert await asyncio.to_thread(leaving.stop) == 0
+        await holders(database_url, [])
+        worker("next", database_url, mqtt_url)
+        await fleet.settled(SETTLED_S)
+    site.require_agreement()
+
+
+async def test_a_disabled_gateway_is_refused_and_comes_back(
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+) -> None:
+    """The registry decides, while the worker runs."""
+    site = site_at(database_url)
+    gateway = site.add_gateway(frames=10)
+    with closing(connect(database_url, application="test")) as connection:
+        connection.execute("UPDATE gateway SET state = 'disabled' WHERE name = %s", [gateway.name])
+        worker("one", database_url, mqtt_url, STOCKTIDE_REFUSAL_QUIET_S="0.2")
+        async with site.fleet(mqtt_url) as fleet:
+            await dead_letters_of(database_url, 1)
+            assert gateway.sender.acked_frame == 0
+            connection.execute("UPDATE gateway SET state = 'active' WHERE name = %s", [gateway.name])
+            await fleet.settled(SETTLED_S)
+    site.require_agreement()
+
+
+async def holders(database_url: str, expected: list[int]) -> None:
+    """Wait until live workers hold these numbers of shards; leases have no event, so they are looked at."""
+
+    def held() -> list[int]:
+        with closing(connect(database_url, application="test")) as connection:
+            rows = connection.execute(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s "
+                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid",
+                [0x5353_4844],
+            ).fetchall()
+        return sorted(number for (number,) in rows)
+
+    await eventually(lambda: held() == sorted(expected))
+
+
+async def dead_letters_of(database_url: str, number: int) -> list[dict[str, object]]:
+    """Wait until there are so many dead letters, and return them."""
+
+    def read() -> list[dict[str, object]]:
+        with closing(connect(database_url, application="test")) as connection:
+            return dead_letters.newest(connection, limit=100)
+
+    await eventually(lambda: len(read()) >= number)
+    return await asyncio.to_thread(read)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait for a state of another process that nothing announces."""
+    async with asyncio.timeout(SETTLED_S):
+        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - another process sets no event here
+            await asyncio.sleep(0.05)
+
+
+def test_a_lost_session_is_a_lost_lease(database_url: str) -> None:
+    """Whoever dies leaves nothing to expire: the next survey sees the shards free."""
+    with LeaseSession(database_url, "test-one") as one, LeaseSession(database_url, "test-two") as two:
+        assert one.acquire(range(64)) == frozenset(range(64))
+        assert two.acquire([5]) == frozenset()
+        with closing(connect(database_url, application="test")) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'test-one'"
+            )
+        survey = two.survey()
+        assert (survey.workers, survey.others) == (1, frozenset())
+        assert two.acquire([5]) == frozenset({5})
