@@ -1,0 +1,134 @@
+"""Movements through one ingest worker, acknowledged, beside the raw rate of binary COPY into the same hypertable.
+
+Both are measured in one run on one machine: the ratio says how much of what the database can take the whole path keeps:
+broker, decoding, validation, deduplication, double entry, roll-up and commit.
+"""
+
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from bench.gateways import Fleet, LoadGateway, epoch
+from bench.workload import Sealer, Warehouse
+from cloud_store import copying, ledger_rows, migrations, plan, proof, registry
+from cloud_store.arrivals import ArrivedFrame
+from cloud_store.connection import Connection, connect
+from cloud_store.dictionary import Dictionary, Vocabulary
+from tests import services
+from tests.services import databases
+from wire_protocol import frames, topics
+
+GATEWAYS: Final = 100
+SITES: Final = 10
+FRAMES: Final = 25
+ENTRIES: Final = 100
+COPY_ROWS: Final = 20_000
+SETTLED_S: Final = 60.0
+TENANT: Final = "bench"
+
+
+def run() -> dict[str, Any]:
+    """Measure. Takes under a minute and a half."""
+    with databases.database(services.database_url(), f"bench_{time.time_ns()}") as url:
+        migrations.apply(url)
+        with closing(connect(url, application="bench")) as connection:
+            fleet = _fleet(connection)
+            with _worker(url):
+                seconds = asyncio.run(_ship(fleet, connection))
+            moved = GATEWAYS * FRAMES * ENTRIES
+            assert sum(row.distinct for row in proof.entries(connection)) == moved, "not every movement arrived once"
+            assert not proof.imbalance(connection), "the double entry does not hold"
+            copied = _raw_copy(connection, fleet)
+    return {
+        "movements": moved,
+        "ingest_movements_per_s": moved / seconds,
+        "raw_copy_rows_per_s": copied,
+        "ingest_to_copy_ratio": moved / seconds / copied,
+        "bytes_per_movement": sum(len(frame) for gateway in fleet for frame in gateway.frames) / moved,
+        "frames_sent_twice": sum(gateway.sends for gateway in fleet) - GATEWAYS * FRAMES,
+    }
+
+
+def _fleet(connection: Connection) -> list[LoadGateway]:
+    """Register the gateways and seal all their frames."""
+    registry.add_tenant(connection, TENANT)
+    for site in range(SITES):
+        registry.add_site(connection, TENANT, f"site-{site}")
+    start_ms = time.time_ns() // 1_000_000 - 3_600_000
+    fleet = []
+    for number in range(GATEWAYS):
+        name = f"bench-{time.time_ns():x}-{number}"
+        registry.add_gateway(connection, TENANT, f"site-{number % SITES}", name)
+        entries, sealer = Warehouse(number, start_ms).entries(), Sealer(name, epoch())
+        sealed = [sealer.seal(list(islice(entries, ENTRIES))) for _ in range(FRAMES)]
+        fleet.append(LoadGateway(name, epoch(), sealed))
+    return fleet
+
+
+@contextmanager
+def _worker(url: str) -> Iterator[None]:
+    command = [sys.executable, "-c", "from cloud_ingest.cli import app; app()", "ingest"]
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("wb") as log:
+        worker = subprocess.Popen(
+            [*command, "--database-url", url, "--mqtt-url", services.mqtt_url()],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+        )  # fmt: skip
+        try:
+            yield
+        finally:
+            worker.terminate()
+            assert worker.wait(20) == 0, (Path(folder) / "log").read_text()[-2000:]
+
+
+async def _ship(fleet: list[LoadGateway], connection: Connection) -> float:
+    """Seconds from the first frame to the last acknowledgement."""
+    async with asyncio.timeout(SETTLED_S):
+        while not await asyncio.to_thread(_subscribed, connection):  # noqa: ASYNC110 - the worker sets no event here
+            await asyncio.sleep(0.05)
+    began = time.perf_counter()
+    async with Fleet(services.mqtt_url(), fleet) as running:
+        await running.settled(SETTLED_S)
+        return time.perf_counter() - began
+
+
+def _subscribed(connection: Connection) -> bool:
+    """Whether the worker holds its shards; it subscribes at once."""
+    held = connection.execute(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    ).fetchone()
+    return held is not None and held[0] > topics.SHARDS
+
+
+def _raw_copy(connection: Connection, fleet: list[LoadGateway]) -> float:
+    """Rows a second of COPY alone, rows built beforehand, in transactions of the size that the worker uses."""
+    rows = _rows(connection, fleet)
+    began = time.perf_counter()
+    for start in range(0, len(rows), COPY_ROWS):
+        with connection.transaction():
+            copying.movements(connection, rows[start : start + COPY_ROWS])
+    return len(rows) / (time.perf_counter() - began)
+
+
+def _rows(connection: Connection, fleet: list[LoadGateway]) -> list[tuple[Any, ...]]:
+    gateways = registry.gateways(connection, [gateway.name for gateway in fleet])
+    now_ms = time.time_ns() // 1_000_000
+    arrived = [
+        ArrivedFrame(gateway.name, "ledger", topics.up(gateway.name, "ledger"), payload, frames.decode(payload), now_ms)
+        for gateway in fleet
+        for payload in gateway.frames
+    ]
+    planned = plan.make(arrived, gateways, {})
+    words = Vocabulary()
+    for frame in planned.merged:
+        words.add(frame)
+    ids = Dictionary()
+    ids.resolve(connection, words)
+    return ledger_rows.build(planned.merged, ids).movements
