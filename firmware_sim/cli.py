@@ -10,8 +10,8 @@ import typer
 
 from firmware_sim import builtin, cli_fleet
 from firmware_sim.cli_convert import convert_app
-from firmware_sim.cli_options import Boot, Json, MqttVersionText, Quiet, Seed, StallS
-from firmware_sim.cli_output import SimGroup, emit_report
+from firmware_sim.cli_options import Boot, Json, MqttVersionText, Quiet, StallS
+from firmware_sim.cli_output import SimGroup, emit_json, emit_report, number, table
 from firmware_sim.pace import parse_speed
 
 if TYPE_CHECKING:
@@ -28,7 +28,59 @@ Site = Annotated[list[str] | None, typer.Option("--site", "-s", help="Only this 
 Map = Annotated[list[str] | None, typer.Option("--map", "-m", metavar="SITE=URL", help="The broker of one site.")]
 OneBroker = Annotated[str | None, typer.Option("--broker", "-b", metavar="URL", help="The broker of all other sites.")]
 Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many rows.")]
+Brokers = Annotated[
+    list[str] | None,
+    typer.Option("--broker", "-b", metavar="[GATEWAY=]URL", help="A gateway's broker, mqtt://[user:password@]host."),
+]
 SpeedText = Annotated[str, typer.Option("--speed", help="Simulated seconds per second, or `max`.")]
+
+
+@app.command()
+def run(
+    scenario: Annotated[Path, typer.Argument(help="A scenario, .yaml, or the name of one of ours.")],
+    broker: Brokers = None,
+    speed: Annotated[str | None, typer.Option("--speed", help="Simulated seconds per second, or `max`.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another day; default: the scenario's.")] = None,
+    boot: Boot = None,
+    mqtt_version: MqttVersionText = "5",
+    stall_s: StallS = 60.0,
+    quiet: Quiet = False,
+    json_: Json = False,
+) -> None:
+    """Live through a scenario: devices with their habits and their faults."""
+    from firmware_sim import scenario as scenarios  # noqa: PLC0415
+
+    path = builtin.resolve(scenario)
+    options: dict[str, Any] = {"options": cli_fleet.link_options(mqtt_version), "stall_s_max": stall_s}
+    if speed is not None:
+        options["speed"] = parse_speed(speed)
+    loaded = scenarios.load(path)
+    found = cli_fleet.brokers_of(list(loaded.gateways), broker or [])
+    cli_fleet.refuse_shared(found, loaded.device_names)
+    fleet = loaded.fleet(found, path.parent, seed=seed, boot=cli_fleet.boot_counter(boot), **options)
+    report = cli_fleet.run(fleet, events_total=None, quiet=quiet)
+    emit_report(report, as_json=json_, extra={"seed": loaded.seed if seed is None else seed})
+
+
+@app.command("list")
+def list_(
+    file: Annotated[Path | None, typer.Argument(help="A scenario or recording: which devices does it need?")] = None,
+    json_: Json = False,
+) -> None:
+    """The scenarios and recordings that come with Stocktide; or the gateways and devices of one file."""
+    from firmware_sim import listing  # noqa: PLC0415
+
+    if file is None:
+        rows = listing.ours()
+        columns: tuple[str, ...] = ("name", "what", "description")
+    else:
+        rows = listing.devices(builtin.resolve(file))
+        columns = ("gateway", "devices")
+    if json_:
+        emit_json([dict(zip(columns, row, strict=True)) for row in rows])
+    else:
+        shown = [[", ".join(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
+        table(columns, shown)
 
 
 @app.command()
@@ -44,7 +96,6 @@ def replay(
         bool, typer.Option("--opening-stock", help="First receive what will be sold, so no shelf goes below zero.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="A bad row is an error.")] = False,
-    seed: Seed = 1,
     boot: Boot = None,
     mqtt_version: MqttVersionText = "5",
     stall_s: StallS = 60.0,
@@ -59,11 +110,11 @@ def replay(
         builtin.resolve(file), sites=site, limit=limit, limit_per_site=limit_per_site, opening_stock=opening_stock,
         strict=strict,
     )  # fmt: skip
-    found = cli_fleet.brokers_of(list(plan.sites), [*(map_ or []), *([broker] if broker else [])])
+    found = cli_fleet.brokers_of(list(plan.sites), [*(map_ or []), *([broker] if broker else [])], option="--map")
     plan.prefixed = frozenset(cli_fleet.shared(found))
     if not json_:
         _announce(plan, found)
-    fleet = plan.fleet(found, seed=seed, boot=first_boot, speed=pace, options=options, stall_s_max=stall_s)
+    fleet = plan.fleet(found, boot=first_boot, speed=pace, options=options, stall_s_max=stall_s)
     report = cli_fleet.run(fleet, events_total=plan.events, quiet=quiet)
     emit_report(report, as_json=json_, extra=_bad_rows_json(plan))
 
@@ -76,8 +127,8 @@ def _announce(plan: "Plan", brokers: "dict[str, BrokerAddress]") -> None:
     gateways = len({(broker.host, broker.port) for broker in brokers.values()})
     devices = sum(map(len, plan.device_names.values()))
     typer.echo(
-        f"{plan.rows} rows of {len(plan.sites)} sites over {plan.span_s / 86_400:.1f} days, "
-        f"{devices} devices, {gateways} brokers\n"
+        f"{number(plan.rows, 'row')} of {number(len(plan.sites), 'site')} over {plan.span_s / 86_400:.1f} days, "
+        f"{number(devices, 'device')}, {number(gateways, 'broker')}\n"
     )
 
 

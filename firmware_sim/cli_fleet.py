@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from firmware_sim.address import BrokerAddress
-from firmware_sim.errors import BadInput
+from firmware_sim.errors import BadInput, SimError, first_of
 from firmware_sim.link import LinkOptions
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def brokers(given: Sequence[str]) -> tuple[dict[str, BrokerAddress], BrokerAddre
     return named, default
 
 
-def brokers_of(gateways: Sequence[str], given: Sequence[str]) -> dict[str, BrokerAddress]:
+def brokers_of(gateways: Sequence[str], given: Sequence[str], *, option: str = "--broker") -> dict[str, BrokerAddress]:
     """The broker of each gateway.
 
     Raises:
@@ -53,7 +53,8 @@ def brokers_of(gateways: Sequence[str], given: Sequence[str]) -> dict[str, Broke
     found = {gateway: named.get(gateway, default) for gateway in gateways}
     if lacking := [gateway for gateway, broker in found.items() if broker is None]:
         raise BadInput(
-            f"Which broker serves {lacking[0]}?", hint=f"Give --broker mqtt://HOST, or {lacking[0]}=mqtt://HOST."
+            f"Which broker serves {lacking[0]}?",
+            hint=f"Give --broker mqtt://HOST for all, or {option} {lacking[0]}=mqtt://HOST.",
         )
     return {gateway: broker for gateway, broker in found.items() if broker is not None}
 
@@ -94,13 +95,16 @@ def run(fleet: "Fleet", *, events_total: int | None, quiet: bool) -> "Report":
 
 
 async def _run(fleet: "Fleet", events_total: int | None, *, shown: bool) -> "Report":
-    async with asyncio.TaskGroup() as tasks:
-        progress = tasks.create_task(_progress(fleet, events_total), name="sim.progress") if shown else None
-        try:
-            return await fleet.run()
-        finally:
-            if progress is not None:
-                progress.cancel()
+    if not shown:
+        return await fleet.run()
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            progress = tasks.create_task(_progress(fleet, events_total), name="sim.progress")
+            report = await fleet.run()
+            progress.cancel()
+    except* SimError as errors:
+        raise first_of(errors) from None
+    return report
 
 
 async def _progress(fleet: "Fleet", events_total: int | None) -> None:
@@ -127,3 +131,19 @@ def shared(of: Mapping[str, BrokerAddress]) -> set[str]:
     """The gateways' names that share a broker with another, where a device's name alone would be ambiguous."""
     places = [(broker.host, broker.port) for broker in of.values()]
     return {name for name, broker in of.items() if places.count((broker.host, broker.port)) > 1}
+
+
+def refuse_shared(of: Mapping[str, BrokerAddress], devices: Mapping[str, Sequence[str]]) -> None:
+    """Refuse gateways on one broker whose devices have the same name there.
+
+    Raises:
+        BadInput: they would be one device.
+    """
+    seen: dict[tuple[str, int, str], str] = {}
+    for gateway, broker in of.items():
+        for device in devices[gateway]:
+            other = seen.setdefault((broker.host, broker.port, device), gateway)
+            if other != gateway:
+                raise BadInput(
+                    f"Both {other} and {gateway} have a device {device}.", hint="Give each gateway its own broker."
+                )

@@ -5,11 +5,6 @@ from typing import Annotated
 import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Brokers = Annotated[
-    list[str] | None,
-    typer.Option("--broker", "-b", metavar="[NAME=]URL", help="A gateway's broker, mqtt://[user:password@]host."),
-]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same day.")]
 Boot = Annotated[
     str | None,
     typer.Option(

@@ -52,6 +52,11 @@ def emit_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False))
 
 
+def number(count: int, what: str) -> str:
+    """`1 site`, `2 sites`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[str] = ()) -> None:
     """A table on standard output; `numbers` names the columns to align right."""
     from rich import box  # noqa: PLC0415 - only commands that print a table pay for it
@@ -105,12 +110,12 @@ def _print_report(report: "Report") -> None:
     shot = report.snapshot
     rows = [[getattr(device, name) for name in COLUMNS] for device in shot.devices]
     table(COLUMNS, rows, numbers=COLUMNS[2:])
-    told = shot.events + shot.readings
-    typer.echo(f"\n{told} told in {report.seconds:.1f} s, {shot.receipts} committed, {shot.refused} refused")
+    what = f"{number(shot.events, 'event')} and {number(shot.readings, 'reading')} in {report.seconds:.1f} s"
+    typer.echo(f"\n{what}: {shot.receipts} committed, {shot.refused} refused")
     typer.echo(f"digest {shot.digest[:16]}")
     full = sum(device.memory_full for device in shot.devices)
     if full:
-        typer.echo(f"memory full {full} times: the devices stopped scanning until receipts made room")
+        typer.echo(f"memory full {number(full, 'time')}: the devices stopped scanning until receipts made room")
     _print_refusals(report)
     for item in report.missing:
         why = f": {item.problem}" if item.problem else ""

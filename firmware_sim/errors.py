@@ -35,3 +35,13 @@ class JournalFull(SimError):
     """More events were sent than the journal may keep."""
 
     hint = "Play less of it, or run without a journal."
+
+
+def first_of(errors: BaseExceptionGroup[SimError]) -> SimError:
+    """The first error of a group that holds nothing else: one task's failure is reported as itself."""
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, SimError):
+        raise TypeError(f"{type(error).__name__} is not an error of the simulator") from error
+    return error

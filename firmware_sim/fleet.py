@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 from firmware_sim.address import BrokerAddress
 from firmware_sim.counters import DeviceCount, Entry, EventDigest, Snapshot
-from firmware_sim.errors import BadInput, JournalFull
+from firmware_sim.errors import BadInput, JournalFull, SimError, first_of
 from firmware_sim.happening import Happening, Scan
 from firmware_sim.link import Link, LinkOptions
 from firmware_sim.pace import Pace
@@ -121,7 +121,7 @@ class Fleet:
             raise BadInput(f"Device {unit.name} is there twice at gateway {gateway}.")
         rng = rng_of(seed, unit.name, f"{gateway}/link")
         self._links[gateway, unit.name] = Link(
-            gateway, brokers[gateway], unit, pace=self._pace, options=options, rng=rng
+            gateway, brokers[gateway], unit, pace=self._pace, options=options, rng=rng, start_ms=self._start_ms
         )
 
     async def run(self) -> Report:
@@ -129,6 +129,7 @@ class Fleet:
 
         Raises:
             JournalFull: more happened than a journal may keep.
+            SimError: a recording or a playback cannot be read any further.
         """
         loop = asyncio.get_running_loop()
         started_s = loop.time()
@@ -146,8 +147,8 @@ class Fleet:
                 await self._watch(work)
                 for task in work:
                     task.cancel()
-        except* JournalFull as errors:
-            raise errors.exceptions[0] from None
+        except* SimError as errors:
+            raise first_of(errors) from None
         return Report(self.snapshot(), self._missing(), loop.time() - started_s)
 
     def snapshot(self) -> Snapshot:

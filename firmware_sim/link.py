@@ -58,12 +58,13 @@ class Link:
         pace: Pace,
         options: LinkOptions,
         rng: random.Random,
+        start_ms: int = 0,
     ) -> None:
         self.gateway, self.unit = gateway, unit
         self.online = False
         self.problem: str | None = None
         self._address, self._pace, self._options, self._rng = address, pace, options, rng
-        self._horizon_ms = 0  # at `max` speed: how far this device's own time has come
+        self._horizon_ms = start_ms  # at `max` speed: how far this device's own time has come
         self._hurried = False  # at `max` speed: nothing will happen before something is said, so time jumps
         self._ended = False
         self._wake = asyncio.Event()
