@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from firmware_sim.cli_options import Json
-from firmware_sim.cli_output import SimGroup, emit_json, table
+from firmware_sim.cli_output import SimGroup, emit_json, number, table
 
 if TYPE_CHECKING:
     from firmware_sim.convert.complete_journey import CompleteJourney
@@ -47,4 +47,4 @@ def _convert(files: list[Path], out: Path, make: "OnlineRetail | CompleteJourney
     typer.echo(f"\n{done.rows} rows written to {out}")
     for reason, rows in done.left_out.most_common():
         first = next(f"{file} line {bad.line}" for file, bad in done.first_left_out if bad.reason == reason)
-        typer.echo(f"{rows} rows left out: {reason} (first: {first})")
+        typer.echo(f"{number(rows, 'row')} left out: {reason} (first: {first})")

@@ -1,6 +1,7 @@
 """Fixtures of the simulator: recordings written by the test."""
 
 import gzip
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -31,3 +32,11 @@ def busy_day(rows: int, *, sites: Sequence[str] = ("oslo",), tills: int = 2) -> 
         f"till-{n % tills + 1},sku-{n % 7},{-1 if n % 10 == 9 else n % 3 + 1}"
         for n in range(rows)
     ]
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port on which nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
