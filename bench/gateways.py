@@ -61,7 +61,9 @@ class LoadGateway:
 class Fleet:
     """Gateways on one connection. `async with` it, then wait for `settled`."""
 
-    def __init__(self, mqtt_url: str, gateways: Iterable[LoadGateway]) -> None:
+    def __init__(self, mqtt_url: str, gateways: Iterable[LoadGateway], *, mqtt_version: str = "5") -> None:
+        newest = mqtt_version == "5"
+        self._protocol = aiomqtt.ProtocolVersion.V5 if newest else aiomqtt.ProtocolVersion.V311
         parts = urlsplit(mqtt_url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 1883
         self.gateways = {(gateway.name, gateway.stream): gateway for gateway in gateways}
@@ -128,9 +130,7 @@ class Fleet:
             await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def _connection(self) -> None:
-        client = aiomqtt.Client(
-            self._host, self._port, protocol=aiomqtt.ProtocolVersion.V5, clean_start=True, max_inflight_messages=1000
-        )
+        client = aiomqtt.Client(self._host, self._port, protocol=self._protocol, max_inflight_messages=1000)
         client.pending_calls_threshold = PUBLISHES_AT_ONCE
         async with client, asyncio.TaskGroup() as group:
             await client.subscribe(ACK_FILTER, 1)

@@ -51,7 +51,7 @@ def ingest(
 
     from cloud_ingest import log  # noqa: PLC0415 - as above
     from cloud_ingest.service import serve  # noqa: PLC0415 - as above
-    from cloud_ingest.settings import IngestSettings  # noqa: PLC0415 - as above
+    from cloud_ingest.settings import BrokerAddress, IngestSettings  # noqa: PLC0415 - as above
 
     given: dict[str, Any] = {
         "worker_name": worker_name,
@@ -60,6 +60,7 @@ def ingest(
         "mqtt_url": mqtt_url,
     }
     settings = IngestSettings(**{name: value for name, value in given.items() if value is not None})
+    BrokerAddress(settings.mqtt_url)  # a wrong one is told in a sentence, before anything runs
     log.configure(settings.log_format)
     asyncio.run(serve(settings))
 

@@ -107,9 +107,9 @@ class Site:
         self.gateways.append(gateway)
         return gateway
 
-    def fleet(self, mqtt_url: str) -> Fleet:
+    def fleet(self, mqtt_url: str, mqtt_version: str = "5") -> Fleet:
         """The gateways, to be connected."""
-        return Fleet(mqtt_url, self.gateways)
+        return Fleet(mqtt_url, self.gateways, mqtt_version=mqtt_version)
 
     def require_agreement(self) -> None:
         """Assert that the cloud has every entry once, and the stock that the oracle makes of them."""

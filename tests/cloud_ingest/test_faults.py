@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pytest
 
+from broker_config.embedded import EmbeddedBroker
 from cloud_store import dead_letters, migrations
 from cloud_store.connection import connect
 from cloud_store.leases import LeaseSession
@@ -106,7 +107,7 @@ async def test_a_broker_restarted_empty_loses_nothing(
 async def test_poison_goes_to_the_dead_letters_and_the_streams_go_on(
     worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
 ) -> None:
-    """Garbage, bombs, wrong versions, unknown gateways, foreign streams, bad statuses: kept with a reason, no harm."""
+    """Garbage, bombs, wrong versions, unknown gateways, foreign streams, bad statuses: each kept once, with a reason."""
     site = site_at(database_url)
     honest, stranger = site.add_gateway(frames=20), f"{site.prefix}-stranger"
     worker("one", database_url, mqtt_url)
@@ -122,11 +123,14 @@ async def test_poison_goes_to_the_dead_letters_and_the_streams_go_on(
         (topics.link(honest.name, Channel.STATUS), b'{"v":1,"state":"bored"}'),
     ]
     async with site.fleet(mqtt_url) as fleet:
+
+        def send_again() -> None:
+            for topic, payload in poison:
+                fleet.publish(topic, payload)
+
         await fleet.announced.wait()
-        for topic, payload in poison:
-            fleet.publish(topic, payload)
+        letters = await dead_letters_of(database_url, len(poison), meanwhile=send_again)
         await fleet.settled(SETTLED_S)
-        letters = await dead_letters_of(database_url, len(poison))
     reasons = sorted(f"{row['kind']}: {row['reason']}" for row in letters)
     assert len(reasons) == len(poison), reasons
     assert "refused: the gateway is not in the registry" in reasons
@@ -167,6 +171,19 @@ async def test_a_disabled_gateway_is_refused_and_comes_back(
     site.require_agreement()
 
 
+async def test_an_mqtt_311_broker_is_enough(worker: Workers, site_at: Callable[[str], Site], database_url: str) -> None:
+    """The embedded broker of the demo speaks no MQTT 5; the system needs none."""
+    site = site_at(database_url)
+    site.add_gateway(frames=20)
+    async with EmbeddedBroker() as broker:
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        leaving = worker("one", database_url, url, STOCKTIDE_MQTT_VERSION="3.1.1")
+        async with site.fleet(url, "3.1.1") as fleet:
+            await fleet.settled(SETTLED_S)
+        assert await asyncio.to_thread(leaving.stop) == 0
+    site.require_agreement()
+
+
 async def holders(database_url: str, expected: list[int]) -> None:
     """Wait until live workers hold these numbers of shards; leases have no event, so they are looked at."""
 
@@ -182,22 +199,26 @@ async def holders(database_url: str, expected: list[int]) -> None:
     await eventually(lambda: held() == sorted(expected))
 
 
-async def dead_letters_of(database_url: str, number: int) -> list[dict[str, object]]:
-    """Wait until there are so many dead letters, and return them."""
+async def dead_letters_of(
+    database_url: str, number: int, *, meanwhile: Callable[[], None] = lambda: None
+) -> list[dict[str, object]]:
+    """Wait until there are so many dead letters, and return them; `meanwhile` is done before each look."""
 
     def read() -> list[dict[str, object]]:
         with closing(connect(database_url, application="test")) as connection:
             return dead_letters.newest(connection, limit=100)
 
-    await eventually(lambda: len(read()) >= number)
+    await eventually(lambda: len(read()) >= number, meanwhile)
     return await asyncio.to_thread(read)
 
 
-async def eventually(condition: Callable[[], bool]) -> None:
+async def eventually(condition: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
     """Wait for a state of another process that nothing announces."""
     async with asyncio.timeout(SETTLED_S):
+        meanwhile()
         while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - another process sets no event here
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.1)
+            meanwhile()
 
 
 def test_a_lost_session_is_a_lost_lease(database_url: str) -> None:

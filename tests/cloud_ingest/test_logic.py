@@ -1,0 +1,147 @@
+"""The worker's decisions, without servers: queue bounds, windows, leases, refusals, answers while the store is away."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_ingest.inbox import Arrival, Inbox, window
+from cloud_ingest.leases import rebalance
+from cloud_ingest.merging import Merging, decode
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.refusals import Refusals
+from cloud_ingest.settings import BrokerAddress, IngestSettings
+from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport
+from cloud_store.dead_letters import DeadLetter
+from cloud_store.errors import DatabaseUnavailable
+from cloud_store.leases import Survey
+from cloud_store.plan import make
+from tests.cloud_store.histories import NOW_MS, Chain, movement
+from wire_protocol import clock
+from wire_protocol.messages import Ack
+from wire_protocol.topics import SHARDS
+
+
+def arrival(payload: bytes = b"x", gateway: str = "gw-a") -> Arrival:
+    """A payload on the ledger topic of a gateway."""
+    return Arrival(gateway, "ledger", "topic", payload, NOW_MS)
+
+
+def test_the_inbox_is_bounded_in_frames_and_in_bytes() -> None:
+    """What does not fit is refused, and room comes back when frames are taken."""
+    inbox = Inbox(frames_max=3, bytes_max=10)
+    assert [inbox.offer(arrival(b"1234")) for _ in range(3)] == [True, True, False]
+    assert inbox.fill == pytest.approx(0.8)
+    assert len(inbox.take(10)) == 2
+    assert [inbox.offer(arrival(b"1")) for _ in range(4)] == [True, True, True, False]
+
+
+@given(st.floats(0, 1), st.integers(1, 1024))
+def test_windows_shrink_with_the_queue_and_never_close(fill: float, frames_max: int) -> None:
+    """Full speed until half full; one frame when there is no room left."""
+    assert 1 <= window(fill, frames_max) <= frames_max
+    assert window(0.5, frames_max) == frames_max
+    assert window(1.0, frames_max) == 1
+
+
+@given(st.integers(1, 9))
+def test_workers_end_with_fair_shares_of_all_shards(workers: int) -> None:
+    """However they start, every shard has one holder after some rounds, and nobody more than the share."""
+    held: list[frozenset[int]] = [frozenset(range(SHARDS)), *[frozenset()] * (workers - 1)]
+    for turn in range(3 * workers):
+        me = turn % workers
+        others = frozenset().union(*(shards for number, shards in enumerate(held) if number != me))
+        change = rebalance(Survey(workers, held[me], others))
+        held[me] = held[me] - change.release | change.acquire
+    assert sum(map(len, held)) == len(frozenset().union(*held)) == SHARDS
+    assert max(map(len, held)) <= -(-SHARDS // workers)
+
+
+def test_refusals_end_and_are_bounded() -> None:
+    """A refused gateway is ignored for a while; the memory of it has a bound."""
+    refusals = Refusals(quiet_s=10, gateways_max=2)
+    for number in range(3):
+        refusals.add(f"gw-{number}", now_s=0)
+    assert [refusals.covers(f"gw-{number}", now_s=9) for number in range(3)] == [False, True, True]
+    assert not refusals.covers("gw-2", now_s=10)
+
+
+def test_a_frame_on_the_wrong_topic_is_a_dead_letter() -> None:
+    """The topic is what the broker has checked; the header must agree with it."""
+    reading_frame = Chain("gw-a", "readings").seal([movement(clock.pack(NOW_MS), "receive", "@supplier", "A-1")])
+    decoded, letters = decode([arrival(reading_frame.payload), arrival(b"{")])
+    assert decoded == []
+    assert ["on the topic of ledger" in letter.reason for letter in letters] == [True, False]
+
+
+@pytest.mark.parametrize("url", ["http://broker", "mqtt://", "broker:1883"])
+def test_a_wrong_broker_address_is_refused(url: str) -> None:
+    """With a hint of how one looks."""
+    with pytest.raises(ValueError, match="not a broker's address"):
+        BrokerAddress(url)
+
+
+@dataclass
+class MemoryStore:
+    """A store in memory: judges frames like the real one; can be away."""
+
+    away: bool = False
+    gateway: Gateway = field(default_factory=lambda: Gateway(1, "gw-a", 1, 1, active=True))
+    cursors: dict[Any, Any] = field(default_factory=dict)
+    failed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
+        """Part of `Merger`."""
+        if self.away:
+            self.loop.call_soon_threadsafe(self.failed.set)
+            raise DatabaseUnavailable
+        planned = make(frames, {"gw-a": self.gateway}, self.cursors)
+        self.cursors |= {key: outcome.receiver.cursor for key, outcome in planned.report.streams.items()}
+        return planned.report
+
+    def quarantine(self, letters: Sequence[DeadLetter]) -> None:
+        """Part of `ContactStore`."""
+
+    def __post_init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+
+
+@dataclass
+class AckCollector:
+    """A link that keeps what is published."""
+
+    acks: list[Ack] = field(default_factory=list)
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Part of `Publishing`."""
+        assert topic.endswith("/gw-a/down/ack")
+        self.acks.append(Ack.decode(payload))
+
+
+async def test_while_the_database_is_away_windows_are_zero_and_nothing_is_acknowledged() -> None:
+    """The gateway is told once to hold its frames, and the frame in hand is merged when the database is back."""
+    store, link = MemoryStore(), AckCollector()
+    settings = IngestSettings(batch_delay_ms=0)
+    inbox = Inbox(frames_max=16, bytes_max=1 << 20)
+    merging = Merging(
+        settings, inbox=inbox, merger=cast("Any", store), letters=cast("Any", store), link=link, metrics=WorkerMetrics()
+    )
+    chain = Chain("gw-a")
+    payloads = [chain.seal([movement(clock.pack(NOW_MS, n), "receive", "@supplier", "A-1")]).payload for n in range(2)]
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(merging.run(), name="merging")
+        merging.offer(arrival(payloads[0]))
+        await merging.drained()
+        store.away = True
+        merging.offer(arrival(payloads[1]))
+        await store.failed.wait()
+        store.failed.clear()
+        await store.failed.wait()
+        store.away = False
+        await merging.drained()
+        running.cancel()
+    assert [(ack.frame, ack.window) for ack in link.acks] == [(1, 16), (1, 0), (2, 16)]
