@@ -111,6 +111,10 @@ class Uplink:
                     log.warning("uplink_down", broker=repr(self.address), reason=reason)
             finally:
                 self.online = False
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # The link broke while we were being cancelled: a task group that has both raises the error alone.
+                raise asyncio.CancelledError
             # Full jitter, so that a thousand gateways do not come back in step
             # (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             ceiling = min(self.settings.reconnect_delay_s_max, RECONNECT_DELAY_S * 2 ** min(attempt, 16))

@@ -7,11 +7,13 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final, TypeVar
 
 import pytest
 
 from tests import services
+from tests.agent_process import AgentProcess
 from tests.services import PrivateBroker, PrivateDatabase, ServicesError, databases
 
 SERVER_FIXTURES: Final = frozenset(
@@ -85,6 +87,21 @@ def private_broker() -> Iterator[Callable[..., PrivateBroker]]:
     """Make started brokers that the test may stop, kill and restart: `private_broker(config, persistent=True)`."""
     with ExitStack() as servers:
         yield lambda *config, **options: servers.enter_context(_or_fail(lambda: PrivateBroker(*config, **options)))
+
+
+@pytest.fixture
+def agents() -> Iterator[Callable[..., AgentProcess]]:
+    """Make agents; whatever is left of them is killed after the test."""
+    made: list[AgentProcess] = []
+
+    def make(ledger: Path, *options: str, **environment: str) -> AgentProcess:
+        made.append(AgentProcess(ledger, list(options), os.environ | environment))
+        return made[-1]
+
+    yield make
+    for agent in made:
+        if agent.process is not None and agent.process.poll() is None:
+            agent.kill()
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ def demo(
         if error.hint:
             typer.echo(f"hint:  {error.hint}", err=True)
         code = 1
-    except* KeyboardInterrupt:
+    except* (KeyboardInterrupt, asyncio.CancelledError):
         code = 130
     else:
         code = 0 if holds else 1

@@ -1,4 +1,4 @@
-"""The demo's processes: each with its log file, ended in reverse order of their start, by process id.
+"""The demo's processes: each with its log file, ended together, by process id.
 
 Invariant: no process outlives the context, not even when it ignores SIGTERM.
 """
@@ -34,8 +34,7 @@ class Processes:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for _, process in reversed(self._running):
-            await _end(process)
+        await asyncio.gather(*(_end(process) for _, process in self._running))
 
     async def start(self, name: str, *arguments: str, ready: str | None, **environment: str) -> None:
         """Start `stocktide ARGUMENTS` and wait until its log has the text `ready`.

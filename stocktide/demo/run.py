@@ -6,6 +6,7 @@ Invariant: however it ends, every process and server it started has ended too, u
 import asyncio
 import contextlib
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -210,10 +211,14 @@ class Demo:
 
 @contextlib.contextmanager
 def _folder(*, keep: bool) -> Iterator[Path]:
-    """A new folder for ledgers, logs and the database; removed after success unless it is to be kept."""
+    """A new folder for ledgers, logs and the database; left behind when the demo failed, for whoever looks why."""
     folder = Path(tempfile.mkdtemp(prefix="stocktide-demo-"))
     folder.chmod(0o755)  # PostgreSQL runs as its own user when we are root
-    yield folder
+    try:
+        yield folder
+    except asyncio.CancelledError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -225,6 +230,9 @@ async def run(screen: Screen, *, keep: bool, timing: Timing) -> bool:
         DemoError: something did not start, ended, or did not settle in time. The folder with the logs is left.
     """
     began = time.monotonic()
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine runs in a task
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with _folder(keep=keep) as folder:
         screen.say("Stocktide demo: from a scan on a shelf to a number in the cloud\n")
         with ExitStack() as servers:

@@ -56,6 +56,7 @@ class Screen:
     console: Console = field(default_factory=_console)
     _live: Live | None = None
     _shown_at: float = 0.0
+    _headline: str = ""
 
     def say(self, text: str = "") -> None:
         """A line."""
@@ -82,8 +83,8 @@ class Screen:
         """Show the state of things."""
         if self._live is not None:
             self._live.update(_drawn(picture))
-        elif last or time.monotonic() - self._shown_at >= PIPED_INTERVAL_S:
-            self._shown_at = time.monotonic()
+        elif last or picture.headline != self._headline or time.monotonic() - self._shown_at >= PIPED_INTERVAL_S:
+            self._shown_at, self._headline = time.monotonic(), picture.headline
             self.console.print(_drawn(picture))
 
     def prove(self, proof: Proof) -> None:

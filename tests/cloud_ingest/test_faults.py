@@ -107,7 +107,7 @@ async def test_a_broker_restarted_empty_loses_nothing(
 async def test_poison_goes_to_the_dead_letters_and_the_streams_go_on(
     worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
 ) -> None:
-    """Garbage, bombs, wrong versions, unknown gateways, foreign streams, bad statuses: each kept once, with a reason."""
+    """Garbage, bombs, wrong versions, strangers, foreign streams, bad statuses: each kept once, with a reason."""
     site = site_at(database_url)
     honest, stranger = site.add_gateway(frames=20), f"{site.prefix}-stranger"
     worker("one", database_url, mqtt_url)
@@ -216,7 +216,7 @@ async def eventually(condition: Callable[[], bool], meanwhile: Callable[[], None
     """Wait for a state of another process that nothing announces."""
     async with asyncio.timeout(SETTLED_S):
         meanwhile()
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110 - another process sets no event here
+        while not await asyncio.to_thread(condition):
             await asyncio.sleep(0.1)
             meanwhile()
 

@@ -1,6 +1,7 @@
 """The agent on a real broker: nothing acknowledged is lost and nothing is booked twice, whoever is killed."""
 
 import json
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -13,7 +14,7 @@ from edge_agent.booking import book
 from edge_agent.clock import SystemClock
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
-from tests.edge_agent.conftest import AgentProcess, wait_for
+from tests.agent_process import AgentProcess, wait_for
 from tests.edge_agent.devices import Scanner
 from tests.edge_agent.loopback_cloud import LoopbackCloud
 from tests.services import PrivateBroker
@@ -287,6 +288,21 @@ def test_sigterm_ends_with_exit_code_zero_and_a_farewell(
         killed.kill()
         cloud.wait_for(lambda: cloud.statuses[-1].state == "offline")
     assert [event["event"] for event in agent.log()].count("agent_stopped") == 1
+
+
+def test_sigterm_in_the_moment_the_link_breaks_ends_the_agent_too(
+    path: Path, gateway: str, agents: Agents, private_broker: Brokers
+) -> None:
+    """Power goes down in a shop: switch, router and gateway at once. A lost cancellation would hang the shutdown."""
+    del gateway
+    broker = private_broker()
+    agent = agents(path, "--cloud", broker.url).start("uplink_up")
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGSTOP)
+    broker.kill()
+    agent.process.send_signal(signal.SIGTERM)
+    agent.process.send_signal(signal.SIGCONT)
+    assert agent.process.wait(10) == 0
 
 
 def test_an_agent_without_any_broker_keeps_working(path: Path, gateway: str, agents: Agents) -> None:

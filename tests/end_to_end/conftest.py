@@ -19,7 +19,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
 from stocktide.demo.plan import Site
 from stocktide.demo.proof import Proof, prove
-from tests.edge_agent.conftest import AgentProcess, wait_for
+from tests.agent_process import AgentProcess, wait_for
 from tests.edge_agent.devices import Scanner
 from tests.services import PrivateBroker, PrivateDatabase
 
@@ -79,6 +79,11 @@ class Gateway:
                 self.events += 1
                 scanner.scan(f"1-{self.events}", sku=f"SKU-{self.events * 7919 % 40}", quantity=1 + self.events % 5)
 
+    def register(self, devices: list[str]) -> None:
+        """Let more devices speak here."""
+        with closing(database.open_writer(self.agent.ledger)) as connection, database.transaction(connection):
+            connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
+
     def waiting(self) -> int:
         """Entries that the cloud has not acknowledged."""
         with closing(database.open_reader(self.agent.ledger)) as reader:
@@ -98,7 +103,7 @@ class Gateway:
             expected = self.events // len(self.scanners)
             if not scanner.wait_for_receipts(expected, timeout_s=2):
                 scanner.resend()
-        return self.receipts() == self.events
+        return not self.scanners or self.receipts() == self.events
 
 
 @dataclass
@@ -146,7 +151,15 @@ def build(
             for _ in range(2):
                 site = Site(unique_name("tenant"), unique_name("site"), unique_name(), "")
                 gateways.append(
-                    _gateway(site, tmp_path, url, broker, private_broker(persistent=True), agents, scanners)
+                    _gateway(
+                        site,
+                        folder=tmp_path,
+                        url=url,
+                        cloud=broker,
+                        local=private_broker(persistent=True),
+                        agents=agents,
+                        scanners=scanners,
+                    )
                 )
             made.extend(Worker(f"worker-{number}", url, broker.url, tmp_path).start() for number in range(workers))
             return Stack(broker, url, gateways, list(made), own, tmp_path)

@@ -9,12 +9,12 @@ import pytest
 
 from cloud_store import registry
 from cloud_store.connection import connect
-from tests.edge_agent.conftest import wait_for
+from tests.agent_process import wait_for
 from tests.end_to_end.conftest import Build, Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-SCANS = 400
+SCANS = 1_000
 
 
 def assert_proved(stack: Stack) -> None:
