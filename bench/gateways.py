@@ -67,7 +67,7 @@ class Fleet:
         parts = urlsplit(mqtt_url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 1883
         self.gateways = {(gateway.name, gateway.stream): gateway for gateway in gateways}
-        self._outgoing: asyncio.Queue[tuple[str, bytes, bool]] = asyncio.Queue()
+        self._outgoing: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._tasks: asyncio.TaskGroup | None = None
         self._running: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
@@ -112,7 +112,7 @@ class Fleet:
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish anything at all, as a hostile or broken gateway would."""
-        self._outgoing.put_nowait((topic, payload, False))
+        self._outgoing.put_nowait((topic, payload))
 
     async def _stay_connected(self) -> None:
         while True:
@@ -145,8 +145,8 @@ class Fleet:
 
     async def _publish(self, client: aiomqtt.Client) -> None:
         while True:
-            topic, payload, retain = await self._outgoing.get()
-            await client.publish(topic, payload, qos=1, retain=retain)
+            topic, payload = await self._outgoing.get()
+            await client.publish(topic, payload, qos=1)
 
     async def _tick(self) -> None:
         while True:
@@ -156,8 +156,9 @@ class Fleet:
             await asyncio.sleep(0.1)
 
     def _announce(self, gateway: LoadGateway) -> None:
+        # Not retained, unlike a real gateway's: it would stay on a shared broker after the test.
         status = GatewayStatus(state="online", epoch=gateway.epoch, version="load", at_ms=_now_ms())
-        self._outgoing.put_nowait((topics.link(gateway.name, Channel.STATUS), status.encode(), True))
+        self._outgoing.put_nowait((topics.link(gateway.name, Channel.STATUS), status.encode()))
 
     def _receive(self, topic: str, payload: bytes) -> None:
         name = topics.parse(topic).gateway  # type: ignore[union-attr]  # the filter admits link topics only
@@ -175,9 +176,7 @@ class Fleet:
         for effect in effects:
             if isinstance(effect, Send):
                 gateway.sends += 1
-                self._outgoing.put_nowait(
-                    (topics.up(gateway.name, gateway.stream), gateway.frames[effect.frame - 1], False)
-                )
+                self._outgoing.put_nowait((topics.up(gateway.name, gateway.stream), gateway.frames[effect.frame - 1]))
             elif isinstance(effect, Forked):
                 gateway.forked = effect.reason
             else:
