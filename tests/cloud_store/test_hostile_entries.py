@@ -1,0 +1,79 @@
+"""Entries that no honest gateway writes, through the whole merge on real TimescaleDB.
+
+Broken when one of them stops a worker, or is stored.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cloud_store import proof, registry
+from cloud_store.arrivals import StreamKey
+from cloud_store.connection import Connection
+from cloud_store.merge import Merger
+from tests.cloud_store.histories import BOOT, NOW_MS, Chain, movement
+from wire_protocol import clock
+from wire_protocol.stock import Cell
+
+GOOD: dict[str, Any] = {
+    "hlc": clock.pack(NOW_MS), "boot": BOOT, "mono_ms": 0, "kind": "receive", "sku": "screw", "quantity": 1,
+    "source": "@supplier", "destination": "A-1",
+}  # fmt: skip
+READING: dict[str, Any] = {"hlc": clock.pack(NOW_MS), "boot": BOOT, "mono_ms": 0, "kind": "reading"}
+HOSTILE: list[dict[str, Any]] = [
+    {**GOOD, "kind": "\ud800"},
+    {**GOOD, "kind": ["receive"]},
+    {**GOOD, "sku": "\ud800"},
+    {**GOOD, "sku": "a\0b"},
+    {**GOOD, "sku": "x" * 100_000},
+    {**GOOD, "event": "\udfff"},
+    {**GOOD, "quantity": 10**400},
+    {**GOOD, "quantity": True},
+    {**GOOD, "quantity": 1.0},
+    {**GOOD, "hlc": 1 << 63},
+    {**GOOD, "hlc": -1},
+    {**GOOD, "device_at_ms": 1 << 62},
+    {**GOOD, "destination": "@nowhere"},
+    {**GOOD, "surprise": 1},
+    {},
+    {**READING, "values": {"t": 1}},
+    {**READING, "values": {"t": 10**400}},
+    {**READING, "values": {"t": float("nan")}},
+]
+
+
+@pytest.fixture
+def merger(connection: Connection, database_url: str) -> Iterator[Merger]:
+    """A merger, and one gateway in the registry."""
+    registry.add_site(connection, "acme", "berlin")
+    registry.add_gateway(connection, "acme", "berlin", "gw-a")
+    made = Merger(database_url)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("row", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_entry_is_rejected_and_the_rest_is_stored(
+    merger: Merger, connection: Connection, row: dict[str, Any]
+) -> None:
+    """Its neighbours in the frame merge; the acknowledgement can be sent; the dead letter can be read."""
+    pair = [movement(clock.pack(NOW_MS, n), "receive", "@supplier", "A-1") for n in range(2)]
+    honest = Chain("gw-a").seal(pair)
+    frame = replace(honest, frame=replace(honest.frame, rows=[GOOD, row]))
+    report = merger.merge([frame])
+    outcome = report.streams[StreamKey("gw-a", "ledger")]
+    ack = outcome.receiver.ack(NOW_MS, 16, rejected=outcome.rejected)
+    assert json.loads(ack.encode())["rejected"][0]["seq"] == 2
+    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 1
+    letters = connection.execute("SELECT kind, payload FROM dead_letter").fetchall()
+    assert [(kind, isinstance(json.loads(payload), dict)) for kind, payload in letters] == [("entry", True)]
+
+
+def test_absurd_clock_offsets_do_no_harm(merger: Merger, connection: Connection) -> None:
+    """An offset of any size is bounded with the time it gives, which is kept as far as the column goes."""
+    honest = Chain("gw-a").seal([movement(clock.pack(NOW_MS), "receive", "@supplier", "A-1")], boots={BOOT: -(10**40)})
+    assert merger.merge([honest]).movements == 1
+    assert connection.execute("SELECT claimed_ms FROM movement").fetchone() == (-(1 << 62),)
