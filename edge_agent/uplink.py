@@ -169,9 +169,11 @@ class Uplink:
         self.online = True
         log.info("uplink_up", broker=repr(self.address))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive(client, tasks), name=f"edge[{self.gateway}].uplink.receive")
             tasks.create_task(self._pump(client, tasks), name=f"edge[{self.gateway}].uplink.pump")
             tasks.create_task(self._report_regularly(client), name=f"edge[{self.gateway}].uplink.status")
+            # In the body, not a task: a group whose body has ended does not take its own cancellation of us back
+            # (Python 3.11), and `run` could not tell it from a real one.
+            await self._receive(client, tasks)
 
     async def farewell(self) -> None:
         """Say `offline` on the way out, in a contact of its own; silently given up when there is no link."""

@@ -158,7 +158,7 @@ class Ack(Message):
     bytes_max: ClassVar[int] = 256 * 1024
 
     stream: Stream
-    epoch: names.Ulid | None
+    epoch: names.Ulid | None = None
     frame: Count
     seq: Count
     now_ms: TimeMs
