@@ -1,4 +1,4 @@
-"""The uplink over a link that is cut, half-open and slow, again and again: it always comes back, and nothing is lost."""
+"""The uplink over a link that is cut, half-open and slow, again and again: it comes back, and nothing is lost."""
 
 import asyncio
 from collections.abc import Callable
