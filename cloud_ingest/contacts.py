@@ -22,9 +22,10 @@ from cloud_store.errors import StoreError
 from wire_protocol import topics
 from wire_protocol.messages import GatewayStatus, InvalidMessage
 from wire_protocol.replication import Cursor, Receiver
-from wire_protocol.topics import Channel
+from wire_protocol.topics import Channel, Stream
 
-GATHER_S: Final = 0.05
+# Long enough for the frames of a gateway that has some to arrive: then it need not be asked.
+GATHER_S: Final = 0.3
 RETRY_S: Final = 1.0
 TRIM_S: Final = 60.0
 _LOG = structlog.get_logger()
@@ -46,6 +47,7 @@ class Contacts:
         self._arrived: set[str] = set()
         self._online: set[str] = set()
         self._new_shards: set[int] = set()
+        self._sending: set[StreamKey] = set()
         self._work = asyncio.Event()
         self._trim_at = 0.0
 
@@ -74,6 +76,14 @@ class Contacts:
         self._online = {gateway for gateway in self._online if topics.shard(gateway) not in shards}
         self._work.set()
 
+    def sending(self, gateway: str, stream: Stream) -> None:
+        """A frame was taken into the inbox: its own acknowledgement says more than an answer to the contact would.
+
+        Asking such a gateway would only make it send its whole window again.
+        """
+        if gateway in self._arrived or topics.shard(gateway) in self._new_shards:
+            self._sending.add(StreamKey(gateway, stream))
+
     async def run(self) -> None:
         """Store and answer until cancelled; what could not be stored for want of a database is tried again."""
         while True:
@@ -97,6 +107,8 @@ class Contacts:
                 del self._statuses[gateway]
         self._new_shards -= shards
         self._arrived -= arrived
+        cursors = {key: cursor for key, cursor in cursors.items() if key not in self._sending}
+        self._sending.clear()
         if cursors:
             _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))
         await self._ask(cursors)

@@ -1,4 +1,7 @@
-"""Frames that arrived and wait to be merged: a queue bounded in frames and in bytes.
+"""Frames that arrived and wait to be merged: a queue bounded in frames and in bytes, and fair between gateways.
+
+Frames are taken from the gateways in turn, each gateway's own in order, so that everybody gets a first acknowledgement
+soon, even when a hundred come back at once with full windows.
 
 Invariant: what does not fit is not taken and so never acknowledged; the gateway has it and sends it again.
 """
@@ -26,23 +29,24 @@ class Inbox:
 
     def __init__(self, *, frames_max: int, bytes_max: int) -> None:
         self._frames_max, self._bytes_max = frames_max, bytes_max
-        self._waiting: deque[Arrival] = deque()
-        self._bytes = 0
+        self._waiting: dict[str, deque[Arrival]] = {}
+        self._frames = self._bytes = 0
         self._arrived = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return self._frames
 
     @property
     def fill(self) -> float:
         """How full it is, 0 to 1."""
-        return max(len(self._waiting) / self._frames_max, self._bytes / self._bytes_max)
+        return max(self._frames / self._frames_max, self._bytes / self._bytes_max)
 
     def offer(self, arrival: Arrival) -> bool:
         """Take an arrival if there is room. Returns whether it was taken."""
-        if len(self._waiting) >= self._frames_max or self._bytes + len(arrival.payload) > self._bytes_max:
+        if self._frames >= self._frames_max or self._bytes + len(arrival.payload) > self._bytes_max:
             return False
-        self._waiting.append(arrival)
+        self._waiting.setdefault(arrival.gateway, deque()).append(arrival)
+        self._frames += 1
         self._bytes += len(arrival.payload)
         self._arrived.set()
         return True
@@ -52,8 +56,15 @@ class Inbox:
         await self._arrived.wait()
 
     def take(self, frames_max: int) -> list[Arrival]:
-        """Take out the oldest, in order of arrival."""
-        taken = [self._waiting.popleft() for _ in range(min(frames_max, len(self._waiting)))]
+        """Take frames out, one of each gateway in turn."""
+        taken: list[Arrival] = []
+        while self._waiting and len(taken) < frames_max:
+            gateway, queue = next(iter(self._waiting.items()))
+            taken.append(queue.popleft())
+            del self._waiting[gateway]
+            if queue:
+                self._waiting[gateway] = queue  # to the end of the line
+        self._frames -= len(taken)
         self._bytes -= sum(len(arrival.payload) for arrival in taken)
         if not self._waiting:
             self._arrived.clear()

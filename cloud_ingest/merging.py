@@ -67,16 +67,22 @@ class Merging:
     @property
     def window(self) -> int:
         """How many frames a gateway may have in flight now."""
-        return 0 if self._stalled else window(self._inbox.fill, self._settings.window_frames_max)
+        if self._stalled:
+            return 0
+        # Long before the queue is full, waiting in it would outlast the gateways' resend timers.
+        fill = max(self._inbox.fill, len(self._inbox) / self._settings.inbox_frames_target)
+        return window(fill, self._settings.window_frames_max)
 
-    def offer(self, arrival: Arrival) -> None:
-        """A frame arrived. Without room it is not taken, and so not acknowledged."""
+    def offer(self, arrival: Arrival) -> bool:
+        """A frame arrived. Without room it is not taken, and so not acknowledged. Returns whether it was taken."""
         if self._refusals.covers(arrival.gateway, time.monotonic()):
             self._metrics.frames.labels("refused").inc()
         elif not self._inbox.offer(arrival):
             self._metrics.frames.labels("no_room").inc()
         else:
             self._idle.clear()
+            return True
+        return False
 
     async def drained(self) -> None:
         """Wait until everything that arrived is merged and answered."""

@@ -53,7 +53,8 @@ class Worker:
 
     def frame(self, arrival: Arrival) -> None:
         """Part of `link.Receiving`."""
-        self._merging.offer(arrival)
+        if self._merging.offer(arrival):
+            self._contacts.sending(arrival.gateway, arrival.stream)
 
     def status(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
         """Part of `link.Receiving`."""

@@ -40,6 +40,17 @@ def test_the_inbox_is_bounded_in_frames_and_in_bytes() -> None:
     assert [inbox.offer(arrival(b"1")) for _ in range(4)] == [True, True, True, False]
 
 
+def test_gateways_take_turns_and_keep_their_own_order() -> None:
+    """One that sends a lot does not keep the others waiting."""
+    inbox = Inbox(frames_max=16, bytes_max=1 << 20)
+    for gateway, payload in (("a", b"1"), ("a", b"2"), ("a", b"3"), ("b", b"1"), ("b", b"2"), ("c", b"1")):
+        inbox.offer(arrival(payload, gateway))
+    taken = [*inbox.take(4), *inbox.take(4)]
+    order = [f"{frame.gateway}{frame.payload.decode()}" for frame in taken]
+    assert order == ["a1", "b1", "c1", "a2", "b2", "a3"]
+    assert len(inbox) == 0
+
+
 @given(st.floats(0, 1), st.integers(1, 1024))
 def test_windows_shrink_with_the_queue_and_never_close(fill: float, frames_max: int) -> None:
     """Full speed until half full; one frame when there is no room left."""
