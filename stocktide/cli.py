@@ -32,6 +32,14 @@ PARTS: Final[dict[str, Part]] = {
 }
 
 
+OWN_PACKAGES: Final = frozenset(part.module.partition(".")[0] for part in PARTS.values()) | {
+    "wire_protocol",
+    "cloud_store",
+    "cloud_ingest",
+    "cloud_api",
+}
+
+
 class LazyGroup(TyperGroup):
     """Loads a part's commands when they are asked for."""
 
@@ -47,14 +55,7 @@ class LazyGroup(TyperGroup):
         if _wants_overview():
             # The overview needs a line about each part, not the part.
             return typer.core.TyperCommand(cmd_name, help=part.help, short_help=part.help)
-        try:
-            app = importlib.import_module(part.module).app
-        except ModuleNotFoundError as error:
-            if error.name and error.name.partition(".")[0] == part.module.partition(".")[0]:
-                raise
-            typer.echo(f"error: stocktide {cmd_name} needs the package {error.name}, which is not installed.", err=True)
-            typer.echo(f"hint:  pip install 'stocktide[{part.extra}]'", err=True)
-            raise typer.Exit(2) from None
+        app = importlib.import_module(part.module).app
         command = typer.main.get_command(app)
         command.name = cmd_name
         return command
@@ -84,4 +85,14 @@ def version_option(
 
 def main() -> None:
     """The console script."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        part = PARTS.get(sys.argv[1]) if len(sys.argv) > 1 else None
+        missing = (error.name or "").partition(".")[0]
+        if part is None or missing in OWN_PACKAGES:
+            raise
+        # Commands import what they need when they run, so this may come from anywhere below.
+        typer.echo(f"error: stocktide {sys.argv[1]} needs the package {missing}, which is not installed.", err=True)
+        typer.echo(f"hint:  pip install 'stocktide[{part.extra}]'", err=True)
+        sys.exit(2)
