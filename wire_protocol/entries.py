@@ -23,7 +23,7 @@ from wire_protocol import names
 from wire_protocol.clock import HLC_MAX
 from wire_protocol.errors import InvalidEntry
 
-QUANTITY_MAX: Final = 10**12  # in base units: a million tonnes in grams; sums of a billion movements still fit 64 bits
+QUANTITY_MAX: Final = 10**12  # in base units: a million tonnes in grams; nine million such movements fit 64 bits
 READING_VALUES_MAX: Final = 16
 MONOTONIC_MS_MAX: Final = 1 << 47
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wire_protocol import PROTOCOL_VERSION, clock, names
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
-from wire_protocol.messages import Digest, first_problem
+from wire_protocol.messages import EPOCH_MS_MAX, Digest, first_problem
 from wire_protocol.topics import Stream
 
 FRAME_BYTES_MAX: Final = 256 * 1024
@@ -34,6 +34,8 @@ FRAME_DECODED_BYTES_MAX: Final = 2 * 1024 * 1024
 FRAME_ENTRIES_MAX: Final = 500
 BOOTS_MAX: Final = 64
 COMPRESSION_LEVEL: Final = 9
+
+OffsetMs = Annotated[int, Field(ge=-EPOCH_MS_MAX, le=EPOCH_MS_MAX)]
 
 _FIELDS: Final = (
     "kind", "sku", "lot", "serial", "quantity", "source", "destination", "location", "values",
@@ -61,7 +63,7 @@ class FrameHeader(BaseModel):
     first_seq: Annotated[int, Field(ge=1, lt=1 << 62)]
     count: Annotated[int, Field(ge=1, le=FRAME_ENTRIES_MAX)]
     prev: Digest
-    boots: Annotated[dict[names.Ulid, int], Field(max_length=BOOTS_MAX)] = {}
+    boots: Annotated[dict[names.Ulid, OffsetMs], Field(max_length=BOOTS_MAX)] = {}
     replay: bool = False
 
     @property

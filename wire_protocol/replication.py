@@ -120,9 +120,11 @@ class Sender:
 
     def connected(self, now_ms: int) -> list[Effect]:
         """The link is up: send from the first unacknowledged frame, without waiting for the cloud's cursor."""
-        self._connected, self._probing, self._rewound = True, False, None
+        self._connected, self._probing = True, False
         self._delay_ms = self.limits.resend_delay_ms
         self._rewind(self.acked_frame + 1)
+        # The cloud answers the announcement by asking for just these frames; they are on their way already.
+        self._rewound = (self.acked_frame + 1, now_ms + self.limits.resend_delay_ms)
         return self._pump(now_ms)
 
     def disconnected(self) -> None:

@@ -209,6 +209,13 @@ def test_a_gap_is_filled_once_however_often_it_is_reported() -> None:
     assert edge.receive(ack(1, want=2), 500) == [Send(2), Send(3), Send(4)]
 
 
+def test_the_clouds_answer_to_a_new_contact_does_not_double_the_window() -> None:
+    """Every contact begins with frames on their way and a cloud that asks for them."""
+    edge = sender(sealed=4)
+    assert edge.receive(ack(0, want=1), 10) == []
+    assert edge.receive(ack(0, want=1), 200) == [Send(1), Send(2), Send(3), Send(4)]
+
+
 def test_a_timeout_probes_with_one_frame() -> None:
     """A hundred gateways coming back at once must not send a hundred windows twice."""
     edge = sender(sealed=4)
