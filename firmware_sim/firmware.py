@@ -167,6 +167,9 @@ class Firmware:
             return []  # its receipt came before its turn
         wait_ms = min(self.resend_ms << min(kept.attempts, 16), self.resend_ms_max) * self.rng.uniform(1.0, 1.25)
         heapq.heappush(self._timers, (link_ms + int(wait_ms), event_id))
+        if len(self._timers) > 4 * self.memory_events_max:
+            # Timers of events that have their receipt are passed over when due; here they would pile up before that.
+            self._timers = sorted(timer for timer in self._timers if timer[1] in self._kept)
         if kept.attempts:
             self.counters.resent += 1
         kept.attempts += 1

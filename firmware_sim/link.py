@@ -10,9 +10,11 @@ whatever has no receipt.
 import asyncio
 import random
 import ssl
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import aiomqtt
 
@@ -26,6 +28,7 @@ from wire_protocol import topics
 from wire_protocol.messages import DeviceReceipt, DeviceStatus, InvalidMessage
 from wire_protocol.topics import RULES, Channel
 
+T = TypeVar("T")
 MqttVersion: TypeAlias = Literal["5", "3.1.1"]
 
 FIRMWARE: Final = "stocktide-sim"
@@ -121,8 +124,8 @@ class Link:
             if await self._is_away():
                 continue
             try:
-                async with self._client() as client:
-                    await client.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0)
+                async with self._connected() as client:
+                    await finish(client.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0))
                     attempt, self.problem, self.online = 0, None, True
                     self.unit.firmware.reconnected()
                     await self._contact(client)
@@ -147,6 +150,24 @@ class Link:
 
     def _now_ms(self) -> int:
         return self._horizon_ms if self._pace.is_max else self._pace.now_ms()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[aiomqtt.Client]:
+        """A connection that is closed in any case; cancelled while it connects, aiomqtt leaves the socket open."""
+        client = self._client()
+        connecting = asyncio.create_task(client.__aenter__(), name=f"sim[{self.gateway}].device[{self.name}].connect")
+        try:
+            await asyncio.wait([connecting])
+        except asyncio.CancelledError:
+            await asyncio.wait([connecting])
+            if connecting.exception() is None:
+                await finish(client.__aexit__(None, None, None))
+            raise
+        connecting.result()
+        try:
+            yield client
+        finally:
+            await finish(client.__aexit__(None, None, None))
 
     def _client(self) -> aiomqtt.Client:
         mqtt_5 = self._options.mqtt_version == "5"
@@ -178,7 +199,8 @@ class Link:
     async def _say(self, client: aiomqtt.Client, state: Literal["online", "offline"]) -> None:
         at_ms = self.unit.firmware.clock.reads(self._now_ms())
         status = DeviceStatus(state=state, firmware=FIRMWARE, at_ms=at_ms)
-        await client.publish(topics.device(self.name, Channel.DEVICE_STATUS), status.encode(), qos=1, retain=True)
+        topic = topics.device(self.name, Channel.DEVICE_STATUS)
+        await finish(client.publish(topic, status.encode(), qos=1, retain=True))
 
     async def _receive(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
@@ -200,8 +222,9 @@ class Link:
                 return
             while batch := list(islice(messages, INFLIGHT_MESSAGES_MAX)):
                 await self._publish(client, batch)
-            if not self._jump(now_ms):
-                await self._sleep(now_ms)
+            next_ms = self.unit.next_ms(now_ms)
+            if not self._jump(next_ms):
+                await self._sleep(next_ms, self.unit.firmware.next_link_ms())
 
     async def _publish(self, client: aiomqtt.Client, batch: list[Outgoing]) -> None:
         # A task each, because a round trip each in turn is slow; asyncio starts them in order.
@@ -214,36 +237,48 @@ class Link:
     async def _is_away(self) -> bool:
         """Wait for a moment, if the scenario keeps the device offline or rebooting now."""
         self._wake.clear()
-        now_ms = self._now_ms()
-        if self.unit.firmware.back_ms(now_ms) is None:
+        back_ms = self.unit.firmware.back_ms(self._now_ms())
+        if back_ms is None:
             return False
-        if not self._jump(now_ms):
-            await self._sleep(now_ms)
+        if not self._jump(back_ms):
+            await self._sleep(back_ms, None)
         return True
 
-    def _jump(self, now_ms: int) -> bool:
+    def _jump(self, next_ms: int | None) -> bool:
         """At `max` speed, when the device waits for nothing but time: let it pass."""
-        if not (self._pace.is_max and self._hurried) or self.is_done:
-            return False
-        next_ms = self.unit.next_ms(now_ms)
-        if next_ms is None or next_ms <= self._horizon_ms:
+        if not (self._pace.is_max and self._hurried) or next_ms is None or next_ms <= self._horizon_ms or self.is_done:
             return False
         self._horizon_ms = next_ms
         return True
 
-    async def _sleep(self, now_ms: int) -> None:
+    async def _sleep(self, next_ms: int | None, link_ms: int | None) -> None:
         """Until something happens, a receipt comes, or something is due by either clock."""
         delays_s = []
-        away = self.unit.firmware.back_ms(now_ms) is not None
-        if not away and (link_ms := self.unit.firmware.next_link_ms()) is not None:
+        if link_ms is not None:
             delays_s.append(max(0.0, (link_ms - self._pace.link_ms()) / 1_000))
-        if not self._pace.is_max and (next_ms := self.unit.next_ms(now_ms)) is not None:
+        if next_ms is not None and not self._pace.is_max:
             delays_s.append(self._pace.wait_s(next_ms))
         try:
             async with asyncio.timeout(min(delays_s, default=None)):
                 await self._wake.wait()
         except TimeoutError:
             return
+
+
+async def finish(call: Coroutine[Any, Any, T]) -> T:
+    """Let a call of aiomqtt finish, each of which has its timeout, and then raise a cancellation that came meanwhile.
+
+    aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with the
+    answer (https://bugs.python.org/issue37658): the caller would go on as if nobody had cancelled it.
+    """
+    task = asyncio.create_task(call, name="sim.mqtt")
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        task.exception()  # what it was no longer matters
+        raise
+    return task.result()
 
 
 def _payload(message: aiomqtt.Message) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import aiomqtt
 
+from firmware_sim.link import finish
 from wire_protocol import topics
 from wire_protocol.messages import DeviceEvent, DeviceReading, DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.topics import Channel, DeviceTopic
@@ -56,7 +57,8 @@ class SmallAgent:
             assert isinstance(message.payload, bytes)
             receipt = self._take(topic, message.payload)
             if receipt is not None:
-                await client.publish(topics.device(topic.device, Channel.DEVICE_RECEIPT), receipt.encode(), qos=0)
+                to = topics.device(topic.device, Channel.DEVICE_RECEIPT)
+                await finish(client.publish(to, receipt.encode(), qos=0))
             async with self.changed:
                 self.changed.notify_all()
 
