@@ -111,10 +111,8 @@ class Uplink:
                     log.warning("uplink_down", broker=repr(self.address), reason=reason)
             finally:
                 self.online = False
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # The link broke while we were being cancelled: a task group that has both raises the error alone.
-                raise asyncio.CancelledError
+            # The link broke while we were being cancelled: a task group that has both raises the error alone.
+            _heed_cancellation()
             # Full jitter, so that a thousand gateways do not come back in step
             # (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
             ceiling = min(self.settings.reconnect_delay_s_max, RECONNECT_DELAY_S * 2 ** min(attempt, 16))
@@ -163,6 +161,7 @@ class Uplink:
         # aiomqtt warns above this many calls on their way; two windows of frames and some reports are no surprise.
         client.pending_calls_threshold = 2 * self.settings.window_frames_max + 8
         await client.subscribe(topics.down_filter(self.gateway), qos=1)
+        _heed_cancellation()
         self._contact_ms = self.clock.now_ms()
         self._lanes = {stream: self._lane(stream) for stream in STREAMS}
         await self._report(client, "online")
@@ -185,6 +184,7 @@ class Uplink:
 
     async def _report(self, client: _Client, state: str) -> None:
         await client.publish(self._topic(Channel.STATUS), self.status(state).encode(), qos=1, retain=True)
+        _heed_cancellation()
 
     async def _report_regularly(self, client: _Client) -> None:
         while True:
@@ -300,6 +300,17 @@ class Uplink:
 
     def _topic(self, channel: Channel) -> str:
         return topics.link(self.gateway, channel)
+
+
+def _heed_cancellation() -> None:
+    """Raise a cancellation of the current task that was swallowed.
+
+    aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with the
+    answer (https://bugs.python.org/issue37658); the task would go on as if nobody wanted it to end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _note_acked(stream: Stream, frame: int, ledger: Ledger) -> None:

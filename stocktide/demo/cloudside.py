@@ -36,7 +36,7 @@ class Cloud:
         return True
 
     async def stored(self) -> Counter[str]:
-        """Movements and counts stored, by gateway."""
+        """Movements, counts and readings stored, by gateway."""
         return await asyncio.to_thread(self._stored)
 
     async def on_hand(self, tenant: str, site: str, sku: str, location: str) -> int | None:
@@ -52,6 +52,8 @@ class Cloud:
             for row in proof.entries(connection):
                 if row.table != "reading":
                     counted[row.gateway] += row.rows
+            for (_, gateway), readings in proof.readings(connection).items():
+                counted[gateway] += readings
         return counted
 
     def _get(self, path: str, tenant: str) -> dict[str, Any]:

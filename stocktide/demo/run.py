@@ -41,14 +41,14 @@ class Gateway:
     fleet: Fleet
 
     def status(self) -> dict[str, int]:
-        """Entries, frames sealed and entries that the cloud has not acknowledged."""
+        """Entries and readings, frames sealed, and what the cloud has not acknowledged."""
         with contextlib.closing(database.open_reader(self.ledger)) as reader:
             found = queries.status(reader, self.ledger)
-        stream = found["streams"]["ledger"]
+        streams = found["streams"].values()
         return {
-            "entries": found["entries"],
-            "frames": stream["sealed_frame"],
-            "waiting": stream["waiting"] + found["streams"]["readings"]["waiting"],
+            "entries": found["entries"] + found["readings"],
+            "frames": sum(stream["sealed_frame"] for stream in streams),
+            "waiting": sum(stream["waiting"] for stream in streams),
         }
 
 
