@@ -8,22 +8,29 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
 from broker_config import passwords, policy
-from broker_config.errors import BrokerError, InvalidConfig, SimExtraMissing
+from broker_config.errors import InvalidConfig, SimExtraMissing
 from broker_config.limits import BrokerLimits
 from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, TlsFiles, render
 from broker_config.policy import Side
+from command_line.output import ErrorGroup, emit_json, table
 
 app = typer.Typer(
-    name="broker", help="Broker configuration from the topic policy.", no_args_is_help=True, add_completion=False
+    cls=ErrorGroup,
+    name="broker",
+    help="Broker configuration from the topic policy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 PORTS = "Port to listen on."
+LIMITS_HINT = "See: stocktide broker limits"
 
 
 @app.command("render")
@@ -43,25 +50,22 @@ def render_files(
     as_json: AsJson = False,
 ) -> None:
     """Write a complete mosquitto.conf and ACL file."""
-    try:
-        config = MosquittoConfig(
-            side=side,
-            auth=auth,
-            directory=out.absolute(),
-            address=address,
-            port=port,
-            tls=_tls(cafile, certfile, keyfile),
-            limits=BrokerLimits.for_side(side, **_changes(limit or [])),
-            data_directory=data.absolute() if data else None,
-        )
-        written = _write(config)
-    except (BrokerError, ValidationError, OSError) as error:
-        _fail(error)
+    config = MosquittoConfig(
+        side=side,
+        auth=auth,
+        directory=out.absolute(),
+        address=address,
+        port=port,
+        tls=_tls(cafile, certfile, keyfile),
+        limits=_limits(side, limit or []),
+        data_directory=data.absolute() if data else None,
+    )
+    written = _write(config)
     start = f"mosquitto -c {config.directory / CONFIG_FILE}"
     if as_json:
-        _print_json({"files": [str(file) for file, _ in written], "start": start})
+        emit_json({"files": [str(file) for file, _ in written], "start": start})
         return
-    _print_table(["file", "what"], [[str(file), what] for file, what in written])
+    table(["file", "what"], [[str(file), what] for file, what in written])
     typer.echo(f"\nStart it with: {start}")
     if auth is Auth.PASSWORD:
         typer.echo(f"Add users with: stocktide broker passwd {config.directory / PASSWORD_FILE} USER")
@@ -76,13 +80,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run the embedded broker in the foreground until SIGTERM. For demos and tests: it forgets everything."""
-    try:
-        if (password_file is None) != anonymous:
-            raise InvalidConfig("Who may connect?", hint="Give either --passwords FILE or --anonymous.")
-        users = passwords.read(password_file) if password_file else None
-        asyncio.run(_serve(port, side, users, as_json=as_json))
-    except BrokerError as error:
-        _fail(error)
+    if (password_file is None) != anonymous:
+        raise InvalidConfig("Who may connect?", hint="Give either --passwords FILE or --anonymous.")
+    users = passwords.read(password_file) if password_file else None
+    asyncio.run(_serve(port, side, users, as_json=as_json))
 
 
 @app.command()
@@ -100,12 +101,9 @@ def passwd(
         password = sys.stdin.readline().rstrip("\n")
     else:
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
-    try:
-        passwords.set_password(file, user, password)
-    except (BrokerError, OSError) as error:
-        _fail(error)
+    passwords.set_password(file, user, password)
     if as_json:
-        _print_json({"file": str(file), "user": user, **({"password": password} if generate else {})})
+        emit_json({"file": str(file), "user": user, **({"password": password} if generate else {})})
     elif generate:
         typer.echo(password)
     else:
@@ -121,9 +119,9 @@ def show_policy(as_json: AsJson = False) -> None:
         for grant in policy.grants(side)
     ]
     if as_json:
-        _print_json(rows)
+        emit_json(rows)
     else:
-        _print_table(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
+        table(list(rows[0]), [[str(cell) for cell in row.values()] for row in rows])
 
 
 @app.command("limits")
@@ -136,9 +134,9 @@ def show_limits(as_json: AsJson = False) -> None:
     ]
     heads = ["limit", *Side, "what"]
     if as_json:
-        _print_json([dict(zip(heads, row, strict=True)) for row in rows])
+        emit_json([dict(zip(heads, row, strict=True)) for row in rows])
     else:
-        _print_table(heads, [[str(cell) for cell in row] for row in rows])
+        table(heads, [[str(cell) for cell in row] for row in rows])
 
 
 async def _serve(port: int, side: Side, users: dict[str, str] | None, *, as_json: bool) -> None:
@@ -163,14 +161,18 @@ def _tls(cafile: Path | None, certfile: Path | None, keyfile: Path | None) -> Tl
     return None
 
 
-def _changes(limits: list[str]) -> dict[str, int]:
+def _limits(side: Side, given: list[str]) -> BrokerLimits:
     changes = {}
-    for text in limits:
+    for text in given:
         name, _, value = text.partition("=")
         if name not in BrokerLimits.model_fields or not value.isdecimal():
-            raise InvalidConfig(f"{text!r} is not a limit.", hint="See: stocktide broker limits")
+            raise InvalidConfig(f"{text!r} is not a limit.", hint=LIMITS_HINT)
         changes[name] = int(value)
-    return changes
+    try:
+        return BrokerLimits.for_side(side, **changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidConfig(f"{first['loc'][0]}: {first['msg']}.", hint=LIMITS_HINT) from None
 
 
 def _write(config: MosquittoConfig) -> list[tuple[Path, str]]:
@@ -185,24 +187,3 @@ def _write(config: MosquittoConfig) -> list[tuple[Path, str]]:
         passwords.write(password_file, {})
         written.append((password_file, "users, none yet"))
     return written
-
-
-def _print_json(answer: Any) -> None:
-    typer.echo(json.dumps(answer, indent=2))
-
-
-def _print_table(heads: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    for row in [heads, *rows]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _fail(error: Exception) -> NoReturn:
-    hint = getattr(error, "hint", None)
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        message, hint = f"{first['loc'][0]}: {first['msg']}.", "See: stocktide broker limits"
-    else:
-        message = str(error)
-    typer.echo(f"{message}{f' {hint}' if hint else ''}", err=True)
-    raise typer.Exit(1)

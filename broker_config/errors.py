@@ -14,13 +14,19 @@ class BrokerError(Exception):
 class UnsafeConfig(BrokerError):
     """This configuration would let strangers in."""
 
+    usage = True
+
 
 class InvalidConfig(BrokerError):
     """Settings are missing, or contradict each other."""
 
+    usage = True
+
 
 class InvalidPasswords(BrokerError):
     """A password file cannot be read, or a user name cannot be stored in one."""
+
+    usage = True
 
 
 class SimExtraMissing(BrokerError):

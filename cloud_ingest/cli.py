@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
-from cloud_ingest.cli_output import CloudGroup, emit_json, fail, listing
 from cloud_ingest.cli_registry import gateway_app, item_app, site_app, tenant_app
 from cloud_ingest.defaults import DATABASE_URL
+from command_line.output import ErrorGroup, emit_json, fail, listing
 
-app = typer.Typer(cls=CloudGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
+app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
 dead_letter_app = typer.Typer(no_args_is_help=True, help="What could not be used, and why.")
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(site_app, name="site")
@@ -51,7 +51,8 @@ def ingest(
 
     from cloud_ingest import log  # noqa: PLC0415 - as above
     from cloud_ingest.service import serve  # noqa: PLC0415 - as above
-    from cloud_ingest.settings import BrokerAddress, IngestSettings  # noqa: PLC0415 - as above
+    from cloud_ingest.settings import IngestSettings  # noqa: PLC0415 - as above
+    from wire_protocol.address import BrokerAddress  # noqa: PLC0415 - as above
 
     given: dict[str, Any] = {
         "worker_name": worker_name,
@@ -60,7 +61,7 @@ def ingest(
         "mqtt_url": mqtt_url,
     }
     settings = IngestSettings(**{name: value for name, value in given.items() if value is not None})
-    BrokerAddress(settings.mqtt_url)  # a wrong one is told in a sentence, before anything runs
+    BrokerAddress.parse(settings.mqtt_url)  # a wrong one is told in a sentence, before anything runs
     log.configure(settings.log_format)
     asyncio.run(serve(settings))
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cloud_ingest.cli_options import DatabaseUrl, Json, Site, Tenant, TheTenant, database
-from cloud_ingest.cli_output import emit_json, listing
 from cloud_ingest.defaults import DATABASE_URL
+from command_line.output import emit_json, listing
 
 if TYPE_CHECKING:
     from wire_protocol.messages import CatalogItem

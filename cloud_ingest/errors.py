@@ -9,9 +9,7 @@ class IngestError(Exception):
         self.hint = hint
 
 
-class InvalidBrokerUrl(IngestError, ValueError):
-    """The broker's address is not usable."""
-
-
 class InvalidCatalog(IngestError, ValueError):
     """A file of items cannot be imported."""
+
+    usage = True

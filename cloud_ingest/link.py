@@ -20,8 +20,9 @@ from aiomqtt import ProtocolVersion
 
 from cloud_ingest.inbox import Arrival
 from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.settings import BrokerAddress, IngestSettings
+from cloud_ingest.settings import IngestSettings
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
 from wire_protocol.topics import Channel, LinkTopic
 
@@ -62,7 +63,7 @@ class Link:
 
     def __init__(self, settings: IngestSettings, receiving: Receiving, metrics: WorkerMetrics) -> None:
         self._settings, self._receiving, self._metrics = settings, receiving, metrics
-        self._address = BrokerAddress(settings.mqtt_url)
+        self._address = BrokerAddress.parse(settings.mqtt_url)
         self._wanted: frozenset[int] = frozenset()
         self._wanted_changed = asyncio.Event()
         self._outgoing: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(settings.outgoing_messages_max)
@@ -120,7 +121,7 @@ class Link:
             self._publish_refused,
             hostname=address.host,
             port=address.port,
-            username=address.username,
+            username=address.user,
             password=address.password,
             identifier=f"stocktide-ingest-{settings.worker_name}-{random.getrandbits(48):012x}",
             protocol=ProtocolVersion.V5 if newest else ProtocolVersion.V311,

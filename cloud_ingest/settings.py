@@ -4,13 +4,11 @@ Invariant: every bound of the worker is here, with its unit at the end of its na
 """
 
 from typing import Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cloud_ingest.defaults import DATABASE_URL, MQTT_URL
-from cloud_ingest.errors import InvalidBrokerUrl
 
 
 class IngestSettings(BaseSettings):
@@ -43,21 +41,3 @@ class IngestSettings(BaseSettings):
     refused_gateways_max: int = Field(10_000, ge=1, description="Refused gateways remembered")
     drain_s_max: float = Field(10.0, gt=0, description="Seconds for finishing work after SIGTERM")
     log_format: Literal["console", "json"] = Field("json", description="How log events are written")
-
-
-class BrokerAddress:
-    """The parts of a broker's URL.
-
-    Raises:
-        InvalidBrokerUrl: another scheme, or no host.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in {"mqtt", "mqtts"} or not parts.hostname:
-            raise InvalidBrokerUrl(f"{url!r} is not a broker's address.", hint="Like mqtt://broker.example:1883")
-        self.tls = parts.scheme == "mqtts"
-        self.host = parts.hostname
-        self.port = parts.port or (8883 if self.tls else 1883)
-        self.username = unquote(parts.username) if parts.username else None
-        self.password = unquote(parts.password) if parts.password else None

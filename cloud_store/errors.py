@@ -20,9 +20,13 @@ class NotMigrated(StoreError):
 class UnknownName(StoreError, LookupError):
     """A tenant, site, gateway or item is not in the registry."""
 
+    usage = True
+
 
 class AlreadyExists(StoreError):
     """A tenant, site, gateway or item of this name is already registered."""
+
+    usage = True
 
 
 class InvalidCursor(StoreError, ValueError):

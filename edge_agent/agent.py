@@ -21,7 +21,6 @@ from typing import Final
 import structlog
 
 from edge_agent import database, outbox, queries, upkeep
-from edge_agent.address import BrokerAddress
 from edge_agent.clock import SystemClock
 from edge_agent.database import Connection
 from edge_agent.devices import DeviceSide
@@ -32,6 +31,7 @@ from edge_agent.sql import statement
 from edge_agent.systemd import notify
 from edge_agent.uplink import Uplink
 from edge_agent.writer import Append, LedgerWriter
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
 from wire_protocol.topics import STREAMS
 

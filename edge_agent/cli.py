@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from command_line.output import ErrorGroup, emit_json, facts, local_time, table
 from edge_agent.cli_devices import device_app, letters_app
 from edge_agent.cli_ledger import ledger_app
 from edge_agent.cli_options import Json, LedgerPath, Limit
-from edge_agent.cli_output import EdgeGroup, emit_json, facts, local_time, table
 
 if TYPE_CHECKING:
     from edge_agent.database import Connection
     from wire_protocol.entries import EntryKind
 
 app = typer.Typer(
-    cls=EdgeGroup,
+    cls=ErrorGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -53,11 +53,11 @@ def init(
 ) -> None:
     """Create this gateway's ledger."""
     from edge_agent import database  # noqa: PLC0415
-    from edge_agent.address import BrokerAddress  # noqa: PLC0415
     from edge_agent.clock import SystemClock  # noqa: PLC0415
     from edge_agent.ledger import Ledger  # noqa: PLC0415
     from edge_agent.sql import statement  # noqa: PLC0415
     from wire_protocol import names  # noqa: PLC0415
+    from wire_protocol.address import BrokerAddress  # noqa: PLC0415
 
     for url in (cloud, local):
         if url is not None:
@@ -83,19 +83,12 @@ def run(
     """Run the agent: devices in, ledger, uplink. Stops cleanly on SIGTERM."""
     import asyncio  # noqa: PLC0415
 
-    from pydantic import ValidationError  # noqa: PLC0415
-
     from edge_agent import agent  # noqa: PLC0415
-    from edge_agent.errors import BadInput  # noqa: PLC0415
     from edge_agent.logs import configure  # noqa: PLC0415
     from edge_agent.settings import EdgeSettings  # noqa: PLC0415
-    from wire_protocol.messages import first_problem  # noqa: PLC0415
 
     given: dict[str, Any] = {"cloud_url": cloud, "local_url": local, "mqtt_version": mqtt_version}
-    try:
-        settings = EdgeSettings(ledger=ledger, **{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        raise BadInput(f"A setting is wrong: {first_problem(error)}", hint="See docs/settings.md.") from None
+    settings = EdgeSettings(ledger=ledger, **{name: value for name, value in given.items() if value is not None})
     configure()
     asyncio.run(agent.run(settings))
 

@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
+from command_line.output import FAILED, ErrorGroup, emit_json, local_time, table
 from edge_agent.cli_options import Json, LedgerPath, Limit
-from edge_agent.cli_output import FAILED, EdgeGroup, emit_json, local_time, table
 from edge_agent.errors import BadInput
 
-device_app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, help="Devices that may speak at this gateway.")
-letters_app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, help="Device messages that could not be used.")
+device_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Devices that may speak at this gateway.")
+letters_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Device messages that could not be used.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The device's name, as in its topics.")]
 

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from command_line.output import FAILED, ErrorGroup, emit_json, facts
 from edge_agent.cli_options import Json, LedgerPath
-from edge_agent.cli_output import FAILED, EdgeGroup, emit_json, facts
 
-ledger_app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, help="Check, rebuild and export the ledger.")
+ledger_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Check, rebuild and export the ledger.")
 
 EXPORT_COLUMNS = (
     "seq", "kind", "sku", "lot", "serial", "quantity", "source", "destination", "location", "device", "event",

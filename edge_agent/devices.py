@@ -25,13 +25,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_agent.address import BrokerAddress
 from edge_agent.errors import BadInput, UnknownDevice
 from edge_agent.ledger import Ledger
 from edge_agent.letters import redraft
 from edge_agent.sql import statement
 from edge_agent.writer import Append, LedgerWriter
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
 from wire_protocol.messages import DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.names import EVENT_ID_PATTERN

@@ -61,3 +61,5 @@ class UnknownDevice(EdgeError):
 
 class BadInput(EdgeError):
     """The command cannot be carried out as given."""
+
+    usage = True

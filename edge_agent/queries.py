@@ -12,6 +12,7 @@ from edge_agent import database, outbox
 from edge_agent.database import Connection
 from edge_agent.sql import statement
 from wire_protocol import clock
+from wire_protocol.address import without_password
 from wire_protocol.stock import Cell
 from wire_protocol.topics import STREAMS
 
@@ -146,8 +147,8 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
         "ledger": str(path),
         "size_bytes": sum(file.stat().st_size for file in _files(path)),
         "agent_running": agent_pid(path) is not None,
-        "cloud_url": _without_secret(facts.get("cloud_url")),
-        "local_url": _without_secret(facts.get("local_url")),
+        "cloud_url": without_password(facts["cloud_url"]) if "cloud_url" in facts else None,
+        "local_url": without_password(facts["local_url"]) if "local_url" in facts else None,
         "entries": entries,
         "readings": _single(connection, "reading_count"),
         "dead_letters": _single(connection, "dead_letter_count"),
@@ -166,13 +167,6 @@ def _waiting_readings(connection: Connection, at: outbox.StreamPosition) -> int:
 
 def _files(path: Path) -> list[Path]:
     return [file for suffix in ("", "-wal", "-shm") if (file := path.with_name(path.name + suffix)).exists()]
-
-
-def _without_secret(url: str | None) -> str | None:
-    if url is None or "@" not in url:
-        return url
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
 def lock_path(path: Path) -> Path:

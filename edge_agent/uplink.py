@@ -22,7 +22,6 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent import outbox
-from edge_agent.address import BrokerAddress
 from edge_agent.clock import Clock
 from edge_agent.database import Connection
 from edge_agent.errors import EdgeError
@@ -30,6 +29,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.settings import EdgeSettings
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
 from wire_protocol.messages import Ack, GatewayStatus, Rejected
 from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from command_line.output import ErrorGroup, emit_json, table
 from firmware_sim import builtin, cli_fleet
 from firmware_sim.cli_convert import convert_app
 from firmware_sim.cli_options import Boot, Json, MqttVersionText, Quiet, StallS
-from firmware_sim.cli_output import SimGroup, emit_json, emit_report, number, table
+from firmware_sim.cli_output import emit_report, number
 from firmware_sim.pace import parse_speed
 
 if TYPE_CHECKING:
-    from firmware_sim.address import BrokerAddress
     from firmware_sim.replay import Plan
+    from wire_protocol.address import BrokerAddress
 
 app = typer.Typer(
-    cls=SimGroup, no_args_is_help=True, pretty_exceptions_enable=False,
+    cls=ErrorGroup, no_args_is_help=True, pretty_exceptions_enable=False,
     help="Devices that behave like real firmware; replays of recorded data.",
 )  # fmt: skip
 app.add_typer(convert_app, name="convert")

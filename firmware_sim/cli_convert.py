@@ -5,15 +5,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from command_line.output import ErrorGroup, emit_json, table
 from firmware_sim.cli_options import Json
-from firmware_sim.cli_output import SimGroup, emit_json, number, table
+from firmware_sim.cli_output import number
 
 if TYPE_CHECKING:
     from firmware_sim.convert.complete_journey import CompleteJourney
     from firmware_sim.convert.online_retail import OnlineRetail
 
 convert_app = typer.Typer(
-    cls=SimGroup, no_args_is_help=True, pretty_exceptions_enable=False, help="Turn published data sets into recordings."
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Turn published data sets into recordings.",
 )
 Files = Annotated[list[Path], typer.Argument(metavar="FILES…", help="CSV or CSV.gz, in the order to convert them.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The recording to write, .csv or .csv.gz.")]

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from firmware_sim.address import BrokerAddress
 from firmware_sim.errors import BadInput, SimError, first_of
 from firmware_sim.link import LinkOptions
+from wire_protocol.address import BrokerAddress
 
 if TYPE_CHECKING:
     from firmware_sim.fleet import Fleet, Report

@@ -1,76 +1,20 @@
-"""How the simulator's CLI speaks: calm tables for people, JSON for machines, one line and a hint for errors.
+"""How a run of the simulator is reported, to people and to machines."""
 
-Exit codes: 0 done, 1 it failed or something is missing, 2 the command cannot be carried out as given.
-"""
-
-import json
-import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
-from typer.core import TyperGroup
 
-from firmware_sim.errors import BadInput, SimError
-from wire_protocol.errors import WireError
+from command_line.output import FAILED, emit_json, table
 
 if TYPE_CHECKING:
     from firmware_sim.fleet import Report
 
-FAILED: Final = 1
-USAGE: Final = 2
-PIPED_WIDTH_CHARS: Final = 240
 COLUMNS: Final = ("gateway", "device", "events", "readings", "receipts", "refused", "resent", "waiting")
-
-
-class SimGroup(TyperGroup):
-    """A command group that turns our errors into a line, a hint and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (SimError, WireError) as error:
-            fail(error)
-        except KeyboardInterrupt:
-            typer.echo("stopped", err=True)
-            raise typer.Exit(130) from None
-
-
-def fail(error: SimError | WireError) -> NoReturn:
-    """Report an error and exit."""
-    if "--json" in sys.argv:
-        typer.echo(json.dumps({"error": str(error), "hint": error.hint}), err=True)
-    else:
-        typer.echo(f"error: {error}", err=True)
-        if error.hint:
-            typer.echo(f"hint:  {error.hint}", err=True)
-    raise typer.Exit(USAGE if isinstance(error, BadInput | WireError) else FAILED)
-
-
-def emit_json(value: Any) -> None:
-    """One JSON document on standard output."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
 
 
 def number(count: int, what: str) -> str:
     """`1 site`, `2 sites`."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[str] = ()) -> None:
-    """A table on standard output; `numbers` names the columns to align right."""
-    from rich import box  # noqa: PLC0415 - only commands that print a table pay for it
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*("" if cell is None else str(cell) for cell in row))
-    # What people type into SKUs must not be taken for markup; a pipe has no width to fit into.
-    width = None if sys.stdout.isatty() else PIPED_WIDTH_CHARS
-    Console(markup=False, highlight=False, emoji=False, width=width).print(grid)
 
 
 def emit_report(report: "Report", *, as_json: bool, extra: dict[str, Any] | None = None) -> None:

@@ -14,6 +14,8 @@ class SimError(Exception):
 class BadInput(SimError):
     """The command cannot be carried out as given."""
 
+    usage = True
+
 
 class BadScenario(BadInput):
     """The scenario is not well formed."""

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from firmware_sim.address import BrokerAddress
 from firmware_sim.counters import DeviceCount, Entry, EventDigest, Snapshot
 from firmware_sim.errors import BadInput, JournalFull, SimError, first_of
 from firmware_sim.happening import Happening, Scan
 from firmware_sim.link import Link, LinkOptions
 from firmware_sim.pace import Pace
 from firmware_sim.unit import Unit, rng_of
+from wire_protocol.address import BrokerAddress
 
 STALL_S_MAX: Final = 60.0
 WATCH_S: Final = 0.25

@@ -18,13 +18,13 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import aiomqtt
 
-from firmware_sim.address import BrokerAddress
 from firmware_sim.errors import MemoryFull
 from firmware_sim.firmware import Outgoing
 from firmware_sim.happening import Happening
 from firmware_sim.pace import Pace
 from firmware_sim.unit import Unit
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceReceipt, DeviceStatus, InvalidMessage
 from wire_protocol.topics import RULES, Channel
 
@@ -32,6 +32,7 @@ T = TypeVar("T")
 MqttVersion: TypeAlias = Literal["5", "3.1.1"]
 
 FIRMWARE: Final = "stocktide-sim"
+DEVICE: Final = "{device}"  # as the user of a broker's address: each device connects under its own name
 INFLIGHT_MESSAGES_MAX: Final = 10
 INCOMING_MESSAGES_MAX: Final = 1_000  # more receipts than that are lost, and the events sent again
 CONNECT_S_MAX: Final = 10.0
@@ -175,7 +176,7 @@ class Link:
         return aiomqtt.Client(
             self._address.host,
             self._address.port,
-            username=self._address.user_of(self.name),
+            username=self._address.user and self._address.user.replace(DEVICE, self.name),
             password=self._address.password,
             identifier=f"stocktide-device-{self.name}",
             protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from firmware_sim import recording
-from firmware_sim.address import BrokerAddress
 from firmware_sim.errors import BadInput, BadRecording
 from firmware_sim.fleet import Fleet, Stream, Timeline
 from firmware_sim.happening import SHOP, Happening, Scan, sale
 from firmware_sim.recording import BadRow
 from firmware_sim.unit import Unit
+from wire_protocol.address import BrokerAddress
 from wire_protocol.entries import QUANTITY_MAX
 
 HANDHELD: Final = "handheld-1"

@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from firmware_sim.address import BrokerAddress
 from firmware_sim.devices.base import HOUR_MS, Device, Part
 from firmware_sim.devices.handheld import Handheld
 from firmware_sim.devices.portal import Portal
@@ -26,6 +25,7 @@ from firmware_sim.happening import Happening
 from firmware_sim.unit import Unit, rng_of
 from firmware_sim.windows import Window
 from wire_protocol import names
+from wire_protocol.address import BrokerAddress
 
 SCENARIO_BYTES_MAX: Final = 1_000_000
 GATEWAYS_MAX: Final = 1_000

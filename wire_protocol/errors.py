@@ -12,6 +12,8 @@ class WireError(Exception):
 class InvalidName(WireError, ValueError):
     """A tenant, site, gateway, device, SKU or location name is not well formed."""
 
+    usage = True
+
 
 class InvalidTopic(WireError, ValueError):
     """A topic is not one of Stocktide's."""
@@ -23,3 +25,5 @@ class InvalidFrame(WireError, ValueError):
 
 class InvalidEntry(WireError, ValueError):
     """A ledger entry is malformed or impossible."""
+
+    usage = True

@@ -6,13 +6,13 @@ A site is called by its recorded name here, which is what the recording and the 
 from functools import lru_cache
 
 from firmware_sim import builtin, replay
-from firmware_sim.address import BrokerAddress
 from firmware_sim.fleet import Fleet, Stream
 from firmware_sim.happening import SHOP, Happening, Sample
 from firmware_sim.link import LinkOptions
 from firmware_sim.replay import Plan
 from firmware_sim.unit import Unit
 from stocktide.demo.plan import SEED, SITES, Site, Timing
+from wire_protocol.address import BrokerAddress
 
 PROBE = "probe-1"
 READINGS = 40

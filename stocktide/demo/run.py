@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent import database, queries
-from firmware_sim.address import DEVICE, BrokerAddress
 from firmware_sim.fleet import Fleet
+from firmware_sim.link import DEVICE
 from firmware_sim.proxy import FaultProxy, Link
 from stocktide.demo import devices, proof
 from stocktide.demo.cloudside import Cloud
@@ -25,6 +25,7 @@ from stocktide.demo.plan import CUT_SITE, SITES, TENANTS, Site, Timing
 from stocktide.demo.processes import READY_S_MAX, Processes
 from stocktide.demo.screen import Picture, Screen, SiteRow
 from stocktide.demo.servers import Broker, free_port, postgres
+from wire_protocol.address import BrokerAddress
 
 PICTURE_INTERVAL_S = 0.5
 POLL_S = 0.1

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from firmware_sim.address import DEVICE
+from firmware_sim.link import DEVICE
 from stocktide.demo.errors import DemoError
 from stocktide.demo.processes import Processes
 

@@ -1,5 +1,7 @@
 """The HTTP API on real TimescaleDB. Broken when a tenant sees another's rows, or pages repeat or lose rows."""
 
+import base64
+import json
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -16,6 +18,11 @@ from wire_protocol import clock
 
 ACME = {"X-Stocktide-Tenant": "acme"}
 OTHER = {"X-Stocktide-Tenant": "other"}
+
+
+def cursor(*key: object) -> str:
+    """A page cursor as a hostile reader would forge it."""
+    return base64.urlsafe_b64encode(json.dumps(key).encode()).decode()
 
 
 @pytest.fixture
@@ -65,6 +72,13 @@ def test_pages_together_are_the_whole(client: Client, path: str) -> None:
         ("/v1/stock", {}, 422),
         ("/v1/stock", {"X-Stocktide-Tenant": "nobody"}, 404),
         ("/v1/stock?after=AAAA", ACME, 400),
+        ("/v1/stock?sku=a%00b", ACME, 422),
+        ("/v1/gateways?site=%00", ACME, 422),
+        (f"/v1/gateways?after={cursor('a' + chr(0))}", ACME, 400),
+        (f"/v1/gateways?after={cursor(chr(0xD800))}", ACME, 400),
+        (f"/v1/stock?after={cursor(1 << 63, 1, 1)}", ACME, 400),
+        (f"/v1/movements?after={cursor('yesterday', 1, 1, 1)}", ACME, 400),
+        (f"/v1/movements?after={cursor('2026-01-01', 1, 1, 1)}", ACME, 400),
         ("/v1/movements?after=WyJ4IiwxXQ", ACME, 400),
         ("/v1/movements?limit=100000", ACME, 422),
         ("/v1/movements?kind=steal", ACME, 422),

@@ -14,7 +14,7 @@ from cloud_ingest.leases import rebalance
 from cloud_ingest.merging import Merging, decode
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.refusals import Refusals
-from cloud_ingest.settings import BrokerAddress, IngestSettings
+from cloud_ingest.settings import IngestSettings
 from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport
 from cloud_store.dead_letters import DeadLetter
 from cloud_store.errors import DatabaseUnavailable
@@ -22,6 +22,7 @@ from cloud_store.leases import Survey
 from cloud_store.plan import make
 from tests.cloud_store.histories import NOW_MS, Chain, movement
 from wire_protocol import clock
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import Ack
 from wire_protocol.topics import SHARDS
 
@@ -93,7 +94,7 @@ def test_a_frame_on_the_wrong_topic_is_a_dead_letter() -> None:
 def test_a_wrong_broker_address_is_refused(url: str) -> None:
     """With a hint of how one looks."""
     with pytest.raises(ValueError, match="not a broker's address"):
-        BrokerAddress(url)
+        BrokerAddress.parse(url)
 
 
 @dataclass

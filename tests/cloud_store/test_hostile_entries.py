@@ -14,8 +14,9 @@ from cloud_store import proof, registry
 from cloud_store.arrivals import StreamKey
 from cloud_store.connection import Connection
 from cloud_store.merge import Merger
-from tests.cloud_store.histories import BOOT, NOW_MS, Chain, movement
-from wire_protocol import clock
+from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, movement
+from wire_protocol import clock, frames
+from wire_protocol.messages import EPOCH_MS_MAX
 from wire_protocol.stock import Cell
 
 GOOD: dict[str, Any] = {
@@ -73,7 +74,22 @@ def test_a_hostile_entry_is_rejected_and_the_rest_is_stored(
 
 
 def test_absurd_clock_offsets_do_no_harm(merger: Merger, connection: Connection) -> None:
-    """An offset of any size is bounded with the time it gives, which is kept as far as the column goes."""
-    honest = Chain("gw-a").seal([movement(clock.pack(NOW_MS), "receive", "@supplier", "A-1")], boots={BOOT: -(10**40)})
+    """The largest offset that a frame may carry is bounded with the time it gives, which is kept beside it."""
+    honest = Chain("gw-a").seal(
+        [movement(clock.pack(NOW_MS), "receive", "@supplier", "A-1")], boots={BOOT: -EPOCH_MS_MAX}
+    )
     assert merger.merge([honest]).movements == 1
-    assert connection.execute("SELECT claimed_ms FROM movement").fetchone() == (-(1 << 62),)
+    assert connection.execute("SELECT claimed_ms FROM movement").fetchone() == (NOW_MS - EPOCH_MS_MAX,)
+
+
+@pytest.mark.parametrize("column", ["ms", "drift_ms"])
+def test_a_number_too_long_to_write_down_stops_no_worker(merger: Merger, connection: Connection, column: str) -> None:
+    """Python reads integers of 4,300 digits and writes none that is longer: the dead letter has the frame instead."""
+    entries = {**GOOD, "ms": NOW_MS, "tick": 0, "drift_ms": 0, column: "LONG"}
+    del entries["hlc"], entries["mono_ms"]
+    header = {"stream": "ledger", "epoch": EPOCH, "frame": 1, "first_seq": 1, "count": 1}
+    envelope = header | {"prev": frames.genesis("gw-a", EPOCH, "ledger"), "entries": entries}
+    payload = json.dumps(envelope).replace('"LONG"', "9" * 4300).encode()
+    report = merger.merge([arrived("gw-a", payload)])
+    assert (report.frames, report.rejected) == (1, 1)
+    assert connection.execute("SELECT kind, payload FROM dead_letter").fetchone() == ("entry", payload)

@@ -129,6 +129,20 @@ def test_a_sum_beyond_64_bits_rejects_one_frame_only(merger: Merger, connection:
 
 
 @pytest.mark.usefixtures("gateways")
+def test_a_verdict_is_told_although_the_batch_was_taken_apart(merger: Merger, connection: Connection) -> None:
+    """The technician must learn which entry was not stored, also when later frames of the stream follow at once."""
+    chain = Chain("gw-a")
+    merger.merge([chain.seal([movement(HLC, "receive", "@supplier", "A-1", sku="gold")])])
+    connection.execute("UPDATE balance SET moved = 9223372036854770000 WHERE moved = 1")
+    batch = [
+        chain.seal([movement(HLC + 1, "receive", "@supplier", "A-1", QUANTITY_MAX, sku="gold")]),
+        *(chain.seal([movement(HLC + 2 + n, "receive", "@supplier", "A-1")]) for n in range(3)),
+    ]
+    outcome = merger.merge(batch).streams[StreamKey("gw-a", "ledger")]
+    assert ([entry.seq for entry in outcome.rejected], outcome.receiver.cursor.frame) == ([2], 5)
+
+
+@pytest.mark.usefixtures("gateways")
 def test_times_are_corrected_and_bounded(merger: Merger, connection: Connection) -> None:
     """A boot's offset gives entries their true time; what is still impossible is bounded, flagged and kept."""
     offset, year_ms = 5_000, 365 * 24 * 3600 * 1000

@@ -9,8 +9,8 @@ import pytest
 
 from cloud_store.connection import connect
 from firmware_sim import builtin, replay
-from firmware_sim.address import BrokerAddress
 from tests.end_to_end.conftest import Build
+from wire_protocol.address import BrokerAddress
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

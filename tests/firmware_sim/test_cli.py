@@ -101,7 +101,7 @@ async def test_run_lives_through_a_scenario(private_broker: Brokers) -> None:
         (["replay", "online_retail_2010-12", "--speed", "-1"], "speed must be above 0"),
         (["replay", "online_retail_2010-12", "-n", "5"], "Which broker serves united-kingdom?"),
         (["replay", "online_retail_2010-12", "-n", "5", "--site", "atlantis"], "nothing of atlantis"),
-        (["replay", "online_retail_2010-12", "-n", "5", "--broker", "localhost:1883"], "is not a broker address"),
+        (["replay", "online_retail_2010-12", "-n", "5", "--broker", "localhost:1883"], "is not a broker's address"),
         (["replay", "online_retail_2010-12", "-n", "5", "--map", "oslo=mqtt://localhost"], "There is no oslo in it"),
         (["replay", "online_retail_2010-12", "--broker", "mqtt://h", "--mqtt-version", "4"], "not an MQTT version"),
         (["replay", "online_retail_2010-12", "--broker", "mqtt://h", "--boot", "xyz"], "not a boot counter"),

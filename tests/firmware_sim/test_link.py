@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import aiomqtt
 import pytest
 
-from firmware_sim.address import BrokerAddress
 from firmware_sim.errors import BadInput, BadRecording
 from firmware_sim.faults import Delay
 from firmware_sim.firmware import Firmware
@@ -18,6 +17,7 @@ from firmware_sim.unit import Unit, air_of, rng_of
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.topics import Channel
 
 Brokers = Callable[..., PrivateBroker]

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable
 
 from firmware_sim import replay
-from firmware_sim.address import BrokerAddress
 from firmware_sim.counters import EventDigest
 from firmware_sim.fleet import Fleet, Report
 from firmware_sim.happening import Scan
@@ -14,6 +13,7 @@ from firmware_sim.replay import HANDHELD, Plan
 from tests.firmware_sim.conftest import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceEvent
 
 Brokers = Callable[..., PrivateBroker]

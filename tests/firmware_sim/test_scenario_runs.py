@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from firmware_sim import builtin, scenario
-from firmware_sim.address import BrokerAddress
 from firmware_sim.counters import EventDigest
 from firmware_sim.fleet import Fleet, Report
 from firmware_sim.happening import Scan
 from firmware_sim.scenario import Scenario
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceEvent
 
 Brokers = Callable[..., PrivateBroker]

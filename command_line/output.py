@@ -1,0 +1,126 @@
+"""Calm tables for people, JSON for machines, one line and a hint for errors.
+
+Exit codes: 0 done, 1 it failed or something differs, 2 the command cannot be carried out as given.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+FAILED: Final = 1
+USAGE: Final = 2
+INTERRUPTED: Final = 130
+PIPED_WIDTH_CHARS: Final = 240
+
+
+class ErrorGroup(TyperGroup):
+    """A command group that turns a part's errors into a line, a hint and an exit code.
+
+    An error of ours is one with a `hint` attribute; `usage = True` on its class says that the command was given wrong.
+    Everything else is a defect and keeps its traceback.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("stopped", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except Exception as error:
+            if hasattr(error, "hint"):
+                fail(str(error), error.hint, USAGE if getattr(error, "usage", False) else FAILED)
+            if problem := _wrong_setting(error):
+                fail(problem, "docs/settings.md lists every setting.", USAGE)
+            if isinstance(error, OSError) and error.filename is not None:
+                fail(f"{error.filename}: {error.strerror}", None, FAILED)
+            raise
+
+
+def _wrong_setting(error: Exception) -> str | None:
+    """What is wrong with a setting, if that is what pydantic complains about; None otherwise."""
+    from pydantic import ValidationError  # noqa: PLC0415 - only a command that failed pays for it
+
+    if not isinstance(error, ValidationError) or not error.title.endswith("Settings"):
+        return None
+    problem = error.errors(include_url=False, include_input=False)[0]
+    return f"{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+
+
+def fail(message: str, hint: str | None, code: int) -> NoReturn:
+    """Report an error on standard error, as JSON when the command was asked for JSON, and exit."""
+    if "--json" in sys.argv:
+        typer.echo(json.dumps({"error": message, "hint": hint}, ensure_ascii=False), err=True)
+    else:
+        typer.echo(f"error: {message}", err=True)
+        if hint:
+            typer.echo(f"hint:  {hint}", err=True)
+    raise typer.Exit(code)
+
+
+def emit_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[str] = ()) -> None:
+    """A table on standard output; `numbers` names the columns to align right."""
+    from rich import box  # noqa: PLC0415 - only commands that print a table pay for it
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.table import Table  # noqa: PLC0415 - as above
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_text(cell) for cell in row))
+    # What people type into SKUs must not be taken for markup; a pipe has no width to fit into.
+    width = None if sys.stdout.isatty() else PIPED_WIDTH_CHARS
+    Console(markup=False, highlight=False, emoji=False, width=width).print(grid)
+
+
+def listing(
+    rows: list[dict[str, Any]], columns: Sequence[str], *, json_: bool, numbers: Sequence[str] = (), empty: str
+) -> None:
+    """Rows as a table of some columns, or all of them as JSON; a sentence when there is none."""
+    if json_:
+        emit_json(rows)
+    elif rows:
+        heads = [column.replace("_", " ") for column in columns]
+        right = [column.replace("_", " ") for column in numbers]
+        table(heads, ([row[column] for column in columns] for row in rows), numbers=right)
+    else:
+        typer.echo(empty)
+
+
+def facts(pairs: Iterable[tuple[str, Any]]) -> None:
+    """Names and values, aligned; what is None is left out."""
+    shown = [(name, value) for name, value in pairs if value is not None]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
+def local_time(at_ms: int | None) -> str:
+    """A Unix time in milliseconds as the reader's wall clock shows it; to the second."""
+    return "" if at_ms is None else _clock_face(datetime.fromtimestamp(at_ms / 1000, tz=UTC))
+
+
+def _clock_face(at: datetime) -> str:
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return ""
+    if isinstance(cell, bool):
+        return "yes" if cell else ""
+    return _clock_face(cell) if isinstance(cell, datetime) else str(cell)
