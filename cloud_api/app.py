@@ -22,7 +22,7 @@ from cloud_store.connection import Connection
 from cloud_store.errors import UnknownName
 from cloud_store.pool import ReadPool
 from wire_protocol.entries import MovementKind
-from wire_protocol.names import SLUG_PATTERN
+from wire_protocol.names import SLUG_PATTERN, TEXT_CHARS_MAX, TEXT_PATTERN
 
 
 def create(settings: ApiSettings | None = None) -> FastAPI:
@@ -75,7 +75,7 @@ def _tenant(
 
 
 Tenant = Annotated[str, Depends(_tenant)]
-Text = Annotated[str | None, Query(max_length=64)]
+Text = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX, pattern=TEXT_PATTERN)]
 After = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
 Limit = Annotated[int | None, Query(ge=1, le=reads.PAGE_ROWS_MAX, description="Rows in the page at most.")]
 

@@ -69,8 +69,12 @@ class MergeReport:
         return self.movements + self.counts + self.readings
 
     def add(self, other: "MergeReport") -> None:
-        """Add what a later merge did."""
-        self.streams |= other.streams
+        """Add what a later merge did. Its receivers know best where streams stand; what was rejected stays rejected."""
+        for key, later in other.streams.items():
+            if (earlier := self.streams.get(key)) is not None:
+                later.rejected[:0] = earlier.rejected
+                later.receiver.fork = later.receiver.fork or earlier.receiver.fork
+            self.streams[key] = later
         self.refused |= other.refused
         for name in (
             "frames",

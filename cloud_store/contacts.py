@@ -15,6 +15,7 @@ from cloud_store.dead_letters import DeadLetter
 from wire_protocol.messages import GatewayStatus
 from wire_protocol.replication import Cursor
 
+BIGINT_MAX: Final = (1 << 63) - 1
 _SQL: Final = sql.load("status")
 
 
@@ -69,15 +70,21 @@ class ContactStore:
 
 
 def _columns(gateway: str, status: GatewayStatus, received_ms: int) -> dict[str, Any]:
+    """The columns of a status, whatever a gateway says: one that cannot be stored would hold up all the others."""
     return {
         "gateway": gateway,
         "state": status.state,
         "epoch": status.epoch,
-        "version": status.version,
+        "version": dead_letters.printable(status.version),
         "heard_at": datetime.fromtimestamp(received_ms / 1000, UTC),
-        "clock_offset_ms": status.clock.offset_ms if status.clock else None,
-        "backlog": sum(stream.last_seq - stream.acked_seq for stream in status.streams.values()),
+        "clock_offset_ms": _bigint(status.clock.offset_ms) if status.clock else None,
+        "backlog": _bigint(sum(stream.last_seq - stream.acked_seq for stream in status.streams.values())),
         "dead_letters": status.dead_letters,
         "readings_dropped": status.readings_dropped,
         "devices_online": status.devices_online,
     }
+
+
+def _bigint(number: int | None) -> int | None:
+    """A number, or the nearest that the column can hold."""
+    return None if number is None else min(max(number, -BIGINT_MAX), BIGINT_MAX)

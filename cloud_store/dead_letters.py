@@ -75,8 +75,8 @@ def of_entries(planned: PlannedFrame) -> Iterable[DeadLetter]:
     for bad in rejected:
         place = f"{arrived.gateway}/{arrived.frame.header.epoch}/{arrived.stream}/{bad.seq}"
         yield DeadLetter(
-            "entry", arrived.gateway, arrived.topic, f"entry {bad.seq}: {bad.reason}", _json(bad.row),
-            tenant_id=planned.gateway.tenant_id, identity=place.encode(),
+            "entry", arrived.gateway, arrived.topic, f"entry {bad.seq}: {bad.reason}",
+            _json(bad.row) or arrived.payload, tenant_id=planned.gateway.tenant_id, identity=place.encode(),
         )  # fmt: skip
 
 
@@ -92,18 +92,22 @@ def _columns(letter: DeadLetter) -> dict[str, Any]:
         "digest": letter.digest(),
         "tenant_id": letter.tenant_id,
         "kind": letter.kind,
-        "gateway": _printable(letter.gateway),
-        "topic": _printable(letter.topic),
-        "reason": _printable(letter.reason[:REASON_CHARS_MAX]),
+        "gateway": printable(letter.gateway),
+        "topic": printable(letter.topic),
+        "reason": printable(letter.reason[:REASON_CHARS_MAX]),
         "payload": letter.payload[:PAYLOAD_BYTES_MAX],
         "payload_bytes": len(letter.payload),
     }
 
 
-def _printable(text: str | None) -> str | None:
+def printable(text: str | None) -> str | None:
     """Text that PostgreSQL takes: without NUL and lone surrogates, which a hostile sender may well put there."""
     return None if text is None else text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-def _json(row: object) -> bytes:
-    return json.dumps(row, separators=(",", ":"), default=str).encode()
+def _json(row: object) -> bytes | None:
+    """A row as JSON; None when it cannot be written down: numbers of thousands of digits, absurdly deep nesting."""
+    try:
+        return json.dumps(row, separators=(",", ":"), default=str).encode()
+    except (ValueError, RecursionError):
+        return None

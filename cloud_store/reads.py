@@ -75,7 +75,7 @@ def movements(connection: Connection, wanted: MovementFilter, *, limit: int, aft
     Raises:
         InvalidCursor: `after` is not from such a page.
     """
-    key = _decode(after, (str, int, int, int)) or (None, 0, 0, 0)
+    key = _decode(after, (datetime, int, int, int)) or (None, 0, 0, 0)
     names = ("after_at", "after_gateway", "after_epoch", "after_seq")
     fields = _fields(wanted)
     fields["kind"] = None if wanted.kind is None else MOVEMENT_KINDS.get(wanted.kind, 0)
@@ -137,11 +137,23 @@ def _decode(after: str | None, types: tuple[type, ...]) -> tuple[Any, ...] | Non
         return None
     try:
         key = json.loads(base64.urlsafe_b64decode(after + "=" * (-len(after) % 4)))
-    except ValueError:
-        key = None
-    if not isinstance(key, list) or [type(part) for part in key] != list(types):
-        raise InvalidCursor("This page cursor is not one of ours.", hint="Begin without one.")
-    return tuple(key)
+        return tuple(_part(part, wanted) for part, wanted in zip(key, types, strict=True))
+    except (ValueError, TypeError):
+        raise InvalidCursor("This page cursor is not one of ours.", hint="Begin without one.") from None
+
+
+def _part(part: Any, wanted: type) -> Any:
+    """One part of a key, as the database can take it; the cursor comes from outside and may be forged."""
+    if wanted is datetime:
+        at = datetime.fromisoformat(part)
+        if at.tzinfo is None:
+            raise ValueError(part)
+        return at
+    if type(part) is not wanted:
+        raise TypeError(part)
+    if (isinstance(part, str) and not part.isprintable()) or (isinstance(part, int) and not 0 <= part < 1 << 63):
+        raise ValueError(part)
+    return part
 
 
 def _fields(wanted: StockFilter | MovementFilter) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_a_number_too_long_to_write_down_stops_no_worker(merger: Merger, connect
     del entries["hlc"], entries["mono_ms"]
     header = {"stream": "ledger", "epoch": EPOCH, "frame": 1, "first_seq": 1, "count": 1}
     envelope = header | {"prev": frames.genesis("gw-a", EPOCH, "ledger"), "entries": entries}
-    payload = json.dumps(envelope).replace('"LONG"', "9" * 4300).encode()
+    payload = json.dumps(envelope).replace('"LONG"', "-" + "9" * 4300).encode()
     report = merger.merge([arrived("gw-a", payload)])
     assert (report.frames, report.rejected) == (1, 1)
     assert connection.execute("SELECT kind, payload FROM dead_letter").fetchone() == ("entry", payload)
