@@ -72,6 +72,8 @@ clean: ## remove everything that is made here; running services are stopped firs
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11. Name another: make PYTHON=python3.11 …" >&2; exit 2; }
 	@echo "== making .venv with $(PYTHON)"
 	@$(PYTHON) -m venv .venv
 
