@@ -141,6 +141,8 @@ class _Agent:
                 running.append(tasks.create_task(self._uplink.run(), name=f"{name}.uplink"))
             await stopping.wait()
             log.info("agent_stopping", gateway=self._identity.gateway, queued=self._writer.depth())
+            # With a full disk the device side waits for the writer and the writer for room: neither may hold us up.
+            self._writer.close_intake()
             for task in running:
                 task.cancel()
 

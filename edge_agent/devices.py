@@ -164,6 +164,10 @@ class DeviceSide:
             self._take(message)
         except (WireError, BadInput, UnknownDevice, UnicodeDecodeError) as error:
             self._dead_letter(message, str(error))
+        except Exception as error:
+            # A defect of ours; an exception here would end the client's thread, and the gateway would be deaf.
+            log.exception("message_not_understood", topic=addressee_topic(message))
+            self._dead_letter(message, f"internal error: {type(error).__name__}")
 
     def _take(self, message: MQTTMessage) -> None:
         topic = topics.parse(message.topic)
@@ -189,7 +193,7 @@ class DeviceSide:
 
     def _dead_letter(self, message: MQTTMessage, reason: str) -> None:
         """Keep the message with its reason, then acknowledge it: the stream goes on."""
-        topic = bytes(message._topic).decode(errors="replace")[:512]  # noqa: SLF001 - `topic` raises on bad UTF-8
+        topic = addressee_topic(message)
         payload = bytes(message.payload[:DEAD_LETTER_BYTES_MAX])
 
         def keep(ledger: Ledger) -> None:
@@ -217,6 +221,11 @@ class DeviceSide:
 
     def _receipt(self, device: str, receipt: DeviceReceipt) -> None:
         self._client.publish(topics.device(device, Channel.DEVICE_RECEIPT), receipt.encode(), qos=0)
+
+
+def addressee_topic(message: MQTTMessage) -> str:
+    """The topic of a message, readable even when it is not UTF-8, where paho's own property raises."""
+    return bytes(message._topic).decode(errors="replace")[:512]  # noqa: SLF001 - as said
 
 
 def addressee(topic: str, payload: bytes) -> tuple[str, str]:

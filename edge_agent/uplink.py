@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_agent import outbox
 from edge_agent.clock import Clock
 from edge_agent.database import Connection
-from edge_agent.errors import EdgeError
+from edge_agent.errors import LedgerBusy, LedgerFull
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.settings import EdgeSettings
@@ -294,7 +294,7 @@ class Uplink:
                 # The writer will commit it whatever we do; the next contact must find it done.
                 await asyncio.wait([written])
                 raise
-            except EdgeError as error:
+            except (LedgerFull, LedgerBusy) as error:
                 log.warning("uplink_waits_for_ledger", reason=str(error))
                 await asyncio.sleep(1)
 

@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias, TypeVar
@@ -27,6 +27,7 @@ T = TypeVar("T")
 QUEUE_JOBS_MAX: Final = 4_000
 BATCH_JOBS_MAX: Final = 1_000
 RETRY_DELAY_S: Final = 1.0
+FULL_QUEUE_LOOK_S: Final = 0.2
 
 log = structlog.get_logger("edge_agent.writer")
 
@@ -88,13 +89,26 @@ class LedgerWriter:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Commit what is queued, then stop."""
-        self._stopping.set()
+        self.close_intake()
         self._queue.put(None)
         self._thread.join()
 
     def append(self, draft: Draft | ReadingDraft, token: Any = None) -> None:
-        """Queue an event; waits while the queue is full, which holds the device's broker back."""
-        self._queue.put(Append(draft, token))
+        """Queue an event; waits while the queue is full, which holds the device's broker back.
+
+        Once the writer is closing, an event that finds no room is left to the broker, which delivers it again.
+        """
+        work = Append(draft, token)
+        while True:
+            with suppress(queue.Full):
+                self._queue.put(work, timeout=FULL_QUEUE_LOOK_S)
+                return
+            if self._stopping.is_set():
+                return
+
+    def close_intake(self) -> None:
+        """Wait for nothing any more: neither for room in the queue nor on the disk. What is queued is still tried."""
+        self._stopping.set()
 
     def submit(self, run: Callable[[Ledger], T]) -> "Future[T]":
         """Queue any other write; the future resolves after the commit."""

@@ -1,0 +1,182 @@
+"""The one writer: commits together, fails alone, holds events while the disk is full, and always ends."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from edge_agent import audit, database
+from edge_agent.clock import Clock
+from edge_agent.drafts import Draft, ReadingDraft, draft
+from edge_agent.errors import LedgerFull, LedgerMissing
+from edge_agent.ledger import Ledger
+from edge_agent.writer import QUEUE_JOBS_MAX, Append, LedgerWriter
+
+WAIT_S = 20
+
+
+class Bench:
+    """A writer on a ledger file, with what it told."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.path, self.clock = path, clock
+        self.told = threading.Condition()
+        self.committed: list[Append] = []
+        self.batches: list[int] = []
+        self.refusals: list[str | None] = []
+        self.ledger: Ledger | None = None
+
+    @contextmanager
+    def open(self) -> Iterator[Ledger]:
+        """The ledger, as the writer's thread opens it."""
+        with Ledger.open(self.path, self.clock) as self.ledger:
+            yield self.ledger
+
+    def writer(self) -> LedgerWriter:
+        """A writer that tells us."""
+        return LedgerWriter(self.open, committed=self._note, refusing=self._refuse)
+
+    def _note(self, appended: list[Append]) -> None:
+        with self.told:
+            self.committed += appended
+            self.batches.append(len(appended))
+            self.told.notify_all()
+
+    def _refuse(self, reason: str | None) -> None:
+        with self.told:
+            self.refusals.append(reason)
+            self.told.notify_all()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        """Wait for what the writer tells."""
+        with self.told:
+            assert self.told.wait_for(condition, WAIT_S)
+
+    def pages(self, more: int) -> None:
+        """Let the file grow by so many pages and no more: a full disk, as SQLite sees it."""
+        assert self.ledger is not None
+        now = self.ledger.connection.execute("PRAGMA page_count").fetchone()[0]
+        self.ledger.connection.execute(f"PRAGMA max_page_count = {now + more}")
+
+
+@pytest.fixture
+def bench(path: Path, clock: Clock) -> Bench:
+    """A new ledger to write to."""
+    with Ledger.create(path, "gw-1", clock):
+        pass
+    return Bench(path, clock)
+
+
+def event(number: int) -> Draft:
+    """A device's event."""
+    return draft("receive", "tea", 1, destination="A-01", device="till-1", event=f"e-{number}", reference="x" * 60)
+
+
+def test_what_waits_is_committed_together_and_in_order(bench: Bench) -> None:
+    """Group commit: one trip to the disk for all that gathered meanwhile."""
+    gate = threading.Event()
+    with bench.writer() as writer:
+        writer.submit(lambda _: gate.wait(WAIT_S))
+        for number in range(300):
+            writer.append(event(number))
+        writer.append(event(7))
+        writer.append(ReadingDraft("probe", "r-1", {"t_c": 1.0}))
+        gate.set()
+        bench.wait(lambda: len(bench.committed) == 302)
+    assert [append.outcome for append in bench.committed[:300]] == list(range(1, 301))
+    assert (bench.committed[300].outcome, bench.committed[301].outcome) == (None, 0)
+    assert len([size for size in bench.batches if size]) == 1
+
+
+def test_a_failing_job_fails_alone(bench: Bench) -> None:
+    """One bad job must not take the events that gathered beside it."""
+    gate = threading.Event()
+
+    def fail(_: Ledger) -> None:
+        raise ZeroDivisionError
+
+    with bench.writer() as writer:
+        writer.submit(lambda _: gate.wait(WAIT_S))
+        writer.append(event(1))
+        failing: Future[None] = writer.submit(fail)
+        writer.append(event(2))
+        good = writer.submit(lambda ledger: ledger.tail().seq)
+        gate.set()
+        assert good.result(WAIT_S) == 2
+        assert isinstance(failing.exception(WAIT_S), ZeroDivisionError)
+    with Ledger.open(bench.path, bench.clock) as ledger:
+        assert (ledger.tail().seq, audit.verify(ledger.connection).findings) == (2, [])
+
+
+def test_a_job_that_nobody_waits_for_any_more_does_not_hurt_the_writer(bench: Bench) -> None:
+    """The event loop cancels the future of whoever stopped waiting; the writer must survive that."""
+    gate = threading.Event()
+    with bench.writer() as writer:
+        writer.submit(lambda _: gate.wait(WAIT_S))
+        abandoned = writer.submit(lambda ledger: ledger.tail())
+        assert abandoned.cancel()
+        gate.set()
+        assert writer.submit(lambda ledger: ledger.tail().seq).result(WAIT_S) == 0
+
+
+def test_a_full_disk_holds_events_and_lets_them_go_when_there_is_room(bench: Bench) -> None:
+    """Movements are never shed: no receipt while there is no room, and every one after."""
+    with bench.writer() as writer:
+        writer.submit(lambda _: bench.pages(2)).result(WAIT_S)
+        for number in range(400):
+            writer.append(event(number))
+        bench.wait(lambda: bool(bench.refusals))
+        assert "full" in str(bench.refusals[0])
+        bench.pages(10_000)
+        bench.wait(lambda: len(bench.committed) == 400)
+        assert bench.refusals[-1] is None
+    with Ledger.open(bench.path, bench.clock) as ledger:
+        assert (ledger.tail().seq, audit.verify(ledger.connection).findings) == (400, [])
+
+
+def test_a_job_learns_that_the_disk_is_full(bench: Bench) -> None:
+    """Whoever waits for a job can try again; only events cannot be asked for twice."""
+
+    def fill(ledger: Ledger) -> None:
+        ledger.append([event(number) for number in range(1_000)])
+
+    with bench.writer() as writer:
+        writer.submit(lambda _: bench.pages(2)).result(WAIT_S)
+        with pytest.raises(LedgerFull):
+            writer.submit(fill).result(WAIT_S)
+
+
+def test_stopping_with_a_full_disk_and_a_full_queue_ends(bench: Bench) -> None:
+    """SIGTERM on a gateway whose disk is full: the device side waits for the writer, the writer for room."""
+    writer = bench.writer()
+    with writer:
+        writer.submit(lambda _: bench.pages(2)).result(WAIT_S)
+        feeder = threading.Thread(target=lambda: [writer.append(event(n)) for n in range(QUEUE_JOBS_MAX + 3_000)])
+        feeder.start()
+        bench.wait(lambda: bool(bench.refusals))
+        writer.close_intake()
+        feeder.join(WAIT_S)
+        assert not feeder.is_alive()
+    assert writer.ended.done()
+    with closing(database.open_reader(bench.path)) as reader:
+        assert audit.verify(reader).findings == []
+
+
+def test_the_agent_learns_when_the_writer_dies(bench: Bench) -> None:
+    """An agent without its writer would take events and never commit them."""
+
+    def die(_: list[Append]) -> None:
+        raise ZeroDivisionError
+
+    with LedgerWriter(bench.open, committed=die) as writer:
+        writer.append(event(1))
+        assert isinstance(writer.ended.exception(WAIT_S), ZeroDivisionError)
+
+
+def test_a_ledger_that_cannot_be_opened_is_told_at_once(tmp_path: Path, clock: Clock) -> None:
+    """The error must come out of `with`, not out of a thread."""
+    with pytest.raises(LedgerMissing), LedgerWriter(lambda: Ledger.open(tmp_path / "none", clock), committed=print):
+        pass
