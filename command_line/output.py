@@ -67,17 +67,35 @@ def emit_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, numbers: Sequence[str] = ()) -> None:
-    """A table on standard output; `numbers` names the columns to align right."""
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    numbers: Sequence[str] = (),
+    whole: Sequence[str] = (),
+    optional: Sequence[str] = (),
+) -> None:
+    """A table on standard output.
+
+    Args:
+        columns: the heads.
+        rows: the cells, as many as there are columns.
+        numbers: columns to align right.
+        whole: columns that must not be folded on a narrow terminal, beside the numbers.
+        optional: columns to leave out when no row has anything in them.
+    """
     from rich import box  # noqa: PLC0415 - only commands that print a table pay for it
     from rich.console import Console  # noqa: PLC0415 - as above
     from rich.table import Table  # noqa: PLC0415 - as above
 
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(_text(cell) for cell in row))
+    cells = [[_text(cell) for cell in row] for row in rows]
+    shown = [n for n, name in enumerate(columns) if name not in optional or any(row[n] for row in cells)]
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", collapse_padding=True)
+    for name in (columns[number] for number in shown):
+        right = name in numbers
+        grid.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right or name in whole)
+    for row in cells:
+        grid.add_row(*(row[number] for number in shown))
     # What people type into SKUs must not be taken for markup; a pipe has no width to fit into.
     width = None if sys.stdout.isatty() else PIPED_WIDTH_CHARS
     Console(markup=False, highlight=False, emoji=False, width=width).print(grid)
@@ -108,6 +126,13 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
 def local_time(at_ms: int | None) -> str:
     """A Unix time in milliseconds as the reader's wall clock shows it; to the second."""
     return "" if at_ms is None else _clock_face(datetime.fromtimestamp(at_ms / 1000, tz=UTC))
+
+
+def short_time(at_ms: int) -> str:
+    """A time in as little room as it needs: today to the second, other days to the minute."""
+    at = datetime.fromtimestamp(at_ms / 1000, tz=UTC).astimezone()
+    today = datetime.now(tz=UTC).astimezone().date()
+    return at.strftime("%H:%M:%S" if at.date() == today else "%m-%d %H:%M")
 
 
 def _clock_face(at: datetime) -> str:

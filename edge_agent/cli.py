@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from command_line.output import ErrorGroup, emit_json, facts, local_time, table
+from command_line.output import ErrorGroup, emit_json, facts, local_time, short_time, table
 from edge_agent.cli_devices import device_app, letters_app
 from edge_agent.cli_ledger import ledger_app
 from edge_agent.cli_options import Json, LedgerPath, Limit
@@ -126,6 +126,7 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
             for name, at in found["streams"].items()
         ],
         numbers=["frames sealed", "in cloud", "waiting"],
+        whole=["last contact"],
     )
     for name, at in found["streams"].items():
         if at["fork"]:
@@ -157,6 +158,8 @@ def stock(
         ["SKU", "location", "lot", "on hand", "counted"],
         [[row.sku, row.location, row.lot, row.on_hand, local_time(row.counted_ms)] for row in rows],
         numbers=["on hand"],
+        whole=["counted"],
+        optional=["lot", "counted"],
     )
     if len(rows) == limit:
         typer.echo(f"\nThe first {limit} rows; more with --limit.", err=True)
@@ -179,17 +182,19 @@ def history(
         emit_json([queries.as_json(row) for row in rows])
         return
     table(
-        ["entry", "time", "what", "SKU", "lot", "quantity", "from", "to", "by", "reference", "cloud"],
+        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "cloud"],
         [
             [
-                row.seq, local_time(row.at_ms), row.kind, row.sku, row.lot,
+                row.seq, short_time(row.at_ms), row.kind,
                 row.quantity if row.variance is None else f"{row.quantity} ({row.variance:+d})",
-                row.source, row.destination, row.actor or row.device, row.reference,
-                row.verdict or ("yes" if row.in_cloud else "waiting"),
+                row.sku, row.lot, row.destination if row.source is None else f"{row.source} → {row.destination}",
+                row.actor or row.device, row.reference, row.verdict or ("" if row.in_cloud else "waits"),
             ]
             for row in rows
         ],
         numbers=["entry", "quantity"],
+        whole=["time", "what"],
+        optional=["lot", "by", "ref", "cloud"],
     )  # fmt: skip
 
 
