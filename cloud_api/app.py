@@ -19,7 +19,6 @@ from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
 from cloud_api.settings import ApiSettings
 from cloud_store import reads
 from cloud_store.connection import Connection
-from cloud_store.errors import UnknownName
 from cloud_store.pool import ReadPool
 from wire_protocol.entries import MovementKind
 from wire_protocol.names import SLUG_PATTERN, TEXT_CHARS_MAX, TEXT_PATTERN
@@ -69,8 +68,7 @@ def _tenant(
         str, Header(alias="X-Stocktide-Tenant", pattern=SLUG_PATTERN, description="Whose inventory.", examples=["acme"])
     ],
 ) -> str:
-    if not reads.tenant_exists(database, tenant):
-        raise UnknownName(f"There is no tenant {tenant}.")
+    reads.require_tenant(database, tenant)
     return tenant
 
 

@@ -72,6 +72,8 @@ def status(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json
     from cloud_store import reads  # noqa: PLC0415 - only commands that read need it
 
     with database(database_url) as connection:
+        if tenant is not None:
+            reads.require_tenant(connection, tenant)
         totals = reads.totals(connection)
         gateways = reads.gateways(connection, limit=reads.PAGE_ROWS_MAX, tenant=tenant)
     if json_:
@@ -104,6 +106,8 @@ def stock(
     rows: list[dict[str, Any]] = []
     after: str | None = None
     with database(database_url) as connection:
+        if tenant is not None:
+            reads.require_tenant(connection, tenant)
         while len(rows) < limit:
             page = reads.stock(connection, wanted, limit=min(limit - len(rows), reads.PAGE_ROWS_MAX), after=after)
             rows += page.rows

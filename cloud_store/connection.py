@@ -31,7 +31,7 @@ def connect(database_url: str, *, application: str) -> Connection:
     Raises:
         DatabaseUnavailable: no server answers there, or it refuses us.
     """
-    with translated():
+    with translated(), _understood():
         connection = psycopg.connect(
             database_url,
             autocommit=True,
@@ -48,6 +48,16 @@ def connect(database_url: str, *, application: str) -> Connection:
 
 
 @contextmanager
+def _understood() -> Iterator[None]:
+    """An address that the driver cannot read leads nowhere, like one where nobody answers."""
+    try:
+        yield
+    except psycopg.ProgrammingError as error:
+        hint = "It looks like postgresql://user@host:5432/stocktide; see STOCKTIDE_DATABASE_URL."
+        raise DatabaseUnavailable("This is not a database's address.", hint=hint) from error
+
+
+@contextmanager
 def translated() -> Iterator[None]:
     """Turn the driver's errors into the store's, so that callers need not know the driver."""
     try:
@@ -55,7 +65,7 @@ def translated() -> Iterator[None]:
     except _CONFLICTS as error:
         raise MergeConflict(_line(error)) from error
     except (pg.UndefinedTable, pg.UndefinedColumn) as error:
-        raise NotMigrated(_line(error), hint="Run `stocktide cloud migrate`.") from error
+        raise NotMigrated(hint="Run `stocktide cloud migrate`.") from error
     except (psycopg.DataError, psycopg.IntegrityError) as error:
         raise Unstorable(_line(error)) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 
 from cloud_store import sql
 from cloud_store.connection import Connection, translated
-from cloud_store.errors import InvalidCursor
+from cloud_store.errors import InvalidCursor, UnknownName
 from cloud_store.ledger_rows import MOVEMENT_KINDS
 
 PAGE_ROWS_MAX: Final = 1_000
@@ -94,11 +94,16 @@ def gateways(
     return Page(*_cut(rows, limit, ("gateway",), keep=("gateway",)))
 
 
-def tenant_exists(connection: Connection, tenant: str) -> bool:
-    """Whether a tenant is registered."""
+def require_tenant(connection: Connection, tenant: str) -> None:
+    """Tell nothing from something that is empty.
+
+    Raises:
+        UnknownName: there is no such tenant.
+    """
     with translated():
         row = connection.execute(_SQL["tenant_exists"], {"tenant": tenant}).fetchone()
-    return bool(row and row[0])
+    if not (row and row[0]):
+        raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
 
 
 def totals(connection: Connection) -> dict[str, Any]:
