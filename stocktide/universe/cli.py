@@ -1,0 +1,66 @@
+"""`stocktide sim universe`: live through one seed, or prove that the simulator bites."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from command_line.output import FAILED, emit_json, facts
+
+if TYPE_CHECKING:
+    from stocktide.universe.universe import Outcome
+
+TRACE_LINES_SHOWN = 25
+
+
+def universe(
+    seed: Annotated[int, typer.Option("--seed", min=0, help="The seed; the first of several with --seeds.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds, one after another.")] = 1,
+    gateways: Annotated[int, typer.Option("--gateways", "-g", min=1, max=50, help="Gateways, two to a site.")] = 3,
+    hours: Annotated[float, typer.Option("--hours", min=0.1, help="Simulated hours of storm.")] = 24.0,
+    events_per_hour: Annotated[float, typer.Option("--events-per-hour", min=0.1, help="Scans of a gateway.")] = 12.0,
+    trace: Annotated[bool, typer.Option("--trace", help="Print every line of the trace.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """A whole Stocktide on virtual time under every fault; the seed alone replays it."""
+    from stocktide.universe.universe import Size, run  # noqa: PLC0415 - loads edge and cloud
+
+    size = Size(gateways=gateways, hours=hours, events_per_hour=events_per_hour)
+    echo = typer.echo if trace else None
+    done: list[Outcome] = []
+    for number in range(seed, seed + seeds):
+        done.append(run(number, size, echo))
+        if done[-1].problem is not None:
+            break
+    _show(done, json_=json_)
+
+
+def _show(done: "list[Outcome]", *, json_: bool) -> None:
+    last, seconds = done[-1], sum(outcome.seconds for outcome in done)
+    hours = sum(outcome.hours for outcome in done)
+    if json_:
+        emit_json([asdict(outcome) for outcome in done])
+    else:
+        facts(
+            [
+                ("seeds", f"{done[0].seed} to {last.seed}" if len(done) > 1 else last.seed),
+                ("simulated", f"{hours:,.1f} hours, {hours / seconds * 60:,.0f} a minute"),
+                ("scans", f"{sum(outcome.events for outcome in done):,}"),
+                ("steps", f"{sum(outcome.steps for outcome in done):,}"),
+                ("messages", f"{sum(outcome.messages for outcome in done):,}"),
+                ("cloud commits", f"{sum(outcome.commits for outcome in done):,}"),
+                ("trace", last.digest),
+            ]
+        )
+        if last.problem is None:
+            typer.echo("every invariant held")
+    if last.problem is not None:
+        _show_problem(last)
+        raise typer.Exit(FAILED)
+
+
+def _show_problem(outcome: "Outcome") -> None:
+    for line in outcome.trace[-TRACE_LINES_SHOWN:]:
+        typer.echo(line, err=True)
+    typer.echo(f"\nerror: seed {outcome.seed}, {outcome.at}: {outcome.invariant}: {outcome.problem}", err=True)
+    typer.echo("hint:  the same command with --trace shows every line", err=True)

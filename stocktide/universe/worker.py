@@ -1,0 +1,281 @@
+"""A cloud worker: production's inbox, decoding, planning, receivers, contacts and leases, on virtual time.
+
+This follows `cloud_ingest.merging` and `cloud_store.merge` step by step, which cannot run without asyncio and
+PostgreSQL; between any two of its steps the worker may die.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from cloud_ingest.contacts import Contacts
+from cloud_ingest.inbox import Arrival, Inbox, window
+from cloud_ingest.leases import rebalance
+from cloud_ingest.merging import decode
+from cloud_ingest.settings import IngestSettings
+from cloud_store import plan
+from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, StreamKey
+from cloud_store.contacts import ContactStore
+from cloud_store.leases import Survey
+from cloud_store.plan import Plan
+from stocktide.universe.store import DatabaseAway, Store
+from stocktide.universe.world import Process, World
+from wire_protocol import topics
+from wire_protocol.messages import Ack
+from wire_protocol.replication import NO_CURSOR, Cursor, Receiver
+from wire_protocol.topics import Channel, LinkTopic
+
+BATCH_FRAMES_MAX: Final = 8
+INBOX_FRAMES_MAX: Final = 24
+STEP_MS: Final = (1, 25)
+RETRY_MS: Final = 500
+RETRY_MS_MAX: Final = 60_000
+GATHER_MS: Final = 300
+LEASE_MS: Final = (20_000, 40_000)
+DOWN_MS_MAX: Final = 600_000
+
+
+class PlanStale(Exception):
+    """Another worker moved a cursor between planning and locking."""
+
+
+class Fleet(Protocol):
+    """What a worker sees of the rest of the cloud."""
+
+    store: Store
+    registry: dict[str, Gateway]
+
+    def survey(self, worker: "Worker") -> Survey:
+        """Who holds which leases."""
+
+    def publish(self, gateway: str, payload: bytes) -> None:
+        """Publish on a gateway's acknowledgement topic."""
+
+
+class VirtualContacts(Contacts):
+    """Production's contacts; the answer is made in one step instead of a loop."""
+
+    def due(self, read: Callable[[], dict[StreamKey, Cursor]]) -> dict[StreamKey, Cursor]:
+        """The streams to ask now."""
+        cursors = read()
+        wanted = {
+            key: cursor
+            for key, cursor in cursors.items()
+            if (key.gateway in self._arrived or topics.shard(key.gateway) in self._new_shards)
+            and key not in self._sending
+        }
+        self._statuses.clear()
+        self._arrived.clear()
+        self._new_shards.clear()
+        self._sending.clear()
+        return wanted
+
+
+class Worker(Process):
+    """One ingest worker through all its lives; nothing of it survives a death."""
+
+    def __init__(self, world: World, fleet: Fleet, name: str) -> None:
+        super().__init__(world, name)
+        self.fleet, self.store = fleet, fleet.store
+        self.settings = IngestSettings.model_construct()
+        self._rng = world.rng(f"{name}.steps")
+        self.shards: frozenset[int] = frozenset()
+        self.start()
+
+    def start(self) -> None:
+        """A new process."""
+        if self.alive:
+            return
+        self.alive = True
+        self.session = self.store.session
+        self.inbox = Inbox(frames_max=INBOX_FRAMES_MAX, bytes_max=self.settings.inbox_bytes_max)
+        self.contacts = VirtualContacts(
+            self.settings, ContactStore(""), lambda _topic, _payload: None, lambda: self.window
+        )
+        self._last: dict[StreamKey, Receiver] = {}
+        self._stalled: set[StreamKey] = set()
+        self._busy = self._answering = False
+        self.note("starts")
+        self.lease_soon()
+
+    def die(self) -> None:
+        super().die()
+        self.shards = frozenset()
+        self.note("is gone")
+        self.world.schedule.after(self._rng.randint(1_000, DOWN_MS_MAX), self.start)
+
+    def at_brink(self, where: str) -> None:
+        """Perhaps the process is killed here."""
+        self.brink(where, self.world.weather.worker_dies)
+
+    @property
+    def window(self) -> int:
+        """How many frames a gateway may have in flight now."""
+        return 0 if self._stalled else window(self.inbox.fill, self.settings.window_frames_max)
+
+    # --- leases -------------------------------------------------------------------------------------------------
+
+    def lease_soon(self) -> None:
+        """Look at the leases shortly."""
+        self.later(self._rng.randint(*LEASE_MS), self._lease)
+
+    def _lease(self) -> None:
+        self.lease_soon()
+        if self.store.away:
+            return
+        if self.session != self.store.session:
+            # The session that held the leases is gone, and they with it.
+            self.session, self.shards = self.store.session, frozenset()
+        survey = self.fleet.survey(self)
+        change = rebalance(survey)
+        held = survey.mine - change.release | change.acquire
+        gained, self.shards = held - self.shards, held
+        if gained:
+            self.note(f"leases {len(held)} shards")
+            self.contacts.subscribed(gained)
+            self._answer_soon()
+
+    def session_lost(self) -> None:
+        """The database is gone, and the leases with it."""
+        self.shards = frozenset()
+
+    def resubscribed(self) -> None:
+        """The broker was away, and has confirmed the subscriptions again."""
+        self.contacts.subscribed(self.shards)
+        self._answer_soon()
+
+    # --- arrivals -----------------------------------------------------------------------------------------------
+
+    def hear(self, topic: str, payload: bytes) -> None:
+        """A payload on a subscribed topic."""
+        parsed = topics.parse(topic)
+        assert isinstance(parsed, LinkTopic)  # noqa: S101 - gateways publish nothing else
+        if (stream := parsed.stream) is not None:
+            if self.inbox.offer(Arrival(parsed.gateway, stream, topic, payload, self.world.now_ms)):
+                self.contacts.sending(parsed.gateway, stream)
+                self._work_soon()
+        elif parsed.channel is Channel.STATUS:
+            self.contacts.heard(parsed.gateway, topic, payload, received_ms=self.world.now_ms, retained=False)
+            self._answer_soon()
+
+    def _answer_soon(self) -> None:
+        if not self._answering:
+            self._answering = True
+            self.later(GATHER_MS, self._answer)
+
+    def _answer(self) -> None:
+        """Tell gateways their cursors and ask for what follows."""
+        try:
+            due = self.contacts.due(self._cursors)
+        except DatabaseAway:
+            self.later(RETRY_MS, self._answer)
+            return
+        self._answering = False
+        for key, cursor in due.items():
+            self._tell(key, Receiver(key.gateway, key.stream, cursor).ack(self.world.now_ms, self.window, ask=True))
+
+    def _cursors(self) -> dict[StreamKey, Cursor]:
+        stored = self.store.read_cursors()
+        keys = (StreamKey(name, stream) for name in self.fleet.registry for stream in topics.STREAMS)
+        return {key: stored.get(key, NO_CURSOR) for key in keys}
+
+    # --- merging ------------------------------------------------------------------------------------------------
+
+    def _work_soon(self) -> None:
+        if not self._busy:
+            self._busy = True
+            self.later(self.settings.batch_delay_ms, self._take)
+
+    def _take(self) -> None:
+        decoded, letters = decode(self.inbox.take(BATCH_FRAMES_MAX))
+        if letters:
+            self.note(f"cannot read {len(letters)} frames")
+        self._next(lambda: self._plan(decoded, RETRY_MS))
+
+    def _next(self, step: Callable[[], None]) -> None:
+        self.later(self._rng.randint(*STEP_MS), step)
+
+    def _plan(self, batch: list[ArrivedFrame], retry_ms: int) -> None:
+        try:
+            planned = plan.make(batch, self.fleet.registry, self.store.read_cursors())
+        except DatabaseAway:
+            self._stall(batch, retry_ms)
+            return
+        self._next(lambda: self._merge(batch, planned, retry_ms))
+
+    def _merge(self, batch: list[ArrivedFrame], planned: Plan, retry_ms: int) -> None:
+        self.at_brink("before its transaction")
+        try:
+            self.commit(planned)
+        except PlanStale:
+            self.note("plans again")
+            self._next(lambda: self._plan(batch, retry_ms))
+        except DatabaseAway:
+            self.session = self.store.session
+            self._stall(batch, retry_ms)
+        else:
+            self._next(lambda: self._report(planned.report))
+
+    def commit(self, planned: Plan) -> None:
+        """Rows and cursors, in one transaction."""
+        with self.store.transaction(self.session):
+            self.require_fresh(planned)
+            self.write_rows(planned)
+            self.at_brink("inside its transaction")
+            self.write_cursors(planned)
+        self.committed(planned)
+        if self.world.happens(f"{self.name}.unheard", self.world.weather.commit_unheard):
+            self.note("does not hear of its commit")
+            raise DatabaseAway
+        self.at_brink("after its commit")
+
+    def require_fresh(self, planned: Plan) -> None:
+        """The cursors are locked, and must be those the plan was made for."""
+        stored = self.store.cursors
+        if any(stored.get(key, NO_CURSOR) != cursor for key, cursor in planned.cursors.items()):
+            raise PlanStale
+
+    def write_rows(self, planned: Plan) -> None:
+        """Store the frames that were next."""
+        for frame in planned.merged:
+            self.store.add(frame, frame.gateway.site_id)
+
+    def write_cursors(self, planned: Plan) -> None:
+        """Move the cursors."""
+        for key, outcome in planned.report.streams.items():
+            if outcome.receiver.cursor != planned.cursors[key]:
+                self.store.advance(key, outcome.receiver.cursor)
+
+    def committed(self, planned: Plan) -> None:
+        """Tell the checks."""
+        if planned.merged:
+            frames = ", ".join(
+                f"{f.arrived.gateway} {f.arrived.stream} {f.arrived.frame.header.frame}" for f in planned.merged
+            )
+            self.note(f"commits {frames}")
+            self.world.checks.merged(self.store, planned)
+
+    def _stall(self, batch: list[ArrivedFrame], retry_ms: int) -> None:
+        """The database is away: tell every gateway of the batch, once, to hold its frames, and try again."""
+        keys = {StreamKey(arrived.gateway, arrived.stream) for arrived in batch}
+        for key in sorted(keys - self._stalled):
+            self._stalled.add(key)
+            if key in self._last:
+                self._tell(key, self._last[key].ack(self.world.now_ms, 0))
+        self.later(retry_ms, lambda: self._plan(batch, min(RETRY_MS_MAX, retry_ms * 2)))
+
+    def _report(self, report: MergeReport) -> None:
+        waiting, self._stalled = self._stalled - report.streams.keys(), set()
+        for key, outcome in report.streams.items():
+            self._tell(key, outcome.receiver.ack(self.world.now_ms, self.window, rejected=outcome.rejected))
+            self._last[key] = outcome.receiver
+        for key in sorted(waiting & self._last.keys()):
+            self._tell(key, self._last[key].ack(self.world.now_ms, self.window, ask=True))
+        self._busy = False
+        if len(self.inbox):
+            self._work_soon()
+
+    def _tell(self, key: StreamKey, ack: Ack) -> None:
+        self.at_brink("before an acknowledgement")
+        self.note(f"tells {key.gateway} {key.stream} {ack.frame}" + (f", wants {ack.want}" if ack.want else ""))
+        self.world.checks.acknowledged(self.store, key, ack)
+        self.fleet.publish(key.gateway, ack.encode())
