@@ -202,7 +202,8 @@ def _item(fields: dict[str, Any], where: str) -> "CatalogItem":
     from pydantic import ValidationError  # noqa: PLC0415 - only commands about items need it
 
     from cloud_ingest.errors import InvalidCatalog  # noqa: PLC0415 - as above
-    from wire_protocol.messages import CatalogItem, first_problem  # noqa: PLC0415 - as above
+    from wire_protocol.messages import CatalogItem  # noqa: PLC0415 - as above
+    from wire_protocol.problems import first_problem  # noqa: PLC0415 - as above
 
     given = {name: value for name, value in fields.items() if value is not None}
     try:

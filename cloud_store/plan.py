@@ -14,7 +14,8 @@ from typing import Final
 from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, StreamKey, StreamOutcome
 from wire_protocol import entries
 from wire_protocol.entries import Count, Movement, Reading
-from wire_protocol.messages import REASON_CHARS_MAX, Rejected
+from wire_protocol.messages import Rejected
+from wire_protocol.problems import REASON_CHARS_MAX
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
 
 REJECTED_PER_ACK_MAX: Final = 1000

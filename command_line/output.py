@@ -47,8 +47,12 @@ def _wrong_setting(error: Exception) -> str | None:
 
     if not isinstance(error, ValidationError) or not error.title.endswith("Settings"):
         return None
+    from pydantic_settings import BaseSettings  # noqa: PLC0415 - whoever has settings has loaded it
+
+    model = next((made for made in BaseSettings.__subclasses__() if made.__name__ == error.title), BaseSettings)
     problem = error.errors(include_url=False, include_input=False)[0]
-    return f"{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+    name = "_".join(str(part) for part in problem["loc"])
+    return f"{model.model_config.get('env_prefix', '')}{name}: {problem['msg']}".replace(name, name.upper(), 1)
 
 
 def fail(message: str, hint: str | None, code: int) -> NoReturn:

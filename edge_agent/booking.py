@@ -1,5 +1,6 @@
 """A technician's own entry: booked into the ledger from the command line, with what it did to the shelf."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -51,8 +52,10 @@ class Booked:
 
     def warnings(self) -> list[str]:
         """What deserves a second look."""
+        lot = f" --lot {shlex.quote(self.entry.lot)}" if self.entry.lot else ""
         return [
-            f"{place} is below zero; count it: stocktide edge count {self.entry.sku} QUANTITY {place}"
+            f"{place} is below zero; count it: "
+            f"stocktide edge count {shlex.quote(self.entry.sku)} QUANTITY {shlex.quote(place)}{lot}"
             for place, quantity in self.on_hand.items()
             if quantity < 0
         ]

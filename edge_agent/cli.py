@@ -130,7 +130,9 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
     )
     for name, at in found["streams"].items():
         if at["fork"]:
-            typer.echo(f"\nThe cloud quarantines {name}: {at['fork']}")
+            typer.echo(f"\nThe cloud keeps {name} in quarantine: {at['fork']}.")
+            typer.echo("hint: this ledger and the cloud have different histories, as after restoring a backup.")
+            typer.echo("      Nothing is lost: stocktide edge ledger export. Go on under a new gateway name.")
 
 
 @app.command()
@@ -181,6 +183,9 @@ def history(
     if json_:
         emit_json([queries.as_json(row) for row in rows])
         return
+    if not rows:
+        typer.echo("Nothing has happened there yet.")
+        return
     table(
         ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "cloud"],
         [
@@ -212,6 +217,9 @@ def readings(
         rows = queries.readings(connection, device=device, rows_max=limit)
     if json_:
         emit_json([queries.as_json(row) for row in rows])
+        return
+    if not rows:
+        typer.echo("No readings.")
         return
     table(
         ["time", "device", "metric", "value"],

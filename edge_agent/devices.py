@@ -213,7 +213,7 @@ class DeviceSide:
             if refused is not None and token.event:
                 self._receipt(token.device, DeviceReceipt(refused=(Refusal(id=token.event, reason=refused[:200]),)))
 
-        self._writer().submit(write).add_done_callback(settle)
+        self._writer().settle(write).add_done_callback(settle)
 
     def _acknowledge(self, token: Token) -> None:
         if token.qos and token.session == self._session:

@@ -11,7 +11,8 @@ from edge_agent.clock import Clock
 from edge_agent.errors import BadInput
 from wire_protocol.entries import Count, EntryKind, LedgerEntry, Movement, Reading, default_route
 from wire_protocol.errors import InvalidEntry
-from wire_protocol.messages import DeviceEvent, DeviceReading, first_problem
+from wire_protocol.messages import DeviceEvent, DeviceReading
+from wire_protocol.problems import first_problem
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +89,7 @@ def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | None) 
     try:
         made.entry(0, _TRIAL_BOOT, 0)
     except ValidationError as error:
-        raise BadInput(first_problem(error).removeprefix("Value error, ")) from None
+        raise BadInput(first_problem(error)) from None
     return made
 
 

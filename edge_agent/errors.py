@@ -63,3 +63,4 @@ class BadInput(EdgeError):
     """The command cannot be carried out as given."""
 
     usage = True
+    hint = "See the command's --help."

@@ -101,6 +101,7 @@ class Outbox:
     ) -> tuple[FrameHeader, bytes]:
         """Encode as many of the entries as fit the frame's size bound."""
         offsets = dict(self.ledger.connection.execute(statement("boot_offsets")))
+        entries = _of_few_boots(entries)
         while True:
             boots = {entry.boot for entry in entries}
             header = FrameHeader(
@@ -168,6 +169,16 @@ class Outbox:
             excess -= size
             gone += 1
         return gone
+
+
+def _of_few_boots(entries: list[Movement | Count | Reading]) -> list[Movement | Count | Reading]:
+    """The first entries, of at most as many boots as a frame's header has room for."""
+    boots: set[str] = set()
+    for number, entry in enumerate(entries):
+        boots.add(entry.boot)
+        if len(boots) > frames.BOOTS_MAX:
+            return entries[:number]
+    return entries
 
 
 def recorded(body: str) -> dict[str, object]:

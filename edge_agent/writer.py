@@ -47,6 +47,8 @@ class Job:
 
     run: Callable[[Ledger], Any]
     future: "Future[Any]" = field(default_factory=Future)
+    held: bool = False
+    """Held like an event while the disk is full: the message behind it is in flight until it is acknowledged."""
 
 
 Work: TypeAlias = Append | Job
@@ -98,7 +100,15 @@ class LedgerWriter:
 
         Once the writer is closing, an event that finds no room is left to the broker, which delivers it again.
         """
-        work = Append(draft, token)
+        self._put(Append(draft, token))
+
+    def settle(self, run: Callable[[Ledger], T]) -> "Future[T]":
+        """Queue what is owed to a device's message that is no event; waits and is held as an event is."""
+        job = Job(run, held=True)
+        self._put(job)
+        return job.future
+
+    def _put(self, work: Work) -> None:
         while True:
             with suppress(queue.Full):
                 self._queue.put(work, timeout=FULL_QUEUE_LOOK_S)
@@ -111,9 +121,15 @@ class LedgerWriter:
         self._stopping.set()
 
     def submit(self, run: Callable[[Ledger], T]) -> "Future[T]":
-        """Queue any other write; the future resolves after the commit."""
+        """Queue any other write, never waiting for room; the future resolves after the commit.
+
+        Called in the event loop, so a full queue is told as a busy ledger: whoever asked tries again.
+        """
         job = Job(run)
-        self._queue.put(job)
+        try:
+            self._queue.put_nowait(job)
+        except queue.Full:
+            job.future.set_exception(LedgerBusy())
         return job.future
 
     def depth(self) -> int:
@@ -162,9 +178,7 @@ class LedgerWriter:
             for work in batch:
                 self._commit(ledger, [work])
         else:
-            for job, result in results:
-                job.future.set_result(result)
-            self._committed([work for work in batch if isinstance(work, Append)])
+            self._done(batch, results)
 
     def _attempt(self, ledger: Ledger, batch: list[Work]) -> list[tuple[Job, Any]]:
         with database.transaction(ledger.connection):
@@ -183,24 +197,32 @@ class LedgerWriter:
     def _hold(self, ledger: Ledger, batch: list[Work], error: EdgeError) -> None:
         """The disk is full or locked: keep the events unacknowledged and try again until there is room.
 
-        Jobs fail at once, because whoever waits for them can try again; events cannot be asked for twice.
+        Other jobs fail at once, because whoever waits for them can try again; a device's message cannot be asked for
+        twice, and fills the broker's window until it is acknowledged.
         """
-        for job in batch:
-            if isinstance(job, Job):
-                self._fail(job, error)
-        events = [work for work in batch if isinstance(work, Append)]
-        if not events:
+        held: list[Work] = []
+        for work in batch:
+            if isinstance(work, Append) or work.held:
+                held.append(work)
+            else:
+                self._fail(work, error)
+        if not held:
             return
-        log.error("events_held", events=len(events), reason=str(error), hint=error.hint)
+        log.error("events_held", events=len(held), reason=str(error), hint=error.hint)
         self._refusing(str(error))
         while not self._stopping.wait(RETRY_DELAY_S):
             try:
-                self._attempt(ledger, list(events))
+                results = self._attempt(ledger, held)
             except (LedgerFull, LedgerBusy):
                 continue
             self._refusing(None)
-            self._committed(events)
+            self._done(held, results)
             return
+
+    def _done(self, batch: list[Work], results: list[tuple[Job, Any]]) -> None:
+        for job, result in results:
+            job.future.set_result(result)
+        self._committed([work for work in batch if isinstance(work, Append)])
 
     def _fail(self, work: Work, error: Exception) -> None:
         if isinstance(work, Job):

@@ -22,6 +22,7 @@ from pydantic import (
 from wire_protocol import names
 from wire_protocol.clock import HLC_MAX
 from wire_protocol.errors import InvalidEntry
+from wire_protocol.problems import first_problem
 
 QUANTITY_MAX: Final = 10**12  # in base units: a million tonnes in grams; nine million such movements fit 64 bits
 READING_VALUES_MAX: Final = 16
@@ -176,7 +177,5 @@ def validate(rows: list[dict[str, Any]]) -> tuple[list[Movement | Count | Readin
             entries.append(ENTRY.validate_python(row))
         except ValidationError as error:
             entries.append(None)
-            problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            where = ".".join(str(part) for part in problem["loc"][1:])
-            rejected.append((index, f"{where}: {problem['msg']}"[:200] if where else problem["msg"][:200]))
+            rejected.append((index, first_problem(error, below=1)))
     return entries, rejected

@@ -26,7 +26,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from wire_protocol import PROTOCOL_VERSION, clock, names
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
-from wire_protocol.messages import EPOCH_MS_MAX, Digest, first_problem
+from wire_protocol.messages import EPOCH_MS_MAX, Digest
+from wire_protocol.problems import first_problem
 from wire_protocol.topics import Stream
 
 FRAME_BYTES_MAX: Final = 256 * 1024

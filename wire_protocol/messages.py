@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from wire_protocol import PROTOCOL_VERSION, names
 from wire_protocol.entries import Entry, EntryKind, Quantity, QuantityOrZero, ReadingValues
 from wire_protocol.errors import WireError
+from wire_protocol.problems import REASON_CHARS_MAX, first_problem
 from wire_protocol.topics import Stream
 
 EPOCH_MS_MAX: Final = (1 << 47) - 1
-REASON_CHARS_MAX: Final = 200
 
 TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -54,14 +54,6 @@ class Message(BaseModel):
             return cls.model_validate_json(payload)
         except ValidationError as error:
             raise InvalidMessage(first_problem(error)) from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """One bounded line out of a pydantic error: where, and what is wrong."""
-    problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    text = f"{where}: {problem['msg']}" if where else problem["msg"]
-    return text[:REASON_CHARS_MAX]
 
 
 class _Strict(Message):
@@ -333,5 +325,4 @@ __all__ = [
     "SiteLedgerPage",
     "StreamStatus",
     "TwinDevice",
-    "first_problem",
 ]

@@ -25,6 +25,15 @@ ULID_PATTERN: Final = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _UNPRINTABLE: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 TEXT_PATTERN: Final = rf"^[^\s{_UNPRINTABLE}](?:[^{_UNPRINTABLE}]{{0,62}}[^\s{_UNPRINTABLE}])?$"
 
+# What each pattern asks for, in words: nobody should have to read a regular expression to mend a message.
+PATTERNS: Final = {
+    SLUG_PATTERN: f"use 1 to {SLUG_CHARS_MAX} of a-z, 0-9 and '-', beginning and ending with a letter or digit",
+    DEVICE_PATTERN: f"use 1 to {DEVICE_CHARS_MAX} of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or digit",
+    EVENT_ID_PATTERN: f"use 1 to {EVENT_ID_CHARS_MAX} of A-Z, a-z, 0-9 and '._:/-'",
+    ULID_PATTERN: "use a ULID, 26 characters",
+    TEXT_PATTERN: f"use 1 to {TEXT_CHARS_MAX} printable characters without blanks at the ends",
+}
+
 TenantName = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
 SiteName = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
 GatewayName = Annotated[str, StringConstraints(pattern=SLUG_PATTERN)]
@@ -54,6 +63,11 @@ _TEXT = re.compile(TEXT_PATTERN)
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
+def _sentence(pattern: str) -> str:
+    words = PATTERNS[pattern]
+    return f"{words[0].upper()}{words[1:]}."
+
+
 def is_virtual(location: str) -> bool:
     """Whether a location stands for the world outside the shelves (`@supplier`, `@transit:berlin`, …)."""
     return location.startswith("@")
@@ -79,7 +93,7 @@ def slug(value: str, what: str) -> str:
         return value
     raise InvalidName(
         f"{value!r} is not a valid {what} name.",
-        hint=f"Use 1 to {SLUG_CHARS_MAX} of a-z, 0-9 and '-', beginning and ending with a letter or digit.",
+        hint=_sentence(SLUG_PATTERN),
     )
 
 
@@ -98,7 +112,7 @@ def device(value: str) -> str:
         return value
     raise InvalidName(
         f"{value!r} is not a valid device name.",
-        hint=f"Use 1 to {DEVICE_CHARS_MAX} of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or digit.",
+        hint=_sentence(DEVICE_PATTERN),
     )
 
 
@@ -108,7 +122,7 @@ def text(value: str, what: str) -> str:
         return value
     raise InvalidName(
         f"{value!r} is not a valid {what}.",
-        hint=f"Use 1 to {TEXT_CHARS_MAX} printable characters without blanks at the ends.",
+        hint=_sentence(TEXT_PATTERN),
     )
 
 

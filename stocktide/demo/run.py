@@ -69,20 +69,20 @@ class Demo:
     async def build(self, database_url: str, stack: AsyncExitStack) -> None:
         """Everything up to the first event."""
         self.cloud = Cloud(database_url, f"http://127.0.0.1:{free_port()}")
-        with self.screen.step("MQTT brokers: the cloud's and three gateways' own (embedded)"):
+        with self.screen.step("MQTT brokers: the cloud's and three gateways' own"):
             await self._start_brokers(stack)
         environment = {
             "STOCKTIDE_DATABASE_URL": database_url,
             "STOCKTIDE_MQTT_URL": self.cloud_broker.url("ingest"),
             "STOCKTIDE_MQTT_VERSION": "3.1.1",
         }
-        with self.screen.step(f"schema migrated; {len(TENANTS)} tenants, {len(SITES)} sites and gateways registered"):
+        with self.screen.step(f"schema migrated; {len(TENANTS)} tenants, {len(SITES)} gateways registered"):
             await self._register(environment)
         with self.screen.step(f"ingest worker and HTTP API on {self.cloud.api_url}"):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.processes.start("worker", "cloud", "ingest", ready="lease", **environment))
                 tasks.create_task(self._start_api(environment))
-        with self.screen.step("edge agents of london, dublin and berlin, each on its own ledger"):
+        with self.screen.step("edge agents of london, dublin and berlin, each on its ledger"):
             async with asyncio.TaskGroup() as tasks:
                 for gateway in self.gateways:
                     tasks.create_task(self._start_agent(gateway))
@@ -177,7 +177,7 @@ class Demo:
                 self.waiting_since.pop(site.name, None)
             rows.append(
                 SiteRow(
-                    site.name, len(sent.devices), sent.events + sent.readings, sent.receipts, status["entries"],
+                    site.name, sent.events + sent.readings, sent.receipts, status["entries"],
                     status["waiting"], status["frames"], stored[site.gateway], now - since,
                     "up" if gateway.proxy.state is Link.UP else "cut",
                 )

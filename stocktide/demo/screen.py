@@ -23,7 +23,6 @@ class SiteRow:
     """One site in the live table."""
 
     site: str
-    devices: int
     sent: int
     receipts: int
     ledger: int
@@ -67,7 +66,7 @@ class Screen:
         """A step: its title, and how long it took."""
         began = time.monotonic()
         yield
-        self.console.print(f"  ✓ {title:<74} {time.monotonic() - began:>5.1f} s")
+        self.console.print(f"  ✓ {title:<66} {time.monotonic() - began:>5.1f} s")
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -97,20 +96,20 @@ class Screen:
             self.console.print(f"  differs: {problem}")
 
 
-def _grid(*columns: str, left: int = 1) -> Table:
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+def _grid(*columns: str) -> Table:
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", collapse_padding=True)
     for number, column in enumerate(columns):
-        grid.add_column(column, justify="left" if number < left else "right", no_wrap=True)
+        grid.add_column(column, justify="right" if number else "left", no_wrap=True)
     return grid
 
 
 def _drawn(picture: Picture) -> Group:
     grid = _grid(
-        "site", "devices", "sent", "receipts", "ledger", "frames", "in cloud", "waiting", "lag", "uplink"
+        "site", "sent", "receipts", "ledger", "frames", "in cloud", "waiting", "lag", "uplink"
     )  # fmt: skip
     for row in picture.sites:
         grid.add_row(
-            row.site, str(row.devices), f"{row.sent:,}", f"{row.receipts:,}", f"{row.ledger:,}", f"{row.frames:,}",
+            row.site, f"{row.sent:,}", f"{row.receipts:,}", f"{row.ledger:,}", f"{row.frames:,}",
             f"{row.cloud:,}", f"{row.waiting:,}", f"{row.lag_s:.1f} s",
             Text(row.uplink, style="" if row.uplink == "up" else "bold red"),
         )  # fmt: skip
@@ -123,12 +122,11 @@ def _drawn(picture: Picture) -> Group:
 
 def _proof_table(proof: Proof) -> Group:
     grid = _grid(
-        "tenant", "site", "events sent", "in ledger", "in cloud", "distinct", "readings sent", "in cloud", "balances",
-        "edge = cloud", left=2,
+        "tenant/site", "events", "ledger", "cloud", "distinct", "readings", "cloud", "balances", "equal"
     )  # fmt: skip
     for row in proof.sites:
         grid.add_row(
-            row.site.tenant, row.site.name, f"{row.events_sent:,}", f"{row.ledger_entries:,}",
+            f"{row.site.tenant}/{row.site.name}", f"{row.events_sent:,}", f"{row.ledger_entries:,}",
             f"{row.cloud_entries:,}", f"{row.cloud_distinct:,}", f"{row.readings_sent:,}", f"{row.cloud_readings:,}",
             f"{row.cells:,}", "no" if row.problems else "yes",
         )  # fmt: skip

@@ -59,8 +59,9 @@ def test_an_entry_below_zero_is_booked_and_pointed_out(ready: Run) -> None:
     """The goods exist; refusing the scan would only hide that something was not booked."""
     shown = ready("pick", "tea", "21", "A-01", "--lot", "L1")
     assert shown.exit_code == 0
-    assert "stocktide edge count tea QUANTITY A-01" in shown.stderr
+    assert "stocktide edge count tea QUANTITY A-01 --lot L1" in shown.stderr
     assert json.loads(ready("status", "--json").output)["below_zero"] == 1
+    assert "count 'green tea' QUANTITY 'A 1'" in ready("pick", "green tea", "1", "A 1").stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.settings import EdgeSettings
 from edge_agent.sql import statement
 from tests.edge_agent.conftest import HandClock
-from wire_protocol import frames
+from wire_protocol import frames, names
 from wire_protocol.messages import Rejected
 from wire_protocol.topics import Stream
 
@@ -182,3 +182,13 @@ def test_dead_letters_are_bounded_and_counted(ledger: Ledger) -> None:
             ledger.connection.execute(statement("insert_dead_letter"), (number, "t", b"x", "no"))
         assert upkeep.upkeep(ledger, EdgeSettings(dead_letters_max=100))["dead_letters_dropped"] == 30
     assert ledger.connection.execute("SELECT min(at_ms) FROM dead_letter").fetchone() == (30,)
+
+
+def test_a_frame_holds_no_more_boots_than_its_header(ledger: Ledger, clock: HandClock) -> None:
+    """A gateway that reboots all day must not make a frame that can never be sealed."""
+    for number in range(70):
+        clock.boot = names.ulid(number, bytes(10))
+        fill(ledger, 1)
+        with database.transaction(ledger.connection):
+            Outbox(ledger).learn_offset(number)
+    assert [seal(ledger), seal(ledger), seal(ledger)] == [frames.BOOTS_MAX, 6, 0]

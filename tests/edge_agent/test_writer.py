@@ -11,9 +11,9 @@ import pytest
 from edge_agent import audit, database
 from edge_agent.clock import Clock
 from edge_agent.drafts import Draft, ReadingDraft, draft
-from edge_agent.errors import LedgerFull, LedgerMissing
+from edge_agent.errors import LedgerBusy, LedgerFull, LedgerMissing
 from edge_agent.ledger import Ledger
-from edge_agent.writer import QUEUE_JOBS_MAX, Append, LedgerWriter
+from edge_agent.writer import BATCH_JOBS_MAX, QUEUE_JOBS_MAX, Append, LedgerWriter
 
 WAIT_S = 20
 
@@ -147,6 +147,33 @@ def test_a_job_learns_that_the_disk_is_full(bench: Bench) -> None:
         writer.submit(lambda _: bench.pages(2)).result(WAIT_S)
         with pytest.raises(LedgerFull):
             writer.submit(fill).result(WAIT_S)
+
+
+def test_what_is_owed_to_a_device_is_held_too(bench: Bench) -> None:
+    """A dead letter that failed would leave its message in flight for ever; enough of them and the gateway is deaf."""
+
+    def keep(ledger: Ledger) -> int:
+        ledger.append([event(number) for number in range(400)])
+        return 400
+
+    with bench.writer() as writer:
+        writer.submit(lambda _: bench.pages(2)).result(WAIT_S)
+        owed = writer.settle(keep)
+        bench.wait(lambda: bool(bench.refusals))
+        assert not owed.done()
+        bench.pages(10_000)
+        assert owed.result(WAIT_S) == 400
+
+
+def test_submitting_never_waits_for_room(bench: Bench) -> None:
+    """The event loop submits; while it waited, systemd's watchdog would starve and kill the agent."""
+    gate = threading.Event()
+    with bench.writer() as writer:
+        writer.submit(lambda _: gate.wait(WAIT_S))
+        told = [writer.submit(lambda ledger: ledger.tail().seq) for _ in range(QUEUE_JOBS_MAX + BATCH_JOBS_MAX + 10)]
+        assert isinstance(told[-1].exception(WAIT_S), LedgerBusy)
+        gate.set()
+        assert told[0].result(WAIT_S) == 0
 
 
 def test_stopping_with_a_full_disk_and_a_full_queue_ends(bench: Bench) -> None:

@@ -37,6 +37,12 @@ def test_a_wrong_field_is_refused_by_name(change: dict[str, object], where: str)
     assert len(str(caught.value)) <= 200
 
 
+def test_a_name_that_is_not_well_formed_is_explained_in_words() -> None:
+    """Nobody should have to read a regular expression to mend a message."""
+    with pytest.raises(InvalidMessage, match="sku: use 1 to 64 printable characters"):
+        DeviceEvent.decode(json.dumps(EVENT | {"sku": "a\tb"}).encode())
+
+
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e999", '"21"', "null", "[]", "{}"])
 def test_a_reading_is_a_finite_number(value: str) -> None:
     """One NaN makes every average over it NaN."""
