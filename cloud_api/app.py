@@ -7,12 +7,12 @@ Invariant: `tenant` comes from one dependency that refuses a request without it;
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime
 from time import perf_counter
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
+from pydantic import AwareDatetime
 
 from cloud_api import problems
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
@@ -98,8 +98,8 @@ def _stock(
 
 def _movements(
     request: Request, database: Database, tenant: Tenant, *, site: Text = None, sku: Text = None, location: Text = None,
-    gateway: Text = None, kind: MovementKind | None = None, since: datetime | None = None,
-    until: datetime | None = None, limit: Limit = None, after: After = None,
+    gateway: Text = None, kind: MovementKind | None = None, since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None, limit: Limit = None, after: After = None,
 ) -> Page[MovementRow]:  # fmt: skip
     wanted = reads.MovementFilter(
         tenant=tenant, site=site, sku=sku, location=location, gateway=gateway, kind=kind, since=since, until=until

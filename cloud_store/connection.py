@@ -22,6 +22,11 @@ READ_ONLY_OPTIONS: Final = "-c statement_timeout=10000 -c default_transaction_re
 
 # Retrying the same transaction can succeed.
 _CONFLICTS: Final = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable, pg.UniqueViolation)
+# The rows cannot be stored here whatever is tried; psycopg's own refusal to write a value has no SQLSTATE.
+_UNSTORABLE: Final = (
+    pg.NumericValueOutOfRange, pg.DatetimeFieldOverflow, pg.CharacterNotInRepertoire, pg.UntranslatableCharacter,
+    pg.InvalidTextRepresentation, pg.StringDataRightTruncation,
+)  # fmt: skip
 _HINT_DATABASE: Final = "Check STOCKTIDE_DATABASE_URL and that the server runs."
 
 
@@ -66,8 +71,10 @@ def translated() -> Iterator[None]:
         raise MergeConflict(_line(error)) from error
     except (pg.UndefinedTable, pg.UndefinedColumn) as error:
         raise NotMigrated(hint="Run `stocktide cloud migrate`.") from error
-    except (psycopg.DataError, psycopg.IntegrityError) as error:
-        raise Unstorable(_line(error)) from error
+    except psycopg.DataError as error:
+        # Only what lies in the rows themselves: a frame that is judged unstorable loses its entries to quarantine.
+        rows_at_fault = error.sqlstate is None or isinstance(error, _UNSTORABLE)
+        raise (Unstorable if rows_at_fault else StoreError)(_line(error)) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnavailable(_line(error), hint=_HINT_DATABASE) from error
     except psycopg.Error as error:
