@@ -15,7 +15,7 @@ OUTAGE_MS: Final = (1_000, HOUR_MS)
 FULL_MS: Final = (10_000, HOUR_MS)
 NOTICED_MS_MAX: Final = 45_000
 COMMITS_LACKED_MAX: Final = 12
-CLOCK_STEPS_MS: Final = (-2 * HOUR_MS, -60_000, -3_000, 2_500, 90_000, 5 * HOUR_MS)
+CLOCK_STEPS_MS: Final = (-8 * HOUR_MS, -2 * HOUR_MS, -60_000, -3_000, 2_500, 90_000, 5 * HOUR_MS)
 
 
 class Chaos:

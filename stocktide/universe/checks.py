@@ -6,6 +6,7 @@
 | I2 nothing twice | an event is in the ledger once; the cloud's entries of a gateway are a prefix of its ledger |
 | I3 stock is a function | the cloud's balances are the oracle's over its entries |
 | I4 double entry | each SKU and lot sums to zero over all locations of a site |
+| I6 bounds | no more frames in flight than the window admits |
 | ack after commit | no acknowledgement says more than a commit has ever said |
 | no false fork | no gateway is told to stop: here nobody restores backups or clones disks |
 | chain whole | `edge ledger verify` finds nothing |
@@ -22,9 +23,10 @@ from edge_agent import audit, queries
 from edge_agent.drafts import draft
 from firmware_sim.happening import Scan
 from stocktide.universe.store import Shelf, Store
-from wire_protocol.entries import LedgerEntry
+from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
 from wire_protocol.messages import Ack
 from wire_protocol.names import ADJUST
+from wire_protocol.replication import Sender
 from wire_protocol.stock import Cell, EntryKey, differences, imbalance, oracle
 
 if TYPE_CHECKING:
@@ -114,6 +116,12 @@ class Checks:
         """A stream was stopped."""
         raise Violation("no false fork", f"{gateway}: {reason}")
 
+    @staticmethod
+    def in_flight(gateway: str, sender: Sender) -> None:
+        """A sender has sent."""
+        if sender.in_flight > sender.limits.window_frames_max:
+            raise Violation("I6 bounds", f"{gateway} has {sender.in_flight} frames of {sender.stream} in flight")
+
     def stepped_back(self) -> None:
         """The cloud has lost its last commits; its prefixes are checked from the start again."""
         self._prefix.clear()
@@ -187,8 +195,6 @@ class Checks:
 
     @staticmethod
     def _ledger_entries(gateway: "Gateway") -> list[tuple[int, LedgerEntry]]:
-        from wire_protocol.entries import ENTRY, Count, Movement  # noqa: PLC0415
-
         found = gateway.disk.connection.execute("SELECT seq, body FROM entry ORDER BY seq")
         parsed = ((seq, ENTRY.validate_json(body)) for seq, body in found)
         return [(seq, entry) for seq, entry in parsed if isinstance(entry, Movement | Count)]

@@ -14,6 +14,7 @@ from stocktide.universe.world import World
 LATENCY_MS: Final = (5, 60)
 LATE_MS_MAX: Final = 8_000
 DAYS_LATE_MS_MAX: Final = 2 * 86_400_000
+ACK_LATE_MS_MAX: Final = 2 * 3_600_000  # well within the retention of frames; see `findings`
 DAYS_LATE_SHARE: Final = 0.05  # of the reordered messages
 PLAIN: Final = b"{"
 
@@ -25,7 +26,7 @@ class Network:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._rng = world.rng("network")
+        self.chance = world.rng("network")
         self._last_at_ms: dict[str, int] = {}
         self.cut: set[str] = set()
         self.era = 0
@@ -47,7 +48,7 @@ class Network:
             return
         copies = 2 if self._happens(weather.duplicate) else 1
         for _ in range(copies):
-            damaged = self._damage(payload) if self._happens(weather.corrupt) else payload
+            damaged = self.damage(payload) if self._happens(weather.corrupt) else payload
             self._carry(path, damaged, deliver, over)
 
     def wipe(self) -> None:
@@ -56,10 +57,10 @@ class Network:
 
     def _carry(self, path: str, payload: bytes, deliver: Deliver, over: str | None) -> None:
         world, era = self._world, self.era
-        at_ms = world.now_ms + self._rng.randint(*LATENCY_MS)
+        at_ms = world.now_ms + self.chance.randint(*LATENCY_MS)
         if self._happens(world.weather.reorder):
-            longest = DAYS_LATE_MS_MAX if self._happens(DAYS_LATE_SHARE) else LATE_MS_MAX
-            at_ms += self._rng.randint(0, longest)
+            longest = self.days_late_ms(path) if self._happens(DAYS_LATE_SHARE) else LATE_MS_MAX
+            at_ms += self.chance.randint(0, longest)
         else:
             at_ms = self._last_at_ms[path] = max(at_ms, self._last_at_ms.get(path, 0))
 
@@ -72,11 +73,21 @@ class Network:
 
         world.schedule.after(at_ms - world.now_ms, arrive)
 
-    def _damage(self, payload: bytes) -> bytes:
-        at = self._rng.randrange(len(payload))
+    @staticmethod
+    def days_late_ms(path: str) -> int:
+        """How late the latest messages of a path are."""
+        return ACK_LATE_MS_MAX if path.endswith(".ack") else DAYS_LATE_MS_MAX
+
+    def damage(self, payload: bytes) -> bytes:
+        """Damage a payload so that its receiver can notice."""
+        at = self.chance.randrange(len(payload))
         if payload[:1] == PLAIN or at == 0:
             return payload[:at]
-        return payload[:at] + bytes([payload[at] ^ 1 << self._rng.randrange(8)]) + payload[at + 1 :]
+        return self.flip(payload, at)
+
+    def flip(self, payload: bytes, at: int) -> bytes:
+        """One bit of one byte is wrong."""
+        return payload[:at] + bytes([payload[at] ^ 1 << self.chance.randrange(8)]) + payload[at + 1 :]
 
     def _happens(self, chance: float) -> bool:
-        return chance > 0 and self._rng.random() < chance
+        return chance > 0 and self.chance.random() < chance

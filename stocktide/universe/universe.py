@@ -11,6 +11,7 @@ from typing import Final
 
 from cloud_store.arrivals import Gateway as RegisteredGateway
 from cloud_store.leases import Survey
+from edge_agent.errors import EdgeError
 from stocktide.universe.chaos import Chaos
 from stocktide.universe.checks import Checks, Violation
 from stocktide.universe.devices import Device
@@ -22,6 +23,7 @@ from stocktide.universe.weather import CALM, draw
 from stocktide.universe.worker import Worker
 from stocktide.universe.world import World
 from wire_protocol import names, topics
+from wire_protocol.errors import WireError
 from wire_protocol.messages import GatewayStatus
 from wire_protocol.topics import Channel
 
@@ -234,6 +236,8 @@ def run(seed: int, size: Size, echo: Callable[[str], None] | None = None) -> Out
         universe.live()
     except Violation as violation:
         problem = violation
+    except (AssertionError, EdgeError, WireError) as error:
+        problem = Violation("own assertion", f"{type(error).__name__}: {error}")
     finally:
         universe.close()
     schedule, elapsed_ms = universe.world.schedule, universe.world.now_ms - START_MS

@@ -200,6 +200,7 @@ class VirtualUplink:
             except LedgerFull:
                 lane.effects.appendleft(effect)
                 self._hold(lane)
+        self.world.checks.in_flight(self.gateway.name, lane.sender)
 
     def _hold(self, lane: Lane) -> None:
         """No room on the disk: this lane waits and tries again."""

@@ -1,0 +1,84 @@
+"""How the planted bugs of the edge do it wrong, and how production does what the simulator steps around."""
+
+from collections.abc import Sequence
+
+from edge_agent import outbox
+from edge_agent.database import Connection
+from edge_agent.drafts import Draft, ReadingDraft
+from edge_agent.ledger import Ledger
+from edge_agent.writer import Append
+from stocktide.universe.gateway import Gateway
+from stocktide.universe.network import Network
+from wire_protocol import clock, frames
+from wire_protocol.entries import ENTRIES
+from wire_protocol.messages import Ack
+from wire_protocol.replication import Effect, Sender
+from wire_protocol.topics import Stream
+
+_APPEND = Ledger.append
+_BODY = outbox.body
+_RECEIVE = Sender.receive
+_GO_BACK = Sender._go_back  # noqa: SLF001 - a planted bug is put where the real one would be
+_ADMITTED = Sender._admitted  # noqa: SLF001 - as above
+
+
+class ReceiptBeforeCommit(Gateway):
+    """Gives the receipt on arrival."""
+
+    def take(self, made: Draft | ReadingDraft) -> None:
+        self.settle([Append(made, None)])
+        super().take(made)
+
+
+def append_by_time(self: Ledger, drafts: Sequence[Draft]) -> list[int | None]:
+    """What has the time of the entry before it is taken for a repetition."""
+    seqs: list[int | None] = []
+    for draft in drafts:
+        repeated = clock.wall_ms(self.tail().hlc) == self.clock.now_ms()
+        seqs += [None] if repeated else _APPEND(self, [draft])
+    return seqs
+
+
+def tick_without_counter(last: int, now_ms: int) -> int:
+    """Never back, but not always forward."""
+    return max(clock.pack(now_ms), last)
+
+
+def reseal(connection: Connection, stream: Stream, frame: int) -> bytes | None:
+    """The same entries, encoded anew."""
+    body = _BODY(connection, stream, frame)
+    if body is None:
+        return None
+    sealed = frames.decode(body)
+    header = sealed.header.model_copy(update={"replay": not sealed.header.replay})
+    return frames.seal(header, ENTRIES.validate_python(sealed.rows))
+
+
+def admit_one_more(self: Sender) -> int:
+    """One more than the window."""
+    return _ADMITTED(self) + 1
+
+
+def never_step_back(self: Sender, want: int, now_ms: int) -> list[Effect]:
+    """What was acknowledged is never sent again."""
+    return [] if want <= self.acked_frame else _GO_BACK(self, want, now_ms)
+
+
+def receive_any_stream(self: Sender, ack: Ack, now_ms: int) -> list[Effect]:
+    """Whoever is acknowledged, it is taken for this stream."""
+    return _RECEIVE(self, ack.model_copy(update={"stream": self.stream}), now_ms)
+
+
+def ledger_as_is(self: Gateway) -> Ledger:
+    """The ledger with the gateway's wall clock, as production has it."""
+    return self.ledger
+
+
+def wall_clock(self: Gateway) -> int:
+    """The gateway's wall clock, as production's uplink reads it."""
+    return self.clock.now_ms()
+
+
+def flip_anywhere(self: Network, payload: bytes) -> bytes:
+    """A flipped bit, plain JSON or not."""
+    return self.flip(payload, self.chance.randrange(len(payload)))

@@ -1,0 +1,53 @@
+"""Proof that the simulator bites: every planted bug is found within a stated number of seeds, and nothing without one.
+
+Invariant: a bug that is not found is reported as not found.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from stocktide.universe.bugs import BUGS, FINDINGS, Bug, planted
+from stocktide.universe.universe import Outcome, Size, run
+
+SEEDS_MAX: Final = 40
+PROOF_SIZE: Final = Size(gateways=3, hours=12.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bite:
+    """One bug and how it was found; `seeds` is how many it took, None when that many were not enough."""
+
+    bug: str
+    what: str
+    finding: bool
+    seeds: int | None
+    invariant: str | None
+    at: str | None
+
+
+def live(seed: int, size: Size, bug: Bug | None = None, echo: Callable[[str], None] | None = None) -> Outcome:
+    """Live through one universe, with a bug planted or without."""
+    with planted(bug):
+        return run(seed, size, echo)
+
+
+def clean(seeds_max: int = SEEDS_MAX) -> Outcome | None:
+    """The first of the seeds that finds something although nothing is planted; None when all is well."""
+    outcomes = (live(seed, PROOF_SIZE) for seed in range(seeds_max))
+    return next((outcome for outcome in outcomes if outcome.problem is not None), None)
+
+
+def bite(bug: Bug, seeds_max: int = SEEDS_MAX) -> Bite:
+    """Try seeds until a bug is found."""
+    finding = bug in FINDINGS
+    for seed in range(seeds_max):
+        outcome = live(seed, PROOF_SIZE, bug)
+        if outcome.problem is not None:
+            return Bite(bug.name, bug.what, finding, seed + 1, outcome.invariant, outcome.at)
+    return Bite(bug.name, bug.what, finding, None, None, None)
+
+
+def bites(seeds_max: int = SEEDS_MAX) -> list[Bite]:
+    """Try every planted bug, then everything the simulator steps around."""
+    return [bite(bug, seeds_max) for bug in (*BUGS, *FINDINGS)]
