@@ -54,36 +54,106 @@ _DROP_ACKED: Final = "DELETE FROM frame WHERE acked_ms IS NOT NULL AND ? > 0"
 _SEEN_AGAIN: Final = "INSERT OR REPLACE INTO seen (device, event, seq) VALUES (?, ?, ?)"
 
 BUGS: Final[tuple[Bug, ...]] = (
-    Bug("ack-before-commit", "a worker acknowledges, then commits", ((universe, "Worker", bugs_cloud.AckBeforeCommit),)),
-    Bug("cursor-apart", "the cursor moves in a transaction before the rows'", ((universe, "Worker", bugs_cloud.CursorApart),)),
-    Bug("rows-apart", "the rows are stored in a transaction before the cursor's", ((universe, "Worker", bugs_cloud.RowsApart),)),
+    Bug(
+        "ack-before-commit", "a worker acknowledges, then commits", ((universe, "Worker", bugs_cloud.AckBeforeCommit),)
+    ),
+    Bug(
+        "cursor-apart",
+        "the cursor moves in a transaction before the rows'",
+        ((universe, "Worker", bugs_cloud.CursorApart),),
+    ),
+    Bug(
+        "rows-apart",
+        "the rows are stored in a transaction before the cursor's",
+        ((universe, "Worker", bugs_cloud.RowsApart),),
+    ),
     Bug("stale-plan", "a plan is carried out on cursors that have moved", ((Worker, "require_fresh", _nothing),)),
-    Bug("takeover-in-silence", "a worker that takes a shard over asks nobody", ((VirtualContacts, "due", lambda *_: {}),)),
+    Bug(
+        "takeover-in-silence",
+        "a worker that takes a shard over asks nobody",
+        ((VirtualContacts, "due", lambda *_: {}),),
+    ),
     Bug("gap-accepted", "a frame ahead of the cursor is merged", ((Receiver, "offer", bugs_cloud.offer_with_gaps),)),
-    Bug("duplicate-merged", "a frame behind the cursor is merged again", ((Receiver, "offer", bugs_cloud.offer_repeated),)),
+    Bug(
+        "duplicate-merged",
+        "a frame behind the cursor is merged again",
+        ((Receiver, "offer", bugs_cloud.offer_repeated),),
+    ),
     Bug("fork-check-removed", "a frame of another history is merged", ((Receiver, "_fork_reason", _nothing),)),
     Bug("count-as-delta", "a count adds what was found", ((Balance, "after_count", bugs_cloud.count_as_delta),)),
-    Bug("late-count-forgets", "a late count forgets later movements", ((Balance, "after_count", bugs_cloud.count_forgets),)),
-    Bug("late-movement-counts", "a movement covered by a count counts", ((Balance, "after_movement", bugs_cloud.move_always),)),
-    Bug("dedupe-by-timestamp", "an event of the same millisecond is a repetition", ((Ledger, "append", bugs_edge.append_by_time),)),
+    Bug(
+        "late-count-forgets",
+        "a late count forgets later movements",
+        ((Balance, "after_count", bugs_cloud.count_forgets),),
+    ),
+    Bug(
+        "late-movement-counts",
+        "a movement covered by a count counts",
+        ((Balance, "after_movement", bugs_cloud.move_always),),
+    ),
+    Bug(
+        "dedupe-by-timestamp",
+        "an event of the same millisecond is a repetition",
+        ((Ledger, "append", bugs_edge.append_by_time),),
+    ),
     Bug("seen-skipped", "event ids are not looked up", (_sql(edge_agent.ledger, insert_seen=_SEEN_AGAIN),)),
-    Bug("hlc-without-counter", "the logical clock stands while the wall clock does", ((clock, "tick", bugs_edge.tick_without_counter),)),
-    Bug("receipt-before-commit", "a device gets its receipt on arrival", ((universe, "Gateway", bugs_edge.ReceiptBeforeCommit),)),
+    Bug(
+        "hlc-without-counter",
+        "the logical clock stands while the wall clock does",
+        ((clock, "tick", bugs_edge.tick_without_counter),),
+    ),
+    Bug(
+        "receipt-before-commit",
+        "a device gets its receipt on arrival",
+        ((universe, "Gateway", bugs_edge.ReceiptBeforeCommit),),
+    ),
     Bug("resealed", "a frame is encoded anew for each sending", ((edge_agent.outbox, "body", bugs_edge.reseal),)),
-    Bug("window-off-by-one", "one frame more than the window is in flight", ((Sender, "_admitted", bugs_edge.admit_one_more),)),
+    Bug(
+        "window-off-by-one",
+        "one frame more than the window is in flight",
+        ((Sender, "_admitted", bugs_edge.admit_one_more),),
+    ),
     Bug("no-resend", "nothing is sent again after a timeout", ((Sender, "_expecting", lambda _: False),)),
     Bug("step-back-ignored", "a cloud that fell back is not heard", ((Sender, "_go_back", bugs_edge.never_step_back),)),
-    Bug("foreign-ack", "the other stream's acknowledgement is taken", ((Sender, "receive", bugs_edge.receive_any_stream),)),
-    Bug("dropped-before-ack", "upkeep forgets unacknowledged frames", (_sql(edge_agent.outbox, trim_frames_by_age=_DROP_UNACKED),)),
-    Bug("no-retention", "upkeep forgets frames once they are acknowledged", (_sql(edge_agent.outbox, trim_frames_by_age=_DROP_ACKED),)),
-)  # fmt: skip
+    Bug(
+        "foreign-ack",
+        "the other stream's acknowledgement is taken",
+        ((Sender, "receive", bugs_edge.receive_any_stream),),
+    ),
+    Bug(
+        "dropped-before-ack",
+        "upkeep forgets unacknowledged frames",
+        (_sql(edge_agent.outbox, trim_frames_by_age=_DROP_UNACKED),),
+    ),
+    Bug(
+        "no-retention",
+        "upkeep forgets frames once they are acknowledged",
+        (_sql(edge_agent.outbox, trim_frames_by_age=_DROP_ACKED),),
+    ),
+)
 
 FINDINGS: Final[tuple[Bug, ...]] = (
-    Bug("retention-on-wall-clock", "`Outbox.trim` compares wall clocks that were set", ((Gateway, "shipping_ledger", bugs_edge.ledger_as_is),)),
-    Bug("senders-on-wall-clock", "`Uplink` tells senders a wall clock that was set back", ((Gateway, "sender_ms", bugs_edge.wall_clock),)),
-    Bug("ask-days-late", "an old `want` steps a sender back behind its retention", ((Network, "days_late_ms", staticmethod(lambda _: DAYS_LATE_MS_MAX)),)),
-    Bug("damaged-plain-json", "a flipped bit in an uncompressed payload is not noticed", ((Network, "damage", bugs_edge.flip_anywhere),)),
-)  # fmt: skip
+    Bug(
+        "retention-on-wall-clock",
+        "`Outbox.trim` compares wall clocks that were set",
+        ((Gateway, "shipping_ledger", bugs_edge.ledger_as_is),),
+    ),
+    Bug(
+        "senders-on-wall-clock",
+        "`Uplink` tells senders a wall clock that was set back",
+        ((Gateway, "sender_ms", bugs_edge.wall_clock),),
+    ),
+    Bug(
+        "ask-days-late",
+        "an old `want` steps a sender back behind its retention",
+        ((Network, "days_late_ms", staticmethod(lambda _: DAYS_LATE_MS_MAX)),),
+    ),
+    Bug(
+        "damaged-plain-json",
+        "a flipped bit in an uncompressed payload is not noticed",
+        ((Network, "damage", bugs_edge.flip_anywhere),),
+    ),
+)
 
 BY_NAME: Final = {bug.name: bug for bug in (*BUGS, *FINDINGS)}
 

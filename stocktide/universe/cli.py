@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from command_line.output import FAILED, emit_json, facts
+from command_line.output import FAILED, USAGE, emit_json, facts, fail, listing
 
 if TYPE_CHECKING:
+    from stocktide.universe.prove import Bite
     from stocktide.universe.universe import Outcome
 
 TRACE_LINES_SHOWN = 25
@@ -19,17 +20,26 @@ def universe(
     gateways: Annotated[int, typer.Option("--gateways", "-g", min=1, max=50, help="Gateways, two to a site.")] = 3,
     hours: Annotated[float, typer.Option("--hours", min=0.1, help="Simulated hours of storm.")] = 24.0,
     events_per_hour: Annotated[float, typer.Option("--events-per-hour", min=0.1, help="Scans of a gateway.")] = 12.0,
+    plant: Annotated[str | None, typer.Option("--plant", metavar="BUG", help="Plant a bug, by name.")] = None,
+    prove_bites: Annotated[bool, typer.Option("--prove-bites", help="Look for every planted bug.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Print every line of the trace.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A whole Stocktide on virtual time under every fault; the seed alone replays it."""
-    from stocktide.universe.universe import Size, run  # noqa: PLC0415 - loads edge and cloud
+    from stocktide.universe import bugs, prove  # noqa: PLC0415 - loads edge and cloud
+    from stocktide.universe.universe import Size  # noqa: PLC0415 - as above
 
+    if prove_bites:
+        _show_bites(prove.bites(), json_=json_)
+        return
+    if plant is not None and plant not in bugs.BY_NAME:
+        fail(f"There is no bug {plant}.", f"One of: {', '.join(bugs.BY_NAME)}", USAGE)
+    bug = bugs.BY_NAME[plant] if plant else None
     size = Size(gateways=gateways, hours=hours, events_per_hour=events_per_hour)
     echo = typer.echo if trace else None
     done: list[Outcome] = []
     for number in range(seed, seed + seeds):
-        done.append(run(number, size, echo))
+        done.append(prove.live(number, size, bug, echo))
         if done[-1].problem is not None:
             break
     _show(done, json_=json_)
@@ -64,3 +74,11 @@ def _show_problem(outcome: "Outcome") -> None:
         typer.echo(line, err=True)
     typer.echo(f"\nerror: seed {outcome.seed}, {outcome.at}: {outcome.invariant}: {outcome.problem}", err=True)
     typer.echo("hint:  the same command with --trace shows every line", err=True)
+
+
+def _show_bites(bites: "list[Bite]", *, json_: bool) -> None:
+    """One row for each bug; not found is said, not left out."""
+    rows = [asdict(bite) for bite in bites]
+    if not json_:
+        rows = [row | {"seeds": row["seeds"] or "not found"} for row in rows]
+    listing(rows, ("bug", "what", "seeds", "invariant", "at"), json_=json_, numbers=("seeds",), empty="no bugs")

@@ -34,7 +34,7 @@ QUEUE_EVENTS_MAX: Final = 100
 BATCH_EVENTS_MAX: Final = 50
 UPKEEP_MS: Final = HOUR_MS // 2
 DOWN_MS_MAX: Final = HOUR_MS // 2
-KEEP_S: Final = 12 * 3_600
+KEEP_S: Final = 5 * 3_600
 
 
 def settings() -> EdgeSettings:

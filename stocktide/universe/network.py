@@ -17,6 +17,7 @@ DAYS_LATE_MS_MAX: Final = 2 * 86_400_000
 ACK_LATE_MS_MAX: Final = 2 * 3_600_000  # well within the retention of frames; see `findings`
 DAYS_LATE_SHARE: Final = 0.05  # of the reordered messages
 PLAIN: Final = b"{"
+ZLIB_TAIL_BYTES: Final = 8  # the checksum, and padding bits that it does not cover: see `findings`
 
 Deliver = Callable[[bytes], None]
 
@@ -81,7 +82,7 @@ class Network:
     def damage(self, payload: bytes) -> bytes:
         """Damage a payload so that its receiver can notice."""
         at = self.chance.randrange(len(payload))
-        if payload[:1] == PLAIN or at == 0:
+        if payload[:1] == PLAIN or not 0 < at < len(payload) - ZLIB_TAIL_BYTES:
             return payload[:at]
         return self.flip(payload, at)
 

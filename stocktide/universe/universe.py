@@ -34,6 +34,7 @@ BURST_EVENTS: Final = 4
 BURST_GAP_MS_MAX: Final = 4_000
 SETTLE_MS: Final = 90 * 60_000
 LOOK_MS: Final = 60_000
+LAST_BURST_MS: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +104,10 @@ class Universe:
         parsed = topics.parse(topic)
         assert isinstance(parsed, topics.LinkTopic)  # noqa: S101 - gateways publish nothing else
         shard = topics.shard(parsed.gateway)
+        # A worker that has just lost a lease may still be subscribed, so at times both hear.
+        both = self.world.happens("overlap", self.world.weather.duplicate)
         for worker in self.workers:
-            if worker.alive and shard in worker.shards and worker.name not in self._deaf:
+            if worker.alive and (both or shard in worker.shards) and worker.name not in self._deaf:
                 worker.guarded(partial(worker.hear, topic, payload))
 
     def _last_will(self, gateway: Gateway) -> None:
@@ -187,6 +190,9 @@ class Universe:
         """
         for gateway in self.gateways.values():
             self._plan_burst(gateway)
+            # The last scans are made in the storm's last second: what they lose, only the calm can bring.
+            last_ms = round(self.size.hours * HOUR_MS) - LAST_BURST_MS
+            self.world.schedule.after(last_ms, partial(self._scan_all, gateway))
         Chaos(self).start()
         self.world.schedule.run_until(START_MS + round(self.size.hours * HOUR_MS))
         self._heal()
@@ -205,6 +211,11 @@ class Universe:
             self.world.schedule.after(at_ms, self._rng.choice(devices).scan)
             at_ms += self._rng.choice((0, 1, self._rng.randint(1, BURST_GAP_MS_MAX)))
         self._plan_burst(gateway)
+
+    @staticmethod
+    def _scan_all(gateway: Gateway) -> None:
+        for device in gateway.devices.values():
+            device.scan()
 
     def _heal(self) -> None:
         self.world.trace("universe", "heals")
