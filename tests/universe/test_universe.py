@@ -7,8 +7,8 @@ from stocktide.universe.bugs import BUGS, BY_NAME
 from stocktide.universe.universe import Size, run
 
 SHORT = Size(gateways=2, hours=4.0)
-# Needs a cloned disk or a restored backup, which no universe has yet.
-NOT_FOUND = {"fork-check-removed"}
+# The first needs a cloned disk, which no universe has; the second is found by no seed of the forty (docs/simulation.md).
+NOT_FOUND = {"fork-check-removed", "takeover-in-silence"}
 
 
 @pytest.mark.parametrize("seed", range(6))
