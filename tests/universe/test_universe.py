@@ -7,7 +7,7 @@ from stocktide.universe.bugs import BUGS, BY_NAME
 from stocktide.universe.universe import Size, run
 
 SHORT = Size(gateways=2, hours=4.0)
-# The first needs a cloned disk, which no universe has; the second is found by no seed of the forty (docs/simulation.md).
+# The first needs a cloned disk, which no universe has; forty seeds do not find the second (docs/simulation.md).
 NOT_FOUND = {"fork-check-removed", "takeover-in-silence"}
 
 
