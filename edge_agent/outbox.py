@@ -158,7 +158,7 @@ class Outbox:
         """Forget acknowledged frames that are older than the retention or beyond its budget; returns how many."""
         connection = self.ledger.connection
         before_ms = self.ledger.clock.now_ms() - keep_s * 1_000
-        gone = connection.execute(statement("trim_frames_by_age"), (before_ms,)).rowcount
+        gone = connection.execute(statement("trim_frames_by_age"), {"before_ms": before_ms}).rowcount
         excess = connection.execute(statement("acked_frame_bytes")).fetchone()[0] - keep_bytes_max
         if excess <= 0:
             return gone

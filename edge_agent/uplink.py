@@ -203,7 +203,7 @@ class Uplink:
                 continue
             self._learn_time(ack)
             lane = self._lanes[ack.stream]
-            effects = lane.sender.receive(ack, self.clock.now_ms())
+            effects = lane.sender.receive(ack, self._sender_ms())
             if ack.rejected:
                 log.warning("entries_rejected", stream=ack.stream, entries=len(ack.rejected))
                 await self._write(partial(_note_verdicts, ack.stream, ack.rejected))
@@ -220,11 +220,11 @@ class Uplink:
     async def _pump(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
         """Feed the senders with what was committed and what time it is."""
         for lane in self._lanes.values():
-            await self._carry_out(client, tasks, lane, lane.sender.connected(self.clock.now_ms()))
+            await self._carry_out(client, tasks, lane, lane.sender.connected(self._sender_ms()))
         while True:
             self._wake.clear()
             for stream, lane in self._lanes.items():
-                now_ms = self.clock.now_ms()
+                now_ms = self._sender_ms()
                 waiting = outbox.waiting(self.reader, stream, lane.source_id)
                 if not waiting:
                     lane.waiting_since_ms = None
@@ -234,10 +234,14 @@ class Uplink:
                 await self._carry_out(client, tasks, lane, effects + lane.sender.tick(now_ms))
             await self._sleep()
 
+    def _sender_ms(self) -> int:
+        """The senders' time: a wall clock that is set back would put off every resend."""
+        return self.clock.mono_ms()
+
     async def _sleep(self) -> None:
         """Until something is committed, a sender's deadline, or the next look at the file."""
         deadlines = [deadline for lane in self._lanes.values() if (deadline := lane.sender.next_deadline_ms())]
-        delay_s = max(0.0, (min(deadlines) - self.clock.now_ms()) / 1_000) if deadlines else TICK_S
+        delay_s = max(0.0, (min(deadlines) - self._sender_ms()) / 1_000) if deadlines else TICK_S
         try:
             async with asyncio.timeout(min(delay_s, TICK_S)):
                 await self._wake.wait()
@@ -282,7 +286,7 @@ class Uplink:
         lane.source_id, lane.waiting_since_ms = at.source_id, None
         if sealed is None:
             return lane.sender.nothing_sealed()
-        return lane.sender.sealed(sealed.frame, sealed.waiting, self.clock.now_ms())
+        return lane.sender.sealed(sealed.frame, sealed.waiting, self._sender_ms())
 
     async def _write(self, run: Callable[[Ledger], T]) -> T:
         """A write by the ledger's writer, waited for; tried again while the disk is full."""

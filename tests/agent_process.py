@@ -55,9 +55,11 @@ class AgentProcess:
         return self.process.wait(15)
 
 
-def wait_for(condition: Callable[[], bool], *, timeout_s: float = DEADLINE_S) -> None:
+def wait_for(
+    condition: Callable[[], bool], *, timeout_s: float = DEADLINE_S, explain: Callable[[], str] = lambda: ""
+) -> None:
     """Wait for a fact in another process; there is no event to wait for across processes."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited too long"
+        assert time.monotonic() < deadline, f"waited too long {explain()}"
         time.sleep(0.02)

@@ -137,7 +137,7 @@ def _message(rule: TopicRule) -> dict[str, Any]:
     if payload is FrameHeader:
         made["contentType"] = "application/octet-stream"
         made["description"] = (
-            "JSON, zlib-compressed when that is smaller (the first byte tells). Beside the header the object has "
+            "JSON in a zlib stream (RFC 1950). Beside the header the object has "
             "`entries`: one list for each field of the entries, one value where all agree. At most "
             f"{frames.FRAME_BYTES_MAX} bytes and {frames.FRAME_ENTRIES_MAX} entries."
         )

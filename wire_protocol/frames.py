@@ -1,8 +1,8 @@
 r"""Frames: immutable, hash-chained runs of ledger entries.
 
-A frame is one JSON object `{v, stream, epoch, frame, first_seq, count, prev, boots, replay, entries}`, compressed with
-zlib when that is smaller; the first byte tells which (`{` or `\x78`). It is sealed once, when it is first sent, kept,
-and re-sent byte for byte.
+A frame is one JSON object `{v, stream, epoch, frame, first_seq, count, prev, boots, replay, entries}` in a zlib stream
+(RFC 1950), whose checksum finds damage; plain JSON is read as well, for experiments. It is sealed once, when it is
+first sent, kept, and re-sent byte for byte.
 
 `entries` is columnar: one list for each field, one value where all rows agree, nothing where none has the field.
 Neighbouring values resemble each other far more than neighbouring fields do, which is what zlib lives on. Times are
@@ -107,8 +107,9 @@ def seal(header: FrameHeader, entries: Sequence[Movement | Count | Reading]) -> 
         raise InvalidFrame(f"The header counts {header.count} entries, {len(entries)} were given.")
     envelope = header.model_dump(exclude_defaults=True) | {"v": header.v, "entries": _to_columns(entries)}
     plain = json.dumps(envelope, separators=(",", ":"), ensure_ascii=False).encode()
-    packed = zlib.compress(plain, COMPRESSION_LEVEL)
-    encoded = packed if len(packed) < len(plain) else plain
+    # What does not get smaller is stored uncompressed, but in zlib's envelope all the same: its checksum tells a frame
+    # that was damaged on the way from one that says something else.
+    encoded = min(zlib.compress(plain, COMPRESSION_LEVEL), zlib.compress(plain, 0), key=len)
     if len(encoded) > FRAME_BYTES_MAX or len(plain) > FRAME_DECODED_BYTES_MAX:
         raise InvalidFrame(f"{len(encoded)} bytes; a frame has at most {FRAME_BYTES_MAX}.", hint="Seal fewer entries.")
     return encoded

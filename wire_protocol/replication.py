@@ -33,6 +33,7 @@ class SenderLimits:
     seal_delay_ms: int = 50
     resend_delay_ms: int = 2_000
     resend_delay_ms_max: int = 60_000
+    ask_age_ms_max: int = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class Sender:
         self._delay_ms = self.limits.resend_delay_ms
         self._resend_at_ms: int | None = None
         self._rewound: tuple[int, int] | None = None
+        self._told_ms = 0
 
     @property
     def in_flight(self) -> int:
@@ -120,7 +122,7 @@ class Sender:
 
     def connected(self, now_ms: int) -> list[Effect]:
         """The link is up: send from the first unacknowledged frame, without waiting for the cloud's cursor."""
-        self._connected, self._probing = True, False
+        self._connected, self._probing, self._told_ms = True, False, 0
         self._delay_ms = self.limits.resend_delay_ms
         self._rewind(self.acked_frame + 1)
         # The cloud answers the announcement by asking for just these frames; they are on their way already.
@@ -158,7 +160,11 @@ class Sender:
             return []
         self._window = min(ack.window, self.limits.window_frames_max)
         effects = self._advance(ack.frame, now_ms) if ack.frame > self.acked_frame else []
-        if ack.want is not None and ack.want == ack.frame + 1:
+        # A cloud that fell back asks for old frames, and so does an acknowledgement that a broker held back for hours;
+        # the cloud's own clock tells them apart.
+        stale = ack.now_ms < self._told_ms - self.limits.ask_age_ms_max
+        self._told_ms = max(self._told_ms, ack.now_ms)
+        if ack.want is not None and ack.want == ack.frame + 1 and not stale:
             effects += self._go_back(ack.want, now_ms)
         return effects + self._pump(now_ms)
 

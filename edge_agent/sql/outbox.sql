@@ -49,13 +49,19 @@ INSERT OR REPLACE INTO verdict (stream, seq, reason, at_ms) VALUES (?, ?, ?, ?);
 SELECT boot, offset_ms FROM boot WHERE offset_ms IS NOT NULL;
 
 -- name: trim_frames_by_age
-DELETE FROM frame WHERE acked_ms IS NOT NULL AND acked_ms < ?;
+-- Only what lies before the first frame to keep: the wall clock may have been set back, and a hole in the chain would
+-- be worse than a frame too many.
+DELETE FROM frame WHERE acked_ms < :before_ms AND NOT EXISTS (
+    SELECT 1 FROM frame AS kept WHERE kept.stream = frame.stream AND kept.frame < frame.frame
+        AND (kept.acked_ms IS NULL OR kept.acked_ms >= :before_ms)
+);
 
 -- name: acked_frame_bytes
 SELECT coalesce(sum(length(body)), 0) FROM frame WHERE acked_ms IS NOT NULL;
 
 -- name: oldest_acked_frames
-SELECT stream, frame, length(body) FROM frame WHERE acked_ms IS NOT NULL ORDER BY acked_ms, frame LIMIT 1000;
+-- By number, so that what is kept has no hole; readings before the ledger.
+SELECT stream, frame, length(body) FROM frame WHERE acked_ms IS NOT NULL ORDER BY stream DESC, frame LIMIT 1000;
 
 -- name: delete_frame
 DELETE FROM frame WHERE stream = ? AND frame = ?;

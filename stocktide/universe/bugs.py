@@ -49,8 +49,8 @@ def _nothing(*_: object, **__: object) -> None:
     """What a removed check does."""
 
 
-_DROP_UNACKED: Final = "DELETE FROM frame WHERE acked_ms IS NULL AND ? > 0"
-_DROP_ACKED: Final = "DELETE FROM frame WHERE acked_ms IS NOT NULL AND ? > 0"
+_DROP_UNACKED: Final = "DELETE FROM frame WHERE acked_ms IS NULL AND :before_ms > 0"
+_DROP_ACKED: Final = "DELETE FROM frame WHERE acked_ms IS NOT NULL AND :before_ms > 0"
 _SEEN_AGAIN: Final = "INSERT OR REPLACE INTO seen (device, event, seq) VALUES (?, ?, ?)"
 
 BUGS: Final[tuple[Bug, ...]] = (

@@ -90,6 +90,21 @@ def test_acknowledged_frames_are_kept_for_the_retention_and_then_forgotten(ledge
     assert audit.verify(ledger.connection).findings == []
 
 
+def test_a_clock_that_was_set_back_leaves_no_hole_in_what_is_kept(ledger: Ledger, clock: HandClock) -> None:
+    """Newer frames then look older than the ones before them; the simulator found the hole that this left."""
+    fill(ledger, 400)
+    while seal(ledger):
+        pass
+    for number, step in enumerate([0, -7_200_000, 0, 0], start=1):
+        clock.turn(step)
+        with database.transaction(ledger.connection):
+            Outbox(ledger).acked("ledger", number)
+    with database.transaction(ledger.connection):
+        assert Outbox(ledger).trim(keep_s=-3_600, keep_bytes_max=1 << 20) == 0
+        assert Outbox(ledger).trim(keep_s=-10_800, keep_bytes_max=1 << 20) == 4
+    assert audit.verify(ledger.connection).findings == []
+
+
 def test_the_frame_budget_drops_the_oldest_acknowledged_only(ledger: Ledger) -> None:
     """What the cloud does not have yet is never dropped, whatever the budget."""
     fill(ledger, 300)

@@ -95,13 +95,21 @@ class Gateway:
 
     def settle(self) -> None:
         """Wait until every event has its receipt (sent again as firmware does) and the cloud has every entry."""
-        wait_for(self._all_receipts, timeout_s=60)
+        wait_for(self._all_receipts, timeout_s=60, explain=self._missing)
         wait_for(lambda: self.waiting() == 0, timeout_s=60)
+
+    def _missing(self) -> str:
+        pending = {scanner.name: sorted(scanner.pending)[:3] for scanner in self.scanners}
+        return (
+            f"for receipts: {self.receipts()} of {self.events}, refused {[s.refused for s in self.scanners]}, {pending}"
+        )
 
     def _all_receipts(self) -> bool:
         for scanner in self.scanners:
+            heard = len(scanner.committed)
             expected = self.events // len(self.scanners)
-            if not scanner.wait_for_receipts(expected, timeout_s=2):
+            # As firmware: again after silence. Sending again while receipts still come only makes the queue longer.
+            if not scanner.wait_for_receipts(expected, timeout_s=2) and len(scanner.committed) == heard:
                 scanner.resend()
         return not self.scanners or self.receipts() == self.events
 

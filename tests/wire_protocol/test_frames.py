@@ -69,6 +69,18 @@ def test_a_decompression_bomb_is_refused() -> None:
         frames.decode(zlib.compress(b" " * (64 << 20), 9))
 
 
+@given(st.integers(0, 10_000))
+def test_a_damaged_frame_is_never_taken_for_another(position: int) -> None:
+    """One flipped bit in a small frame must not become another quantity; the simulator found that it could."""
+    entry = Count(hlc=1, boot=BOOT, mono_ms=0, sku="a", quantity=1, location="A")
+    encoded = bytearray(seal([entry]))
+    encoded[position // 8 % len(encoded)] ^= 1 << position % 8
+    try:
+        assert frames.decode(bytes(encoded)).rows == frames.decode(seal([entry])).rows
+    except InvalidFrame:
+        return
+
+
 def test_an_oversized_frame_is_refused_before_anything_else() -> None:
     """The bound is on what is looked at, not on what is kept."""
     with pytest.raises(InvalidFrame, match="at most"):

@@ -194,6 +194,16 @@ def test_a_cloud_that_fell_back_gets_its_frames_again() -> None:
     assert effects == [SteppedBack(5), Send(6), Send(7), Send(8), Send(9)]
 
 
+def test_an_ask_that_a_broker_held_back_for_hours_is_not_a_cloud_that_fell_back() -> None:
+    """It would step the sender back to frames that are no longer kept; the simulator found that it could."""
+    edge = sender(sealed=9, acked=9)
+    edge.receive(ack(9).model_copy(update={"now_ms": 7_200_000}), 10)
+    assert edge.receive(ack(5, want=6), 20) == []
+    assert edge.acked_frame == 9
+    fell_back = ack(5, want=6).model_copy(update={"now_ms": 7_199_000})
+    assert edge.receive(fell_back, 30)[0] == SteppedBack(5)
+
+
 def test_an_old_acknowledgement_without_want_changes_nothing() -> None:
     """Acknowledgements are repeated and reordered by brokers all the time."""
     edge = sender(sealed=9, acked=9)
