@@ -129,7 +129,7 @@ async def test_poison_goes_to_the_dead_letters_and_the_streams_go_on(
                 fleet.publish(topic, payload)
 
         await fleet.announced.wait()
-        letters = await dead_letters_of(database_url, len(poison), meanwhile=send_again)
+        letters = await dead_letters_of(database_url, site.prefix, len(poison), meanwhile=send_again)
         await fleet.settled(SETTLED_S)
     reasons = sorted(f"{row['kind']}: {row['reason']}" for row in letters)
     assert len(reasons) == len(poison), reasons
@@ -164,7 +164,7 @@ async def test_a_disabled_gateway_is_refused_and_comes_back(
         connection.execute("UPDATE gateway SET state = 'disabled' WHERE name = %s", [gateway.name])
         worker("one", database_url, mqtt_url, STOCKTIDE_REFUSAL_QUIET_S="0.2")
         async with site.fleet(mqtt_url) as fleet:
-            await dead_letters_of(database_url, 1)
+            await dead_letters_of(database_url, site.prefix, 1)
             assert gateway.sender.acked_frame == 0
             connection.execute("UPDATE gateway SET state = 'active' WHERE name = %s", [gateway.name])
             await fleet.settled(SETTLED_S)
@@ -200,13 +200,17 @@ async def holders(database_url: str, expected: list[int]) -> None:
 
 
 async def dead_letters_of(
-    database_url: str, number: int, *, meanwhile: Callable[[], None] = lambda: None
+    database_url: str, prefix: str, number: int, *, meanwhile: Callable[[], None] = lambda: None
 ) -> list[dict[str, object]]:
-    """Wait until there are so many dead letters, and return them; `meanwhile` is done before each look."""
+    """Wait until a site's gateways have so many dead letters, and return them; `meanwhile` is done before each look.
+
+    The worker also refuses the gateways of other tests, which use the same broker at the same time.
+    """
 
     def read() -> list[dict[str, object]]:
         with closing(connect(database_url, application="test")) as connection:
-            return dead_letters.newest(connection, limit=100)
+            letters = dead_letters.newest(connection, limit=10_000)
+        return [letter for letter in letters if str(letter["gateway"]).startswith(prefix)]
 
     await eventually(lambda: len(read()) >= number, meanwhile)
     return await asyncio.to_thread(read)
