@@ -48,7 +48,10 @@ class Audit:
 
 @dataclass(slots=True)
 class _Book:
-    """Derived tables computed from entries in memory, in the ledger's order."""
+    """Derived tables computed from entries in memory, in the ledger's order.
+
+    Written beside `Derivation`, not through it: an audit that shared its code would share its mistakes.
+    """
 
     gateway: str
     balances: dict[Cell, Balance] = field(default_factory=dict)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from edge_agent.clock import Clock
 from edge_agent.errors import BadInput
 from wire_protocol.entries import Count, EntryKind, LedgerEntry, Movement, Reading, default_route
 from wire_protocol.errors import InvalidEntry
@@ -110,11 +109,6 @@ def from_event(device: str, event: DeviceEvent) -> Draft:
 def from_reading(device: str, reading: DeviceReading) -> ReadingDraft:
     """The draft of a device's reading."""
     return ReadingDraft(device, reading.id, reading.values, reading.at_ms)
-
-
-def stamp(made: Draft | ReadingDraft, hlc: int, clock: Clock) -> LedgerEntry | Reading:
-    """A draft with its time."""
-    return made.entry(hlc, clock.boot, clock.mono_ms())
 
 
 def _text(value: str | int | None) -> str | None:
