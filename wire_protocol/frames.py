@@ -9,8 +9,12 @@ Neighbouring values resemble each other far more than neighbouring fields do, wh
 stored as differences: `ms` and `tick` are the two halves of the hybrid logical clock, `drift_ms` is clock minus
 monotonic time, constant while nobody touches the clock.
 
-`prev` is the BLAKE2b-256 (RFC 7693) of the encoded frame before, so the chain shows both tampering and a gateway that
-was restored from an old backup.
+`prev` is the BLAKE2b-256 (RFC 7693) of the frame before, so the chain shows both tampering and a gateway that was
+restored from an old backup. The digest is of the JSON inside: the padding bits at the end of a zlib stream are covered by
+no checksum, and a flip there must not look like another history.
+
+`boots` and the monotonic clock of each entry give its true time: see `FrameHeader`. `after` is in the first frame of an
+epoch that follows another of the same gateway, and says how much of the older logs this ledger knows.
 """
 
 import hashlib
@@ -36,7 +40,9 @@ FRAME_ENTRIES_MAX: Final = 500
 BOOTS_MAX: Final = 64
 COMPRESSION_LEVEL: Final = 9
 
-OffsetMs = Annotated[int, Field(ge=-EPOCH_MS_MAX, le=EPOCH_MS_MAX)]
+EPOCHS_MAX: Final = 64
+
+BootMs = Annotated[int, Field(ge=-EPOCH_MS_MAX, le=EPOCH_MS_MAX)]
 
 _FIELDS: Final = (
     "kind", "sku", "lot", "serial", "quantity", "source", "destination", "location", "values",
@@ -47,12 +53,22 @@ _CLOCK: Final = ("ms", "tick", "drift_ms")
 _COLUMNS: Final = frozenset(_FIELDS) | frozenset(_DELTAS) | frozenset(_CLOCK)
 
 
+class LogHead(BaseModel):
+    """The last frame of a log that somebody has: its number and its digest."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    frame: Annotated[int, Field(ge=1, lt=1 << 62)]
+    digest: Digest
+
+
 class FrameHeader(BaseModel):
     """What the receiver needs to judge a frame before it looks at the entries.
 
-    `boots` maps each boot id in the frame to the known offset of its clock in milliseconds (cloud minus gateway), so
-    that entries recorded under a wrong clock get their true time later; `replay` says that the entries were recorded
-    before this contact.
+    `boots` maps each boot id in the frame to the true time (Unix, milliseconds) at which its monotonic clock was zero, as
+    the cloud's acknowledgements have told it: with an entry's `mono_ms` it gives the entry's true time, whatever the wall
+    clock said then. `replay` says that the entries were recorded before this contact. `after` maps older epochs of the
+    gateway to how far the ledger knows them.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -64,8 +80,9 @@ class FrameHeader(BaseModel):
     first_seq: Annotated[int, Field(ge=1, lt=1 << 62)]
     count: Annotated[int, Field(ge=1, le=FRAME_ENTRIES_MAX)]
     prev: Digest
-    boots: Annotated[dict[names.Ulid, OffsetMs], Field(max_length=BOOTS_MAX)] = {}
+    boots: Annotated[dict[names.Ulid, BootMs], Field(max_length=BOOTS_MAX)] = {}
     replay: bool = False
+    after: Annotated[dict[names.Ulid, LogHead], Field(max_length=EPOCHS_MAX)] = {}
 
     @property
     def last_seq(self) -> int:
@@ -88,13 +105,21 @@ class Frame:
 
 
 def digest(encoded: bytes) -> str:
-    """The link of the hash chain: BLAKE2b-256 of an encoded frame, in hexadecimal."""
-    return hashlib.blake2b(encoded, digest_size=32).hexdigest()
+    """The link of the hash chain: BLAKE2b-256 of the JSON in an encoded frame, in hexadecimal.
+
+    Raises:
+        InvalidFrame: it cannot be decompressed.
+    """
+    return _hash(_decompress(encoded))
 
 
 def genesis(gateway: str, epoch: str, stream: Stream) -> str:
     """The `prev` of the first frame of an epoch."""
-    return digest(f"stocktide/v1/{gateway}/{epoch}/{stream}".encode())
+    return _hash(f"stocktide/v1/{gateway}/{epoch}/{stream}".encode())
+
+
+def _hash(plain: bytes) -> str:
+    return hashlib.blake2b(plain, digest_size=32).hexdigest()
 
 
 def seal(header: FrameHeader, entries: Sequence[Movement | Count | Reading]) -> bytes:
@@ -134,9 +159,9 @@ def decode(encoded: bytes) -> Frame:
     except ValidationError as error:
         raise InvalidFrame(first_problem(error)) from None
     try:
-        return Frame(header, digest(encoded), _from_columns(columns, header.count))
+        return Frame(header, _hash(plain), _from_columns(columns, header.count))
     except InvalidFrame as error:
-        return Frame(header, digest(encoded), [], problem=str(error))
+        return Frame(header, _hash(plain), [], problem=str(error))
 
 
 def _decompress(encoded: bytes) -> bytes:

@@ -11,12 +11,13 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from wire_protocol import PROTOCOL_VERSION, names
-from wire_protocol.entries import Entry, EntryKind, Quantity, QuantityOrZero, ReadingValues
+from wire_protocol.entries import EntryKind, Quantity, QuantityOrZero, ReadingValues
 from wire_protocol.errors import WireError
 from wire_protocol.problems import REASON_CHARS_MAX, first_problem
 from wire_protocol.topics import Stream
 
 EPOCH_MS_MAX: Final = (1 << 47) - 1
+SITE_LOGS_MAX: Final = 256
 
 TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -140,11 +141,19 @@ class Rejected(_Part):
     reason: Reason
 
 
-class Ack(Message):
-    """Cumulative, and sent after the commit: every frame of the stream up to `frame` is durable in the cloud.
+class Bounded(_Part):
+    """An entry whose time lay outside what the cloud believes, and the time it was given instead."""
 
-    `want` asks for the frames from that number on; `fork` says that the gateway's history is not the one the cloud
-    has, and that frames are being quarantined.
+    seq: Annotated[int, Field(ge=1)]
+    at_ms: TimeMs
+
+
+class Ack(Message):
+    """Cumulative, and sent after the commit: every frame of the epoch's stream up to `frame` is durable in the cloud.
+
+    `digest` is that frame's, so that a ledger with another history under the same numbers finds out before it believes
+    a word. `want` asks for the frames from that number on; `fork` says that the gateway's history is not the one the
+    cloud has, that frames are being quarantined, and that the gateway must fetch the cloud's and open a new epoch.
     """
 
     bytes_max: ClassVar[int] = 256 * 1024
@@ -158,6 +167,8 @@ class Ack(Message):
     rejected: Annotated[tuple[Rejected, ...], Field(max_length=1000)] = ()
     want: Annotated[int, Field(ge=1)] | None = None
     fork: Reason | None = None
+    digest: Digest | None = None
+    bounded: Annotated[tuple[Bounded, ...], Field(max_length=1000)] = ()
 
 
 class StreamStatus(_Part):
@@ -170,7 +181,7 @@ class StreamStatus(_Part):
 
 
 class ClockStatus(_Part):
-    """How far the gateway trusts its clock: cloud time minus gateway time at the last acknowledgement."""
+    """How wrong the gateway's wall clock is: cloud time minus gateway time at the last acknowledgement."""
 
     boot: names.Ulid
     offset_ms: int | None = None
@@ -219,23 +230,77 @@ class ReportedTwin(Message):
     errors: Annotated[dict[str, Reason], Field(max_length=1000)] = {}
 
 
-class SiteEntry(_Part):
-    """One ledger entry with the identity it has everywhere: gateway, epoch and sequence number."""
+class LogCursor(_Part):
+    """How far somebody has a log: the run of ledger entries of one gateway in one epoch. Frame 0 is nothing."""
 
     gateway: names.GatewayName
     epoch: names.Ulid
-    seq: Annotated[int, Field(ge=1)]
-    entry: Entry
+    frame: Count
+    seq: Count = 0
 
 
-class SiteLedgerPage(Message):
-    """Entries of a site's other gateways, in order, after the cursor the gateway reported."""
+class SiteAsk(Message):
+    """A gateway asks for the frames of its site's logs, its own older ones included, after what it has.
 
-    bytes_max: ClassVar[int] = 256 * 1024
+    `own` is the log it writes itself, which it need not be sent; absent when it asks for that too.
+    """
 
-    cursor: Count
-    entries: Annotated[tuple[SiteEntry, ...], Field(max_length=500)]
+    bytes_max: ClassVar[int] = 64 * 1024
+
+    own: names.Ulid | None = None
+    logs: Annotated[tuple[LogCursor, ...], Field(max_length=SITE_LOGS_MAX)] = ()
+
+
+class SiteHeads(Message):
+    """The end of an answer: where every log of the site stands in the cloud; `more` says to ask again at once."""
+
+    bytes_max: ClassVar[int] = 64 * 1024
+
+    heads: Annotated[tuple[LogCursor, ...], Field(max_length=SITE_LOGS_MAX)]
+    now_ms: TimeMs
     more: bool = False
+
+
+class SiteFrame(Message):
+    """A sealed frame of another log of the site, as the cloud has merged it.
+
+    On the wire this JSON is followed by a line feed and the frame itself, byte for byte. `rejected` are the entries that
+    do not count, for whatever reason: all gateways of a site must leave out the same.
+    """
+
+    bytes_max: ClassVar[int] = 320 * 1024
+
+    gateway: names.GatewayName
+    received_ms: TimeMs
+    rejected: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=500)] = ()
+    frame: Annotated[bytes, Field(exclude=True)] = b""
+
+    def encode(self) -> bytes:
+        """The payload to publish."""
+        return self.model_dump_json(exclude_none=True).encode() + b"\n" + self.frame
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        """Parse a payload; the frame in it is not looked at.
+
+        Raises:
+            InvalidMessage: as for every message, and when there is no frame.
+        """
+        if len(payload) > cls.bytes_max:
+            raise InvalidMessage(f"{len(payload)} bytes; a {cls.__name__} has at most {cls.bytes_max}.")
+        head, _, frame = payload.partition(b"\n")
+        if not frame:
+            raise InvalidMessage("There is no frame behind the first line.")
+        return super().decode(head).model_copy(update={"frame": frame})
+
+
+def site_message(payload: bytes) -> SiteFrame | SiteHeads:
+    """What arrived on the site ledger's topic: a frame, or the end of an answer.
+
+    Raises:
+        InvalidMessage: neither.
+    """
+    return SiteFrame.decode(payload) if b"\n" in payload else SiteHeads.decode(payload)
 
 
 class CatalogItem(_Part):
@@ -301,6 +366,7 @@ class ClaimResponse(Message):
 
 __all__ = [
     "Ack",
+    "Bounded",
     "CatalogItem",
     "CatalogPage",
     "ClaimRequest",
@@ -315,14 +381,16 @@ __all__ = [
     "DeviceStatus",
     "GatewayStatus",
     "InvalidMessage",
+    "LogCursor",
     "Message",
     "Quantity",
     "Refusal",
     "Rejected",
     "Reply",
     "ReportedTwin",
-    "SiteEntry",
-    "SiteLedgerPage",
+    "SiteAsk",
+    "SiteFrame",
+    "SiteHeads",
     "StreamStatus",
     "TwinDevice",
 ]

@@ -1,4 +1,4 @@
-"""Replication of one stream of frames: a sender at the edge, a receiver in the cloud.
+"""Replication of one log of frames: a sender at the edge, a receiver in the cloud and at the site's other gateways.
 
 Both are sans-I/O state machines: events in, effects out. The same code runs in production, in property tests and in
 the simulator (https://sans-io.readthedocs.io).
@@ -11,7 +11,7 @@ Invariant: nothing here waits, reads a clock or draws randomness; time in millis
 Invariant: the receiver moves its cursor only from frame N to frame N+1 of the same chain.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, TypeAlias
 from wire_protocol import frames
 from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader
-from wire_protocol.messages import Ack, Rejected
+from wire_protocol.messages import Ack, Bounded, Rejected
 from wire_protocol.topics import Stream
 
 
@@ -84,6 +84,7 @@ class Sender:
         acked: the last frame known to be durable in the cloud.
         limits: the bounds.
         jitter: returns a factor to multiply a delay with, typically 0.5 to 1.5.
+        digest_of: the digest of a sealed frame, None when it is no longer known.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Sender:
         acked: int,
         limits: SenderLimits | None = None,
         jitter: Callable[[], float] = lambda: 1.0,
+        digest_of: Callable[[int], str | None] = lambda _: None,
     ) -> None:
         if not 0 <= acked <= sealed:
             raise WireError(f"A sender cannot have {acked} frames acknowledged of {sealed} sealed.")
@@ -102,7 +104,7 @@ class Sender:
         self.sealed_frame, self.acked_frame = sealed, acked
         self.limits = limits or SenderLimits()
         self.forked: str | None = None
-        self._jitter = jitter
+        self._jitter, self._digest_of = jitter, digest_of
         self._connected = False
         self._sealing = False
         self._probing = False
@@ -152,12 +154,11 @@ class Sender:
 
     def receive(self, ack: Ack, now_ms: int) -> list[Effect]:
         """An acknowledgement arrived; late, repeated and reordered ones are harmless."""
-        if ack.stream != self.stream or self.forked:
+        if ack.stream != self.stream or ack.epoch not in {self.epoch, None} or self.forked:
             return []
-        if ack.fork or (ack.epoch == self.epoch and ack.frame > self.sealed_frame):
-            return self._fork(ack.fork or f"the cloud has frame {ack.frame}, this ledger only {self.sealed_frame}")
-        if ack.epoch not in {self.epoch, None}:
-            return []
+        if reason := self._fork_reason(ack):
+            self.forked = reason
+            return [Forked(reason)]
         self._window = min(ack.window, self.limits.window_frames_max)
         effects = self._advance(ack.frame, now_ms) if ack.frame > self.acked_frame else []
         # A cloud that fell back asks for old frames, and so does an acknowledgement that a broker held back for hours;
@@ -247,21 +248,29 @@ class Sender:
     def _rewind(self, frame: int) -> None:
         self._next = min(self._next, frame)
 
-    def _fork(self, reason: str) -> list[Effect]:
-        self.forked = reason
-        return [Forked(reason)]
+    def _fork_reason(self, ack: Ack) -> str | None:
+        """Why the cloud's history is not this ledger's; None when it may be."""
+        if ack.fork:
+            return ack.fork
+        if ack.epoch is None:
+            return None
+        if ack.frame > self.sealed_frame:
+            return f"the cloud has frame {ack.frame}, this ledger only {self.sealed_frame}"
+        ours = self._digest_of(ack.frame) if ack.digest is not None else None
+        if ours is not None and ours != ack.digest:
+            return f"the cloud has another frame {ack.frame}"
+        return None
 
 
 class Cursor(NamedTuple):
-    """How far the cloud has one stream of one gateway; moves in the transaction that stores the rows."""
+    """How far a log has been received; moves in the transaction that stores its rows."""
 
-    epoch: str | None
     frame: int
     seq: int
     digest: str
 
 
-NO_CURSOR: Final = Cursor(None, 0, 0, "")
+NO_CURSOR: Final = Cursor(0, 0, "")
 
 
 class Verdict(Enum):
@@ -274,19 +283,28 @@ class Verdict(Enum):
 
 
 class Receiver:
-    """The cloud's end of one stream of one gateway, over a cursor that somebody else stores.
+    """The receiving end of one log: one stream of one gateway in one epoch, over a cursor that somebody else stores.
 
-    `merged` and `rejected` collect what the next acknowledgement must say.
+    Every epoch is a log of its own, so a gateway that was cloned can go on in two: neither can disturb the other. What a
+    new epoch must do is know the older ones first: its first frame says in `after` how far.
+
+    Args:
+        gateway, stream, epoch: which log.
+        cursor: how far it has been received.
+        older: where the gateway's other logs of this stream stand, by epoch; empty where that is not to be asked.
     """
 
-    def __init__(self, gateway: str, stream: Stream, cursor: Cursor) -> None:
-        self.gateway, self.stream, self.cursor = gateway, stream, cursor
+    def __init__(
+        self, gateway: str, stream: Stream, epoch: str, cursor: Cursor, older: Mapping[str, Cursor] | None = None
+    ) -> None:
+        self.gateway, self.stream, self.epoch, self.cursor = gateway, stream, epoch, cursor
+        self.older = older or {}
         self.gap = False
         self.fork: str | None = None
 
     def offer(self, header: FrameHeader, digest: str) -> Verdict:
         """Judge a frame; on MERGE the cursor has moved and the caller must store the rows with it."""
-        if header.frame > self.cursor.frame + 1 and header.epoch == (self.cursor.epoch or header.epoch):
+        if header.frame > self.cursor.frame + 1:
             self.gap = True
             return Verdict.AHEAD
         if problem := self._fork_reason(header, digest):
@@ -294,23 +312,32 @@ class Receiver:
             return Verdict.FORK
         if header.frame <= self.cursor.frame:
             return Verdict.DUPLICATE
-        self.cursor = Cursor(header.epoch, header.frame, header.last_seq, digest)
+        self.cursor = Cursor(header.frame, header.last_seq, digest)
         self.gap = False
         return Verdict.MERGE
 
-    def ack(self, now_ms: int, window: int, *, rejected: Iterable[Rejected] = (), ask: bool = False) -> Ack:
+    def ack(
+        self,
+        now_ms: int,
+        window: int,
+        *,
+        rejected: Iterable[Rejected] = (),
+        bounded: Iterable[Bounded] = (),
+        ask: bool = False,
+    ) -> Ack:
         """The acknowledgement of everything up to the cursor. Send it only after the cursor is committed.
 
         Args:
             now_ms: the cloud's clock.
             window: how many frames the gateway may have in flight.
             rejected: entries that were quarantined.
+            bounded: entries whose time was not believed.
             ask: answer to a gateway that announced itself: also say which frame is wanted next.
         """
-        epoch, frame, seq, _ = self.cursor
+        frame, seq, digest = self.cursor
         return Ack(
             stream=self.stream,
-            epoch=epoch,
+            epoch=self.epoch,
             frame=frame,
             seq=seq,
             now_ms=now_ms,
@@ -318,13 +345,15 @@ class Receiver:
             rejected=tuple(rejected),
             want=frame + 1 if ask or self.gap else None,
             fork=self.fork,
+            digest=digest or None,
+            bounded=tuple(bounded),
         )
 
     def _fork_reason(self, header: FrameHeader, digest: str) -> str | None:
         """Why this frame belongs to another history than the one stored; None when it does not."""
-        epoch, frame, seq, last = self.cursor
-        if header.epoch != (epoch or header.epoch):
-            return f"epoch {header.epoch} is not the current {epoch}"
+        frame, seq, last = self.cursor
+        if header.epoch != self.epoch:
+            raise WireError(f"A frame of epoch {header.epoch} was offered to the log of {self.epoch}.")
         if header.frame == frame and digest != last:
             return f"another frame {frame} is already stored"
         if header.frame <= frame:
@@ -333,4 +362,12 @@ class Receiver:
             return f"frame {header.frame} does not follow the stored frame {frame}"
         if header.first_seq != seq + 1:
             return f"frame {header.frame} begins at entry {header.first_seq}, expected {seq + 1}"
+        return self._ignorance(header) if header.frame == 1 else None
+
+    def _ignorance(self, header: FrameHeader) -> str | None:
+        """Which older log a new epoch does not know; it would take what happened there for new when it happens again."""
+        for epoch, cursor in sorted(self.older.items()):
+            known = header.after.get(epoch)
+            if cursor.frame and (known is None or (known.frame == cursor.frame and known.digest != cursor.digest)):
+                return f"the cloud has {cursor.seq} entries of epoch {epoch}, which this ledger does not know"
         return None

@@ -3,7 +3,7 @@
     on_hand(location, sku, lot) = the quantity of the latest count there, or 0,
     plus the movements into it minus the movements out of it that are later than that count.
 
-"Later" is by key: hybrid logical clock, ties by gateway and sequence number. A count's variance is the quantity found
+"Later" is by key: hybrid logical clock, ties by gateway, epoch and sequence number. A count's variance is the quantity found
 minus what the entries before it give; it is booked against `@adjust`, so the sum over all locations stays zero. A pick
 that arrives two days late therefore changes the variance of the count that already covered it, and not the stock.
 
@@ -23,10 +23,14 @@ from wire_protocol.names import ADJUST
 
 
 class EntryKey(NamedTuple):
-    """The total order of a site's entries."""
+    """The total order of a site's entries.
+
+    A log is the run of entries of one gateway in one epoch; a gateway that was restored or replaced has several.
+    """
 
     hlc: int
     gateway: str
+    epoch: str
     seq: int
 
 

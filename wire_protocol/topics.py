@@ -40,6 +40,7 @@ class Channel(StrEnum):
     STATUS = "up/status"
     REPORTED_TWIN = "up/twin"
     REPLY = "up/reply"
+    SITE_ASK = "up/site"
     ACK = "down/ack"
     DESIRED_TWIN = "down/twin"
     SITE_LEDGER = "down/ledger"
@@ -94,9 +95,10 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _link(Channel.STATUS, up=True, retain=True, summary="Gateway status, and its last will"),
     _link(Channel.REPORTED_TWIN, up=True, summary="Reported twin: version applied and errors"),
     _link(Channel.REPLY, up=True, summary="Results of commands"),
+    _link(Channel.SITE_ASK, up=True, summary="Asks for the frames of the site's other logs"),
     _link(Channel.ACK, up=False, summary="Cumulative acknowledgement, sent after the commit"),
     _link(Channel.DESIRED_TWIN, up=False, retain=True, summary="Desired twin"),
-    _link(Channel.SITE_LEDGER, up=False, summary="Entries of the site's other gateways, and replays"),
+    _link(Channel.SITE_LEDGER, up=False, summary="Frames of the site's other logs, and where they end"),
     _link(Channel.CATALOG, up=False, summary="Pages of items and locations"),
     _link(Channel.COMMAND, up=False, summary="Commands"),
     _claim(Channel.CLAIM_REQUEST, up=True, summary="Enrolment request with a one-time claim"),

@@ -10,6 +10,7 @@ from wire_protocol.stock import EntryKey
 
 BOOT = names.ulid(1_763_700_000_000, bytes(10))
 EPOCH = names.ulid(1_763_700_000_001, bytes(10))
+OLD_EPOCH = names.ulid(1_763_600_000_000, bytes(10))
 NOW_MS = 1_763_700_000_000
 
 skus = st.sampled_from(["85123A", "tea", "Schraube M4×20", "水"])
@@ -82,5 +83,5 @@ def histories(draw: st.DrawFn, *, gateways: int = 3, entries_max: int = 40) -> l
         last = 0
         for seq, entry in enumerate(draw(st.lists(ledger_entries, max_size=entries_max // gateways)), start=1):
             last = max(last + 1, entry.hlc)
-            history.append((EntryKey(last, f"gw-{number}", seq), entry.model_copy(update={"hlc": last})))
+            history.append((EntryKey(last, f"gw-{number}", EPOCH, seq), entry.model_copy(update={"hlc": last})))
     return history

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.wire_protocol.strategies import EPOCH
 from wire_protocol import frames, names
 from wire_protocol.errors import WireError
-from wire_protocol.frames import FrameHeader
+from wire_protocol.frames import FrameHeader, LogHead
 from wire_protocol.messages import Ack, Rejected
 from wire_protocol.replication import (
     NO_CURSOR,
@@ -100,7 +100,7 @@ class Link(RuleBasedStateMachine):
     def deliver_frame(self, data: st.DataObject, keep: bool, window: int) -> None:  # noqa: FBT001 - drawn
         index = data.draw(st.integers(0, len(self.up) - 1))
         frame = self.up[index] if keep else self.up.pop(index)
-        receiver = Receiver("gw", "ledger", self.committed)
+        receiver = Receiver("gw", "ledger", EPOCH, self.committed)
         verdict = receiver.offer(*self.edge.chain[frame - 1])
         assert verdict is not Verdict.FORK
         if verdict is Verdict.MERGE:
@@ -147,7 +147,7 @@ class Link(RuleBasedStateMachine):
             waiting = self.edge.entries - self.edge.source
             self.edge.carry_out(self.edge.sender.waiting(waiting, 0, self.now_ms), self.now_ms)
             for frame in self.edge.sent:
-                receiver = Receiver("gw", "ledger", self.committed)
+                receiver = Receiver("gw", "ledger", EPOCH, self.committed)
                 if receiver.offer(*self.edge.chain[frame - 1]) is Verdict.MERGE:
                     self.merged.append(frame)
                     self.committed = receiver.cursor
@@ -171,7 +171,7 @@ def chain(length: int, gateway: str = "gw") -> list[tuple[FrameHeader, str]]:
     for frame in range(1, length + 1):
         prev = made[-1][1] if made else frames.genesis(gateway, EPOCH, "ledger")
         header = FrameHeader(stream="ledger", epoch=EPOCH, frame=frame, first_seq=frame, count=1, prev=prev)
-        made.append((header, frames.digest(f"{gateway}{frame}".encode())))
+        made.append((header, frames.digest(f"{{{gateway}{frame}}}".encode())))
     return made
 
 
@@ -271,29 +271,52 @@ def test_frames_are_sealed_one_after_the_other() -> None:
 def test_the_receiver_tells_forks_from_repetitions() -> None:
     """A repetition is harmless; another history under the same numbers is not."""
     ours, cloned = chain(4), chain(4, gateway="clone")
-    receiver = Receiver("gw", "ledger", NO_CURSOR)
+    receiver = Receiver("gw", "ledger", EPOCH, NO_CURSOR)
     assert [receiver.offer(*frame) for frame in ours[:3]] == [Verdict.MERGE] * 3
     assert receiver.offer(*ours[1]) is Verdict.DUPLICATE
     assert receiver.offer(*ours[2]) is Verdict.DUPLICATE
     assert receiver.ack(0, 1).fork is None
     assert receiver.offer(*cloned[2]) is Verdict.FORK
     assert receiver.ack(0, 1).fork is not None
-    assert Receiver("gw", "ledger", receiver.cursor).offer(*cloned[3]) is Verdict.FORK
-    new_epoch = ours[3][0].model_copy(update={"epoch": OTHER_EPOCH})
-    assert Receiver("gw", "ledger", receiver.cursor).offer(new_epoch, "0" * 64) is Verdict.FORK
+    assert Receiver("gw", "ledger", EPOCH, receiver.cursor).offer(*cloned[3]) is Verdict.FORK
     skipped = ours[3][0].model_copy(update={"first_seq": 9})
-    assert Receiver("gw", "ledger", receiver.cursor).offer(skipped, "0" * 64) is Verdict.FORK
+    assert Receiver("gw", "ledger", EPOCH, receiver.cursor).offer(skipped, "0" * 64) is Verdict.FORK
 
 
 def test_the_first_frame_must_begin_the_chain() -> None:
     """Otherwise a gateway could be given the history of another."""
-    assert Receiver("other", "ledger", NO_CURSOR).offer(*chain(1)[0]) is Verdict.FORK
+    assert Receiver("other", "ledger", EPOCH, NO_CURSOR).offer(*chain(1)[0]) is Verdict.FORK
+
+
+def test_another_history_under_the_same_numbers_is_found_before_it_is_believed() -> None:
+    """A restored gateway that has sealed as many frames as the cloud has would take its own for durable."""
+    ours, digests = chain(4), {number: f"{number}" * 64 for number in range(1, 5)}
+    edge = Sender("ledger", EPOCH, sealed=4, acked=1, limits=LIMITS, digest_of=digests.get)
+    edge.connected(0)
+    told = Receiver("gw", "ledger", EPOCH, Cursor(3, 3, ours[2][1])).ack(0, 16, ask=True)
+    assert edge.receive(told, 10) == [Forked("the cloud has another frame 3")]
+    assert edge.acked_frame == 1
+
+
+def test_a_new_epoch_must_know_the_older_ones() -> None:
+    """Whoever replaces a gateway without its history would take what devices send again for new."""
+    first, digest = chain(1)[0]
+    older = {OTHER_EPOCH: Cursor(7, 70, "a" * 64)}
+
+    def judged(**after: LogHead) -> Verdict:
+        header = first.model_copy(update={"after": after})
+        return Receiver("gw", "ledger", EPOCH, NO_CURSOR, older).offer(header, digest)
+
+    assert judged() is Verdict.FORK
+    assert judged(**{OTHER_EPOCH: LogHead(frame=7, digest="b" * 64)}) is Verdict.FORK
+    assert judged(**{OTHER_EPOCH: LogHead(frame=7, digest="a" * 64)}) is Verdict.MERGE
+    assert judged(**{OTHER_EPOCH: LogHead(frame=6, digest="c" * 64)}) is Verdict.MERGE, "the older log went on since"
 
 
 def test_a_gap_is_asked_for_and_verdicts_are_told() -> None:
     """Whoever lost a frame must learn which."""
-    receiver = Receiver("gw", "ledger", Cursor(EPOCH, 1, 1, chain(1)[0][1]))
+    receiver = Receiver("gw", "ledger", EPOCH, Cursor(1, 1, chain(1)[0][1]))
     assert receiver.offer(*chain(3)[2]) is Verdict.AHEAD
     told = receiver.ack(7, 3, rejected=[Rejected(seq=1, reason="no")])
     assert (told.want, told.window, told.now_ms, told.rejected[0].reason) == (2, 3, 7, "no")
-    assert Receiver("gw", "ledger", NO_CURSOR).ack(0, 1, ask=True).want == 1
+    assert Receiver("gw", "ledger", EPOCH, NO_CURSOR).ack(0, 1, ask=True).want == 1

@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.wire_protocol.strategies import BOOT, histories
+from tests.wire_protocol.strategies import BOOT, EPOCH, OLD_EPOCH, histories
 from wire_protocol.entries import Count, LedgerEntry, Movement
 from wire_protocol.names import ADJUST
 from wire_protocol.stock import Balance, Cell, EntryKey, counted_cell, deltas, differences, imbalance, oracle
@@ -59,7 +59,7 @@ def entry(kind: str, quantity: int, at: int, **ends: str) -> tuple[EntryKey, Led
     """A movement or count of one SKU at a time."""
     common = {"hlc": at, "boot": BOOT, "mono_ms": 0, "sku": "tea", "quantity": quantity}
     made = Count(**common, **ends) if kind == "count" else Movement(**common, kind=kind, **ends)
-    return EntryKey(at, "gw", at), made
+    return EntryKey(at, "gw", EPOCH, at), made
 
 
 def test_a_pick_that_arrives_after_a_later_count_changes_the_variance_and_not_the_stock() -> None:
@@ -73,8 +73,10 @@ def test_a_pick_that_arrives_after_a_later_count_changes_the_variance_and_not_th
     assert (with_it.on_hand[shelf], with_it.variance[counted[0]], with_it.on_hand.get(adjust, 0)) == (7, 0, 0)
 
 
-def test_equal_clocks_are_ordered_by_gateway_and_number() -> None:
+def test_equal_clocks_are_ordered_by_gateway_epoch_and_number() -> None:
     """A tie decided differently at the two ends would be a difference nobody can explain."""
-    first = EntryKey(5, "gw-a", 9), entry("count", 1, 5, location="A")[1]
-    second = EntryKey(5, "gw-b", 1), entry("count", 2, 5, location="A")[1]
+    first = EntryKey(5, "gw-a", EPOCH, 9), entry("count", 1, 5, location="A")[1]
+    second = EntryKey(5, "gw-b", OLD_EPOCH, 3), entry("count", 2, 5, location="A")[1]
+    third = EntryKey(5, "gw-b", EPOCH, 1), entry("count", 3, 5, location="A")[1]
     assert oracle([second, first]).on_hand[Cell("A", "tea", "")] == 2
+    assert oracle([third, second, first]).on_hand[Cell("A", "tea", "")] == 3
