@@ -15,7 +15,7 @@ import structlog
 
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
-from cloud_store.arrivals import StreamKey
+from cloud_store.arrivals import LogKey
 from cloud_store.contacts import ContactStore
 from cloud_store.dead_letters import DeadLetter
 from cloud_store.errors import StoreError
@@ -28,6 +28,7 @@ from wire_protocol.topics import Channel, Stream
 GATHER_S: Final = 0.3
 RETRY_S: Final = 1.0
 TRIM_S: Final = 60.0
+ONLINE_REMEMBERED_MAX: Final = 100_000
 _LOG = structlog.get_logger()
 
 
@@ -44,10 +45,10 @@ class Contacts:
         self._settings, self._store, self._publish, self._window = settings, store, publish, window
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
         self._letters: list[DeadLetter] = []
-        self._arrived: set[str] = set()
-        self._online: set[str] = set()
+        self._arrived: set[tuple[str, str]] = set()
+        self._online: dict[str, str] = {}
         self._new_shards: set[int] = set()
-        self._sending: set[StreamKey] = set()
+        self._sending: set[tuple[str, Stream]] = set()
         self._work = asyncio.Event()
         self._trim_at = 0.0
 
@@ -61,11 +62,13 @@ class Contacts:
                 self._work.set()
             return
         if status.state == "offline":
-            self._online.discard(gateway)
-        elif gateway not in self._online and not retained:
+            self._online.pop(gateway, None)
+        elif self._online.get(gateway) != status.epoch and not retained:
             # A retained status may be old; whoever is really there is asked with its shard.
-            self._online.add(gateway)
-            self._arrived.add(gateway)
+            if len(self._online) >= ONLINE_REMEMBERED_MAX:
+                del self._online[next(iter(self._online))]
+            self._online[gateway] = status.epoch
+            self._arrived.add((gateway, status.epoch))
         if gateway in self._statuses or len(self._statuses) < self._settings.status_waiting_max:
             self._statuses[gateway] = (status, received_ms)
         self._work.set()
@@ -73,7 +76,7 @@ class Contacts:
     def subscribed(self, shards: frozenset[int]) -> None:
         """Frames of these shards now come here."""
         self._new_shards |= shards
-        self._online = {gateway for gateway in self._online if topics.shard(gateway) not in shards}
+        self._online = {name: epoch for name, epoch in self._online.items() if topics.shard(name) not in shards}
         self._work.set()
 
     def sending(self, gateway: str, stream: Stream) -> None:
@@ -81,8 +84,9 @@ class Contacts:
 
         Asking such a gateway would only make it send its whole window again.
         """
-        if gateway in self._arrived or topics.shard(gateway) in self._new_shards:
-            self._sending.add(StreamKey(gateway, stream))
+        arrived = (gateway, self._online.get(gateway, "")) in self._arrived
+        if arrived or topics.shard(gateway) in self._new_shards:
+            self._sending.add((gateway, stream))
 
     async def run(self) -> None:
         """Store and answer until cancelled; what could not be stored for want of a database is tried again."""
@@ -107,7 +111,7 @@ class Contacts:
                 del self._statuses[gateway]
         self._new_shards -= shards
         self._arrived -= arrived
-        cursors = {key: cursor for key, cursor in cursors.items() if key not in self._sending}
+        cursors = {key: cursor for key, cursor in cursors.items() if key[:2] not in self._sending}
         self._sending.clear()
         if cursors:
             _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))
@@ -118,8 +122,8 @@ class Contacts:
         letters: list[DeadLetter],
         statuses: Mapping[str, tuple[GatewayStatus, int]],
         shards: frozenset[int],
-        arrived: frozenset[str],
-    ) -> dict[StreamKey, Cursor]:
+        arrived: frozenset[tuple[str, str]],
+    ) -> dict[LogKey, Cursor]:
         """What a thread does for `_answer`: store what was heard, read the cursors to tell."""
         self._store.quarantine(letters)
         self._store.record((gateway, status, received_ms) for gateway, (status, received_ms) in statuses.items())
@@ -129,10 +133,10 @@ class Contacts:
         cursors = self._store.cursors_in(shards) if shards else {}
         return cursors | (self._store.cursors_of(arrived) if arrived else {})
 
-    async def _ask(self, cursors: Mapping[StreamKey, Cursor]) -> None:
+    async def _ask(self, cursors: Mapping[LogKey, Cursor]) -> None:
         for number, (key, cursor) in enumerate(cursors.items(), 1):
             now_ms = time.time_ns() // 1_000_000
-            ack = Receiver(key.gateway, key.stream, cursor).ack(now_ms, self._window(), ask=True)
+            ack = Receiver(*key, cursor).ack(now_ms, self._window(), ask=True)
             self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
             if number % self._settings.asks_per_s_max == 0:
                 await asyncio.sleep(1.0)

@@ -41,6 +41,9 @@ class Receiving(Protocol):
     def status(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
         """A payload on a status topic."""
 
+    def asked(self, gateway: str, payload: bytes) -> None:
+        """A payload on a topic where gateways ask for their site's frames."""
+
     def subscribed(self, shards: frozenset[int]) -> None:
         """The broker has confirmed subscriptions for these shards."""
 
@@ -188,6 +191,8 @@ class Link:
             self._receiving.frame(Arrival(parsed.gateway, stream, topic, payload, received_ms))
         elif parsed.channel is Channel.STATUS:
             self._receiving.status(parsed.gateway, topic, payload, received_ms=received_ms, retained=retained)
+        elif parsed.channel is Channel.SITE_ASK:
+            self._receiving.asked(parsed.gateway, payload)
 
     def _drop_outgoing(self) -> None:
         """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""

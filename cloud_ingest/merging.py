@@ -8,7 +8,7 @@ Invariant: an acknowledgement is built only from the report of a committed merge
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -18,7 +18,7 @@ from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.refusals import Refusals
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
-from cloud_store.arrivals import ArrivedFrame, MergeReport, StreamKey
+from cloud_store.arrivals import ArrivedFrame, LogKey, MergedFrame, MergeReport
 from cloud_store.contacts import ContactStore
 from cloud_store.dead_letters import DeadLetter
 from cloud_store.errors import StoreError
@@ -54,13 +54,14 @@ class Merging:
         letters: ContactStore,
         link: Publishing,
         metrics: WorkerMetrics,
+        merged: Callable[[Sequence[MergedFrame]], None] = lambda _: None,
     ) -> None:
         self._settings, self._inbox, self._merger, self._letters = settings, inbox, merger, letters
-        self._link, self._metrics = link, metrics
+        self._link, self._metrics, self._merged = link, metrics, merged
         self._refusals = Refusals(quiet_s=settings.refusal_quiet_s, gateways_max=settings.refused_gateways_max)
         # The last receiver of each stream: what a gateway is told while the database is away.
-        self._last: dict[StreamKey, Receiver] = {}
-        self._stalled: set[StreamKey] = set()
+        self._last: dict[LogKey, Receiver] = {}
+        self._stalled: set[LogKey] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -132,7 +133,7 @@ class Merging:
 
     def _stall(self, batch: list[ArrivedFrame]) -> None:
         """Tell every gateway of the batch, once, to hold its frames."""
-        for key in {StreamKey(arrived.gateway, arrived.stream) for arrived in batch} - self._stalled:
+        for key in {arrived.log for arrived in batch} - self._stalled:
             self._stalled.add(key)
             if key in self._last:
                 self._answer(key, self._last[key].ack(_now_ms(), 0))
@@ -141,22 +142,24 @@ class Merging:
         waiting, self._stalled = self._stalled - report.streams.keys(), set()
         now_ms, room = _now_ms(), self.window
         for key, outcome in report.streams.items():
-            self._answer(key, outcome.receiver.ack(now_ms, room, rejected=outcome.rejected))
+            ack = outcome.receiver.ack(now_ms, room, rejected=outcome.rejected, bounded=outcome.bounded)
+            self._answer(key, ack)
             self._remember(key, outcome.receiver)
         for key in waiting & self._last.keys():
             self._answer(key, self._last[key].ack(now_ms, room, ask=True))
         for gateway in report.refused:
             self._refusals.add(gateway, time.monotonic())
+        self._merged(report.merged)
         self._metrics.merged(report, seconds)
         _log(batch, report, seconds, now_ms, room)
 
-    def _remember(self, key: StreamKey, receiver: Receiver) -> None:
+    def _remember(self, key: LogKey, receiver: Receiver) -> None:
         self._last.pop(key, None)
         if len(self._last) >= STREAMS_REMEMBERED_MAX:
             del self._last[next(iter(self._last))]
         self._last[key] = receiver
 
-    def _answer(self, key: StreamKey, ack: Ack) -> None:
+    def _answer(self, key: LogKey, ack: Ack) -> None:
         self._link.publish(topics.link(key.gateway, Channel.ACK), ack.encode())
 
 

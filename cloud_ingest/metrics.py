@@ -21,6 +21,9 @@ class WorkerMetrics:
         self.merge_s = Histogram("stocktide_merge_seconds", "Time of one merge", buckets=_SECONDS, registry=registry)
         self.merge_failures = Counter("stocktide_merge_failures", "Merges that failed", registry=registry)
         self.acks = Counter("stocktide_acks", "Acknowledgements, by outcome", ["outcome"], registry=registry)
+        self.site_frames = Counter(
+            "stocktide_site_frames", "Frames passed on to a site's other gateways, by way", ["way"], registry=registry
+        )
         self.inbox_fill = Gauge("stocktide_inbox_fill_ratio", "Fill of the queue before the merge", registry=registry)
         self.shards = Gauge("stocktide_shards_leased", "Shards this worker holds", registry=registry)
         self.connected = Gauge("stocktide_broker_connected", "1 while connected to the broker", registry=registry)

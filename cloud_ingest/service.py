@@ -20,9 +20,11 @@ from cloud_ingest.link import Link
 from cloud_ingest.merging import Merging
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
+from cloud_ingest.sites import Sites
 from cloud_store.contacts import ContactStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
+from cloud_store.sites import SiteStore
 
 _LOG = structlog.get_logger()
 # Batches make and drop a hundred thousand small objects at once; with the default thresholds a quarter of the merge's
@@ -42,9 +44,12 @@ class Worker:
         self._letters = ContactStore(url, application=f"stocktide-letters {name}")
         inbox = Inbox(frames_max=settings.inbox_frames_max, bytes_max=settings.inbox_bytes_max)
         self._link = Link(settings, self, self.metrics)
+        self._site_store = SiteStore(url, application=f"stocktide-sites {name}")
+        self._sites = Sites(settings, self._site_store, self._link.publish, self.metrics)
         self._merging = Merging(
-            settings, inbox=inbox, merger=self._merger, letters=self._letters, link=self._link, metrics=self.metrics
-        )
+            settings, inbox=inbox, merger=self._merger, letters=self._letters, link=self._link, metrics=self.metrics,
+            merged=self._sites.merged,
+        )  # fmt: skip
         self._contacts = Contacts(settings, self._store, self._link.publish, lambda: self._merging.window)
         self._leases = Leases(
             lambda: LeaseSession(url, f"stocktide-leases {name}"), self._link.serve, self.metrics,
@@ -59,6 +64,10 @@ class Worker:
     def status(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
         """Part of `link.Receiving`."""
         self._contacts.heard(gateway, topic, payload, received_ms=received_ms, retained=retained)
+
+    def asked(self, gateway: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._sites.asked(gateway, payload)
 
     def subscribed(self, shards: frozenset[int]) -> None:
         """Part of `link.Receiving`."""
@@ -76,6 +85,7 @@ class Worker:
                         group.create_task(self._link.run(), name=f"ingest[{name}].link"),
                         group.create_task(self._merging.run(), name=f"ingest[{name}].merging"),
                         group.create_task(self._contacts.run(), name=f"ingest[{name}].contacts"),
+                        group.create_task(self._sites.run(), name=f"ingest[{name}].sites"),
                     ]
                     await stop.wait()
                     leases.cancel()
@@ -83,7 +93,7 @@ class Worker:
                     for task in rest:
                         task.cancel()
         finally:
-            for store in (self._merger, self._store, self._letters):
+            for store in (self._merger, self._store, self._letters, self._site_store):
                 store.close()
 
     async def _drain(self) -> None:

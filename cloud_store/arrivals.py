@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from wire_protocol.frames import Frame
-from wire_protocol.messages import Rejected
+from wire_protocol.messages import Bounded, Rejected
 from wire_protocol.replication import Receiver
 from wire_protocol.topics import Stream
 
@@ -20,6 +20,20 @@ class ArrivedFrame:
     frame: Frame
     received_ms: int
 
+    @property
+    def log(self) -> "LogKey":
+        """The log it belongs to."""
+        return LogKey(self.gateway, self.stream, self.frame.header.epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class MergedFrame:
+    """A ledger frame that is in the database now, and the entries of it that do not count."""
+
+    arrived: ArrivedFrame
+    site_id: int
+    rejected: tuple[int, ...]
+
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
@@ -32,27 +46,33 @@ class Gateway:
     active: bool
 
 
-class StreamKey(NamedTuple):
-    """One stream of one gateway."""
+class LogKey(NamedTuple):
+    """One log: one stream of one gateway in one epoch."""
 
     gateway: str
     stream: Stream
+    epoch: str
 
 
 @dataclass(slots=True)
 class StreamOutcome:
-    """Where a stream stands after a merge; `receiver` makes the acknowledgement."""
+    """Where a log stands after a merge; `receiver` makes the acknowledgement."""
 
     receiver: Receiver
     rejected: list[Rejected] = field(default_factory=list)
+    bounded: list[Bounded] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class MergeReport:
-    """What one merge did. `streams` has every stream that must be answered; `refused` the gateways that must not."""
+    """What one merge did. `streams` has every log that must be answered; `refused` the gateways that must not.
 
-    streams: dict[StreamKey, StreamOutcome] = field(default_factory=dict)
+    `merged` are the ledger frames that the other gateways of their sites want to hear of.
+    """
+
+    streams: dict[LogKey, StreamOutcome] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    merged: list[MergedFrame] = field(default_factory=list)
     frames: int = 0
     movements: int = 0
     counts: int = 0
@@ -73,9 +93,11 @@ class MergeReport:
         for key, later in other.streams.items():
             if (earlier := self.streams.get(key)) is not None:
                 later.rejected[:0] = earlier.rejected
+                later.bounded[:0] = earlier.bounded
                 later.receiver.fork = later.receiver.fork or earlier.receiver.fork
             self.streams[key] = later
         self.refused |= other.refused
+        self.merged += other.merged
         for name in (
             "frames",
             "movements",

@@ -24,7 +24,7 @@ from cloud_store.ledger_rows import NEVER, CellChange, CellKey, LedgerRows, Step
 _SQL: Final = sql.load("balance")
 
 # Positions in a movement row.
-_HLC, _SEQ, _QUANTITY, _GATEWAY, _ITEM, _LOT, _SOURCE, _DESTINATION = 1, 2, 3, 7, 9, 10, 11, 12
+_HLC, _SEQ, _QUANTITY, _GATEWAY, _EPOCH, _ITEM, _LOT, _SOURCE, _DESTINATION = 1, 2, 3, 7, 8, 9, 10, 11, 12
 
 
 class BookedCell(NamedTuple):
@@ -105,13 +105,15 @@ def _steps(
     """The batch's counts, and its movements in these cells."""
     steps: defaultdict[CellKey, list[Step]] = defaultdict(list)
     for cell, cell_counts in counts.items():
-        steps[cell] += [Step(count["hlc"], count["gateway_name"], count["seq"], 0, count) for count in cell_counts]
+        steps[cell] += [
+            Step(count["hlc"], count["gateway_name"], count["epoch"], count["seq"], 0, count) for count in cell_counts
+        ]
     for row in rows.movements:
         for location_id, sign in ((row[_SOURCE], -1), (row[_DESTINATION], 1)):
             cell = CellKey(location_id, row[_ITEM], row[_LOT])
             if cell in cells:
-                gateway = rows.gateway_names[row[_GATEWAY]]
-                steps[cell].append(Step(row[_HLC], gateway, row[_SEQ], sign * row[_QUANTITY], None))
+                log = rows.gateway_names[row[_GATEWAY]], rows.epoch_names[row[_EPOCH]]
+                steps[cell].append(Step(row[_HLC], *log, row[_SEQ], sign * row[_QUANTITY], None))
     return steps
 
 
@@ -166,6 +168,7 @@ def _cover_late(
         **_key_columns(cell for cell, _ in late),
         "hlcs": Integers(step.hlc for _, step in late),
         "gateways": [step.gateway for _, step in late],
+        "epochs": [step.epoch for _, step in late],
         "seqs": Integers(step.seq for _, step in late),
         "quantities": Integers(step.moved for _, step in late),
     }

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from cloud_store import cursors, dead_letters, sql
-from cloud_store.arrivals import StreamKey
+from cloud_store.arrivals import LogKey
 from cloud_store.connection import Connection, connect, translated
 from cloud_store.dead_letters import DeadLetter
 from wire_protocol.messages import GatewayStatus
@@ -37,13 +37,13 @@ class ContactStore:
             with translated(), self._connected().cursor() as cursor:
                 cursor.executemany(_SQL["record"], rows)
 
-    def cursors_of(self, gateways: Iterable[str]) -> dict[StreamKey, Cursor]:
-        """Both streams of each active one among some gateways."""
+    def cursors_of(self, announced: Iterable[tuple[str, str]]) -> dict[LogKey, Cursor]:
+        """Both streams of each active one among some gateways: (gateway, the epoch it announced)."""
         with translated():
-            return cursors.of_gateways(self._connected(), gateways)
+            return cursors.of_gateways(self._connected(), announced)
 
-    def cursors_in(self, shards: Iterable[int]) -> dict[StreamKey, Cursor]:
-        """Both streams of each active gateway of some shards."""
+    def cursors_in(self, shards: Iterable[int]) -> dict[LogKey, Cursor]:
+        """The logs that may still be written of each active gateway of some shards."""
         with translated():
             return cursors.of_shards(self._connected(), shards)
 

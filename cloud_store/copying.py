@@ -7,6 +7,8 @@ integer that PostgreSQL stores (see `ledger_rows.postgres_time`).
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+from psycopg.types.json import Jsonb
+
 from cloud_store import sql
 from cloud_store.connection import Connection
 from cloud_store.cursors import STREAM_NUMBERS
@@ -17,7 +19,7 @@ from cloud_store.plan import PlannedFrame
 _SQL: Final = sql.load("rows")
 _MOVEMENT: Final = ["int8"] * 6 + ["int4"] * 8 + ["int2"] + ["text"] * 4
 _READING: Final = ["int8"] * 3 + ["float8"] + ["int8"] * 2 + ["int4"] * 5
-_FRAME: Final = ["int8"] * 3 + ["int4"] * 6 + ["int2", "bool", "bytea"]
+_FRAME: Final = ["int8"] * 3 + ["int4"] * 6 + ["int2", "bool", "bytea", "bytea", "jsonb"]
 
 
 def movements(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -42,6 +44,8 @@ def _audit(planned: PlannedFrame, ids: Dictionary) -> tuple[Any, ...]:
         postgres_time(arrived.received_ms), header.frame, header.first_seq, gateway.tenant_id, gateway.gateway_id,
         ids.epochs[gateway.gateway_id, header.epoch], header.count, len(planned.rejected), len(arrived.payload),
         STREAM_NUMBERS[arrived.stream], header.replay, bytes.fromhex(arrived.frame.digest),
+        arrived.payload if arrived.stream == "ledger" else None,
+        Jsonb({bad.seq: bad.reason for bad in planned.rejected}) if planned.rejected else None,
     )  # fmt: skip
 
 

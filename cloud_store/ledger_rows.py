@@ -4,19 +4,22 @@ Invariant: no database here, only arithmetic. Every movement changes two cells b
 cells of a batch is zero before anything is written.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from cloud_store.arrivals import LogKey
 from cloud_store.dictionary import Dictionary
 from cloud_store.plan import PlannedFrame
-from wire_protocol import names
+from wire_protocol import clock, names
 from wire_protocol.entries import Count, Movement, Reading
+from wire_protocol.messages import Bounded
 
 AGE_MS_MAX: Final = 90 * 24 * 3600 * 1000
 AHEAD_MS_MAX: Final = 5 * 60 * 1000
 CLAIM_MS_LIMIT: Final = 1 << 62
+BOUNDED_TOLD_MAX: Final = 200
 HOUR_MS: Final = 3600 * 1000
 NO_LOT: Final = 0
 NEVER: Final = -1  # the hybrid logical clock of nothing; real ones are not negative
@@ -48,6 +51,7 @@ class Step(NamedTuple):
 
     hlc: int
     gateway: str
+    epoch: str
     seq: int
     moved: int
     found: dict[str, Any] | None
@@ -74,6 +78,8 @@ class LedgerRows:
     hourly: dict[tuple[int, int, int, int], list[int]] = field(default_factory=dict)
     adjust_of: dict[int, int] = field(default_factory=dict)
     gateway_names: dict[int, str] = field(default_factory=dict)
+    epoch_names: dict[int, str] = field(default_factory=dict)
+    bounded: dict[LogKey, list[Bounded]] = field(default_factory=dict)
 
 
 class TrueTime(NamedTuple):
@@ -83,9 +89,14 @@ class TrueTime(NamedTuple):
     claimed_ms: int | None
 
 
-def true_time(hlc: int, offset_ms: int, received_ms: int) -> TrueTime:
-    """The time of an entry: its clock plus its boot's offset, bounded to [received - 90 days, received + 5 minutes]."""
-    claimed = (hlc >> 16) + offset_ms
+def true_time(entry: Movement | Count | Reading, boots: Mapping[str, int], received_ms: int) -> TrueTime:
+    """When an entry happened, bounded to [received - 90 days, received + 5 minutes].
+
+    Where the cloud has told its time during the entry's boot, that boot's monotonic clock says when it was; the wall clock
+    may have stood in 1970 or been set twice since. Otherwise the entry's clock is all there is.
+    """
+    zero_ms = boots.get(entry.boot)
+    claimed = clock.wall_ms(entry.hlc) if zero_ms is None else zero_ms + entry.mono_ms
     bounded = min(max(claimed, received_ms - AGE_MS_MAX), received_ms + AHEAD_MS_MAX)
     if bounded == claimed:
         return TrueTime(claimed, None)
@@ -112,11 +123,16 @@ class _FrameRows:
         header, gateway = planned.arrived.frame.header, planned.gateway
         self.entries, self.gateway, self.ids, self.rows = planned.entries, gateway, ids, rows
         self.boots, self.received_ms = header.boots, planned.arrived.received_ms
-        self.epoch_id = ids.epochs[gateway.gateway_id, header.epoch]
+        self.log, self.epoch, self.epoch_id = (
+            planned.arrived.log,
+            header.epoch,
+            ids.epochs[gateway.gateway_id, header.epoch],
+        )
         self.adjust_id = ids.locations[gateway.site_id, names.ADJUST]
 
     def build(self) -> None:
         self.rows.gateway_names[self.gateway.gateway_id] = self.gateway.name
+        self.rows.epoch_names[self.epoch_id] = self.epoch
         for seq, entry in self.entries:
             if isinstance(entry, Movement):
                 self._movement(seq, entry)
@@ -127,7 +143,7 @@ class _FrameRows:
 
     def _movement(self, seq: int, entry: Movement) -> None:
         gateway, ids = self.gateway, self.ids
-        at_ms, claimed_ms = true_time(entry.hlc, self.boots.get(entry.boot, 0), self.received_ms)
+        at_ms, claimed_ms = self._true_time(seq, entry)
         item_id = ids.items[gateway.tenant_id, entry.sku]
         lot_id = NO_LOT if entry.lot is None else ids.lots[item_id, entry.lot]
         source_id = ids.locations[gateway.site_id, entry.source]
@@ -169,7 +185,7 @@ class _FrameRows:
 
     def _count(self, seq: int, entry: Count) -> None:
         gateway, ids = self.gateway, self.ids
-        at_ms, claimed_ms = true_time(entry.hlc, self.boots.get(entry.boot, 0), self.received_ms)
+        at_ms, claimed_ms = self._true_time(seq, entry)
         item_id = ids.items[gateway.tenant_id, entry.sku]
         lot_id = NO_LOT if entry.lot is None else ids.lots[item_id, entry.lot]
         location_id = ids.locations[gateway.site_id, entry.location]
@@ -192,6 +208,7 @@ class _FrameRows:
                 "location_id": location_id,
                 "device_id": self._device(entry.device),
                 "gateway_name": gateway.name,
+                "epoch": self.epoch,
                 "serial": entry.serial,
                 "event": entry.event,
                 "actor": entry.actor,
@@ -201,13 +218,21 @@ class _FrameRows:
 
     def _reading(self, seq: int, entry: Reading) -> None:
         gateway = self.gateway
-        at_ms, claimed_ms = true_time(entry.hlc, self.boots.get(entry.boot, 0), self.received_ms)
+        at_ms, claimed_ms = self._true_time(seq, entry)
         device_at = None if entry.device_at_ms is None else postgres_time(entry.device_at_ms)
         for name, value in entry.values.items():
             self.rows.readings.append((
                 postgres_time(at_ms), entry.hlc, seq, value, device_at, claimed_ms, gateway.tenant_id,
                 gateway.gateway_id, self.epoch_id, self._device(entry.device), self.ids.metrics[0, name],
             ))  # fmt: skip
+
+    def _true_time(self, seq: int, entry: Movement | Count | Reading) -> TrueTime:
+        found = true_time(entry, self.boots, self.received_ms)
+        if found.claimed_ms is not None:
+            told = self.rows.bounded.setdefault(self.log, [])
+            if len(told) < BOUNDED_TOLD_MAX:
+                told.append(Bounded(seq=seq, at_ms=found.at_ms))
+        return found
 
     def _device(self, name: str | None) -> int | None:
         return None if name is None else self.ids.devices[self.gateway.gateway_id, name]

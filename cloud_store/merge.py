@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloud_store import balances, copying, cursors, dead_letters, ledger_rows, plan, registry
-from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, StreamKey
+from cloud_store import alarms, balances, copying, cursors, dead_letters, ledger_rows, plan, registry, repeats
+from cloud_store.arrivals import ArrivedFrame, Gateway, MergedFrame, MergeReport
 from cloud_store.connection import Connection, connect, translated
 from cloud_store.dictionary import Dictionary, Vocabulary
 from cloud_store.errors import MergeConflict, Unstorable
@@ -92,8 +92,8 @@ def _merge_once(
     connection: Connection, ids: Dictionary, frames: Sequence[ArrivedFrame], unstorable: str | None
 ) -> MergeReport:
     gateways = registry.gateways(connection, {arrived.gateway for arrived in frames})
-    keys = {StreamKey(arrived.gateway, arrived.stream) for arrived in frames if arrived.gateway in gateways}
-    planned = plan.make(frames, gateways, cursors.read(connection, gateways, keys), unstorable=unstorable)
+    planned = plan.make(frames, gateways, cursors.read(connection, gateways.values()), unstorable=unstorable)
+    repeats.take_out(connection, planned)
     vocabulary = Vocabulary()
     for frame in planned.merged:
         vocabulary.add(frame)
@@ -101,6 +101,13 @@ def _merge_once(
     rows = ledger_rows.build(planned.merged, ids)
     planned.report.movements, planned.report.counts = len(rows.movements), len(rows.counts)
     planned.report.readings = len({(row[7], row[8], row[2]) for row in rows.readings})
+    planned.report.merged = [
+        MergedFrame(frame.arrived, frame.gateway.site_id, tuple(sorted(bad.seq for bad in frame.rejected)))
+        for frame in planned.merged
+        if frame.arrived.stream == "ledger"
+    ]
+    for key, told in rows.bounded.items():
+        planned.report.streams[key].bounded += told
     with connection.transaction():
         _require_fresh(connection, planned)
         _write(connection, planned, rows, ids)
@@ -117,7 +124,9 @@ def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerR
     copying.readings(connection, rows.readings)
     copying.frames(connection, planned.merged, ids)
     balances.book(connection, rows)
+    repeats.remember_after(connection, planned)
     dead_letters.add(connection, list(_letters(planned)))
+    alarms.raise_all(connection, alarms.of_plan(planned))
     moved = {
         key: outcome.receiver.cursor
         for key, outcome in planned.report.streams.items()

@@ -7,11 +7,12 @@ was made for.
 Invariant: planning is pure. The same frames on the same cursors give the same plan.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, StreamKey, StreamOutcome
+from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport, StreamOutcome
 from wire_protocol import entries
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.messages import Rejected
@@ -23,7 +24,7 @@ REJECTED_PER_ACK_MAX: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class RejectedEntry:
-    """An entry that cannot be used; `row` is None when the whole frame could not be read."""
+    """An entry that does not count; `row` is None when the whole frame could not be read."""
 
     seq: int
     reason: str
@@ -42,10 +43,14 @@ class PlannedFrame:
 
 @dataclass(slots=True)
 class Plan:
-    """What will happen: frames to merge, frames to quarantine with the reason, and the report to give afterwards."""
+    """What will happen: frames to merge, frames to quarantine with the reason, and the report to give afterwards.
+
+    `cursors` are the logs that the plan depends on, as they were: those of its frames, and for a gateway with several
+    epochs all of them.
+    """
 
     gateways: dict[str, Gateway]
-    cursors: dict[StreamKey, Cursor]
+    cursors: dict[LogKey, Cursor]
     merged: list[PlannedFrame] = field(default_factory=list)
     quarantined: list[tuple[ArrivedFrame, str]] = field(default_factory=list)
     report: MergeReport = field(default_factory=MergeReport)
@@ -54,7 +59,7 @@ class Plan:
 def make(
     frames: Iterable[ArrivedFrame],
     gateways: Mapping[str, Gateway],
-    cursors: Mapping[StreamKey, Cursor],
+    cursors: Mapping[LogKey, Cursor],
     *,
     unstorable: str | None = None,
 ) -> Plan:
@@ -63,21 +68,32 @@ def make(
     Args:
         frames: what arrived.
         gateways: the registry's rows of the gateways concerned.
-        cursors: how far each of their streams is.
+        cursors: where every log of these gateways stands.
         unstorable: reject every entry for this reason; the frames keep their place in the chain.
     """
-    plan = Plan(dict(gateways), {})
+    plan, logs = Plan(dict(gateways), {}), _by_stream(cursors)
     for arrived in frames:
         gateway = gateways.get(arrived.gateway)
         if gateway is None or not gateway.active:
             _refuse(plan, arrived, gateway)
             continue
-        key = StreamKey(arrived.gateway, arrived.stream)
-        if key not in plan.cursors:
+        key = arrived.log
+        if key not in plan.report.streams:
             plan.cursors[key] = cursors.get(key, NO_CURSOR)
-            plan.report.streams[key] = StreamOutcome(Receiver(arrived.gateway, arrived.stream, plan.cursors[key]))
+            older = {log.epoch: at for log, at in logs[key[:2]].items() if log != key} if key.stream == "ledger" else {}
+            plan.cursors |= {key._replace(epoch=epoch): cursor for epoch, cursor in older.items()}
+            plan.report.streams[key] = StreamOutcome(Receiver(*key, plan.cursors[key], older))
         _judge(plan, arrived, gateway, plan.report.streams[key], unstorable)
     return plan
+
+
+def _by_stream(cursors: Mapping[LogKey, Cursor]) -> Mapping[tuple[str, str], dict[LogKey, Cursor]]:
+    """The logs of each stream of each gateway of which something was merged."""
+    logs: defaultdict[tuple[str, str], dict[LogKey, Cursor]] = defaultdict(dict)
+    for key, cursor in cursors.items():
+        if cursor.frame:
+            logs[key[:2]][key] = cursor
+    return logs
 
 
 def _refuse(plan: Plan, arrived: ArrivedFrame, gateway: Gateway | None) -> None:
@@ -99,9 +115,22 @@ def _judge(plan: Plan, arrived: ArrivedFrame, gateway: Gateway, outcome: StreamO
             planned = _read(arrived, gateway, unstorable)
             plan.merged.append(planned)
             plan.report.frames += 1
-            plan.report.rejected += len(planned.rejected)
-            room = REJECTED_PER_ACK_MAX - len(outcome.rejected)
-            outcome.rejected += [Rejected(seq=bad.seq, reason=bad.reason) for bad in planned.rejected[:room]]
+            _tell(plan, outcome, planned.rejected)
+
+
+def reject(plan: Plan, planned: PlannedFrame, reasons: Mapping[int, str]) -> None:
+    """Take entries out of a planned frame: (seq, reason)."""
+    first, rows = planned.arrived.frame.header.first_seq, planned.arrived.frame.rows
+    out = [RejectedEntry(seq, reason, rows[seq - first]) for seq, reason in sorted(reasons.items())]
+    planned.entries[:] = [(seq, entry) for seq, entry in planned.entries if seq not in reasons]
+    planned.rejected.extend(out)
+    _tell(plan, plan.report.streams[planned.arrived.log], out)
+
+
+def _tell(plan: Plan, outcome: StreamOutcome, rejected: list[RejectedEntry]) -> None:
+    plan.report.rejected += len(rejected)
+    room = REJECTED_PER_ACK_MAX - len(outcome.rejected)
+    outcome.rejected += [Rejected(seq=bad.seq, reason=bad.reason) for bad in rejected[:room]]
 
 
 def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> PlannedFrame:

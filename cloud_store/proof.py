@@ -6,7 +6,7 @@ Invariant: nothing here writes, and nothing is paged: these are for sites of a s
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from cloud_store import cursors, sql
-from cloud_store.arrivals import StreamKey
+from cloud_store.arrivals import LogKey
 from cloud_store.connection import Connection, translated
 from wire_protocol.replication import Cursor
 from wire_protocol.stock import Cell, EntryKey
@@ -36,7 +36,7 @@ def variances(connection: Connection, tenant: str, site: str) -> dict[EntryKey, 
     """The variance of every count of a site."""
     with translated():
         rows = connection.execute(_SQL["variances"], {"tenant": tenant, "site": site})
-        return {EntryKey(hlc, gateway, seq): variance for hlc, gateway, seq, variance in rows}
+        return {EntryKey(*key): variance for *key, variance in rows}
 
 
 def entries(connection: Connection) -> list[EntryCount]:
@@ -58,7 +58,7 @@ def imbalance(connection: Connection) -> dict[tuple[str, str, str], int]:
         return {(tenant, sku, lot): int(total) for tenant, sku, lot, total in rows}
 
 
-def stream_cursors(connection: Connection, gateways: list[str]) -> dict[StreamKey, Cursor]:
-    """How far each stream of some gateways is."""
+def log_cursors(connection: Connection, gateways: list[str]) -> dict[LogKey, Cursor]:
+    """How far each log of some gateways is, those of which something was merged."""
     with translated():
-        return cursors.of_gateways(connection, gateways)
+        return cursors.merged(connection, gateways)

@@ -37,8 +37,8 @@ WITH late AS (
     SELECT *
     FROM unnest(
         %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hlcs)s::bigint[], %(gateways)s::text[],
-        %(seqs)s::bigint[], %(quantities)s::bigint[]
-    ) AS t (location_id, item_id, lot_id, hlc, gateway_name, seq, quantity)
+        %(epochs)s::text[], %(seqs)s::bigint[], %(quantities)s::bigint[]
+    ) AS t (location_id, item_id, lot_id, hlc, gateway_name, epoch, seq, quantity)
 ), covered AS (
     SELECT late.*, next.count_id
     FROM late
@@ -46,8 +46,9 @@ WITH late AS (
         SELECT c.count_id
         FROM count c
         WHERE (c.location_id, c.item_id, c.lot_id) = (late.location_id, late.item_id, late.lot_id)
-            AND (c.hlc, c.gateway_name, c.seq) > (late.hlc, late.gateway_name COLLATE "C", late.seq)
-        ORDER BY c.hlc, c.gateway_name, c.seq
+            AND (c.hlc, c.gateway_name, c.epoch, c.seq)
+                > (late.hlc, late.gateway_name COLLATE "C", late.epoch COLLATE "C", late.seq)
+        ORDER BY c.hlc, c.gateway_name, c.epoch, c.seq
         LIMIT 1
     ) AS next
 ), variances AS (
@@ -73,11 +74,11 @@ WHERE (b.location_id, b.item_id, b.lot_id) = (%(location_id)s, %(item_id)s, %(lo
 -- A count that is later than everything its cell had; the variance is known.
 INSERT INTO count (
     at, hlc, seq, quantity, variance, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id,
-    location_id, device_id, gateway_name, serial, event, actor, reference
+    location_id, device_id, gateway_name, epoch, serial, event, actor, reference
 ) VALUES (
     %(at)s, %(hlc)s, %(seq)s, %(quantity)s, %(variance)s, %(device_at)s, %(claimed_ms)s, %(tenant_id)s,
     %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
-    %(serial)s, %(event)s, %(actor)s, %(reference)s
+    %(epoch)s, %(serial)s, %(event)s, %(actor)s, %(reference)s
 )
 
 -- name: insert_late_count
@@ -86,22 +87,25 @@ INSERT INTO count (
 -- rest of it, so on hand stays; otherwise on hand becomes quantity + since and the variance is the difference.
 -- Returns by how much on hand has changed.
 WITH next AS (
-    SELECT c.count_id, c.hlc, c.gateway_name, c.seq, c.quantity, c.variance
+    SELECT c.count_id, c.hlc, c.gateway_name, c.epoch, c.seq, c.quantity, c.variance
     FROM count c
     WHERE (c.location_id, c.item_id, c.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
-        AND (c.hlc, c.gateway_name, c.seq) > (%(hlc)s, %(gateway_name)s COLLATE "C", %(seq)s)
-    ORDER BY c.hlc, c.gateway_name, c.seq
+        AND (c.hlc, c.gateway_name, c.epoch, c.seq)
+            > (%(hlc)s, %(gateway_name)s COLLATE "C", %(epoch)s COLLATE "C", %(seq)s)
+    ORDER BY c.hlc, c.gateway_name, c.epoch, c.seq
     LIMIT 1
 ), since AS (
     SELECT coalesce(sum(CASE WHEN m.destination_id = %(location_id)s THEN m.quantity ELSE -m.quantity END), 0)::bigint
         AS moved
     FROM movement m
     JOIN gateway g USING (gateway_id)
+    JOIN epoch e ON e.epoch_id = m.epoch_id
     LEFT JOIN next ON true
     WHERE m.item_id = %(item_id)s AND m.lot_id = %(lot_id)s
         AND (m.source_id = %(location_id)s OR m.destination_id = %(location_id)s)
-        AND m.hlc >= %(hlc)s AND (m.hlc, g.name, m.seq) > (%(hlc)s, %(gateway_name)s COLLATE "C", %(seq)s)
-        AND (next.hlc IS NULL OR (m.hlc, g.name, m.seq) < (next.hlc, next.gateway_name, next.seq))
+        AND m.hlc >= %(hlc)s AND (m.hlc, g.name, e.ulid, m.seq)
+            > (%(hlc)s, %(gateway_name)s COLLATE "C", %(epoch)s COLLATE "C", %(seq)s)
+        AND (next.hlc IS NULL OR (m.hlc, g.name, e.ulid, m.seq) < (next.hlc, next.gateway_name, next.epoch, next.seq))
 ), cell AS (
     SELECT next.count_id, since.moved, next.quantity - %(quantity)s - since.moved AS next_variance,
         CASE
@@ -123,11 +127,11 @@ WITH next AS (
 ), inserted AS (
     INSERT INTO count (
         at, hlc, seq, quantity, variance, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id,
-        location_id, device_id, gateway_name, serial, event, actor, reference
+        location_id, device_id, gateway_name, epoch, serial, event, actor, reference
     )
     SELECT %(at)s, %(hlc)s, %(seq)s, %(quantity)s, cell.variance, %(device_at)s, %(claimed_ms)s, %(tenant_id)s,
         %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
-        %(serial)s, %(event)s, %(actor)s, %(reference)s
+        %(epoch)s, %(serial)s, %(event)s, %(actor)s, %(reference)s
     FROM cell
 )
 SELECT CASE WHEN count_id IS NULL THEN variance ELSE 0 END FROM cell

@@ -1,48 +1,67 @@
 -- name: read
+-- Every log of some gateways. There are few: a gateway has one for each stream, and more only after a restore.
 SELECT gateway_id, stream, epoch, frame, seq, digest
-FROM stream_cursor JOIN unnest(%(gateways)s::integer[], %(streams)s::smallint[]) AS t (gateway_id, stream)
-    USING (gateway_id, stream)
+FROM stream_cursor
+WHERE gateway_id = ANY(%(gateways)s::integer[])
 
 -- name: create_missing
--- A first frame needs a row to lock. Frame 0 and an empty epoch say that nothing has been merged.
+-- A first frame needs a row to lock. Frame 0 says that nothing has been merged.
 INSERT INTO stream_cursor (gateway_id, stream, epoch, frame, seq, digest)
-SELECT gateway_id, stream, '', 0, 0, ''
-FROM unnest(%(gateways)s::integer[], %(streams)s::smallint[]) AS t (gateway_id, stream)
-ORDER BY gateway_id, stream
+SELECT gateway_id, stream, epoch, 0, 0, ''
+FROM unnest(%(gateways)s::integer[], %(streams)s::smallint[], %(epochs)s::text[]) AS t (gateway_id, stream, epoch)
+ORDER BY gateway_id, stream, epoch
 ON CONFLICT DO NOTHING
 
 -- name: lock
 -- In key order, so that workers cannot deadlock. Two workers may both believe they hold a shard; this row decides.
 SELECT gateway_id, stream, epoch, frame, seq, digest
 FROM stream_cursor c
-WHERE (gateway_id, stream) IN (
-    SELECT gateway_id, stream FROM unnest(%(gateways)s::integer[], %(streams)s::smallint[]) AS t (gateway_id, stream)
+WHERE (gateway_id, stream, epoch) IN (
+    SELECT gateway_id, stream, epoch COLLATE "C"
+    FROM unnest(%(gateways)s::integer[], %(streams)s::smallint[], %(epochs)s::text[]) AS t (gateway_id, stream, epoch)
 )
-ORDER BY gateway_id, stream
+ORDER BY gateway_id, stream, epoch
 FOR UPDATE
 
 -- name: advance
 UPDATE stream_cursor c
-SET epoch = t.epoch, frame = t.frame, seq = t.seq, digest = t.digest, updated_at = now()
+SET frame = t.frame, seq = t.seq, digest = t.digest, updated_at = now()
 FROM unnest(
     %(gateways)s::integer[], %(streams)s::smallint[], %(epochs)s::text[], %(frames)s::bigint[], %(seqs)s::bigint[],
     %(digests)s::text[]
 ) AS t (gateway_id, stream, epoch, frame, seq, digest)
-WHERE c.gateway_id = t.gateway_id AND c.stream = t.stream
+WHERE c.gateway_id = t.gateway_id AND c.stream = t.stream AND c.epoch = t.epoch COLLATE "C"
 
 -- name: of_shards
--- Active gateways of some shards with their cursors, both streams each, present or not.
-SELECT g.name, w.stream, c.epoch, c.frame, c.seq, c.digest
+-- The logs that may still be written, of the active gateways of some shards: those written to lately, and the one each
+-- gateway last announced, whether anything of it was merged or not.
+SELECT g.name, w.stream, e.epoch, c.frame, c.seq, c.digest
 FROM gateway g
 CROSS JOIN (VALUES (1::smallint), (2::smallint)) AS w (stream)
-LEFT JOIN stream_cursor c ON c.gateway_id = g.gateway_id AND c.stream = w.stream
+CROSS JOIN LATERAL (
+    SELECT epoch FROM stream_cursor
+    WHERE gateway_id = g.gateway_id AND updated_at > now() - interval '30 days'
+    UNION
+    SELECT epoch FROM gateway_status WHERE gateway_id = g.gateway_id
+) AS e
+LEFT JOIN stream_cursor c ON c.gateway_id = g.gateway_id AND c.stream = w.stream AND c.epoch = e.epoch COLLATE "C"
 WHERE g.shard = ANY(%(shards)s::smallint[]) AND g.state = 'active'
-ORDER BY g.name, w.stream
+ORDER BY g.name, w.stream, e.epoch
 
 -- name: of_gateways
-SELECT g.name, w.stream, c.epoch, c.frame, c.seq, c.digest
-FROM gateway g
+-- Both streams of the active ones among some gateways, in the epoch each has announced.
+SELECT g.name, w.stream, t.epoch, c.frame, c.seq, c.digest
+FROM unnest(%(names)s::text[], %(epochs)s::text[]) AS t (name, epoch)
+JOIN gateway g ON g.name = t.name COLLATE "C"
 CROSS JOIN (VALUES (1::smallint), (2::smallint)) AS w (stream)
-LEFT JOIN stream_cursor c ON c.gateway_id = g.gateway_id AND c.stream = w.stream
-WHERE g.name = ANY(%(names)s::text[]) AND g.state = 'active'
-ORDER BY g.name, w.stream
+LEFT JOIN stream_cursor c ON c.gateway_id = g.gateway_id AND c.stream = w.stream AND c.epoch = t.epoch COLLATE "C"
+WHERE g.state = 'active'
+ORDER BY g.name, w.stream, t.epoch
+
+-- name: merged
+-- Every log of some gateways that something was merged of.
+SELECT g.name, c.stream, c.epoch, c.frame, c.seq, c.digest
+FROM gateway g
+JOIN stream_cursor c USING (gateway_id)
+WHERE g.name = ANY(%(names)s::text[]) AND c.frame > 0
+ORDER BY g.name, c.stream, c.epoch

@@ -9,7 +9,7 @@ JOIN lot ON lot.lot_id = b.lot_id
 WHERE t.name = %(tenant)s AND s.name = %(site)s AND b.on_hand <> 0
 
 -- name: variances
-SELECT c.hlc, c.gateway_name, c.seq, c.variance
+SELECT c.hlc, c.gateway_name, c.epoch, c.seq, c.variance
 FROM count c
 JOIN location l USING (location_id)
 JOIN site s USING (site_id)

@@ -55,8 +55,14 @@ FROM gateway g
 JOIN tenant t USING (tenant_id)
 JOIN site s USING (site_id)
 LEFT JOIN gateway_status st USING (gateway_id)
-LEFT JOIN stream_cursor ledger ON ledger.gateway_id = g.gateway_id AND ledger.stream = 1
-LEFT JOIN stream_cursor readings ON readings.gateway_id = g.gateway_id AND readings.stream = 2
+LEFT JOIN LATERAL (
+    SELECT frame, seq, updated_at FROM stream_cursor
+    WHERE gateway_id = g.gateway_id AND stream = 1 ORDER BY updated_at DESC LIMIT 1
+) AS ledger ON true
+LEFT JOIN LATERAL (
+    SELECT frame, seq FROM stream_cursor
+    WHERE gateway_id = g.gateway_id AND stream = 2 ORDER BY updated_at DESC LIMIT 1
+) AS readings ON true
 WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (%(site)s::text IS NULL OR s.name = %(site)s)
     AND g.name > %(after)s
 ORDER BY g.name
@@ -73,4 +79,5 @@ SELECT (SELECT count(*) FROM tenant) AS tenants, (SELECT count(*) FROM site) AS 
     (SELECT coalesce(sum(seq), 0)::bigint FROM stream_cursor WHERE stream = 2) AS readings,
     (SELECT max(updated_at) FROM stream_cursor) AS last_merge,
     (SELECT count(*) FROM dead_letter) AS dead_letters,
+    (SELECT count(*) FROM alarm WHERE cleared_at IS NULL) AS alarms,
     EXISTS (SELECT FROM pg_extension WHERE extname = 'timescaledb') AS timescaledb

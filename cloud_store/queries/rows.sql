@@ -11,5 +11,6 @@ COPY reading (
 
 -- name: copy_frames
 COPY frame (
-    received_at, frame, first_seq, tenant_id, gateway_id, epoch_id, entries, rejected, bytes, stream, replay, digest
+    received_at, frame, first_seq, tenant_id, gateway_id, epoch_id, entries, rejected, bytes, stream, replay, digest,
+    payload, verdicts
 ) FROM STDIN (FORMAT binary)

@@ -17,7 +17,7 @@ import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Final
 
-from cloud_store.arrivals import StreamKey
+from cloud_store.arrivals import LogKey
 from cloud_store.plan import Plan
 from edge_agent import audit, queries
 from edge_agent.drafts import draft
@@ -102,7 +102,7 @@ class Checks:
             if len(store.history[shelf]) <= HISTORY_CHECKED_MAX or self.commits % SELDOM == 0:
                 _require_oracle(store, shelf)
 
-    def acknowledged(self, store: Store, key: StreamKey, ack: Ack) -> None:
+    def acknowledged(self, store: Store, key: LogKey, ack: Ack) -> None:
         """A worker is about to acknowledge."""
         if ack.frame > store.furthest.get(key, 0):
             raise Violation(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, NamedTuple
 
-from cloud_store.arrivals import StreamKey
+from cloud_store.arrivals import LogKey
 from cloud_store.plan import PlannedFrame
 from wire_protocol.entries import Count, LedgerEntry, Movement
 from wire_protocol.names import ADJUST
@@ -41,8 +41,8 @@ class Store:
     def __init__(self) -> None:
         self.away = False
         self.session = 0  # every outage and failover ends all sessions
-        self.cursors: dict[StreamKey, Cursor] = {}
-        self.furthest: dict[StreamKey, int] = {}
+        self.cursors: dict[LogKey, Cursor] = {}
+        self.furthest: dict[LogKey, int] = {}
         self.entries: defaultdict[str, list[tuple[int, LedgerEntry]]] = defaultdict(list)
         self.readings: defaultdict[str, list[int]] = defaultdict(list)
         self.history: defaultdict[Shelf, list[tuple[EntryKey, LedgerEntry]]] = defaultdict(list)
@@ -51,7 +51,7 @@ class Store:
         self._undo: list[Undo] = []
         self._commits: deque[list[Undo]] = deque(maxlen=COMMITS_KEPT)
 
-    def read_cursors(self) -> Mapping[StreamKey, Cursor]:
+    def read_cursors(self) -> Mapping[LogKey, Cursor]:
         """Cursors as they are now, not locked.
 
         Raises:
@@ -89,7 +89,7 @@ class Store:
         self.session += 1
         return lacked
 
-    def advance(self, key: StreamKey, cursor: Cursor) -> None:
+    def advance(self, key: LogKey, cursor: Cursor) -> None:
         """Move a cursor."""
         before = self.cursors.get(key)
         self.cursors[key] = cursor
@@ -148,7 +148,7 @@ class Store:
         insort(history, remembered, key=lambda row: row[0])
         self._undo.append(lambda: history.remove(remembered))
 
-    def _restore_cursor(self, key: StreamKey, cursor: Cursor | None) -> None:
+    def _restore_cursor(self, key: LogKey, cursor: Cursor | None) -> None:
         self.cursors[key] = cursor or NO_CURSOR
 
     def _restore_balance(self, shelf: Shelf, balance: Balance | None) -> None:

@@ -13,7 +13,7 @@ from cloud_ingest.leases import rebalance
 from cloud_ingest.merging import decode
 from cloud_ingest.settings import IngestSettings
 from cloud_store import plan
-from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, StreamKey
+from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, LogKey
 from cloud_store.contacts import ContactStore
 from cloud_store.leases import Survey
 from cloud_store.plan import Plan
@@ -54,7 +54,7 @@ class Fleet(Protocol):
 class VirtualContacts(Contacts):
     """Production's contacts; the answer is made in one step instead of a loop."""
 
-    def due(self, read: Callable[[], dict[StreamKey, Cursor]]) -> dict[StreamKey, Cursor]:
+    def due(self, read: Callable[[], dict[LogKey, Cursor]]) -> dict[LogKey, Cursor]:
         """The streams to ask now."""
         cursors = read()
         wanted = {
@@ -91,8 +91,8 @@ class Worker(Process):
         self.contacts = VirtualContacts(
             self.settings, ContactStore(""), lambda _topic, _payload: None, lambda: self.window
         )
-        self._last: dict[StreamKey, Receiver] = {}
-        self._stalled: set[StreamKey] = set()
+        self._last: dict[LogKey, Receiver] = {}
+        self._stalled: set[LogKey] = set()
         self._busy = self._answering = False
         self.note("starts")
         self.lease_soon()
@@ -173,9 +173,9 @@ class Worker(Process):
         for key, cursor in due.items():
             self._tell(key, Receiver(key.gateway, key.stream, cursor).ack(self.world.now_ms, self.window, ask=True))
 
-    def _cursors(self) -> dict[StreamKey, Cursor]:
+    def _cursors(self) -> dict[LogKey, Cursor]:
         stored = self.store.read_cursors()
-        keys = (StreamKey(name, stream) for name in self.fleet.registry for stream in topics.STREAMS)
+        keys = (LogKey(name, stream) for name in self.fleet.registry for stream in topics.STREAMS)
         return {key: stored.get(key, NO_CURSOR) for key in keys}
 
     # --- merging ------------------------------------------------------------------------------------------------
@@ -256,7 +256,7 @@ class Worker(Process):
 
     def _stall(self, batch: list[ArrivedFrame], retry_ms: int) -> None:
         """The database is away: tell every gateway of the batch, once, to hold its frames, and try again."""
-        keys = {StreamKey(arrived.gateway, arrived.stream) for arrived in batch}
+        keys = {LogKey(arrived.gateway, arrived.stream) for arrived in batch}
         for key in sorted(keys - self._stalled):
             self._stalled.add(key)
             if key in self._last:
@@ -274,7 +274,7 @@ class Worker(Process):
         if len(self.inbox):
             self._work_soon()
 
-    def _tell(self, key: StreamKey, ack: Ack) -> None:
+    def _tell(self, key: LogKey, ack: Ack) -> None:
         self.at_brink("before an acknowledgement")
         self.note(f"tells {key.gateway} {key.stream} {ack.frame}" + (f", wants {ack.want}" if ack.want else ""))
         self.world.checks.acknowledged(self.store, key, ack)

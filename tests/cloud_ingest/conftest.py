@@ -101,7 +101,7 @@ class Site:
         for _ in range(frames):
             run = list(islice(ledger, entries_per_frame))
             sealed.append(sealer.seal(run))
-            self.entries += [(EntryKey(entry.hlc, name, seq + n), entry) for n, entry in enumerate(run, 1)]
+            self.entries += [(EntryKey(entry.hlc, name, epoch(), seq + n), entry) for n, entry in enumerate(run, 1)]
             seq += len(run)
         gateway = LoadGateway(name, epoch(), sealed, limits=IMPATIENT)
         self.gateways.append(gateway)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cloud_store.arrivals import ArrivedFrame
 from wire_protocol import clock, frames, names, topics
 from wire_protocol.entries import Count, LedgerEntry, Movement, MovementKind, Reading
-from wire_protocol.frames import FrameHeader
+from wire_protocol.frames import FrameHeader, LogHead
 from wire_protocol.stock import EntryKey
 from wire_protocol.topics import Stream
 
@@ -94,17 +94,27 @@ class Chain:
     prev: str = ""
     sealed: list[bytes] = field(default_factory=list)
 
-    def seal(self, entries: Sequence[LedgerEntry | Reading], boots: dict[str, int] | None = None) -> ArrivedFrame:
+    def seal(
+        self,
+        entries: Sequence[LedgerEntry | Reading],
+        boots: dict[str, int] | None = None,
+        after: dict[str, LogHead] | None = None,
+    ) -> ArrivedFrame:
         """The next frame, as it would arrive."""
         prev = self.prev or frames.genesis(self.gateway, self.epoch, self.stream)
         header = FrameHeader(
             stream=self.stream, epoch=self.epoch, frame=self.frame + 1, first_seq=self.seq + 1, count=len(entries),
-            prev=prev, boots=boots or {},
+            prev=prev, boots=boots or {}, after=after or {},
         )  # fmt: skip
         payload = frames.seal(header, entries)
         self.frame, self.seq, self.prev = self.frame + 1, self.seq + len(entries), frames.digest(payload)
         self.sealed.append(payload)
         return arrived(self.gateway, payload, self.stream)
+
+
+def head(chain: Chain) -> LogHead:
+    """Where a chain ends, as a new epoch says that it knows it."""
+    return LogHead(frame=chain.frame, digest=chain.prev)
 
 
 def arrived(gateway: str, payload: bytes, stream: Stream = "ledger") -> ArrivedFrame:
@@ -114,7 +124,7 @@ def arrived(gateway: str, payload: bytes, stream: Stream = "ledger") -> ArrivedF
 
 def keyed(gateway: str, entries: Sequence[LedgerEntry]) -> list[tuple[EntryKey, LedgerEntry]]:
     """The entries of a gateway as the oracle wants them."""
-    return [(EntryKey(entry.hlc, gateway, seq), entry) for seq, entry in enumerate(entries, 1)]
+    return [(EntryKey(entry.hlc, gateway, EPOCH, seq), entry) for seq, entry in enumerate(entries, 1)]
 
 
 def seal_all(gateway: str, entries: Sequence[LedgerEntry], sizes: Sequence[int]) -> list[ArrivedFrame]:

@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 
 from cloud_store import proof, registry
-from cloud_store.arrivals import StreamKey
+from cloud_store.arrivals import LogKey
 from cloud_store.connection import Connection
 from cloud_store.errors import DatabaseUnavailable
 from cloud_store.merge import Merger
-from tests.cloud_store.histories import BOOT, NOW_MS, Chain, arrived, count, movement
-from wire_protocol import clock, frames
+from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, count, movement
+from wire_protocol import clock, frames, names
 from wire_protocol.entries import QUANTITY_MAX, Reading
 from wire_protocol.stock import Cell
 
 HLC = clock.pack(NOW_MS)
+OTHER_BOOT = names.ulid(NOW_MS - 5, bytes(10))
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: Merger, connection
     good, bad = movement(HLC, "receive", "@supplier", "A-1", 5), movement(HLC + 1, "receive", "@supplier", "A-1", 6)
     bad = bad.model_copy(update={"quantity": -6})
     report = merger.merge([chain.seal([good, bad]), chain.seal([movement(HLC + 2, "pick", "A-1", "@customer", 2)])])
-    outcome = report.streams[StreamKey("gw-a", "ledger")]
+    outcome = report.streams[LogKey("gw-a", "ledger", EPOCH)]
     assert [(entry.seq, "quantity" in entry.reason) for entry in outcome.rejected] == [(2, True)]
     assert outcome.receiver.cursor.seq == 3
     assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 3
@@ -90,7 +91,7 @@ def test_a_fork_is_quarantined_and_told(merger: Merger, column: Callable[[bytes]
     for _ in range(3):
         report = merger.merge([other])
     assert report.forks == 1
-    ack = report.streams[StreamKey("gw-a", "ledger")].receiver.ack(NOW_MS, 16)
+    ack = report.streams[LogKey("gw-a", "ledger", EPOCH)].receiver.ack(NOW_MS, 16)
     assert ack.fork is not None
     assert column(b"SELECT times FROM dead_letter") == [3]
     assert column(b"SELECT quantity FROM movement") == [1]
@@ -105,7 +106,7 @@ def test_unknown_and_disabled_gateways_are_refused(
     entry = movement(HLC, "receive", "@supplier", "A-1")
     report = merger.merge([Chain(name).seal([entry]) for name in ("gw-a", "gw-b", "gw-unknown")])
     assert report.refused == {"gw-b", "gw-unknown"}
-    assert set(report.streams) == {StreamKey("gw-a", "ledger")}
+    assert set(report.streams) == {LogKey("gw-a", "ledger", EPOCH)}
     assert sorted(column(b"SELECT reason FROM dead_letter")) == [
         "the gateway is disabled",
         "the gateway is not in the registry",
@@ -138,18 +139,25 @@ def test_a_verdict_is_told_although_the_batch_was_taken_apart(merger: Merger, co
         chain.seal([movement(HLC + 1, "receive", "@supplier", "A-1", QUANTITY_MAX, sku="gold")]),
         *(chain.seal([movement(HLC + 2 + n, "receive", "@supplier", "A-1")]) for n in range(3)),
     ]
-    outcome = merger.merge(batch).streams[StreamKey("gw-a", "ledger")]
+    outcome = merger.merge(batch).streams[LogKey("gw-a", "ledger", EPOCH)]
     assert ([entry.seq for entry in outcome.rejected], outcome.receiver.cursor.frame) == ([2], 5)
 
 
 @pytest.mark.usefixtures("gateways")
-def test_times_are_corrected_and_bounded(merger: Merger, connection: Connection) -> None:
-    """A boot's offset gives entries their true time; what is still impossible is bounded, flagged and kept."""
-    offset, year_ms = 5_000, 365 * 24 * 3600 * 1000
-    entries = [movement(clock.pack(NOW_MS + lag), "receive", "@supplier", "A-1") for lag in (-offset, year_ms)]
-    merger.merge([Chain("gw-a").seal(entries, boots={BOOT: offset})])
+def test_times_are_true_where_the_boot_is_known_and_bounded_elsewhere(merger: Merger, connection: Connection) -> None:
+    """A gateway that booted in 1970 gets its day right; what is still impossible is bounded, flagged, told and kept."""
+    year_ms, zero_ms = 365 * 24 * 3600 * 1000, NOW_MS - 3_600_000
+    in_1970 = movement(clock.pack(60_000), "receive", "@supplier", "A-1").model_copy(update={"mono_ms": 60_000})
+    # The same boot after somebody had set the wall clock, a year ahead: the monotonic clock knows better.
+    ahead = movement(clock.pack(NOW_MS + year_ms), "receive", "@supplier", "A-1")
+    set_later = ahead.model_copy(update={"mono_ms": 120_000})
+    elsewhere = ahead.model_copy(update={"hlc": ahead.hlc + 1, "boot": OTHER_BOOT})
+    report = merger.merge([Chain("gw-a").seal([in_1970, set_later, elsewhere], boots={BOOT: zero_ms})])
     rows = connection.execute("SELECT extract(epoch FROM at) * 1000, claimed_ms FROM movement ORDER BY seq").fetchall()
-    assert rows == [(NOW_MS, None), (NOW_MS + 5 * 60 * 1000, NOW_MS + year_ms + offset)]
+    bounded_ms = NOW_MS + 5 * 60 * 1000
+    assert rows == [(zero_ms + 60_000, None), (zero_ms + 120_000, None), (bounded_ms, NOW_MS + year_ms)]
+    outcome = report.streams[LogKey("gw-a", "ledger", EPOCH)]
+    assert [(told.seq, told.at_ms) for told in outcome.bounded] == [(3, bounded_ms)]
 
 
 @pytest.mark.usefixtures("gateways")
@@ -171,7 +179,7 @@ def test_nothing_is_merged_when_the_chain_has_a_gap(merger: Merger) -> None:
     second = chain.seal([movement(HLC + 1, "receive", "@supplier", "A-1")])
     report = merger.merge([second])
     assert report.entries == 0
-    assert report.streams[StreamKey("gw-a", "ledger")].receiver.ack(NOW_MS, 16).want == 1
+    assert report.streams[LogKey("gw-a", "ledger", EPOCH)].receiver.ack(NOW_MS, 16).want == 1
     assert merger.merge([first, arrived("gw-a", first.payload), second]).duplicates == 1
 
 
@@ -196,7 +204,7 @@ def test_without_a_database_nothing_is_merged() -> None:
         merger.merge([Chain("gw-a").seal([movement(HLC, "receive", "@supplier", "A-1")])])
 
 
-def test_a_new_epoch_is_a_fork_until_it_is_agreed(merger: Merger, connection: Connection) -> None:
+def test_the_first_frame_of_another_gateway_does_not_fit(merger: Merger, connection: Connection) -> None:
     """Digest of the first frame depends on gateway and epoch, so a foreign first frame does not fit either."""
     registry.add_site(connection, "acme", "berlin")
     registry.add_gateway(connection, "acme", "berlin", "gw-a")

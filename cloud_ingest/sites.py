@@ -1,0 +1,113 @@
+"""Sites: what one gateway has shipped goes down to the others of its site, as the sealed frames it came in.
+
+Two ways. A frame that was merged is pushed at once to the site's other gateways, for what it is worth: who is offline
+misses it. What decides is the asking: a gateway says how far it has each log, on contact, when it notices a gap, and now
+and then; it is sent what follows, and where all logs end.
+
+Invariant: only what is committed is passed on. Invariant: an ask is answered from the asking gateway's own site.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.settings import IngestSettings
+from cloud_ingest.threads import uninterrupted
+from cloud_store.arrivals import MergedFrame
+from cloud_store.errors import StoreError
+from cloud_store.sites import Answer, SiteStore
+from wire_protocol import topics
+from wire_protocol.messages import InvalidMessage, SiteAsk, SiteFrame, SiteHeads
+from wire_protocol.topics import Channel
+
+PEERS_KNOWN_S: Final = 5.0
+RETRY_S: Final = 1.0
+_LOG = structlog.get_logger()
+
+
+class Sites:
+    """Passes merged frames on and answers gateways that ask."""
+
+    def __init__(
+        self,
+        settings: IngestSettings,
+        store: SiteStore,
+        publish: Callable[[str, bytes], None],
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._settings, self._store, self._publish, self._metrics = settings, store, publish, metrics
+        self._asks: dict[str, SiteAsk] = {}
+        self._merged: list[MergedFrame] = []
+        self._peers: dict[int, list[str]] = {}
+        self._peers_until = 0.0
+        self._work = asyncio.Event()
+
+    def asked(self, gateway: str, payload: bytes) -> None:
+        """A gateway asks; the latest ask of each is kept until it is answered."""
+        try:
+            ask = SiteAsk.decode(payload)
+        except InvalidMessage as error:
+            _LOG.warning("ask_refused", gateway=gateway, reason=str(error))
+            return
+        if gateway in self._asks or len(self._asks) < self._settings.site_asks_waiting_max:
+            self._asks[gateway] = ask
+            self._work.set()
+
+    def merged(self, frames: Sequence[MergedFrame]) -> None:
+        """Ledger frames were committed. What does not fit is found by asking."""
+        if len(self._merged) < self._settings.inbox_frames_max:
+            self._merged += frames
+            self._work.set()
+
+    async def run(self) -> None:
+        """Push and answer until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            frames, self._merged = self._merged, []
+            try:
+                await self._push(frames)
+                while self._asks:
+                    gateway, ask = next(iter(self._asks.items()))
+                    await self._answer(gateway, ask)
+                    if self._asks.get(gateway) is ask:
+                        del self._asks[gateway]
+            except StoreError as error:
+                _LOG.warning("sites_failed", reason=str(error), hint=error.hint)
+                self._work.set()
+                await asyncio.sleep(RETRY_S)
+
+    async def _push(self, frames: list[MergedFrame]) -> None:
+        sites = {frame.site_id for frame in frames}
+        if sites and (time.monotonic() > self._peers_until or not sites <= self._peers.keys()):
+            self._peers = await uninterrupted(lambda: self._store.peers(sites | self._peers.keys()))
+            self._peers_until = time.monotonic() + PEERS_KNOWN_S
+        for merged in frames:
+            others = [name for name in self._peers.get(merged.site_id, []) if name != merged.arrived.gateway]
+            if not others or len(others) > self._settings.site_peers_max:
+                continue
+            payload = SiteFrame(
+                gateway=merged.arrived.gateway,
+                received_ms=merged.arrived.received_ms,
+                rejected=merged.rejected,
+                frame=merged.arrived.payload,
+            ).encode()
+            for other in others:
+                self._publish(topics.link(other, Channel.SITE_LEDGER), payload)
+            self._metrics.site_frames.labels("pushed").inc(len(others))
+
+    async def _answer(self, gateway: str, ask: SiteAsk) -> None:
+        bytes_max = self._settings.site_answer_bytes_max
+        answer: Answer = await uninterrupted(lambda: self._store.answer(gateway, ask, bytes_max=bytes_max))
+        if not answer.heads:
+            return  # not in the registry, disabled, or the first of its site: there is nothing to tell
+        topic = topics.link(gateway, Channel.SITE_LEDGER)
+        for frame in answer.frames:
+            self._publish(topic, frame.encode())
+        heads = SiteHeads(heads=tuple(answer.heads), now_ms=time.time_ns() // 1_000_000, more=answer.more)
+        self._publish(topic, heads.encode())
+        self._metrics.site_frames.labels("asked for").inc(len(answer.frames))

@@ -1,0 +1,64 @@
+"""Alarms: what an operator must look at, and what to do about it.
+
+Invariant: bounded. A gateway has at most one open alarm of a kind; the same thing again only raises its count.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from psycopg.rows import dict_row
+
+from cloud_store import sql
+from cloud_store.connection import Connection, translated
+from cloud_store.plan import Plan
+
+AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs"]
+DETAIL_CHARS_MAX: Final = 2_000
+ADVICE: Final[dict[AlarmKind, str]] = {
+    "fork": "A backup was restored or a disk was cloned. The gateway fetches what it lacks and opens a new epoch.",
+    "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Is a second one still running?",
+    "stock-differs": "Gateway and cloud show different stock: stocktide cloud stock-proof, then repair.",
+}
+_SQL: Final = sql.load("alarm")
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something about a gateway."""
+
+    gateway: str
+    kind: AlarmKind
+    detail: str
+
+
+def of_plan(planned: Plan) -> Iterable[Alarm]:
+    """What a merge has come across, by gateway."""
+    for arrived, reason in planned.quarantined:
+        if reason.startswith("fork"):
+            yield Alarm(arrived.gateway, "fork", reason)
+    for frame in planned.merged:
+        repeated = [bad.reason for bad in frame.rejected if bad.reason.startswith("event ")]
+        if repeated:
+            yield Alarm(frame.arrived.gateway, "repeated-events", f"{len(repeated)} scans, such as: {repeated[0]}")
+
+
+def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
+    """Raise alarms, in key order so that two workers cannot deadlock."""
+    latest = {(alarm.gateway, alarm.kind): alarm.detail for alarm in alarms}
+    for (gateway, kind), detail in sorted(latest.items()):
+        connection.execute(_SQL["raise"], {"gateway": gateway, "kind": kind, "detail": detail[:DETAIL_CHARS_MAX]})
+
+
+def clear(connection: Connection, gateway: str, kind: AlarmKind | None = None) -> int:
+    """Clear the open alarms of a gateway, of one kind or all; returns how many."""
+    with translated():
+        return connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind}).rowcount
+
+
+def listing(
+    connection: Connection, *, limit: int, tenant: str | None = None, cleared: bool = False
+) -> list[dict[str, Any]]:
+    """Open alarms, newest first; with `cleared`, all."""
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_SQL["alarms"], {"limit": limit, "tenant": tenant, "all": cleared}).fetchall()

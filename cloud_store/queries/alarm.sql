@@ -1,0 +1,20 @@
+-- name: raise
+-- An open alarm of the kind is only counted up.
+INSERT INTO alarm AS a (tenant_id, site_id, gateway, kind, detail)
+SELECT tenant_id, site_id, name, %(kind)s, %(detail)s FROM gateway WHERE name = %(gateway)s
+ON CONFLICT (gateway, kind) WHERE cleared_at IS NULL DO UPDATE
+SET detail = excluded.detail, last_at = now(), times = a.times + 1
+
+-- name: clear
+UPDATE alarm SET cleared_at = now()
+WHERE gateway = %(gateway)s AND (%(kind)s::text IS NULL OR kind = %(kind)s) AND cleared_at IS NULL
+RETURNING kind
+
+-- name: alarms
+SELECT t.name AS tenant, s.name AS site, a.gateway, a.kind, a.detail, a.first_at, a.last_at, a.times, a.cleared_at
+FROM alarm a
+LEFT JOIN tenant t USING (tenant_id)
+LEFT JOIN site s USING (site_id)
+WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (%(all)s OR a.cleared_at IS NULL)
+ORDER BY a.last_at DESC
+LIMIT %(limit)s

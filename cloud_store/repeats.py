@@ -1,0 +1,123 @@
+"""Device events that two logs of one gateway both have: the one that is merged first counts.
+
+A scan that was committed just before a gateway died, and whose receipt was lost, is sent again to the gateway's
+replacement. When the old disk is plugged in later, its log goes on and brings the same scan again. Within one log the
+ledger itself takes an event once, and a new epoch begins only after it has fetched the older logs; so what is left to look
+for are logs that went on without knowing of each other, which is rare. Only then is anything asked of the database.
+
+Invariant: all ledger cursors of a gateway with several epochs are locked by the merge that asks here.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from psycopg.types.json import Jsonb
+
+from cloud_store import plan, sql
+from cloud_store.arrivals import LogKey
+from cloud_store.connection import Connection
+from cloud_store.plan import Plan, PlannedFrame
+from wire_protocol.entries import Reading
+
+_SQL: Final = sql.load("repeat")
+
+
+class _Event(NamedTuple):
+    """What is unique for ever at a gateway."""
+
+    device: str
+    event: str
+
+
+class _Log(NamedTuple):
+    """A log as the database knows it: its id, and how much of other epochs it knew when it began."""
+
+    epoch_id: int
+    after: Mapping[str, Any]
+
+
+def take_out(connection: Connection, planned: Plan) -> None:
+    """Reject the entries of a plan whose event another log of the same gateway has."""
+    frames: defaultdict[str, list[PlannedFrame]] = defaultdict(list)
+    for frame in planned.merged:
+        if frame.arrived.stream == "ledger":
+            frames[frame.arrived.gateway].append(frame)
+    several = {name: found for name, found in frames.items() if _logs_of(planned, name) > 1}
+    if not several:
+        return
+    logs = _read_logs(connection, [planned.gateways[name].gateway_id for name in several])
+    for name, found in several.items():
+        _take_out_of(connection, planned, found, logs[planned.gateways[name].gateway_id])
+
+
+def remember_after(connection: Connection, planned: Plan) -> None:
+    """Store what new logs knew of older ones; in the transaction that stores their first frame."""
+    for frame in planned.merged:
+        header = frame.arrived.frame.header
+        if header.after:
+            after = {epoch: head.model_dump() for epoch, head in header.after.items()}
+            key = {"gateway_id": frame.gateway.gateway_id, "epoch": header.epoch}
+            connection.execute(_SQL["set_after"], {**key, "after": Jsonb(after)})
+
+
+def _logs_of(planned: Plan, gateway: str) -> int:
+    return sum(1 for key in planned.cursors if key.gateway == gateway and key.stream == "ledger")
+
+
+def _read_logs(connection: Connection, gateways: list[int]) -> Mapping[int, dict[str, _Log]]:
+    logs: defaultdict[int, dict[str, _Log]] = defaultdict(dict)
+    for gateway_id, ulid, epoch_id, after in connection.execute(_SQL["after"], {"gateways": gateways}):
+        logs[gateway_id][ulid] = _Log(epoch_id, after)
+    return logs
+
+
+def _take_out_of(connection: Connection, planned: Plan, frames: list[PlannedFrame], logs: Mapping[str, _Log]) -> None:
+    """The frames are of one gateway, in the order they are merged in."""
+    here: dict[_Event, tuple[str, int]] = {}
+    for frame in frames:
+        key = frame.arrived.log
+        strangers = [epoch for epoch in logs if epoch != key.epoch and _strangers(planned, key, epoch, logs, frame)]
+        known = _stored(connection, frame, [logs[epoch].epoch_id for epoch in strangers]) if strangers else {}
+        reasons: dict[int, str] = {}
+        for seq, event in _events(frame):
+            epoch, where = known.get(event) or here.get(event) or (key.epoch, seq)
+            if epoch != key.epoch:
+                reasons[seq] = (
+                    f"event {event.event} of {event.device} counts already, as entry {where} of epoch {epoch}"
+                )
+            else:
+                here[event] = (key.epoch, seq)
+        if reasons:
+            plan.reject(planned, frame, reasons)
+
+
+def _strangers(planned: Plan, log: LogKey, other: str, logs: Mapping[str, _Log], frame: PlannedFrame) -> bool:
+    """Whether the other log may have an event of this frame without either having known of it."""
+    at = planned.cursors.get(log._replace(epoch=other))
+    if at is None or at.frame == 0:
+        return False
+    mine = {epoch: head.model_dump() for epoch, head in frame.arrived.frame.header.after.items()}
+    known = (mine or (logs[log.epoch].after if log.epoch in logs else {})).get(other)
+    return known is None or at.frame > known["frame"]
+
+
+def _events(frame: PlannedFrame) -> Iterable[tuple[int, _Event]]:
+    for seq, entry in frame.entries:
+        if entry.device is not None and entry.event is not None:
+            yield seq, _Event(entry.device, entry.event)
+
+
+def _stored(connection: Connection, frame: PlannedFrame, epochs: list[int]) -> Mapping[_Event, tuple[str, int]]:
+    events = [event for _, event in _events(frame)]
+    skus = {entry.sku for _, entry in frame.entries if not isinstance(entry, Reading)}
+    parameters = {
+        "devices": [event.device for event in events],
+        "events": [event.event for event in events],
+        "skus": sorted(skus),
+        "tenant_id": frame.gateway.tenant_id,
+        "gateway_id": frame.gateway.gateway_id,
+        "epochs": epochs,
+    }
+    rows = connection.execute(_SQL["events"], parameters)
+    return {_Event(device, event): (epoch, seq) for device, event, epoch, seq in rows}

@@ -1,0 +1,91 @@
+"""A site's ledger for its gateways: the frames of every log, as they came, after what a gateway has.
+
+Invariant: a gateway is given frames of its own site only; which site that is, the registry says.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from cloud_store import sql
+from cloud_store.connection import Connection, connect, translated
+from wire_protocol.messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame
+
+FRAMES_PER_READ: Final = 16
+_SQL: Final = sql.load("site")
+
+
+class Answer(NamedTuple):
+    """What a gateway is sent: frames in the order of their logs, where all logs stand, whether that was all."""
+
+    frames: list[SiteFrame]
+    heads: list[LogCursor]
+    more: bool
+
+
+@dataclass(slots=True)
+class SiteStore:
+    """Reads sites over one connection, which is opened when needed and again after it was lost.
+
+    Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
+    """
+
+    database_url: str
+    application: str = "stocktide-sites"
+    _connection: Connection | None = None
+
+    def peers(self, sites: Iterable[int]) -> dict[int, list[str]]:
+        """The active gateways of some sites."""
+        found: defaultdict[int, list[str]] = defaultdict(list)
+        with translated():
+            for site_id, name in self._connected().execute(_SQL["peers"], {"sites": sorted(sites)}):
+                found[site_id].append(name)
+        return dict(found)
+
+    def answer(self, gateway: str, ask: SiteAsk, *, bytes_max: int) -> Answer:
+        """What an active gateway lacks of its site's logs; nothing for any other. At least one frame, if there is one."""
+        known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
+        with translated():
+            connection = self._connected()
+            rows = connection.execute(_SQL["heads"], {"gateway": gateway, "limit": SITE_LOGS_MAX}).fetchall()
+            heads = [LogCursor(gateway=name, epoch=epoch, frame=frame, seq=seq) for name, epoch, frame, seq, *_ in rows]
+            ids = {head: tuple(row[4:]) for head, row in zip(heads, rows, strict=True)}
+            frames: list[SiteFrame] = []
+            room = bytes_max
+            for head in heads:
+                if (head.gateway, head.epoch) == (gateway, ask.own):
+                    continue
+                for frame in _frames(connection, head, ids[head], after=known.get((head.gateway, head.epoch), 0)):
+                    room -= len(frame.frame)
+                    if frames and room < 0:
+                        return Answer(frames, heads, more=True)
+                    frames.append(frame)
+        return Answer(frames, heads, more=False)
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self.database_url, application=self.application)
+        return self._connection
+
+
+def _frames(connection: Connection, head: LogCursor, ids: tuple[int, int], *, after: int) -> Iterator[SiteFrame]:
+    parameters: Mapping[str, int] = {"gateway_id": ids[0], "epoch_id": ids[1], "last": head.frame}
+    while after < head.frame:
+        rows = connection.execute(_SQL["frames"], {**parameters, "after": after, "limit": FRAMES_PER_READ}).fetchall()
+        for received_ms, payload, verdicts in rows:
+            yield SiteFrame(
+                gateway=head.gateway,
+                received_ms=int(received_ms),
+                rejected=tuple(sorted(int(seq) for seq in verdicts or ())),
+                frame=bytes(payload),
+            )
+        after += len(rows)
+        if len(rows) < FRAMES_PER_READ:
+            return
