@@ -1,8 +1,8 @@
 """Sites: what one gateway has shipped goes down to the others of its site, as the sealed frames it came in.
 
 Two ways. A frame that was merged is pushed at once to the site's other gateways, for what it is worth: who is offline
-misses it. What decides is the asking: a gateway says how far it has each log, on contact, when it notices a gap, and now
-and then; it is sent what follows, and where all logs end.
+misses it. What decides is the asking: a gateway says how far it has each log, on contact, when it notices a gap, and
+now and then; it is sent what follows, and where all logs end.
 
 Invariant: only what is committed is passed on. Invariant: an ask is answered from the asking gateway's own site.
 """

@@ -12,13 +12,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from cloud_store.arrivals import LogKey
 from cloud_store.dictionary import Dictionary
 from cloud_store.plan import PlannedFrame
-from wire_protocol import clock, names
+from wire_protocol import names
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.messages import Bounded
+from wire_protocol.times import TrueTime, true_time
 
-AGE_MS_MAX: Final = 90 * 24 * 3600 * 1000
-AHEAD_MS_MAX: Final = 5 * 60 * 1000
-CLAIM_MS_LIMIT: Final = 1 << 62
 BOUNDED_TOLD_MAX: Final = 200
 HOUR_MS: Final = 3600 * 1000
 NO_LOT: Final = 0
@@ -80,27 +78,6 @@ class LedgerRows:
     gateway_names: dict[int, str] = field(default_factory=dict)
     epoch_names: dict[int, str] = field(default_factory=dict)
     bounded: dict[LogKey, list[Bounded]] = field(default_factory=dict)
-
-
-class TrueTime(NamedTuple):
-    """When an entry happened, as well as it is known; `claimed_ms` only when that had to be bounded."""
-
-    at_ms: int
-    claimed_ms: int | None
-
-
-def true_time(entry: Movement | Count | Reading, boots: Mapping[str, int], received_ms: int) -> TrueTime:
-    """When an entry happened, bounded to [received - 90 days, received + 5 minutes].
-
-    Where the cloud has told its time during the entry's boot, that boot's monotonic clock says when it was; the wall clock
-    may have stood in 1970 or been set twice since. Otherwise the entry's clock is all there is.
-    """
-    zero_ms = boots.get(entry.boot)
-    claimed = clock.wall_ms(entry.hlc) if zero_ms is None else zero_ms + entry.mono_ms
-    bounded = min(max(claimed, received_ms - AGE_MS_MAX), received_ms + AHEAD_MS_MAX)
-    if bounded == claimed:
-        return TrueTime(claimed, None)
-    return TrueTime(bounded, min(max(claimed, -CLAIM_MS_LIMIT), CLAIM_MS_LIMIT))
 
 
 def postgres_time(ms: int) -> int:

@@ -2,8 +2,9 @@
 
 A scan that was committed just before a gateway died, and whose receipt was lost, is sent again to the gateway's
 replacement. When the old disk is plugged in later, its log goes on and brings the same scan again. Within one log the
-ledger itself takes an event once, and a new epoch begins only after it has fetched the older logs; so what is left to look
-for are logs that went on without knowing of each other, which is rare. Only then is anything asked of the database.
+ledger itself takes an event once, and a new epoch begins only after it has fetched the older logs; so what is left to
+look for are logs that went on without knowing of each other, which is rare. Only then is anything asked of the
+database.
 
 Invariant: all ledger cursors of a gateway with several epochs are locked by the merge that asks here.
 """

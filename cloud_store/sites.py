@@ -49,8 +49,11 @@ class SiteStore:
         with translated():
             connection = self._connected()
             rows = connection.execute(_SQL["heads"], {"gateway": gateway, "limit": SITE_LOGS_MAX}).fetchall()
-            heads = [LogCursor(gateway=name, epoch=epoch, frame=frame, seq=seq) for name, epoch, frame, seq, *_ in rows]
-            ids = {head: tuple(row[4:]) for head, row in zip(heads, rows, strict=True)}
+            heads = [
+                LogCursor(gateway=name, epoch=epoch, frame=frame, seq=seq, digest=digest)
+                for name, epoch, frame, seq, digest, *_ in rows
+            ]
+            ids = {head: tuple(row[5:]) for head, row in zip(heads, rows, strict=True)}
             frames: list[SiteFrame] = []
             room = bytes_max
             for head in heads:

@@ -204,7 +204,7 @@ class _Agent:
         streams = {name: outbox.position(self._reader, name) for name in STREAMS}
         return GatewayStatus(
             state="online" if state == "online" else "offline",
-            epoch=self._identity.epoch,
+            epoch=facts["epoch"],
             version=version("stocktide"),
             at_ms=self._clock.now_ms(),
             streams={

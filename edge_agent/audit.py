@@ -7,16 +7,19 @@ entries give by the oracle's algebra.
 Invariant: `verify` writes nothing; `rebuild` writes derived tables only.
 """
 
-from collections.abc import Callable, Iterator
+import heapq
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
-from edge_agent import database, outbox
+from edge_agent import database, derivation, outbox
 from edge_agent.database import Connection
-from edge_agent.ledger import Derivation, Ledger, balance_row, chain
+from edge_agent.derivation import OWN, Keys
+from edge_agent.ledger import Ledger, chain
 from edge_agent.sql import statement
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
@@ -27,6 +30,7 @@ from wire_protocol.topics import STREAMS, Stream
 
 CHUNK_ENTRIES: Final = 10_000
 FINDINGS_MAX: Final = 100
+EMPTY_BALANCE: Final = (0, 0, None, None, None, None, None, None)
 
 Progress = Callable[[int], None]
 
@@ -48,17 +52,16 @@ class Audit:
 
 @dataclass(slots=True)
 class _Book:
-    """Derived tables computed from entries in memory, in the ledger's order.
+    """Derived tables computed from entries in memory, in the order of their keys.
 
     Written beside `Derivation`, not through it: an audit that shared its code would share its mistakes.
     """
 
-    gateway: str
+    keys: Keys
     balances: dict[Cell, Balance] = field(default_factory=dict)
 
-    def add(self, seq: int, entry: LedgerEntry) -> int | None:
+    def add(self, key: EntryKey, entry: LedgerEntry) -> int | None:
         """Book an entry; returns the variance of a count."""
-        key = EntryKey(entry.hlc, self.gateway, seq)
         if isinstance(entry, Count):
             cell = counted_cell(entry)
             before = self.balances.get(cell, Balance())
@@ -86,7 +89,10 @@ def verify(connection: Connection, progress: Progress = lambda _: None) -> Audit
         for row in connection.execute("PRAGMA quick_check").fetchall():
             if row[0] != "ok":
                 audit.add(f"SQLite: {row[0]}")
-        book = _verify_entries(connection, facts["gateway"], audit, progress)
+        book = _Book(Keys(connection))
+        own = _own_entries(connection, audit, progress)
+        others = (_site_entries(connection, log, audit, progress) for log in book.keys.others())
+        _verify_derived(connection, heapq.merge(own, *others, key=itemgetter(0)), book, audit)
         _verify_balances(connection, book, audit)
         for stream in STREAMS:
             _verify_frames(connection, facts["gateway"], facts["epoch"], stream, audit)
@@ -97,60 +103,124 @@ def verify(connection: Connection, progress: Progress = lambda _: None) -> Audit
     return audit
 
 
-def _verify_entries(connection: Connection, gateway: str, audit: Audit, progress: Progress) -> _Book:
-    book, digest, last_seq, last_hlc = _Book(gateway), b"", 0, -1
-    movements = connection.execute(statement("all_movements"))
-    seen = connection.execute(statement("all_seen"))
+class _Entry(NamedTuple):
+    """An entry that was read: its key first, so that entries of several logs are merged by it."""
+
+    key: EntryKey
+    log: int
+    entry: LedgerEntry
+    counts: bool
+
+
+def _own_entries(connection: Connection, audit: Audit, progress: Progress) -> Iterator[_Entry]:
+    """The ledger's own entries: without a gap, in the order of the clock, the digest chain whole, each body valid."""
+    keys, digest, last_seq, last_hlc = Keys(connection), b"", 0, -1
+    rejected = {seq for seq, _ in connection.execute(statement("rejected_entries"))}
     for chunk in _chunks(connection.execute(statement("all_entries"))):
         for seq, hlc, body, stored in chunk:
             if seq != last_seq + 1:
                 audit.add(f"entry {seq} follows entry {last_seq}")
-            if hlc <= last_hlc:
-                audit.add(f"entry {seq} is not later than the entry before it")
+            if hlc < last_hlc:
+                audit.add(f"entry {seq} is earlier than the entry before it")
             digest = chain(digest, body)
             if digest != stored:
                 audit.add(f"entry {seq} does not match its digest")
                 digest = stored
+            entry = _read(body, hlc, f"entry {seq}", audit)
+            if entry is not None:
+                yield _Entry(keys.key(hlc, OWN, seq), OWN, entry, seq not in rejected)
             last_seq, last_hlc = seq, hlc
-            _verify_entry(seq, hlc, body, book, audit, movements, seen)
         audit.entries += len(chunk)
         progress(len(chunk))
-    for name, rows in (("movement", movements), ("seen", seen)):
-        if rows.fetchone() is not None:
-            audit.add(f"table {name} has rows that no entry gives")
-    return book
 
 
-def _verify_entry(  # noqa: PLR0917 - one row of each table, side by side
-    seq: int, hlc: int, body: str, book: _Book, audit: Audit, movements: Iterator[Any], seen: Iterator[Any]
-) -> None:
+def _site_entries(connection: Connection, log: int, audit: Audit, progress: Progress) -> Iterator[_Entry]:
+    """The entries of another log; what the cloud has rejected is not among them, so numbers may be missing."""
+    keys, last_hlc = Keys(connection), -1
+    for chunk in _chunks(connection.execute(statement("entries_of_log"), (log,))):
+        for seq, hlc, body in chunk:
+            place = f"entry {seq} of log {log}"
+            if hlc < last_hlc:
+                audit.add(f"{place} is earlier than the entry before it")
+            entry = _read(body, hlc, place, audit)
+            if entry is not None:
+                yield _Entry(keys.key(hlc, log, seq), log, entry, counts=True)
+            last_hlc = hlc
+        audit.entries += len(chunk)
+        progress(len(chunk))
+
+
+def _read(body: str, hlc: int, place: str, audit: Audit) -> LedgerEntry | None:
     try:
         entry = ENTRY.validate_json(body)
     except ValidationError as error:
-        audit.add(f"entry {seq} is not valid: {error.error_count()} problem(s)")
-        return
+        audit.add(f"{place} is not valid: {error.error_count()} problem(s)")
+        return None
     if not isinstance(entry, Movement | Count) or entry.hlc != hlc:
-        audit.add(f"entry {seq} contradicts its columns")
-        return
-    variance = book.add(seq, entry)
-    ends = (None, entry.location) if isinstance(entry, Count) else (entry.source, entry.destination)
-    expected = (seq, hlc, entry.kind, entry.sku, entry.lot or "", entry.quantity, *ends, variance)
-    if next(movements, None) != expected:
-        audit.add(f"table movement differs at entry {seq}")
-    caused = entry.device is not None and entry.event is not None
-    if caused and next(seen, None) != (entry.device, entry.event, seq):
-        audit.add(f"table seen differs at entry {seq}")
+        audit.add(f"{place} contradicts its columns")
+        return None
+    return entry
+
+
+class _Seen:
+    """The device events of one log, asked for in the order of its entries."""
+
+    def __init__(self, connection: Connection, log: int) -> None:
+        self._connection = connection
+        self._rows = connection.execute(statement("seen_of_log"), (log,))
+        self._next = next(self._rows, None)
+
+    def has(self, device: str, event: str, seq: int) -> bool:
+        """Whether an event is noted: for this entry, or for one of another log of the gateway that has it as well."""
+        if self._next == (device, event, seq):
+            self._next = next(self._rows, None)
+            return True
+        found = self._connection.execute(statement("seen_event"), (device, event)).fetchone()
+        return found is not None and found[0] != seq
+
+    def left(self) -> bool:
+        """Whether there are events that no entry has asked for."""
+        return self._next is not None
+
+
+def _verify_derived(connection: Connection, entries: Iterable[_Entry], book: _Book, audit: Audit) -> None:
+    """Book every entry, and compare the history and the event ids with what that gives."""
+    movements = {log: connection.execute(statement("movements_of_log"), (log,)) for log in book.keys.all()}
+    seen = {log: _Seen(connection, log) for log in book.keys.own()}
+    for key, log, entry, counts in entries:
+        if counts:
+            lot, variance = entry.lot or "", book.add(key, entry)
+            ends = (None, entry.location) if isinstance(entry, Count) else (entry.source, entry.destination)
+            expected = (key.seq, entry.hlc, entry.kind, entry.sku, lot, entry.quantity, *ends, variance)
+            if next(movements[log], None) != expected:
+                audit.add(f"table movement differs at entry {key.seq}{_of_log(log)}")
+        if log in seen and entry.device and entry.event and not seen[log].has(entry.device, entry.event, key.seq):
+            audit.add(f"table seen differs at entry {key.seq}{_of_log(log)}")
+    for log, rows in movements.items():
+        if next(rows, None) is not None:
+            audit.add(f"table movement has rows that no entry gives{_of_log(log)}")
+    for log, events in seen.items():
+        if events.left():
+            audit.add(f"table seen has rows that no entry gives{_of_log(log)}")
+
+
+def _of_log(log: int) -> str:
+    return "" if log == OWN else f" of log {log}"
 
 
 def _verify_balances(connection: Connection, book: _Book, audit: Audit) -> None:
     stored = {Cell(*row[:3]): tuple(row[3:]) for row in connection.execute(statement("all_balances"))}
     audit.cells = len(book.balances)
     for cell in sorted(stored.keys() | book.balances.keys()):
-        expected = balance_row(book.balances[cell]) if cell in book.balances else None
-        if stored.get(cell) != expected:
+        # A cell all of whose entries were rejected is as good as none.
+        has = stored.get(cell, EMPTY_BALANCE)
+        expected = book.keys.balance_columns(book.balances.get(cell, Balance()))
+        if has != expected:
             place = f"{cell.sku}{f' lot {cell.lot}' if cell.lot else ''} at {cell.location}"
-            has = stored[cell][0] if cell in stored else "nothing"
-            audit.add(f"balance of {place} is {has}, the entries give {expected[0] if expected else 'nothing'}")
+            audit.add(
+                f"balance of {place} is {has[0] if cell in stored else 'nothing'}, "
+                f"the entries give {expected[0] if cell in book.balances else 'nothing'}"
+            )
 
 
 def _verify_frames(connection: Connection, gateway: str, epoch: str, stream: Stream, audit: Audit) -> None:
@@ -196,19 +266,8 @@ def _frame_problem(
 
 def rebuild(ledger: Ledger, progress: Progress = lambda _: None) -> int:
     """Derive balances, history and event ids anew from the entries, in one transaction; returns how many entries."""
-    connection, done = ledger.connection, 0
-    with database.transaction(connection):
-        for table in ("balance", "movement", "seen"):
-            connection.execute(statement(f"clear_{table}"))
-        derivation = Derivation(connection, ledger.gateway)
-        for chunk in _chunks(connection.execute(statement("all_entries"))):
-            entries = [(seq, ENTRY.validate_json(body)) for seq, _, body, _ in chunk]
-            derivation.apply((seq, entry) for seq, entry in entries if isinstance(entry, Movement | Count))
-            ids = [(entry.device, entry.event, seq) for seq, entry in entries if entry.device and entry.event]
-            connection.executemany(statement("insert_seen"), ids)
-            done += len(chunk)
-            progress(len(chunk))
-    return done
+    with database.transaction(ledger.connection):
+        return derivation.rebuild(ledger.connection, progress)
 
 
 def _chunks(rows: Iterator[Any]) -> Iterator[list[Any]]:

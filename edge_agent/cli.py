@@ -180,6 +180,7 @@ def history(
 
     with _reading(ledger) as connection:
         rows = queries.history(connection, sku=sku, location=location, rows_max=limit)
+        here = queries.gateway(connection)
     if json_:
         emit_json([queries.as_json(row) for row in rows])
         return
@@ -187,19 +188,20 @@ def history(
         typer.echo("Nothing has happened there yet.")
         return
     table(
-        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "cloud"],
+        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud"],
         [
             [
                 row.seq, short_time(row.at_ms), row.kind,
                 row.quantity if row.variance is None else f"{row.quantity} ({row.variance:+d})",
                 row.sku, row.lot, row.destination if row.source is None else f"{row.source} → {row.destination}",
-                row.actor or row.device, row.reference, row.verdict or ("" if row.in_cloud else "waits"),
+                row.actor or row.device, row.reference, "" if row.gateway == here else row.gateway,
+                row.verdict or ("" if row.in_cloud else "waits"),
             ]
             for row in rows
         ],
         numbers=["entry", "quantity"],
         whole=["time", "what"],
-        optional=["lot", "by", "ref", "cloud"],
+        optional=["lot", "by", "ref", "gateway", "cloud"],
     )  # fmt: skip
 
 

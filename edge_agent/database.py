@@ -1,7 +1,7 @@
 """The ledger file: created, opened, locked. The only importer of sqlite3 besides the schema.
 
-WAL with `synchronous=FULL`: a commit is on the disk before anything is acknowledged (https://sqlite.org/pragma.html#pragma_synchronous).
-Readers open the file read-only and never wait for the writer.
+WAL with `synchronous=FULL`: a commit is on the disk before anything is acknowledged
+(https://sqlite.org/pragma.html#pragma_synchronous). Readers open the file read-only and never wait for the writer.
 
 Invariant: only a connection from `open_writer` can write, and it writes inside `transaction` alone.
 """

@@ -3,11 +3,15 @@
 Several processes may append (the agent, and a technician's command line): each transaction takes the write lock first
 and goes on from the last entry it finds, so the sequence is contiguous and the clock never repeats.
 
+The clock is a hybrid logical one. Its physical half is the true time where the cloud has told it during this boot, and
+the wall clock otherwise; entries of the site's other gateways that are known here are earlier than whatever is appended
+next.
+
 Invariant: an entry is appended, never updated. Invariant: a device event id is in the ledger at most once.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +20,15 @@ from typing import NamedTuple, Self
 from edge_agent import database
 from edge_agent.clock import Clock, new_epoch
 from edge_agent.database import Connection
+from edge_agent.derivation import OWN, Derivation
 from edge_agent.drafts import Draft, ReadingDraft
-from edge_agent.errors import LedgerCorrupt, LedgerForeign
+from edge_agent.errors import LedgerForeign
 from edge_agent.sql import statement
 from wire_protocol import clock as hlc_clock
 from wire_protocol import frames, names
-from wire_protocol.entries import Count, LedgerEntry
-from wire_protocol.stock import Balance, Cell, EntryKey, counted_cell, deltas
+from wire_protocol.entries import LedgerEntry
+from wire_protocol.times import AHEAD_MS_MAX
 from wire_protocol.topics import STREAMS
-
-ADJUST = names.ADJUST
 
 
 class Tail(NamedTuple):
@@ -47,11 +50,15 @@ class Ledger:
     clock: Clock
     gateway: str
     epoch: str
+    zero_ms: int | None = None
+    """The true time at which this boot's monotonic clock was zero; None until the cloud has told it."""
 
     @classmethod
     @contextmanager
-    def create(cls, path: Path, gateway: str, clock: Clock, **facts: str | None) -> Iterator[Self]:
-        """Create a ledger file for a gateway, in a new epoch.
+    def create(
+        cls, path: Path, gateway: str, clock: Clock, *, epoch: str | None = None, **facts: str | None
+    ) -> Iterator[Self]:
+        """Create a ledger file for a gateway, in a new epoch (`epoch` is for whoever needs to know it beforehand).
 
         Raises:
             LedgerExists: there is a file already.
@@ -63,11 +70,12 @@ class Ledger:
         connection = database.create(path)
         try:
             schema.migrate(connection)
-            epoch = new_epoch(clock)
+            epoch = epoch or new_epoch(clock)
             with database.transaction(connection):
                 for key, value in {"gateway": gateway, "epoch": epoch, **facts}.items():
                     if value is not None:
                         connection.execute(statement("set_meta"), (key, value))
+                connection.execute(statement("insert_own_log"), (OWN, gateway, epoch))
                 for stream in STREAMS:
                     connection.execute(statement("insert_stream"), (stream, frames.genesis(gateway, epoch, stream)))
             yield cls(connection, clock, gateway, epoch)
@@ -87,9 +95,20 @@ class Ledger:
             facts = database.meta(connection)
             if not {"gateway", "epoch"} <= facts.keys():
                 raise LedgerForeign(f"{path} was never initialised.", hint="Remove it and run: stocktide edge init")
-            yield cls(connection, clock, facts["gateway"], facts["epoch"])
+            ledger = cls(connection, clock, facts["gateway"], facts["epoch"])
+            ledger.zero_ms = ledger.known_zero_ms()
+            yield ledger
         finally:
             connection.close()
+
+    def known_zero_ms(self) -> int | None:
+        """What the ledger knows of `zero_ms`; another process may have learnt it."""
+        row = self.connection.execute(statement("boot_zero"), (self.clock.boot,)).fetchone()
+        return row[0] if row else None
+
+    def now_ms(self) -> int:
+        """The time as well as it is known: Unix, milliseconds."""
+        return self.clock.now_ms() if self.zero_ms is None else self.zero_ms + self.clock.mono_ms()
 
     def tail(self) -> Tail:
         """The end of the ledger; call it inside the transaction that appends."""
@@ -104,6 +123,7 @@ class Ledger:
         """
         self._note_boot()
         tail = self.tail()
+        latest = max(tail.hlc, self._observed())
         seqs: list[int | None] = []
         added: list[tuple[Tail, str, LedgerEntry]] = []
         for draft in drafts:
@@ -113,7 +133,7 @@ class Ledger:
                 if self.connection.execute(statement("insert_seen"), key).rowcount == 0:
                     seqs.append(None)
                     continue
-            hlc = hlc_clock.tick(tail.hlc, self.clock.now_ms())
+            latest = hlc = hlc_clock.tick(latest, self.now_ms())
             entry = draft.entry(hlc, self.clock.boot, self.clock.mono_ms())
             body = entry.body()
             tail = Tail(seq, hlc, chain(tail.digest, body))
@@ -122,8 +142,14 @@ class Ledger:
         self.connection.executemany(
             statement("insert_entry"), [(at.seq, at.hlc, body, at.digest) for at, body, _ in added]
         )
-        Derivation(self.connection, self.gateway).apply((at.seq, entry) for at, _, entry in added)
+        Derivation(self.connection).apply((OWN, at.seq, entry) for at, _, entry in added)
         return seqs
+
+    def _observed(self) -> int:
+        """The latest clock reading among the entries of other gateways, unless it is absurdly far ahead."""
+        bound = hlc_clock.pack(self.now_ms() + AHEAD_MS_MAX)
+        observed: int = self.connection.execute(statement("observed"), (bound,)).fetchone()[0]
+        return observed
 
     def append_readings(self, drafts: Sequence[ReadingDraft]) -> list[bool]:
         """Append sensor readings, inside a transaction; False for one the ring already has."""
@@ -131,7 +157,7 @@ class Ledger:
         row = self.connection.execute(statement("reading_tail")).fetchone()
         last, taken = (row[1] if row else 0), []
         for draft in drafts:
-            hlc = hlc_clock.tick(last, self.clock.now_ms())
+            hlc = hlc_clock.tick(last, self.now_ms())
             body = draft.entry(hlc, self.clock.boot, self.clock.mono_ms()).body()
             added = self.connection.execute(
                 statement("insert_reading"), (hlc, draft.device, draft.event, body)
@@ -147,77 +173,3 @@ class Ledger:
 def chain(previous: bytes, body: str) -> bytes:
     """The digest of an entry: BLAKE2b-128 over the digest before it and its body."""
     return hashlib.blake2b(previous + body.encode(), digest_size=16).digest()
-
-
-class Derivation:
-    """Derives balances and history from entries, in the order of the ledger.
-
-    The gateway's own entries come in the order of their clock, so a count never has to look back; that is checked.
-    """
-
-    def __init__(self, connection: Connection, gateway: str) -> None:
-        self._connection = connection
-        self._gateway = gateway
-        self._balances: dict[Cell, Balance] = {}
-
-    def apply(self, entries: Iterable[tuple[int, LedgerEntry]]) -> None:
-        """Book entries and write what changed."""
-        self._connection.executemany(statement("insert_movement"), [self._book(seq, entry) for seq, entry in entries])
-        self._connection.executemany(
-            statement("upsert_balance"), [(*cell, *balance_row(balance)) for cell, balance in self._balances.items()]
-        )
-        self._balances.clear()
-
-    def _book(self, seq: int, entry: LedgerEntry) -> tuple[int | str | None, ...]:
-        key = EntryKey(entry.hlc, self._gateway, seq)
-        lot = entry.lot or ""
-        if isinstance(entry, Count):
-            variance = self._count(key, entry)
-            return seq, entry.hlc, entry.kind, entry.sku, lot, entry.quantity, None, entry.location, variance
-        for cell, quantity in deltas(entry):
-            self._balances[cell] = self._balance(cell).after_movement(key, quantity)
-        return seq, entry.hlc, entry.kind, entry.sku, lot, entry.quantity, entry.source, entry.destination, None
-
-    def _count(self, key: EntryKey, count: Count) -> int:
-        cell = counted_cell(count)
-        before = self._balance(cell)
-        if before.looks_back(key):
-            raise LedgerCorrupt(f"Entry {key.seq} is older than an entry before it.")
-        variance = count.quantity - before.on_hand
-        self._balances[cell] = before.after_count(key, count.quantity, moved_since=0)
-        adjust = Cell(ADJUST, cell.sku, cell.lot)
-        booked = self._balance(adjust)
-        # A variance is not a movement: `moved` of @adjust holds explicit corrections only.
-        self._balances[adjust] = booked._replace(on_hand=booked.on_hand - variance)
-        return variance
-
-    def _balance(self, cell: Cell) -> Balance:
-        known = self._balances.get(cell)
-        if known is None:
-            row = self._connection.execute(statement("balance"), cell).fetchone()
-            known = self._balances[cell] = read_balance(row, self._gateway) if row else Balance()
-        return known
-
-
-def read_balance(row: Sequence[int | None], gateway: str) -> Balance:
-    """A balance from its columns (on_hand, moved, counted_hlc, counted_seq, last_hlc, last_seq)."""
-    on_hand, moved, counted_hlc, counted_seq, last_hlc, last_seq = row
-    return Balance(
-        on_hand or 0,
-        moved or 0,
-        EntryKey(counted_hlc, gateway, counted_seq or 0) if counted_hlc is not None else None,
-        EntryKey(last_hlc, gateway, last_seq or 0) if last_hlc is not None else None,
-    )
-
-
-def balance_row(balance: Balance) -> tuple[int | None, ...]:
-    """The columns of a balance."""
-    counted, last = balance.counted, balance.last
-    return (
-        balance.on_hand,
-        balance.moved,
-        counted.hlc if counted else None,
-        counted.seq if counted else None,
-        last.hlc if last else None,
-        last.seq if last else None,
-    )

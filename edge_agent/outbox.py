@@ -6,17 +6,18 @@ Invariant: a frame is sealed once and sent byte for byte ever after. Invariant: 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from edge_agent.database import Connection
+from edge_agent.derivation import OWN, Derivation
 from edge_agent.errors import LedgerCorrupt
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
-from wire_protocol import clock, frames
+from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
-from wire_protocol.frames import FrameHeader
-from wire_protocol.messages import Rejected
+from wire_protocol.frames import FrameHeader, LogHead
+from wire_protocol.messages import Bounded, Rejected
 from wire_protocol.topics import Stream
 
 _SOURCES: Final[dict[Stream, str]] = {"ledger": "entries_to_seal", "readings": "readings_to_seal"}
@@ -62,19 +63,26 @@ def body(connection: Connection, stream: Stream, frame: int) -> bytes | None:
     return row[0] if row else None
 
 
+def digest(connection: Connection, stream: Stream, frame: int) -> str | None:
+    """The digest of a sealed frame; None when it is no longer kept."""
+    row = connection.execute(statement("frame_digest"), (stream, frame)).fetchone()
+    return row[0] if row else None
+
+
 @dataclass(frozen=True, slots=True)
 class Outbox:
     """The writing side of the outbox; every method runs inside a transaction of the ledger's writer."""
 
     ledger: Ledger
 
-    def seal(self, stream: Stream, entries_max: int, *, before_ms: int | None) -> Sealed | None:
+    def seal(self, stream: Stream, entries_max: int, *, contact_mono_ms: int | None) -> Sealed | None:
         """Seal the next waiting entries.
 
         Args:
             stream: which stream.
             entries_max: at most so many.
-            before_ms: entries recorded before this time (the current contact) are marked as replay.
+            contact_mono_ms: when this contact began, by the monotonic clock: what was recorded before is marked as
+                replay. The wall clock may have been set in between.
 
         Returns:
             None when nothing waits.
@@ -86,21 +94,24 @@ class Outbox:
             return None
         entries = [ENTRY.validate_json(text) for _, text in rows]
         # A frame is all replay or all live, so that nobody takes last week's pick for one that happens now.
-        replay = [entry for entry in entries if before_ms is not None and clock.wall_ms(entry.hlc) < before_ms]
+        boot, replay = self.ledger.clock.boot, []
+        if contact_mono_ms is not None:
+            replay = [entry for entry in entries if entry.boot != boot or entry.mono_ms < contact_mono_ms]
         header, encoded = self._encode(stream, at, replay or entries, replay=bool(replay))
-        now_ms, digest, rows = self.ledger.clock.now_ms(), frames.digest(encoded), rows[: header.count]
+        now_ms, link, rows = self.ledger.clock.now_ms(), frames.digest(encoded), rows[: header.count]
         connection.execute(
             statement("insert_frame"),
-            (stream, header.frame, header.first_seq, header.count, digest, now_ms, encoded),
+            (stream, header.frame, header.first_seq, header.count, link, now_ms, encoded),
         )
-        connection.execute(statement("advance_sealed"), (header.frame, header.last_seq, digest, rows[-1][0], stream))
+        connection.execute(statement("advance_sealed"), (header.frame, header.last_seq, link, rows[-1][0], stream))
         return Sealed(header.frame, header.count, len(encoded), waiting(connection, stream, rows[-1][0]))
 
     def _encode(
         self, stream: Stream, at: StreamPosition, entries: list[Movement | Count | Reading], *, replay: bool
     ) -> tuple[FrameHeader, bytes]:
         """Encode as many of the entries as fit the frame's size bound."""
-        offsets = dict(self.ledger.connection.execute(statement("boot_offsets")))
+        zeros = dict(self.ledger.connection.execute(statement("boot_zeros")))
+        after = self._older_logs() if stream == "ledger" and at.sealed_frame == 0 else {}
         entries = _of_few_boots(entries)
         while True:
             boots = {entry.boot for entry in entries}
@@ -111,8 +122,9 @@ class Outbox:
                 first_seq=at.sealed_seq + 1,
                 count=len(entries),
                 prev=at.sealed_digest,
-                boots={boot: offsets[boot] for boot in sorted(boots) if boot in offsets},
+                boots={boot: zeros[boot] for boot in sorted(boots) if boot in zeros},
                 replay=replay,
+                after=after,
             )
             try:
                 return header, frames.seal(header, entries)
@@ -120,6 +132,11 @@ class Outbox:
                 if len(entries) == 1:
                     raise
                 entries = entries[: len(entries) // 2]
+
+    def _older_logs(self) -> dict[str, LogHead]:
+        """What the first frame of an epoch says: how far this ledger knows the gateway's older logs."""
+        known = self.ledger.connection.execute(statement("older_logs"))
+        return {epoch: LogHead(frame=frame, digest=digest) for epoch, frame, digest in known}
 
     def acked(self, stream: Stream, frame: int) -> None:
         """The cloud has everything up to this frame."""
@@ -131,10 +148,21 @@ class Outbox:
         connection.execute(statement("mark_frames_acked"), (now_ms, stream, frame))
 
     def verdicts(self, stream: Stream, rejected: Sequence[Rejected]) -> None:
-        """Keep the cloud's verdicts on single entries for the technician."""
+        """The cloud does not count these entries: neither does the ledger, and the technician is shown why."""
         now_ms = self.ledger.clock.now_ms()
-        self.ledger.connection.executemany(
+        connection = self.ledger.connection
+        connection.executemany(
             statement("insert_verdict"), [(stream, verdict.seq, verdict.reason, now_ms) for verdict in rejected]
+        )
+        if stream == "ledger":
+            derivation = Derivation(connection)
+            for verdict in rejected:
+                derivation.withdraw(OWN, verdict.seq)
+
+    def bounded(self, stream: Stream, told: Sequence[Bounded]) -> None:
+        """Keep the times that the cloud gave to entries whose own it did not believe."""
+        self.ledger.connection.executemany(
+            statement("insert_bounded"), [(stream, entry.seq, entry.at_ms) for entry in told]
         )
 
     def stepped_back(self, stream: Stream, frame: int) -> None:
@@ -150,9 +178,15 @@ class Outbox:
         """The cloud has another history; the technician must see it."""
         self.ledger.connection.execute(statement("set_fork"), (reason, stream))
 
-    def learn_offset(self, offset_ms: int) -> None:
-        """The cloud told its time; keep the offset of this boot for the frames sealed from now on."""
-        self.ledger.connection.execute(statement("set_boot_offset"), (offset_ms, self.ledger.clock.boot))
+    def learn_time(self, zero_ms: int) -> None:
+        """The cloud told its time: when this boot's monotonic clock was zero, for what is recorded from now on.
+
+        It holds for what was recorded before as well, in the frames that are sealed from now on.
+        """
+        ledger = self.ledger
+        ledger.connection.execute(statement("insert_boot"), (ledger.clock.boot, ledger.clock.now_ms()))
+        ledger.connection.execute(statement("set_boot_zero"), (zero_ms, ledger.clock.boot))
+        ledger.zero_ms = zero_ms
 
     def trim(self, *, keep_s: int, keep_bytes_max: int) -> int:
         """Forget acknowledged frames that are older than the retention or beyond its budget; returns how many."""
@@ -181,7 +215,7 @@ def _of_few_boots(entries: list[Movement | Count | Reading]) -> list[Movement | 
     return entries
 
 
-def recorded(body: str) -> dict[str, object]:
+def recorded(body: str) -> dict[str, Any]:
     """An entry's stored body as plain values, for showing and exporting."""
-    values: dict[str, object] = json.loads(body)
+    values: dict[str, Any] = json.loads(body)
     return values

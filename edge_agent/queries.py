@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,12 @@ class StockRow:
 
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
-    """One movement or count; `in_cloud` once the cloud has acknowledged it, `verdict` when it could not use it."""
+    """One movement or count of any gateway of the site; `in_cloud` once the cloud has acknowledged it.
 
+    `verdict` says why the cloud could not use it; then it is not in the stock.
+    """
+
+    gateway: str
     seq: int
     at_ms: int
     kind: str
@@ -80,19 +85,28 @@ def stock(
 def history(
     connection: Connection, *, sku: str | None = None, location: str | None = None, rows_max: int = 50
 ) -> list[HistoryRow]:
-    """Movements and counts, newest first."""
+    """Movements and counts of the whole site, newest first, those that the cloud rejected among them."""
+    zeros = dict(connection.execute(statement("zeros")).fetchall())
+    wanted = {"sku": sku, "location": location, "limit": rows_max}
     rows = []
-    found = connection.execute(statement("history"), {"sku": sku, "location": location, "limit": rows_max})
-    for seq, hlc, kind, sku_, lot, quantity, source, destination, variance, body, verdict, in_cloud in found:
-        entry = outbox.recorded(body)
-        cause = {name: entry.get(name) for name in ("device", "actor", "reference")}
-        rows.append(
-            HistoryRow(
-                seq, clock.wall_ms(hlc), kind, sku_, lot, quantity, source, destination, variance,
-                in_cloud=bool(in_cloud), verdict=verdict, **cause,  # type: ignore[arg-type]  # text or absent
-            )
-        )  # fmt: skip
-    return rows
+    for name in ("history", "rejected"):
+        for gateway, seq, hlc, body, variance, in_cloud, at_ms, verdict in connection.execute(statement(name), wanted):
+            entry = outbox.recorded(body)
+            rows.append(
+                (hlc, HistoryRow(
+                    gateway, seq, _true_ms(entry, hlc, zeros) if at_ms is None else at_ms, entry["kind"], entry["sku"],
+                    entry.get("lot", ""), entry["quantity"], entry.get("source"),
+                    entry.get("destination", entry.get("location")), variance, entry.get("device"), entry.get("actor"),
+                    entry.get("reference"), bool(in_cloud), verdict,
+                ))
+            )  # fmt: skip
+    return [row for _, row in sorted(rows, key=itemgetter(0), reverse=True)[:rows_max]]
+
+
+def _true_ms(entry: dict[str, Any], hlc: int, zeros: dict[str, int]) -> int:
+    """When an own entry happened: by its boot's clock where the cloud has told when that began."""
+    zero_ms = zeros.get(entry["boot"])
+    return clock.wall_ms(hlc) if zero_ms is None else zero_ms + entry["mono_ms"]
 
 
 def readings(connection: Connection, *, device: str | None = None, rows_max: int = 50) -> list[ReadingRow]:
@@ -102,6 +116,11 @@ def readings(connection: Connection, *, device: str | None = None, rows_max: int
         values: Any = outbox.recorded(body)["values"]
         rows += [ReadingRow(clock.wall_ms(hlc), name, metric, value) for metric, value in values.items()]
     return rows
+
+
+def gateway(connection: Connection) -> str:
+    """Whose ledger this is."""
+    return database.meta(connection)["gateway"]
 
 
 def balances(connection: Connection) -> dict[Cell, int]:
@@ -157,6 +176,10 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
         "devices_online": _single(connection, "online_devices"),
         "dropped": counters(connection),
         "streams": streams,
+        "site_logs": [
+            {"gateway": gateway, "epoch": epoch, "frame": frame, "entries": seq}
+            for _, gateway, epoch, frame, seq in connection.execute(statement("site_logs"))
+        ],
         "version": version("stocktide"),
     }
 

@@ -21,6 +21,13 @@ def m001_ledger(db: Database) -> None:
         db.execute(statement)
 
 
+@ledger_migrations(transactional=False)
+def m002_logs(db: Database) -> None:
+    """Several logs: those of the site's other gateways, and older ones of this gateway."""
+    for statement in script("schema_002"):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a ledger file to the current schema; a no-op when it is there."""
     ledger_migrations.apply(Database(connection))

@@ -50,6 +50,12 @@ class EdgeSettings(BaseSettings):
     status_interval_s: Annotated[
         float, Field(ge=1, le=86_400, description="How often the gateway reports its status, seconds.")
     ] = 30.0
+    site_ask_interval_s: Annotated[
+        float, Field(ge=1, le=86_400, description="How often the site's other logs are asked for, seconds.")
+    ] = 60.0
+    lost_log_wait_s: Annotated[
+        float, Field(ge=0, description="Wait for a cloud that has lost entries of an older epoch to recover, seconds.")
+    ] = 600.0
     frame_keep_s: Annotated[
         int, Field(ge=0, description="How long acknowledged frames are kept for a cloud that falls back, seconds.")
     ] = 7 * 86_400

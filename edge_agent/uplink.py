@@ -21,18 +21,32 @@ import structlog
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_agent import outbox
+from edge_agent import outbox, recovery
 from edge_agent.clock import Clock
 from edge_agent.database import Connection
 from edge_agent.errors import LedgerBusy, LedgerFull
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
+from edge_agent.recovery import Recovery
 from edge_agent.settings import EdgeSettings
-from wire_protocol import topics
+from edge_agent.site import SiteBook
+from wire_protocol import frames, topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
-from wire_protocol.messages import Ack, GatewayStatus, Rejected
-from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
+from wire_protocol.messages import (
+    SITE_LOGS_MAX,
+    Ack,
+    Bounded,
+    GatewayStatus,
+    LogCursor,
+    Rejected,
+    SiteAsk,
+    SiteFrame,
+    SiteHeads,
+    site_message,
+)
+from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack, Verdict
+from wire_protocol.site import SiteReader
 from wire_protocol.topics import STREAMS, Channel, LinkTopic, Stream
 
 T = TypeVar("T")
@@ -56,6 +70,10 @@ class _Client(aiomqtt.Client):
             # Nothing else to do: the frame stays unacknowledged, so its sender sends it again.
             log.warning("publish_refused", reason=str(reason_code))
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+
+class _EpochOpened(Exception):
+    """The ledger carries on in a new epoch; this contact was about the old one."""
 
 
 @dataclass(slots=True)
@@ -89,9 +107,17 @@ class Uplink:
     clock: Clock
     online: bool = False
     offset_ms: int | None = None
+    complete: bool = False
+    """Whether everything that the cloud has of the site was here at the last look."""
+    _zero_ms: int | None = None
+    _site: SiteReader = field(init=False)
+    _lost_since_ms: int | None = None
     _lanes: dict[Stream, Lane] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _contact_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        self._site = SiteReader(interval_ms=round(self.settings.site_ask_interval_s * 1_000))
 
     def wake(self) -> None:
         """Something was committed. Call it in the event loop's thread."""
@@ -105,6 +131,8 @@ class Uplink:
                 async with self._client() as client:
                     attempt = 0
                     await self._ship(client)
+            except* _EpochOpened:
+                log.info("epoch_goes_on", gateway=self.gateway)
             except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
                 reason = str(errors.exceptions[0])
                 if attempt == 0:
@@ -134,6 +162,7 @@ class Uplink:
                 resend_delay_ms_max=self.settings.resend_delay_ms_max,
             ),
             jitter=lambda: random.uniform(0.75, 1.25),  # noqa: S311 - as above
+            digest_of=lambda frame: outbox.digest(self.reader, stream, frame),
         )
         sender.forked = at.fork
         return Lane(sender, at.source_id)
@@ -146,7 +175,9 @@ class Uplink:
             self.address.port,
             username=self.address.user,
             password=self.address.password,
-            identifier=f"stocktide-{self.gateway}",
+            # The epoch, so that a clone of this disk is not kicked off the broker by us, nor we by it: both have goods
+            # to report, and the cloud must hear of both to raise an alarm.
+            identifier=f"stocktide-{self.gateway}-{self.epoch[-8:]}",
             protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
             clean_session=None if mqtt_5 else True,
             will=will,
@@ -162,8 +193,9 @@ class Uplink:
         client.pending_calls_threshold = 2 * self.settings.window_frames_max + 8
         await client.subscribe(topics.down_filter(self.gateway), qos=1)
         _heed_cancellation()
-        self._contact_ms = self.clock.now_ms()
+        self._contact_ms, self._zero_ms = self.clock.mono_ms(), None
         self._lanes = {stream: self._lane(stream) for stream in STREAMS}
+        self._site.connected(self._sender_ms())
         await self._report(client, "online")
         self.online = True
         log.info("uplink_up", broker=repr(self.address))
@@ -195,27 +227,105 @@ class Uplink:
         async for message in client.messages:
             try:
                 topic = topics.parse(str(message.topic))
-                if not isinstance(topic, LinkTopic) or topic.channel is not Channel.ACK:
+                if not isinstance(topic, LinkTopic):
                     continue
-                ack = Ack.decode(bytes(message.payload))
+                if topic.channel is Channel.ACK:
+                    await self._acknowledged(client, tasks, Ack.decode(bytes(message.payload)))
+                elif topic.channel is Channel.SITE_LEDGER:
+                    await self._passed_down(site_message(bytes(message.payload)))
             except WireError as error:
                 log.warning("message_refused", topic=str(message.topic), reason=str(error))
-                continue
-            self._learn_time(ack)
-            lane = self._lanes[ack.stream]
-            effects = lane.sender.receive(ack, self._sender_ms())
-            if ack.rejected:
-                log.warning("entries_rejected", stream=ack.stream, entries=len(ack.rejected))
-                await self._write(partial(_note_verdicts, ack.stream, ack.rejected))
-            await self._carry_out(client, tasks, lane, effects)
+
+    async def _acknowledged(self, client: _Client, tasks: asyncio.TaskGroup, ack: Ack) -> None:
+        if ack.epoch not in {self.epoch, None}:
+            return  # of a ledger that was here before, or of a clone of this one
+        self._learn_time(ack)
+        lane = self._lanes[ack.stream]
+        effects = lane.sender.receive(ack, self._sender_ms())
+        if ack.rejected:
+            log.warning("entries_rejected", stream=ack.stream, entries=len(ack.rejected))
+            await self._write(partial(_note_verdicts, ack.stream, ack.rejected))
+        if ack.bounded:
+            log.warning("times_bounded", stream=ack.stream, entries=len(ack.bounded))
+            await self._write(partial(_note_bounded, ack.stream, ack.bounded))
+        await self._carry_out(client, tasks, lane, effects)
 
     def _learn_time(self, ack: Ack) -> None:
-        """The cloud's clock minus ours is the offset of this boot, up to the time the acknowledgement travelled."""
-        offset_ms = ack.now_ms - self.clock.now_ms()
-        offset_ms = offset_ms if abs(offset_ms) >= OFFSET_MS_MIN else 0
-        if self.offset_ms is None or abs(offset_ms - self.offset_ms) >= OFFSET_MS_MIN:
-            self.offset_ms = offset_ms
-            self.submit(lambda ledger: Outbox(ledger).learn_offset(offset_ms))
+        """The cloud's clock tells when our monotonic clock was zero, up to the time the acknowledgement travelled.
+
+        That can only make it seem earlier: within a contact the latest is the best.
+        """
+        self.offset_ms = ack.now_ms - self.clock.now_ms()
+        zero_ms = ack.now_ms - self.clock.mono_ms()
+        if self._zero_ms is None or zero_ms >= self._zero_ms + OFFSET_MS_MIN:
+            self._zero_ms = zero_ms
+            self.submit(partial(_note_time, zero_ms))
+
+    # --- the site's other logs ----------------------------------------------------------------------------------
+
+    async def _passed_down(self, message: SiteFrame | SiteHeads) -> None:
+        now_ms = self._sender_ms()
+        if isinstance(message, SiteHeads):
+            await self._answered(message, now_ms)
+            return
+        frame = frames.decode(message.frame)
+        verdict = await self._write(lambda ledger: SiteBook(ledger).receive(message, frame))
+        if verdict is Verdict.AHEAD:
+            self._site.gap(now_ms)
+        elif verdict is Verdict.FORK:
+            log.error("site_log_forked", gateway=message.gateway, epoch=frame.header.epoch, frame=frame.header.frame)
+            self._site.ask_now(now_ms)
+        self._wake.set()
+
+    async def _answered(self, message: SiteHeads, now_ms: int) -> None:
+        """The cloud has sent what it meant to send; see whether that is all, and go on with what waited for it."""
+        heads = message.heads
+        self.complete = not message.more and recovery.fetched(self.reader, heads)
+        self._site.answered(now_ms, more=message.more)
+        if not self.complete:
+            self._site.gap(now_ms)
+        elif self._forked:
+            await self._recover(heads, now_ms)
+        elif not recovery.lost_by_cloud(self.reader, heads):
+            self._lost_since_ms = None
+        elif self._lost_since_ms is None:
+            self._lost_since_ms = now_ms
+        elif now_ms - self._lost_since_ms >= self.settings.lost_log_wait_s * 1_000:
+            await self._fork("ledger", "the cloud has lost entries of an older log of this gateway")
+        self._wake.set()
+
+    @property
+    def _forked(self) -> bool:
+        return any(lane.sender.forked for lane in self._lanes.values())
+
+    async def _fork(self, stream: Stream, reason: str) -> None:
+        """Stop the streams, and fetch what the cloud has of this gateway."""
+        log.error("ledger_forked", stream=stream, reason=reason)
+        self._lanes[stream].sender.forked = reason
+        await self._write(partial(_note_fork, stream, reason))
+        self._site.ask_now(self._sender_ms())
+
+    async def _recover(self, heads: Sequence[LogCursor], now_ms: int) -> None:
+        """Everything that the cloud has is here: carry on in a new epoch."""
+        step = recovery.next_step(self.reader, heads)
+        if step is not None:
+            await self._write(lambda ledger: Recovery(ledger).stage(from_start=step == "from start"))
+            self._site.ask_now(now_ms)
+            return
+        for lane in self._lanes.values():
+            lane.sender.disconnected()
+        opened = await self._write(lambda ledger: Recovery(ledger).open_epoch(heads))
+        log.warning("epoch_opened", epoch=opened.epoch, carried=opened.carried, known=opened.known)
+        self.epoch = opened.epoch
+        raise _EpochOpened
+
+    async def _ask(self, client: _Client) -> None:
+        """Ask for the site's other logs when that is due."""
+        if self._site.due(self._sender_ms()):
+            own = None if self._forked else self.epoch
+            ask = SiteAsk(own=own, logs=tuple(recovery.fetching(self.reader)[:SITE_LOGS_MAX]))
+            await client.publish(self._topic(Channel.SITE_ASK), ask.encode(), qos=1)
+            _heed_cancellation()
 
     async def _pump(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
         """Feed the senders with what was committed and what time it is."""
@@ -232,6 +342,7 @@ class Uplink:
                     lane.waiting_since_ms = now_ms
                 effects = lane.sender.waiting(waiting, lane.waiting_since_ms or now_ms, now_ms)
                 await self._carry_out(client, tasks, lane, effects + lane.sender.tick(now_ms))
+            await self._ask(client)
             await self._sleep()
 
     def _sender_ms(self) -> int:
@@ -240,7 +351,8 @@ class Uplink:
 
     async def _sleep(self) -> None:
         """Until something is committed, a sender's deadline, or the next look at the file."""
-        deadlines = [deadline for lane in self._lanes.values() if (deadline := lane.sender.next_deadline_ms())]
+        ticking: list[Sender | SiteReader] = [*(lane.sender for lane in self._lanes.values()), self._site]
+        deadlines = [deadline for each in ticking if (deadline := each.next_deadline_ms()) is not None]
         delay_s = max(0.0, (min(deadlines) - self._sender_ms()) / 1_000) if deadlines else TICK_S
         try:
             async with asyncio.timeout(min(delay_s, TICK_S)):
@@ -263,17 +375,18 @@ class Uplink:
                     log.warning("cloud_stepped_back", stream=lane.sender.stream, frame=frame)
                     await self._write(partial(_note_step_back, lane.sender.stream, frame))
                 case Forked(reason):
-                    log.error("ledger_forked", stream=lane.sender.stream, reason=reason)
-                    await self._write(partial(_note_fork, lane.sender.stream, reason))
+                    await self._fork(lane.sender.stream, reason)
 
     def _send(self, client: _Client, tasks: asyncio.TaskGroup, lane: Lane, frame: int) -> None:
         stream = lane.sender.stream
         body = outbox.body(self.reader, stream, frame)
         if body is None:
+            # The cloud has fallen back behind our frames; the entries are all here, and go up in a new epoch.
             reason = f"the cloud wants frame {frame}, which is no longer kept here"
+            log.error("ledger_forked", stream=stream, reason=reason)
             lane.sender.forked = reason
-            log.error("frame_gone", stream=stream, frame=frame)
             self.submit(partial(_note_fork, stream, reason))
+            self._site.ask_now(self._sender_ms())
             return
         publish = client.publish(topics.up(self.gateway, stream), body, qos=1)
         # A task each, because the window wants several on their way at once; asyncio starts them in order.
@@ -281,7 +394,7 @@ class Uplink:
 
     async def _seal(self, lane: Lane, entries_max: int) -> list[Effect]:
         stream, contact_ms = lane.sender.stream, self._contact_ms
-        sealed = await self._write(lambda ledger: Outbox(ledger).seal(stream, entries_max, before_ms=contact_ms))
+        sealed = await self._write(lambda ledger: Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_ms))
         at = outbox.position(self.reader, stream)
         lane.source_id, lane.waiting_since_ms = at.source_id, None
         if sealed is None:
@@ -319,6 +432,14 @@ def _heed_cancellation() -> None:
 
 def _note_acked(stream: Stream, frame: int, ledger: Ledger) -> None:
     Outbox(ledger).acked(stream, frame)
+
+
+def _note_time(zero_ms: int, ledger: Ledger) -> None:
+    Outbox(ledger).learn_time(zero_ms)
+
+
+def _note_bounded(stream: Stream, told: Sequence[Bounded], ledger: Ledger) -> None:
+    Outbox(ledger).bounded(stream, told)
 
 
 def _note_verdicts(stream: Stream, rejected: Sequence[Rejected], ledger: Ledger) -> None:

@@ -10,8 +10,8 @@ stored as differences: `ms` and `tick` are the two halves of the hybrid logical 
 monotonic time, constant while nobody touches the clock.
 
 `prev` is the BLAKE2b-256 (RFC 7693) of the frame before, so the chain shows both tampering and a gateway that was
-restored from an old backup. The digest is of the JSON inside: the padding bits at the end of a zlib stream are covered by
-no checksum, and a flip there must not look like another history.
+restored from an old backup. The digest is of the JSON inside: the padding bits at the end of a zlib stream are covered
+by no checksum, and a flip there must not look like another history.
 
 `boots` and the monotonic clock of each entry give its true time: see `FrameHeader`. `after` is in the first frame of an
 epoch that follows another of the same gateway, and says how much of the older logs this ledger knows.
@@ -65,10 +65,10 @@ class LogHead(BaseModel):
 class FrameHeader(BaseModel):
     """What the receiver needs to judge a frame before it looks at the entries.
 
-    `boots` maps each boot id in the frame to the true time (Unix, milliseconds) at which its monotonic clock was zero, as
-    the cloud's acknowledgements have told it: with an entry's `mono_ms` it gives the entry's true time, whatever the wall
-    clock said then. `replay` says that the entries were recorded before this contact. `after` maps older epochs of the
-    gateway to how far the ledger knows them.
+    `boots` maps each boot id in the frame to the true time (Unix, milliseconds) at which its monotonic clock was zero,
+    as the cloud's acknowledgements have told it: with an entry's `mono_ms` it gives the entry's true time, whatever the
+    wall clock said then. `replay` says that the entries were recorded before this contact. `after` maps older epochs of
+    the gateway to how far the ledger knows them.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")

@@ -231,12 +231,16 @@ class ReportedTwin(Message):
 
 
 class LogCursor(_Part):
-    """How far somebody has a log: the run of ledger entries of one gateway in one epoch. Frame 0 is nothing."""
+    """How far somebody has a log: the run of ledger entries of one gateway in one epoch. Frame 0 is nothing.
+
+    `digest` is that frame's, where the cloud tells how far it is.
+    """
 
     gateway: names.GatewayName
     epoch: names.Ulid
     frame: Count
     seq: Count = 0
+    digest: Digest | None = None
 
 
 class SiteAsk(Message):
@@ -264,8 +268,8 @@ class SiteHeads(Message):
 class SiteFrame(Message):
     """A sealed frame of another log of the site, as the cloud has merged it.
 
-    On the wire this JSON is followed by a line feed and the frame itself, byte for byte. `rejected` are the entries that
-    do not count, for whatever reason: all gateways of a site must leave out the same.
+    On the wire this JSON is followed by a line feed and the frame itself, byte for byte. `rejected` are the entries
+    that do not count, for whatever reason: all gateways of a site must leave out the same.
     """
 
     bytes_max: ClassVar[int] = 320 * 1024

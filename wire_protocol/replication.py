@@ -285,8 +285,8 @@ class Verdict(Enum):
 class Receiver:
     """The receiving end of one log: one stream of one gateway in one epoch, over a cursor that somebody else stores.
 
-    Every epoch is a log of its own, so a gateway that was cloned can go on in two: neither can disturb the other. What a
-    new epoch must do is know the older ones first: its first frame says in `after` how far.
+    Every epoch is a log of its own, so a gateway that was cloned can go on in two: neither can disturb the other. What
+    a new epoch must do is know the older ones first: its first frame says in `after` how far.
 
     Args:
         gateway, stream, epoch: which log.
@@ -365,7 +365,7 @@ class Receiver:
         return self._ignorance(header) if header.frame == 1 else None
 
     def _ignorance(self, header: FrameHeader) -> str | None:
-        """Which older log a new epoch does not know; it would take what happened there for new when it happens again."""
+        """Which older log a new epoch does not know: it would take what was scanned there for new."""
         for epoch, cursor in sorted(self.older.items()):
             known = header.after.get(epoch)
             if cursor.frame and (known is None or (known.frame == cursor.frame and known.digest != cursor.digest)):

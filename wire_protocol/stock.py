@@ -3,9 +3,9 @@
     on_hand(location, sku, lot) = the quantity of the latest count there, or 0,
     plus the movements into it minus the movements out of it that are later than that count.
 
-"Later" is by key: hybrid logical clock, ties by gateway, epoch and sequence number. A count's variance is the quantity found
-minus what the entries before it give; it is booked against `@adjust`, so the sum over all locations stays zero. A pick
-that arrives two days late therefore changes the variance of the count that already covered it, and not the stock.
+"Later" is by key: hybrid logical clock, ties by gateway, epoch and sequence number. A count's variance is the quantity
+found minus what the entries before it give; it is booked against `@adjust`, so the sum over all locations stays zero. A
+pick that arrives two days late therefore changes the variance of the count that already covered it, and not the stock.
 
 SQLite at the edge and SQL in TimescaleDB are fast implementations of this; tests hold them to it. The entries are
 those of one site; sites share nothing but goods in transit, which each books for itself.

@@ -7,7 +7,7 @@ ORDER BY g.site_id, g.name
 
 -- name: heads
 -- Where every ledger log of an active gateway's site stands.
-SELECT o.name, c.epoch, c.frame, c.seq, o.gateway_id, e.epoch_id
+SELECT o.name, c.epoch, c.frame, c.seq, c.digest, o.gateway_id, e.epoch_id
 FROM gateway me
 JOIN gateway o ON o.site_id = me.site_id
 JOIN stream_cursor c ON c.gateway_id = o.gateway_id AND c.stream = 1 AND c.frame > 0

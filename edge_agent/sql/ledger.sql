@@ -9,19 +9,6 @@ INSERT INTO entry (seq, hlc, body, digest) VALUES (?, ?, ?, ?);
 -- A repeated event id changes nothing; rowcount tells.
 INSERT OR IGNORE INTO seen (device, event, seq) VALUES (?, ?, ?);
 
--- name: insert_movement
-INSERT INTO movement (seq, hlc, kind, sku, lot, quantity, source, destination, variance)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
-
--- name: balance
-SELECT on_hand, moved, counted_hlc, counted_seq, last_hlc, last_seq FROM balance
-WHERE location = ? AND sku = ? AND lot = ?;
-
--- name: upsert_balance
-INSERT OR REPLACE INTO balance
-    (location, sku, lot, on_hand, moved, counted_hlc, counted_seq, last_hlc, last_seq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
-
 -- name: reading_tail
 SELECT id, hlc FROM reading ORDER BY id DESC LIMIT 1;
 
@@ -44,8 +31,17 @@ INSERT INTO counter (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET
 -- name: insert_boot
 INSERT OR IGNORE INTO boot (boot, first_ms) VALUES (?, ?);
 
--- name: set_boot_offset
-UPDATE boot SET offset_ms = ? WHERE boot = ?;
+-- name: set_boot_zero
+UPDATE boot SET zero_ms = ? WHERE boot = ?;
+
+-- name: boot_zero
+SELECT zero_ms FROM boot WHERE boot = ?;
+
+-- name: insert_own_log
+INSERT INTO log (log, gateway, epoch) VALUES (?, ?, ?);
+
+-- name: observed
+SELECT coalesce(max(hlc), 0) FROM log WHERE hlc <= ?;
 
 -- name: insert_device
 INSERT INTO device (name, kind) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET kind = excluded.kind;

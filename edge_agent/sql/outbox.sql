@@ -45,8 +45,19 @@ UPDATE stream SET fork = ? WHERE name = ?;
 -- name: insert_verdict
 INSERT OR REPLACE INTO verdict (stream, seq, reason, at_ms) VALUES (?, ?, ?, ?);
 
--- name: boot_offsets
-SELECT boot, offset_ms FROM boot WHERE offset_ms IS NOT NULL;
+-- name: boot_zeros
+SELECT boot, zero_ms FROM boot WHERE zero_ms IS NOT NULL;
+
+-- name: older_logs
+-- How much of this gateway's older logs the ledger knows.
+SELECT epoch, frame, digest FROM log
+WHERE log > 0 AND NOT staged AND frame > 0 AND gateway = (SELECT gateway FROM log WHERE log = 0);
+
+-- name: frame_digest
+SELECT digest FROM frame WHERE stream = ? AND frame = ?;
+
+-- name: insert_bounded
+INSERT OR REPLACE INTO bounded (stream, seq, at_ms) VALUES (?, ?, ?);
 
 -- name: trim_frames_by_age
 -- Only what lies before the first frame to keep: the wall clock may have been set back, and a hole in the chain would

@@ -12,15 +12,36 @@ ORDER BY sku, location, lot
 LIMIT :limit;
 
 -- name: history
-SELECT m.seq, m.hlc, m.kind, m.sku, m.lot, m.quantity, m.source, m.destination, m.variance,
-       e.body, v.reason AS verdict, m.seq <= (SELECT acked_seq FROM stream WHERE name = 'ledger') AS in_cloud
+-- Of all logs. What another gateway has done is in the cloud, or it would not be known here.
+SELECT l.gateway, m.seq, m.hlc, coalesce(e.body, s.body), m.variance,
+       m.log > 0 OR m.seq <= (SELECT acked_seq FROM stream WHERE name = 'ledger'), coalesce(s.at_ms, b.at_ms), NULL
 FROM movement AS m
-JOIN entry AS e USING (seq)
-LEFT JOIN verdict AS v ON v.stream = 'ledger' AND v.seq = m.seq
+JOIN log AS l USING (log)
+LEFT JOIN entry AS e ON m.log = 0 AND e.seq = m.seq
+LEFT JOIN site_entry AS s ON s.log = m.log AND s.seq = m.seq
+LEFT JOIN bounded AS b ON m.log = 0 AND b.stream = 'ledger' AND b.seq = m.seq
 WHERE (:sku IS NULL OR m.sku = :sku)
   AND (:location IS NULL OR m.source = :location OR m.destination = :location)
-ORDER BY m.seq DESC
+ORDER BY m.hlc DESC, m.log, m.seq DESC
 LIMIT :limit;
+
+-- name: rejected
+-- Entries of this ledger that the cloud could not use; they are not in the stock.
+SELECT l.gateway, e.seq, e.hlc, e.body, NULL, 1, NULL, v.reason
+FROM verdict AS v
+JOIN entry AS e USING (seq)
+JOIN log AS l ON l.log = 0
+WHERE v.stream = 'ledger' AND (:sku IS NULL OR json_extract(e.body, '$.sku') = :sku)
+  AND (:location IS NULL OR :location IN (json_extract(e.body, '$.source'), json_extract(e.body, '$.destination'),
+                                          json_extract(e.body, '$.location')))
+ORDER BY e.hlc DESC
+LIMIT :limit;
+
+-- name: zeros
+SELECT boot, zero_ms FROM boot WHERE zero_ms IS NOT NULL;
+
+-- name: site_logs
+SELECT log, gateway, epoch, frame, seq FROM log WHERE log > 0 AND NOT staged ORDER BY gateway, epoch;
 
 -- name: readings
 SELECT id, hlc, device, body FROM reading
@@ -60,26 +81,24 @@ SELECT count(*) FROM device WHERE state = 'online';
 SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq;
 
 -- name: all_balances
-SELECT location, sku, lot, on_hand, moved, counted_hlc, counted_seq, last_hlc, last_seq FROM balance
+SELECT location, sku, lot, on_hand, moved, counted_hlc, counted_log, counted_seq, last_hlc, last_log, last_seq
+FROM balance
 ORDER BY location, sku, lot;
 
 -- name: all_frames
 SELECT stream, frame, first_seq, entries, digest, body FROM frame ORDER BY stream, frame;
 
--- name: all_movements
-SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement ORDER BY seq;
+-- name: movements_of_log
+SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement WHERE log = ? ORDER BY seq;
 
--- name: all_seen
-SELECT device, event, seq FROM seen ORDER BY seq;
+-- name: entries_of_log
+SELECT seq, hlc, body FROM site_entry WHERE log = ? ORDER BY seq;
+
+-- name: seen_event
+SELECT seq FROM seen WHERE device = ? AND event = ?;
+
+-- name: seen_of_log
+SELECT device, event, seq FROM seen WHERE log = ? ORDER BY seq;
 
 -- name: variance
-SELECT variance FROM movement WHERE seq = ?;
-
--- name: clear_balance
-DELETE FROM balance;
-
--- name: clear_movement
-DELETE FROM movement;
-
--- name: clear_seen
-DELETE FROM seen;
+SELECT variance FROM movement WHERE log = 0 AND seq = ?;

@@ -78,13 +78,13 @@ class LoopbackCloud:
         self.statuses.append(status)
         if status.state == "online" and self.answering:
             for stream in STREAMS:
-                self._ack(Receiver(self.gateway, stream, self.cursors[stream]), ask=True)
+                self._ack(Receiver(self.gateway, stream, status.epoch, self.cursors[stream]), ask=True)
 
     def _merge(self, stream: Stream, encoded: bytes) -> None:
         if not self.answering:
             return
         frame = frames.decode(encoded)
-        receiver = Receiver(self.gateway, stream, self.cursors[stream])
+        receiver = Receiver(self.gateway, stream, frame.header.epoch, self.cursors[stream])
         rejected: list[Rejected] = []
         if receiver.offer(frame.header, frame.digest) is Verdict.MERGE:
             entries, bad = validate(frame.rows)

@@ -268,8 +268,14 @@ def test_verdicts_offsets_and_forks_from_the_cloud_are_kept(
         cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1)
         wait_for(lambda: _status(path)["verdicts"] == 1)  # type: ignore[comparison-overlap]
         with closing(sqlite3.connect(path)) as raw:
-            wait_for(lambda: raw.execute("SELECT offset_ms FROM boot").fetchone()[0] is not None)
-            assert raw.execute("SELECT offset_ms FROM boot").fetchone()[0] == pytest.approx(86_400_000, abs=20_000)
+            zero = "SELECT zero_ms FROM boot"
+            wait_for(lambda: raw.execute(zero).fetchone()[0] is not None)
+            zero_ms = raw.execute(zero).fetchone()[0]
+            assert zero_ms + SystemClock().mono_ms() == pytest.approx(tomorrow, abs=20_000)
+        # What is booked from now on has the true time, in a process that has asked no cloud.
+        book(path, "receive", "typed", 1, destination="A-01")
+        with closing(database.open_reader(path)) as reader:
+            assert queries.history(reader)[0].at_ms == pytest.approx(tomorrow, abs=20_000)
         cloud.cursors["ledger"] = cloud.cursors["ledger"]._replace(digest="0" * 64)
         book(path, "receive", "typed", 2, destination="A-01")
         wait_for(lambda: _status(path)["streams"]["ledger"]["fork"] is not None)

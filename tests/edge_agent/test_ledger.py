@@ -52,14 +52,14 @@ def test_balances_and_variances_are_the_oracles(
             append(ledger, *map(as_draft, batch))
             clock.turn(steps[number] if number < len(steps) else 1)
         entries = [
-            (EntryKey(hlc, "gw-1", seq), ENTRY.validate_json(body))
+            (EntryKey(hlc, "gw-1", ledger.epoch, seq), ENTRY.validate_json(body))
             for seq, hlc, body in ledger.connection.execute("SELECT seq, hlc, body FROM entry")
         ]
         expected = oracle((key, entry) for key, entry in entries if isinstance(entry, Movement | Count))
         assert queries.balances(ledger.connection) == expected.on_hand
         assert imbalance(queries.balances(ledger.connection).items()) == {}
         counted = ledger.connection.execute("SELECT hlc, seq, variance FROM movement WHERE kind = 'count'")
-        assert {EntryKey(hlc, "gw-1", seq): v for hlc, seq, v in counted} == expected.variance
+        assert {EntryKey(hlc, "gw-1", ledger.epoch, seq): v for hlc, seq, v in counted} == expected.variance
         found = audit.verify(ledger.connection)
         assert (found.findings, found.entries) == ([], len(entries))
 
@@ -93,13 +93,13 @@ def test_a_clock_that_steps_back_does_not_reorder(ledger: Ledger, clock: HandClo
     [
         ("UPDATE entry SET body = replace(body, '\"quantity\":5', '\"quantity\":6') WHERE seq = 1", "digest"),
         ("DELETE FROM entry WHERE seq = 2", "follows entry 1"),
-        ("UPDATE entry SET hlc = 1 WHERE seq = 2", "not later"),
+        ("UPDATE entry SET hlc = 1 WHERE seq = 2", "is earlier"),
         ("UPDATE balance SET on_hand = on_hand + 1 WHERE location = 'A-01'", "balance of tea at A-01 is 16"),
         ("DELETE FROM balance WHERE location = '@supplier'", "balance of tea at @supplier"),
-        ("INSERT INTO balance VALUES ('X', 'y', '', 1, 1, NULL, NULL, NULL, NULL)", "balance of y at X"),
+        ("INSERT INTO balance (location, sku, lot, on_hand, moved) VALUES ('X', 'y', '', 1, 1)", "balance of y at X"),
         ("UPDATE movement SET sku = 'coffee' WHERE seq = 3", "movement differs at entry 3"),
         ("DELETE FROM seen WHERE event = 'e-2'", "seen differs at entry 2"),
-        ("INSERT INTO seen VALUES ('ghost', 'e', 99)", "no entry gives"),
+        ("INSERT INTO seen VALUES ('ghost', 'e', 99, 0)", "no entry gives"),
     ],
 )
 def test_verify_finds_every_change(ledger: Ledger, tamper: str, finding: str) -> None:

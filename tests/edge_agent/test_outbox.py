@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from edge_agent import audit, database, outbox, upkeep
+from edge_agent import audit, database, outbox, queries, upkeep
 from edge_agent.drafts import ReadingDraft, draft
 from edge_agent.errors import LedgerCorrupt
 from edge_agent.ledger import Ledger
@@ -14,6 +14,7 @@ from edge_agent.sql import statement
 from tests.edge_agent.conftest import HandClock
 from wire_protocol import frames, names
 from wire_protocol.messages import Rejected
+from wire_protocol.stock import Cell, imbalance
 from wire_protocol.topics import Stream
 
 
@@ -31,10 +32,10 @@ def read(ledger: Ledger, readings: int, *, first: int = 0) -> None:
         )
 
 
-def seal(ledger: Ledger, stream: Stream = "ledger", entries_max: int = 100, before_ms: int | None = None) -> int:
+def seal(ledger: Ledger, stream: Stream = "ledger", entries_max: int = 100, contact_mono_ms: int | None = None) -> int:
     """Seal one frame; returns how many entries it has."""
     with database.transaction(ledger.connection):
-        sealed = Outbox(ledger).seal(stream, entries_max, before_ms=before_ms)
+        sealed = Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_mono_ms)
     return sealed.entries if sealed else 0
 
 
@@ -137,25 +138,26 @@ def test_an_acknowledgement_of_a_frame_nobody_sealed_is_corruption(ledger: Ledge
         Outbox(ledger).acked("ledger", 1)
 
 
-def test_the_offset_of_a_boot_goes_into_the_frames_sealed_after_it_is_known(ledger: Ledger) -> None:
+def test_the_true_time_of_a_boot_goes_into_the_frames_sealed_after_it_is_known(ledger: Ledger) -> None:
     """Entries recorded under a wrong clock get their true time retroactively."""
     fill(ledger, 2)
     assert seal(ledger, entries_max=1) == 1
     with database.transaction(ledger.connection):
-        Outbox(ledger).learn_offset(86_400_000)
+        Outbox(ledger).learn_time(1_763_600_000_000)
     assert seal(ledger) == 1
     assert frame(ledger, 1).header.boots == {}
-    assert frame(ledger, 2).header.boots == {HandClock.boot: 86_400_000}
+    assert frame(ledger, 2).header.boots == {HandClock.boot: 1_763_600_000_000}
 
 
 def test_entries_from_before_the_contact_are_marked_as_replay(ledger: Ledger, clock: HandClock) -> None:
     """Dashboards must tell a drained backlog from what happens now."""
     fill(ledger, 1)
     clock.turn(1_000)
-    contact_ms = clock.now_ms()
-    seal(ledger, before_ms=contact_ms)
+    contact_ms = clock.mono_ms()
+    clock.at_ms -= 86_400_000  # somebody sets the wall clock back: what was before the contact is told by the other one
+    seal(ledger, contact_mono_ms=contact_ms)
     fill(ledger, 1)
-    seal(ledger, before_ms=contact_ms)
+    seal(ledger, contact_mono_ms=contact_ms)
     assert [frame(ledger, number).header.replay for number in (1, 2)] == [True, False]
 
 
@@ -164,8 +166,26 @@ def test_verdicts_reach_the_technician(ledger: Ledger) -> None:
     fill(ledger, 3)
     with database.transaction(ledger.connection):
         Outbox(ledger).verdicts("ledger", [Rejected(seq=2, reason="no such thing")])
-    rows = ledger.connection.execute(statement("history"), {"sku": None, "location": None, "limit": 10}).fetchall()
-    assert [row[10] for row in rows] == [None, "no such thing", None]
+    assert [row.verdict for row in queries.history(ledger.connection)] == [None, "no such thing", None]
+
+
+def test_what_the_cloud_rejected_is_not_in_the_stock(ledger: Ledger) -> None:
+    """Edge and cloud must show the same; a rebuild and an audit must agree with both."""
+    with database.transaction(ledger.connection):
+        ledger.append([
+            draft("receive", "tea", 10, destination="A-01"),
+            draft("count", "tea", 7, location="A-01"),
+            draft("receive", "tea", 5, destination="A-01"),
+        ])  # fmt: skip
+    for seq, on_hand in ((2, 15), (3, 10)):
+        with database.transaction(ledger.connection):
+            Outbox(ledger).verdicts("ledger", [Rejected(seq=seq, reason="no")])
+        assert queries.balances(ledger.connection)[Cell("A-01", "tea", "")] == on_hand
+        assert imbalance(queries.balances(ledger.connection).items()) == {}
+        assert audit.verify(ledger.connection).findings == []
+    audit.rebuild(ledger)
+    assert queries.balances(ledger.connection)[Cell("A-01", "tea", "")] == 10
+    assert audit.verify(ledger.connection).findings == []
 
 
 def test_the_ring_of_readings_is_thinned_then_dropped_and_counted(ledger: Ledger) -> None:
@@ -205,5 +225,5 @@ def test_a_frame_holds_no_more_boots_than_its_header(ledger: Ledger, clock: Hand
         clock.boot = names.ulid(number, bytes(10))
         fill(ledger, 1)
         with database.transaction(ledger.connection):
-            Outbox(ledger).learn_offset(number)
+            Outbox(ledger).learn_time(number)
     assert [seal(ledger), seal(ledger), seal(ledger)] == [frames.BOOTS_MAX, 6, 0]
