@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count as numbers
+from itertools import product
 from random import Random
 from typing import Any, NamedTuple
 
@@ -34,7 +35,7 @@ from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain
 from tests.cloud_store.test_merge_agrees_with_oracle import ON_A_SERVER
 from wire_protocol import clock, names, stock
-from wire_protocol.entries import LedgerEntry
+from wire_protocol.entries import LedgerEntry, Reading
 from wire_protocol.stock import Cell, EntryKey
 
 _SITES = numbers(1)
@@ -62,8 +63,11 @@ def late_pick(connection: Connection, database_url: str) -> Connection:
         registry.add_gateway(connection, "acme", "berlin", gateway)
     put = histories.movement(clock.pack(ms(MONDAY)), "receive", "@supplier", "A-1", 10)
     pick = histories.movement(clock.pack(ms(MONDAY) + 1000), "pick", "A-1", "@customer", 3)
+    warm = Reading(hlc=clock.pack(ms(MONDAY)), boot=BOOT, mono_ms=0, values={"temperature_c": 21.5})
     with closing(Merger(database_url)) as merger:
         merger.merge([received(Chain("gw-dock").seal([put]), MONDAY)])
+        # Readings have numbers of their own: that some have come says nothing about the ledger.
+        merger.merge([received(Chain("gw-hall", "readings").seal([warm, warm]), MONDAY)])
         merger.merge([received(Chain("gw-hall").seal([pick]), WEDNESDAY)])
     return connection
 
@@ -262,6 +266,25 @@ def test_stock_at_any_two_moments_is_the_oracles(
 
     with closing(Merger(database_url)) as merger:
         check()
+
+
+def test_entries_of_one_instant_are_ordered_by_gateway_then_epoch(connection: Connection, database_url: str) -> None:
+    """Also where the number in the log says otherwise: a count or a movement by each of three logs at one reading."""
+    tie = clock.pack(NOW_MS) + 9
+    first = histories.movement(tie - 1, "receive", "@supplier", "A-1", 100)
+    with closing(Merger(database_url)) as merger:
+        for kinds in product((True, False), repeat=3):
+            tied = [
+                histories.count(tie, "A-1", 10 * number)
+                if counted
+                else histories.movement(tie, "receive", "@supplier", "A-1", number)
+                for number, counted in enumerate(kinds, 1)
+            ]
+            ledgers: list[list[LedgerEntry]] = [[first, tied[0]], [tied[1]], [tied[2]]]
+            site = Site(connection, Example(ledgers, [2], [0], [1], 0, [], 1000))
+            site.deliver(merger)
+            wanted = StockFilter(tenant="acme", site=site.name, virtual=True)
+            assert site.found(wanted, Moment()) == site.expected(None, None)
 
 
 # --- at the door --------------------------------------------------------------------------------------------------
