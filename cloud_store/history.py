@@ -21,12 +21,11 @@ from cloud_store import sql
 from cloud_store.connection import Connection, translated
 from cloud_store.cursors import STREAM_NUMBERS
 from cloud_store.errors import StoreError, UnknownName
-from cloud_store.ledger_rows import AHEAD_MS_MAX
 from cloud_store.reads import PAGE_ROWS_MAX, Page, StockFilter, _decode, _encode
 from wire_protocol.names import ADJUST
 
 CELLS_MAX: Final = 1_000
-AHEAD_MAX: Final = timedelta(milliseconds=AHEAD_MS_MAX)
+AHEAD_MAX: Final = timedelta(minutes=5)  # as far as an entry's own time may be ahead of its arrival
 _KEY: Final = ("location_id", "item_id", "lot_id")
 _SQL: Final = sql.load("history")
 

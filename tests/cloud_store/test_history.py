@@ -27,20 +27,21 @@ from cloud_store.arrivals import ArrivedFrame
 from cloud_store.connection import Connection, connect
 from cloud_store.errors import UnknownName
 from cloud_store.history import InvalidMoment, Moment, TooMuchHistory
-from cloud_store.ledger_rows import true_time
 from cloud_store.merge import Merger
 from cloud_store.reads import StockFilter
 from tests.cloud_api.conftest import served
 from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain
 from tests.cloud_store.test_merge_agrees_with_oracle import ON_A_SERVER
-from wire_protocol import clock, names, stock
+from wire_protocol import clock, frames, names, stock
 from wire_protocol.entries import LedgerEntry, Reading
 from wire_protocol.stock import Cell, EntryKey
 
 _SITES = numbers(1)
 EPOCHS = {"a": histories.EPOCH, "b": histories.EPOCH, "c": names.ulid(NOW_MS, bytes(9) + b"\x02")}
 TICKS = 10
+# What `boots` in a frame says is either a clock's offset, or when its zero was; all entries here have the same reading.
+ZERO_MS = NOW_MS if hasattr(frames, "BootMs") else 0
 
 # --- an example ---------------------------------------------------------------------------------------------------
 
@@ -170,7 +171,7 @@ class Site:
                     self._learn(letter, batch[-1])
                 elif delivered:
                     batch.append(replace(chance.choice(delivered), received_ms=received_ms))
-                waiting = {name: frames for name, frames in waiting.items() if frames}
+                waiting = {name: sealed for name, sealed in waiting.items() if sealed}
                 if not waiting:
                     break
             merger.merge(batch)
@@ -183,7 +184,7 @@ class Site:
         chain, sizes, offsets = self._chain(letter), self.example.frame_sizes, self.example.offsets_ms
         while chain.seq < len(entries):
             size, offset = sizes[chain.frame % len(sizes)], offsets[chain.frame % len(offsets)]
-            yield chain.seal(entries[chain.seq : chain.seq + size], boots={BOOT: offset})
+            yield chain.seal(entries[chain.seq : chain.seq + size], boots={BOOT: ZERO_MS + offset})
 
     def _chain(self, letter: str) -> Chain:
         return Chain(f"{self.name}-{letter}", epoch=EPOCHS[letter])
@@ -196,7 +197,7 @@ class Site:
             log = f"{self.name}-{letter.replace('c', 'a')} {header.epoch}"
             parts = {"hlc": entry.hlc, "gateway": log, "epoch": header.epoch, "seq": seq}
             key = EntryKey(*(parts[name] for name in EntryKey._fields))
-            at_ms = true_time(entry.hlc, header.boots[BOOT], arrived.received_ms).at_ms
+            at_ms = NOW_MS + header.boots[BOOT] - ZERO_MS
             self.learned.append(Learned(key, entry, at_ms, arrived.received_ms))
 
     def _make_second_epoch(self) -> None:
