@@ -7,6 +7,7 @@ Invariant: `tenant` comes from one dependency that refuses a request without it;
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from pydantic import AwareDatetime
 from cloud_api import problems
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
 from cloud_api.settings import ApiSettings
-from cloud_store import reads
+from cloud_store import history, reads
 from cloud_store.connection import Connection
 from cloud_store.pool import ReadPool
 from wire_protocol.entries import MovementKind
@@ -46,7 +47,7 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
     app.get("/healthz", tags=["operation"], summary="The process runs")(_healthz)
     app.get("/readyz", tags=["operation"], summary="The database answers", responses=problems.RESPONSES)(_readyz)
     for path, endpoint, summary in (
-        ("/v1/stock", _stock, "What is on hand"),
+        ("/v1/stock", _stock, "What is on hand, now or in the past"),
         ("/v1/movements", _movements, "What was moved, newest first"),
         ("/v1/gateways", _gateways, "Gateways and how far their streams are"),
     ):
@@ -75,6 +76,14 @@ def _tenant(
 Tenant = Annotated[str, Depends(_tenant)]
 Text = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX, pattern=TEXT_PATTERN)]
 After = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
+At = Annotated[
+    AwareDatetime | None,
+    Query(description="What was truly on hand at this time (ISO 8601 with a zone), as well as it is known."),
+]
+KnownAt = Annotated[
+    AwareDatetime | None,
+    Query(description="Only what had been received by this time; with `at` it repeats a report as it was."),
+]
 Limit = Annotated[int | None, Query(ge=1, le=reads.PAGE_ROWS_MAX, description="Rows in the page at most.")]
 
 
@@ -89,10 +98,15 @@ def _readyz(database: Database) -> Health:
 
 def _stock(
     request: Request, database: Database, tenant: Tenant, *, site: Text = None, sku: Text = None, location: Text = None,
-    virtual: bool = False, zero: bool = False, limit: Limit = None, after: After = None,
+    virtual: bool = False, zero: bool = False, at: At = None, known_at: KnownAt = None, limit: Limit = None,
+    after: After = None,
 ) -> Page[StockRow]:  # fmt: skip
     wanted = reads.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero)
-    page = reads.stock(database, wanted, limit=_rows(request, limit), after=after)
+    if at is None and known_at is None:
+        page = reads.stock(database, wanted, limit=_rows(request, limit), after=after)
+    else:
+        moment = history.Moment(at, known_at).require_past(datetime.now(UTC))
+        page = history.stock(database, wanted, moment, limit=_rows(request, limit), after=after)
     return Page[StockRow].model_validate(_document(page))
 
 

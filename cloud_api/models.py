@@ -9,7 +9,10 @@ RowT = TypeVar("RowT", bound=BaseModel)
 
 
 class Page(BaseModel, Generic[RowT]):
-    """A page; give `next` back as `after` to get the following one. Without `next` this is the last."""
+    """A page; give `next` back as `after` to get the following one. Without `next` this is the last.
+
+    A page about the past may have fewer rows than asked, or none, and still a `next`.
+    """
 
     items: list[RowT]
     next: str | None = Field(None, description="Opaque; valid as long as the filters stay the same.")

@@ -13,10 +13,13 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from cloud_store.errors import DatabaseUnavailable, InvalidCursor, NotMigrated, StoreError, UnknownName
+from cloud_store.history import InvalidMoment, TooMuchHistory
 
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[StoreError], HTTPStatus] = {
     InvalidCursor: HTTPStatus.BAD_REQUEST,
+    InvalidMoment: HTTPStatus.BAD_REQUEST,
+    TooMuchHistory: HTTPStatus.BAD_REQUEST,
     UnknownName: HTTPStatus.NOT_FOUND,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     NotMigrated: HTTPStatus.SERVICE_UNAVAILABLE,

@@ -3,7 +3,10 @@
 Heavy imports happen inside the commands. Everything has `--json`; nothing ends in a traceback for a user's mistake.
 """
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +14,9 @@ from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, dat
 from cloud_ingest.cli_registry import gateway_app, item_app, site_app, tenant_app
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, fail, listing
+
+if TYPE_CHECKING:
+    from cloud_store.reads import Page
 
 app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
 dead_letter_app = typer.Typer(no_args_is_help=True, help="What could not be used, and why.")
@@ -96,28 +102,57 @@ def stock(
     sku: Annotated[str | None, typer.Option(help="Only this SKU.")] = None,
     location: Annotated[str | None, typer.Option("--location", "-l", help="Only this location.")] = None,
     virtual: Annotated[bool, typer.Option("--virtual", help="Virtual locations too.")] = False,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="What was truly on hand at this time, as well as it is known today."),
+    ] = None,
+    known_at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only what the cloud had received by this time: a report as it was then."),
+    ] = None,
     limit: Limit = 1000,
     json_: Json = False,
 ) -> None:
-    """Show what is on hand."""
+    """Show what is on hand, now or in the past.
+
+    A pick on Monday that an offline gateway reported on Wednesday: `--at` Tuesday counts it, because it had happened.
+    `--known-at` Tuesday does not, because nobody could know. Both together repeat a report of Tuesday about any day.
+
+    TIME is ISO 8601 with a zone: 2026-11-17T18:00:00+01:00, or 2026-11-17T17:00:00Z.
+    """
     from cloud_store import reads  # noqa: PLC0415 - only commands that read need it
 
     wanted = reads.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual)
-    rows: list[dict[str, Any]] = []
-    after: str | None = None
+    read: Callable[..., reads.Page] = reads.stock
+    head: str | None = None
+    if at is not None or known_at is not None:
+        from cloud_store import history  # noqa: PLC0415 - only questions about the past need it
+
+        moment = history.Moment.parse(at, known_at).require_past(datetime.now(UTC))
+        read, head = partial(history.stock, moment=moment), f"Stock {moment}"
     with database(database_url) as connection:
         if tenant is not None:
             reads.require_tenant(connection, tenant)
-        while len(rows) < limit:
-            page = reads.stock(connection, wanted, limit=min(limit - len(rows), reads.PAGE_ROWS_MAX), after=after)
-            rows += page.rows
-            after = page.after
-            if after is None:
-                break
+        rows, complete = _whole(partial(read, connection, wanted), limit)
+    if head is not None and not json_:
+        typer.echo(f"{head}\n")
     columns = ("tenant", "site", "location", "sku", "lot", "on_hand", "unit", "stub")
     listing(rows, columns, json_=json_, numbers=("on_hand",), empty="Nothing on hand.")
-    if after is not None and not json_:
+    if not complete and not json_:
         typer.echo(f"More than {limit} rows: narrow the question or raise --limit.", err=True)
+
+
+def _whole(read: "Callable[..., Page]", limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """The rows of one page after the other, up to a limit, and whether these are all."""
+    rows: list[dict[str, Any]] = []
+    after: str | None = None
+    while len(rows) < limit:
+        page = read(limit=limit - len(rows), after=after)
+        rows += page.rows
+        after = page.after
+        if after is None:
+            break
+    return rows, after is None
 
 
 @dead_letter_app.command("list")

@@ -49,9 +49,12 @@ class Scanner:
 
     def scan(self, event_id: str, *, quantity: int = 1, sku: str = "tea") -> None:
         """Receive goods at A-01."""
-        event = DeviceEvent(id=event_id, kind="receive", sku=sku, quantity=quantity, destination="A-01")
+        self.report(DeviceEvent(id=event_id, kind="receive", sku=sku, quantity=quantity, destination="A-01"))
+
+    def report(self, event: DeviceEvent) -> None:
+        """Report a movement or a count, and keep it until its receipt."""
         with self.changed:
-            self.pending[event_id] = event.encode()
+            self.pending[event.id] = event.encode()
         self.say(event.encode())
 
     def say(self, payload: bytes, channel: Channel = Channel.DEVICE_EVENT) -> None:

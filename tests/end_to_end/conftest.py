@@ -1,139 +1,32 @@
 """The whole path on real servers: agents, brokers, workers and TimescaleDB, each a process that can be killed."""
 
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from cloud_store import migrations, registry
 from cloud_store.connection import connect
-from edge_agent import database, queries
+from edge_agent import database
 from edge_agent.clock import SystemClock
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
 from stocktide.demo.plan import Site
-from stocktide.demo.proof import Proof, prove
-from tests.agent_process import AgentProcess, wait_for
+from tests import lossy_link
+from tests.agent_process import AgentProcess
 from tests.edge_agent.devices import Scanner
-from tests.services import PrivateBroker, PrivateDatabase
-
-
-@dataclass
-class Worker:
-    """An ingest worker as an operating system process."""
-
-    name: str
-    database_url: str
-    mqtt_url: str
-    folder: Path
-    process: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def log_file(self) -> Path:
-        """What the worker wrote."""
-        return self.folder / f"{self.name}.log"
-
-    def start(self) -> "Worker":
-        """Start it, without waiting for anything: gateways must cope."""
-        environment = {"STOCKTIDE_DATABASE_URL": self.database_url, "STOCKTIDE_MQTT_URL": self.mqtt_url}
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "stocktide", "cloud", "ingest", "--worker-name", self.name],
-                stdout=log, stderr=log, env=os.environ | environment,
-            )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        """SIGKILL: the transaction is rolled back, the leases vanish with the session."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-
-@dataclass
-class Gateway:
-    """A gateway with its own broker, its agent and its scanners."""
-
-    site: Site
-    agent: AgentProcess
-    broker: PrivateBroker
-    scanners: list[Scanner]
-    events: int = 0
-
-    def scan(self, count: int) -> None:
-        """Every scanner scans so many things."""
-        for _ in range(count):
-            for scanner in self.scanners:
-                self.events += 1
-                scanner.scan(f"1-{self.events}", sku=f"SKU-{self.events * 7919 % 40}", quantity=1 + self.events % 5)
-
-    def register(self, devices: list[str]) -> None:
-        """Let more devices speak here."""
-        with closing(database.open_writer(self.agent.ledger)) as connection, database.transaction(connection):
-            connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
-
-    def waiting(self) -> int:
-        """Entries that the cloud has not acknowledged."""
-        with closing(database.open_reader(self.agent.ledger)) as reader:
-            return int(queries.status(reader, self.agent.ledger)["streams"]["ledger"]["waiting"])
-
-    def receipts(self) -> int:
-        """Events with a receipt."""
-        return sum(len(scanner.committed) for scanner in self.scanners)
-
-    def settle(self) -> None:
-        """Wait until every event has its receipt (sent again as firmware does) and the cloud has every entry."""
-        wait_for(self._all_receipts, timeout_s=60, explain=self._missing)
-        wait_for(lambda: self.waiting() == 0, timeout_s=60)
-
-    def _missing(self) -> str:
-        pending = {scanner.name: sorted(scanner.pending)[:3] for scanner in self.scanners}
-        return (
-            f"for receipts: {self.receipts()} of {self.events}, refused {[s.refused for s in self.scanners]}, {pending}"
-        )
-
-    def _all_receipts(self) -> bool:
-        for scanner in self.scanners:
-            heard = len(scanner.committed)
-            expected = self.events // len(self.scanners)
-            # As firmware: again after silence. Sending again while receipts still come only makes the queue longer.
-            if not scanner.wait_for_receipts(expected, timeout_s=2) and len(scanner.committed) == heard:
-                scanner.resend()
-        return not self.scanners or self.receipts() == self.events
-
-
-@dataclass
-class Stack:
-    """Everything of one test."""
-
-    cloud_broker: PrivateBroker
-    database_url: str
-    gateways: list[Gateway]
-    workers: list[Worker]
-    database: PrivateDatabase | None = None
-    folder: Path = field(default_factory=Path)
-
-    def prove(self) -> Proof:
-        """Settle everything and compare devices, ledgers and cloud."""
-        for gateway in self.gateways:
-            gateway.settle()
-        ledgers = {gateway.site: gateway.agent.ledger for gateway in self.gateways}
-        return prove(self.database_url, ledgers, {g.site.gateway: (g.events, 0) for g in self.gateways})
-
+from tests.end_to_end.stack import Gateway, Stack, Worker
+from tests.lossy_link import LossyPackets, ProxyThread
+from tests.services import PrivateBroker, PrivateDatabase, disk
+from tests.services.broker import anonymous_config
 
 Build = Callable[..., Stack]
+DEVICES = ("till-1", "till-2")
+IMPATIENT = {
+    "STOCKTIDE_EDGE_RESEND_DELAY_MS": "500",
+    "STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX": "1",
+}
 
 
 @pytest.fixture
@@ -145,32 +38,44 @@ def build(
     agents: Callable[..., AgentProcess],
     unique_name: Callable[..., str],
 ) -> Iterator[Build]:
-    """Build a stack: two tenants, a gateway each, `workers` workers; on a private database when it is to be killed."""
-    made: list[Worker] = []
-    with ExitStack() as scanners:
+    """Build a stack: two tenants, a gateway each, `workers` workers.
 
-        def make(*, workers: int = 1, own_database: bool = False) -> Stack:
-            own = private_database() if own_database else None
-            url = own.url if own else database_url
+    `own_database` (with `disk_mb`, on a disk of that size) can be killed; `database` with `url` is one that the test
+    has made. `link` is "proxy", "packets" (lost for real) or None for a direct connection. `persistent` gives the
+    cloud's broker a memory on disk. `ledger_disk_mb` puts each ledger on a small disk of its own. `keepalive_s` is the
+    agents'.
+    """
+    made: list[Worker] = []
+    with ExitStack() as context:
+
+        def make(
+            *,
+            workers: int = 1,
+            own_database: bool = False,
+            disk_mb: int | None = None,
+            url: str | None = None,
+            database: PrivateDatabase | None = None,
+            link: str | None = None,
+            persistent: bool = False,
+            ledger_disk_mb: int | None = None,
+            keepalive_s: int = 30,
+        ) -> Stack:
+            own = database or (private_database(disk_mb=disk_mb) if own_database else None)
+            url = url or (own.url if own else database_url)
             if own:
-                migrations.apply(url)
-            broker = private_broker()
-            gateways = []
+                migrations.apply(own.url)
+            broker, between, cloud_url = _cloud_link(link, context, private_broker, persistent=persistent)
+            stack = Stack(broker, url, [], made, own, between)
             for _ in range(2):
                 site = Site(unique_name("tenant"), unique_name("site"), unique_name(), "")
-                gateways.append(
-                    _gateway(
-                        site,
-                        folder=tmp_path,
-                        url=url,
-                        cloud=broker,
-                        local=private_broker(persistent=True),
-                        agents=agents,
-                        scanners=scanners,
-                    )
-                )
+                folder = tmp_path / site.gateway
+                if ledger_disk_mb is not None:
+                    folder = _small_disk(folder, ledger_disk_mb, context)
+                local = private_broker(persistent=True)
+                agent = agents(folder / "ledger.db", **IMPATIENT, STOCKTIDE_EDGE_KEEPALIVE_S=str(keepalive_s))
+                stack.gateways.append(_gateway(site, url, cloud_url, local, agent, context))
             made.extend(Worker(f"worker-{number}", url, broker.url, tmp_path).start() for number in range(workers))
-            return Stack(broker, url, gateways, list(made), own, tmp_path)
+            return stack
 
         yield make
     for worker in made:
@@ -178,26 +83,42 @@ def build(
             worker.kill()
 
 
+def _cloud_link(
+    kind: str | None, context: ExitStack, private_broker: Callable[..., PrivateBroker], *, persistent: bool
+) -> tuple[PrivateBroker, ProxyThread | LossyPackets | None, str]:
+    """The cloud's broker, what lies before it, and the address that gateways are given."""
+    if kind == "packets":
+        packets = context.enter_context(lossy_link.lossy_packets(seed=7))
+        broker = private_broker(lambda port, at: f"{anonymous_config(port, at)}listener {port} {packets.address}\n")
+        return broker, packets, f"mqtt://{packets.host}:{broker.port}"
+    broker = private_broker(persistent=persistent)
+    if kind is None:
+        return broker, None, broker.url
+    proxy = context.enter_context(ProxyThread(broker.port))
+    return broker, proxy, proxy.url
+
+
+def _small_disk(folder: Path, mb: int, context: ExitStack) -> Path:
+    """A disk for one ledger; the agent's log, which a real gateway gives to the journal, is kept elsewhere."""
+    place = folder / "disk"
+    place.mkdir(parents=True)
+    disk.mount(place, mb)
+    context.callback(disk.unmount, place)
+    (place / "agent.log").symlink_to(folder / "agent.log")
+    return place
+
+
 def _gateway(
-    site: Site,
-    *,
-    folder: Path,
-    url: str,
-    cloud: PrivateBroker,
-    local: PrivateBroker,
-    agents: Callable[..., AgentProcess],
-    scanners: ExitStack,
+    site: Site, url: str, cloud_url: str, local: PrivateBroker, agent: AgentProcess, context: ExitStack
 ) -> Gateway:
     with closing(connect(url, application="tests")) as connection:
         registry.add_tenant(connection, site.tenant)
         registry.add_site(connection, site.tenant, site.name)
         registry.add_gateway(connection, site.tenant, site.name, site.gateway)
-    path = folder / site.gateway / "ledger.db"
-    devices = [f"till-{number}" for number in (1, 2)]
     with (
-        Ledger.create(path, site.gateway, SystemClock(), local_url=local.url, cloud_url=cloud.url) as ledger,
+        Ledger.create(agent.ledger, site.gateway, SystemClock(), local_url=local.url, cloud_url=cloud_url) as ledger,
         database.transaction(ledger.connection),
     ):
-        ledger.connection.executemany(statement("insert_device"), [(name, "scanner") for name in devices])
-    agent = agents(path, STOCKTIDE_EDGE_RESEND_DELAY_MS="500", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start()
-    return Gateway(site, agent, local, [scanners.enter_context(Scanner(local.port, name)) for name in devices])
+        ledger.connection.executemany(statement("insert_device"), [(name, "scanner") for name in DEVICES])
+    scanners = [context.enter_context(Scanner(local.port, name)) for name in DEVICES]
+    return Gateway(site, agent.start(), local, scanners)

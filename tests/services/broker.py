@@ -77,6 +77,12 @@ class PrivateBroker(Server):
         if not wait_until(lambda: _version(database) != before, timeout_s=SAVE_S_MAX):
             raise ServerFailed("The broker did not save.", hint="Is it persistent?")
 
+    def forget(self) -> None:
+        """Remove what a persistent broker has saved; call it while the broker is down."""
+        if self.is_running:
+            raise ServerFailed("The broker runs and would save again.", hint="Call kill() first.")
+        (self.data / "mosquitto.db").unlink(missing_ok=True)
+
     def _prepare(self) -> None:
         (self.data / "mosquitto.conf").write_text(self._config(self.port, self.data))
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server with TimescaleDB that a test or a benchmark owns.
+"""A PostgreSQL server with TimescaleDB that a test or a benchmark owns, and streaming replicas of it.
 
 Invariant: durability is on (fsync, synchronous commit, full page writes), because durability is what the tests are
 about.
@@ -19,6 +19,7 @@ from tests.services.server import HOST, Server
 SHARED_BUFFERS_MB: Final = 128
 CONNECTIONS_MAX: Final = 200
 RECOVER_S_MAX: Final = 10.0
+REPLICA_S_MAX: Final = 30.0
 _SETTINGS: Final = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -39,7 +40,8 @@ _SETTINGS: Final = {
 class PrivateDatabase(Server):
     """A server of one's own: `with PrivateDatabase() as database: psycopg.connect(database.url)`.
 
-    Any local user is the superuser `postgres`, without a password. `settings` are added to postgresql.conf.
+    Any local user is the superuser `postgres`, without a password. `settings` are added to postgresql.conf. With a
+    `primary` it is a physical replica of that server, read-only until `promote`.
     """
 
     kind: ClassVar[str] = "postgresql"
@@ -52,8 +54,11 @@ class PrivateDatabase(Server):
         shared_buffers_mb: int = SHARED_BUFFERS_MB,
         settings: dict[str, str] | None = None,
         owner_file: Path | None = None,
+        disk_mb: int | None = None,
+        primary: "PrivateDatabase | None" = None,
     ) -> None:
-        super().__init__(installation, owner_file=owner_file)
+        super().__init__(installation, owner_file=owner_file, disk_mb=disk_mb)
+        self._primary = primary
         self._settings = {**_SETTINGS, "shared_buffers": f"{shared_buffers_mb}MB", **(settings or {})}
 
     @property
@@ -65,9 +70,26 @@ class PrivateDatabase(Server):
         """The URL of a database of this server."""
         return f"postgresql://postgres@{HOST}:{self.port}/{name}"
 
+    def stop_replicating(self) -> None:
+        """Make a replica take nothing more from its primary, so that it lags from here on."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            admin.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            admin.execute("SELECT pg_reload_conf()")
+            if not wait_until(lambda: not _is_streaming(admin), timeout_s=REPLICA_S_MAX):
+                raise ServerFailed("The replica goes on replicating.")
+
+    def promote(self) -> None:
+        """Make a replica a primary of its own, for good."""
+        with psycopg.connect(self.url, autocommit=True) as admin:
+            if admin.execute("SELECT pg_promote(true, 30)").fetchone() != (True,):
+                raise ServerFailed("The replica was not promoted.", hint=f"See {self.log}.")
+
     def _prepare(self) -> None:
         if not (self.data / "PG_VERSION").exists():
-            self._initdb()
+            if self._primary is None:
+                self._initdb()
+            else:
+                self._copy(self._primary)
         lines = [f"{name} = '{value}'" for name, value in self._settings.items()]
         (self.data / "postgresql.auto.conf").write_text("\n".join([*lines, f"port = {self.port}", ""]))
 
@@ -79,6 +101,18 @@ class PrivateDatabase(Server):
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
         if done.returncode != 0:
             raise ServerFailed(f"initdb failed: {done.stderr}")
+
+    def _copy(self, primary: "PrivateDatabase") -> None:
+        """Make the data directory of a replica: pg_basebackup, which also takes the log that is written meanwhile."""
+        self.installation.own(self.data)
+        source = f"host={HOST} port={primary.port} user=postgres application_name=replica"
+        arguments = [f"--pgdata={self.data}", f"--dbname={source}", "--wal-method=stream", "--checkpoint=fast"]
+        command = self.installation.command(self.installation.postgres_bin / "pg_basebackup", "--no-sync", *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+        if done.returncode != 0:
+            raise ServerFailed(f"pg_basebackup failed: {done.stderr}")
+        (self.data / "standby.signal").touch()
+        self._settings["primary_conninfo"] = source
 
     def _recover(self) -> None:
         """Remove the lock file of a killed server, after making sure that none of its processes is left.
@@ -98,3 +132,7 @@ class PrivateDatabase(Server):
                 return True
         except psycopg.OperationalError:
             return False
+
+
+def _is_streaming(replica: "psycopg.Connection[tuple[int]]") -> bool:
+    return replica.execute("SELECT 1 FROM pg_stat_wal_receiver").fetchone() is not None

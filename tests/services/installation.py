@@ -1,7 +1,8 @@
 """Where the server programs are and how to start them: on the host, or in the Debian root.
 
 Invariant: `scratch` has the same name inside the Debian root and outside, so a path in a configuration file means the
-same to the test that writes it and to the server that reads it. No file system is ever mounted.
+same to the test that writes it and to the server that reads it. No file system is mounted but the small disk of a test
+that fills it (`disk`).
 """
 
 import hashlib

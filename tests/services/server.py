@@ -1,7 +1,8 @@
 """What a private PostgreSQL and a private Mosquitto have in common: a directory, a port, a process, an owner.
 
 A server keeps its port and its data through `stop`, `kill` and `restart`; `close` removes it. Its directory holds
-`server.json`, which says who owns it, so that servers left behind by a killed test run are found and removed.
+`server.json`, which says who owns it, so that servers left behind by a killed test run are found and removed. With
+`disk_mb` its data lies on a disk of that size, which a test can fill.
 
 Invariant: a server listens on loopback only.
 """
@@ -18,6 +19,7 @@ from typing import ClassVar, Final, Self
 
 from pydantic import BaseModel
 
+from tests.services import disk
 from tests.services import installation as installations
 from tests.services.errors import ServerFailed
 from tests.services.installation import Installation
@@ -50,9 +52,12 @@ class Server(ABC):
     kind: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
 
-    def __init__(self, installation: Installation | None = None, *, owner_file: Path | None = None) -> None:
+    def __init__(
+        self, installation: Installation | None = None, *, owner_file: Path | None = None, disk_mb: int | None = None
+    ) -> None:
         self._installation = installation
         self._owner_file = owner_file
+        self._disk_mb = disk_mb
         self._directory: Path | None = None
         self._port: int | None = None
         self._server: ServerProcess | None = None
@@ -134,6 +139,7 @@ class Server(ABC):
         """Kill the server and remove its data. It can be called at any time, more than once."""
         self.kill()
         if self._directory is not None:
+            disk.unmount(self.data)
             shutil.rmtree(self._directory, ignore_errors=True)
             self._directory = None
 
@@ -166,6 +172,8 @@ class Server(ABC):
         self._directory = Path(tempfile.mkdtemp(prefix=f"{self.kind}-", dir=self.installation.scratch))
         self._directory.chmod(0o755)
         self.data.mkdir(mode=0o700)
+        if self._disk_mb is not None:
+            disk.mount(self.data, self._disk_mb)
         for attempt in range(PORT_TRIES_MAX):
             # Between finding a free port and listening on it, another test's server may take it.
             self._port = free_port()
@@ -220,6 +228,7 @@ def remove_orphans(scratch: Path) -> int:
             continue
         if record.is_orphan():
             ServerProcess(record.process).kill()
+            disk.unmount(directory / "data")
             shutil.rmtree(directory, ignore_errors=True)
             removed += 1
     return removed

@@ -11,7 +11,7 @@ import aiomqtt
 import psycopg
 import pytest
 
-from tests.services import PrivateBroker, PrivateDatabase, databases, debian_root, server
+from tests.services import PrivateBroker, PrivateDatabase, databases, debian_root, disk, server
 from tests.services.errors import ServerFailed
 from tests.services.processes import ProcessRecord
 
@@ -46,6 +46,45 @@ def test_a_database_is_durable_and_has_timescaledb(empty_database_url: str) -> N
         connection.execute("SELECT create_hypertable('reading', by_range('at'))")
         settings = [connection.execute(f"SHOW {name}").fetchone() for name in ("fsync", "synchronous_commit")]
     assert settings == [("on",), ("on",)]
+
+
+def test_a_replica_that_lags_is_promoted_with_what_it_has(private_database: MakeDatabase) -> None:
+    """The failover test stands on this: what was committed after the replica stopped listening must be gone."""
+    primary = private_database()
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE pick (n integer)")
+        connection.execute("INSERT INTO pick VALUES (1)")
+    replica = private_database(primary=primary)
+    with (
+        psycopg.connect(replica.url, autocommit=True) as connection,
+        pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
+    ):
+        connection.execute("INSERT INTO pick VALUES (9)")
+    replica.stop_replicating()
+    with psycopg.connect(primary.url, autocommit=True) as connection:
+        connection.execute("INSERT INTO pick VALUES (2)")
+    primary.kill()
+    replica.promote()
+    with psycopg.connect(replica.url, autocommit=True) as connection:
+        assert connection.execute("SELECT n FROM pick").fetchall() == [(1,)]
+        connection.execute("INSERT INTO pick VALUES (3)")
+
+
+@pytest.mark.skipif(not disk.can_mount(), reason="only root can mount a small disk")
+def test_a_small_disk_fills_and_is_freed_and_unmounted(private_database: MakeDatabase) -> None:
+    """A disk that never fills proves nothing, and one that stays mounted fills the machine's table of mounts."""
+    database = private_database(disk_mb=150)
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE pick (n text)")
+        assert disk.fill(database.data) > 0
+        with pytest.raises(psycopg.errors.DiskFull):
+            connection.execute("INSERT INTO pick SELECT repeat(n::text, 500) FROM generate_series(1, 1000) n")
+        disk.free(database.data)
+        connection.execute("INSERT INTO pick VALUES ('1')")
+    place = database.data
+    assert place.is_mount()
+    database.close()
+    assert not place.exists()
 
 
 def test_a_template_is_filled_once_and_copied_while_timescaledb_runs(

@@ -1,0 +1,258 @@
+"""The parts of a stack, each an operating system process that can be killed, and the load that the devices make."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cloud_store import proof
+from cloud_store.connection import connect
+from edge_agent import database, queries
+from edge_agent.sql import statement
+from stocktide.demo.plan import Site
+from stocktide.demo.proof import Proof, prove
+from tests.agent_process import AgentProcess, wait_for
+from tests.edge_agent.devices import Scanner
+from tests.lossy_link import LossyPackets, ProxyThread
+from tests.services import PrivateBroker, PrivateDatabase
+from wire_protocol import stock
+from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
+from wire_protocol.messages import DeviceEvent
+from wire_protocol.stock import EntryKey
+
+SETTLE_S: Final = 90.0
+SKUS: Final = 40
+SHELVES: Final = ("A-01", "B-02", "C-03")
+LOTS: Final = (None, None, "L-1")
+TICK_S: Final = 0.02
+
+
+@dataclass
+class Worker:
+    """An ingest worker as an operating system process."""
+
+    name: str
+    database_url: str
+    mqtt_url: str
+    folder: Path
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def log_file(self) -> Path:
+        """What the worker wrote."""
+        return self.folder / f"{self.name}.log"
+
+    def times(self, event: str) -> int:
+        """How often the worker has logged an event."""
+        return self.log_file.read_text().count(f'"{event}"')
+
+    def start(self) -> "Worker":
+        """Start it, without waiting for anything: gateways must cope."""
+        environment = {"STOCKTIDE_DATABASE_URL": self.database_url, "STOCKTIDE_MQTT_URL": self.mqtt_url}
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "stocktide", "cloud", "ingest", "--worker-name", self.name],
+                stdout=log, stderr=log, env=os.environ | {"STOCKTIDE_RECONNECT_DELAY_S_MAX": "1"} | environment,
+            )  # fmt: skip
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL: the transaction is rolled back, the leases vanish with the session."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(20)
+
+
+@dataclass
+class Gateway:
+    """A gateway with its own broker, its agent and its scanners; `sent` is every event, by device and event id."""
+
+    site: Site
+    agent: AgentProcess
+    broker: PrivateBroker
+    scanners: list[Scanner]
+    events: int = 0
+    sent: dict[tuple[str, str], DeviceEvent] = field(default_factory=dict)
+
+    def scan(self, count: int) -> None:
+        """Every scanner reports so many things: mostly movements of all kinds, and counts."""
+        for _ in range(count):
+            for scanner in self.scanners:
+                self.events += 1
+                event = work(f"1-{self.events}", random.Random(f"{self.site.gateway} {self.events}"))
+                self.sent[scanner.name, event.id] = event
+                scanner.report(event)
+
+    def register(self, devices: list[str]) -> None:
+        """Let more devices speak here."""
+        with closing(database.open_writer(self.agent.ledger)) as connection, database.transaction(connection):
+            connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
+
+    def ledger(self) -> dict[str, Any]:
+        """How far the ledger's stream is: `waiting`, `acked_frame` and so on."""
+        with closing(database.open_reader(self.agent.ledger)) as reader:
+            found: dict[str, Any] = queries.status(reader, self.agent.ledger)["streams"]["ledger"]
+            return found
+
+    def waiting(self) -> int:
+        """Entries that the cloud has not acknowledged."""
+        return int(self.ledger()["waiting"])
+
+    def times(self, event: str) -> int:
+        """How often the agent has logged an event, in all its lives."""
+        return self.agent.log_file.read_text().count(f'"{event}"')
+
+    def receipts(self) -> int:
+        """Events with a receipt."""
+        return sum(len(scanner.committed) for scanner in self.scanners)
+
+    def settle(self) -> None:
+        """Wait until every event has its receipt (sent again as firmware does) and the cloud has every entry."""
+        wait_for(self._all_receipts, timeout_s=SETTLE_S, explain=self._missing)
+        wait_for(
+            lambda: self.waiting() == 0, timeout_s=SETTLE_S, explain=lambda: f"for acknowledgements: {self.ledger()}"
+        )
+
+    def _missing(self) -> str:
+        pending = {scanner.name: sorted(scanner.pending)[:3] for scanner in self.scanners}
+        return (
+            f"for receipts: {self.receipts()} of {self.events}, refused {[s.refused for s in self.scanners]}, {pending}"
+        )
+
+    def _all_receipts(self) -> bool:
+        for scanner in self.scanners:
+            heard = len(scanner.committed)
+            expected = self.events // len(self.scanners)
+            # As firmware: again after silence. Sending again while receipts still come only makes the queue longer.
+            if not scanner.wait_for_receipts(expected, timeout_s=1) and len(scanner.committed) == heard:
+                scanner.resend()
+        return not self.scanners or self.receipts() == self.events
+
+
+@dataclass
+class Stack:
+    """Everything of one test. `link` is what lies between the gateways and the cloud's broker, if it can be broken."""
+
+    cloud_broker: PrivateBroker
+    database_url: str
+    gateways: list[Gateway]
+    workers: list[Worker]
+    database: PrivateDatabase | None = None
+    link: ProxyThread | LossyPackets | None = None
+
+    def prove(self) -> Proof:
+        """Settle everything and compare devices, ledgers and cloud."""
+        for gateway in self.gateways:
+            gateway.settle()
+        ledgers = {gateway.site: gateway.agent.ledger for gateway in self.gateways}
+        return prove(self.database_url, ledgers, {g.site.gateway: (g.events, 0) for g in self.gateways})
+
+    def require_agreement(self) -> None:
+        """Assert that devices, ledgers, cloud and oracle agree, and that each event counts once."""
+        found = self.prove()
+        assert (found.problems, [row.problems for row in found.sites]) == ([], [[]] * len(self.gateways))
+        assert [row.cloud_distinct for row in found.sites] == [gateway.events for gateway in self.gateways]
+        for gateway in self.gateways:
+            self._require_oracle(gateway)
+
+    def _require_oracle(self, gateway: Gateway) -> None:
+        """The proof compares two implementations of stock; this compares both with its definition."""
+        with closing(database.open_reader(gateway.agent.ledger)) as reader:
+            entries = list(_entries(gateway.site.gateway, queries.export(reader)))
+            edge = queries.balances(reader)
+        recorded = {(entry.device, entry.event): _meaning(entry) for _, entry in entries}
+        assert recorded == {key: _meaning(event) for key, event in gateway.sent.items()}
+        expected = stock.oracle(entries)
+        with closing(connect(self.database_url, application="tests")) as cloud:
+            there = proof.balances(cloud, gateway.site.tenant, gateway.site.name)
+            assert proof.variances(cloud, gateway.site.tenant, gateway.site.name) == expected.variance
+        assert list(stock.differences(edge.items(), expected.on_hand.items())) == []
+        assert list(stock.differences(there.items(), expected.on_hand.items())) == []
+
+
+class Load:
+    """Devices that work on, whatever happens; `go_on` waits until they have done so many more seconds of work."""
+
+    def __init__(self, stack: Stack, events_per_s: float) -> None:
+        self._gateways = stack.gateways
+        self._per_tick = events_per_s * TICK_S / sum(len(gateway.scanners) for gateway in stack.gateways)
+        self._ticks = 0
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+
+    def go_on(self, seconds: float) -> None:
+        """Wait for so many seconds' worth of events."""
+        with self._changed:
+            until = self._ticks + max(1, round(seconds / TICK_S))
+            self._changed.wait_for(lambda: self._ticks >= until or self._failure is not None, SETTLE_S)
+        assert self._failure is None, self._failure
+
+    def _run(self) -> None:
+        owed = 0.0
+        try:
+            while not self._stop.wait(TICK_S):
+                owed += self._per_tick
+                for gateway in self._gateways:
+                    gateway.scan(int(owed))
+                owed -= int(owed)
+                with self._changed:
+                    self._ticks += 1
+                    self._changed.notify_all()
+        except BaseException as error:
+            self._failure = error
+            raise
+
+    @contextmanager
+    def running(self) -> Iterator["Load"]:
+        """Work while the block runs."""
+        thread = threading.Thread(target=self._run, name="load")
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            thread.join()
+
+
+def work(event_id: str, chance: random.Random) -> DeviceEvent:
+    """Something that happens in a warehouse: every kind of movement that a scanner reports, and counts."""
+    shelf, other = chance.sample(SHELVES, 2)
+    kind = chance.choices(["receive", "pick", "move", "scrap", "count"], [4, 5, 3, 1, 2])[0]
+    places = {
+        "receive": {"destination": shelf},
+        "pick": {"source": shelf},
+        "move": {"source": shelf, "destination": other},
+        "scrap": {"source": shelf},
+        "count": {"location": shelf},
+    }[kind]
+    what = {"sku": f"SKU-{chance.randrange(SKUS)}", "lot": chance.choice(LOTS), "quantity": chance.randint(1, 20)}
+    return DeviceEvent.model_validate({"id": event_id, "kind": kind} | what | places)
+
+
+def _entries(gateway: str, recorded: Iterator[dict[str, object]]) -> Iterator[tuple[EntryKey, LedgerEntry]]:
+    for row in recorded:
+        seq = row.pop("seq")
+        entry = ENTRY.validate_json(json.dumps(row))
+        assert isinstance(seq, int)
+        assert isinstance(entry, Movement | Count)
+        yield EntryKey(entry.hlc, gateway, seq), entry
+
+
+def _meaning(event: DeviceEvent | LedgerEntry) -> tuple[object, ...]:
+    """What a device said: what must not change on the way, whatever the ledger adds."""
+    return event.kind, event.sku, event.lot, event.quantity
