@@ -17,7 +17,7 @@ AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs"]
 DETAIL_CHARS_MAX: Final = 2_000
 ADVICE: Final[dict[AlarmKind, str]] = {
     "fork": "A backup was restored or a disk was cloned. The gateway fetches what it lacks and opens a new epoch.",
-    "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Is a second one still running?",
+    "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Does a second one run?",
     "stock-differs": "Gateway and cloud show different stock: stocktide cloud stock-proof, then repair.",
 }
 _SQL: Final = sql.load("alarm")

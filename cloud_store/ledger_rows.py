@@ -4,7 +4,7 @@ Invariant: no database here, only arithmetic. Every movement changes two cells b
 cells of a batch is zero before anything is written.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeAlias

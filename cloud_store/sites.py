@@ -44,7 +44,7 @@ class SiteStore:
         return dict(found)
 
     def answer(self, gateway: str, ask: SiteAsk, *, bytes_max: int) -> Answer:
-        """What an active gateway lacks of its site's logs; nothing for any other. At least one frame, if there is one."""
+        """What an active gateway lacks of its site's logs, at least one frame if any; nothing for any other gateway."""
         known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
         with translated():
             connection = self._connected()

@@ -11,10 +11,12 @@ from typing import Any
 
 from edge_agent import database, outbox
 from edge_agent.database import Connection
+from edge_agent.derivation import Keys
 from edge_agent.sql import statement
 from wire_protocol import clock
 from wire_protocol.address import without_password
-from wire_protocol.stock import Cell
+from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
+from wire_protocol.stock import Cell, EntryKey
 from wire_protocol.topics import STREAMS
 
 
@@ -127,6 +129,16 @@ def balances(connection: Connection) -> dict[Cell, int]:
     """On hand of every cell that is not zero, virtual locations included: what the cloud must agree with."""
     found = connection.execute(statement("all_balances"))
     return {Cell(row[0], row[1], row[2]): row[3] for row in found if row[3]}
+
+
+def entries(connection: Connection) -> Iterator[tuple[EntryKey, LedgerEntry]]:
+    """Every entry that counts, of all logs that this ledger has: what its stock is a function of."""
+    keys = Keys(connection)
+    for source in ("entries_that_count", "site_entries"):
+        for log, seq, body in connection.execute(statement(source)):
+            entry = ENTRY.validate_json(body)
+            if isinstance(entry, Movement | Count):
+                yield keys.key(entry.hlc, log, seq), entry
 
 
 def export(connection: Connection, after_seq: int = 0) -> Iterator[dict[str, object]]:

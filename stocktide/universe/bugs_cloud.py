@@ -50,7 +50,7 @@ def offer_with_gaps(self: Receiver, header: FrameHeader, digest: str) -> Verdict
     """Whatever is not behind is next."""
     if header.frame <= self.cursor.frame:
         return Verdict.DUPLICATE
-    self.cursor = Cursor(header.epoch, header.frame, header.last_seq, digest)
+    self.cursor = Cursor(header.frame, header.last_seq, digest)
     return Verdict.MERGE
 
 

@@ -172,7 +172,9 @@ class Checks:
             self._require_prefix(store, name)
         sites: defaultdict[int, list[tuple[EntryKey, LedgerEntry]]] = defaultdict(list)
         for name, gateway in self.gateways.items():
-            sites[gateway.site] += [(EntryKey(e.hlc, name, seq), e) for seq, e in store.entries[name]]
+            sites[gateway.site] += [
+                (EntryKey(e.hlc, name, gateway.ledger.epoch, seq), e) for seq, e in store.entries[name]
+            ]
         for site, entries in sites.items():
             ours = {shelf.cell: balance.on_hand for shelf, balance in store.balances.items() if shelf.site == site}
             for cell, stored, defined in differences(ours.items(), oracle(entries).on_hand.items()):
@@ -189,7 +191,10 @@ class Checks:
             raise Violation("I1 nothing lost", f"{name} has {len(lost)} scans less than were made")
         if twice := [event for event, times in events.items() if times > 1]:
             raise Violation("I2 nothing twice", f"{name} has {len(twice)} events more than once")
-        entries = [(EntryKey(entry.hlc, name, seq), entry) for seq, entry in self._ledger_entries(gateway)]
+        entries = [
+            (EntryKey(entry.hlc, name, gateway.ledger.epoch, seq), entry)
+            for seq, entry in self._ledger_entries(gateway)
+        ]
         for cell, stored, defined in differences(queries.balances(connection).items(), oracle(entries).on_hand.items()):
             raise Violation("I3 stock is a function", f"{name} {cell}: stored {stored}, oracle {defined}")
 

@@ -13,6 +13,7 @@ from typing import Final
 from edge_agent import schema
 from edge_agent.clock import Clock
 from edge_agent.database import Connection
+from edge_agent.derivation import OWN
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
 from wire_protocol import frames
@@ -38,6 +39,7 @@ class Disk:
         _empty().backup(self.connection)
         for key, value in {"gateway": gateway, "epoch": epoch}.items():
             self.connection.execute(statement("set_meta"), (key, value))
+        self.connection.execute(statement("insert_own_log"), (OWN, gateway, epoch))
         for stream in STREAMS:
             self.connection.execute(statement("insert_stream"), (stream, frames.genesis(gateway, epoch, stream)))
 

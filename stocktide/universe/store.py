@@ -104,7 +104,7 @@ class Store:
         for seq, entry in planned.entries:
             if isinstance(entry, Movement | Count):
                 entries.append((seq, entry))
-                self.book(site, EntryKey(entry.hlc, name, seq), entry)
+                self.book(site, EntryKey(entry.hlc, name, planned.arrived.frame.header.epoch, seq), entry)
             else:
                 readings[name].append(seq)
 

@@ -118,6 +118,10 @@ class Universe:
         """A worker publishes on a gateway's acknowledgement topic."""
         self.network.send(f"{gateway}.ack", payload, self.gateways[gateway].uplink.receive, over=gateway)
 
+    def epochs(self) -> dict[str, str]:
+        """The epoch each gateway has announced."""
+        return {name: gateway.ledger.epoch for name, gateway in self.gateways.items()}
+
     def survey(self, worker: Worker) -> Survey:
         """The leases as the database sees them."""
         others: set[int] = set()

@@ -48,7 +48,7 @@ class VirtualUplink:
         self.gateway, self.world = gateway, gateway.world
         self.online = False
         self.lanes: dict[Stream, Lane] = {}
-        self.offset_ms: int | None = None
+        self._zero_ms: int | None = None
         self.publish: Callable[[str, bytes], None] = _nowhere
         self.will: Callable[[], None] = _nobody
         self._contact = 0
@@ -75,7 +75,8 @@ class VirtualUplink:
         if self.online or gateway.name in gateway.network.cut:
             return
         self._contact += 1
-        self.online, self._contact_ms, self._alarm_ms = True, gateway.clock.now_ms(), None
+        self.online, self._contact_ms, self._alarm_ms = True, gateway.clock.mono_ms(), None
+        self._zero_ms = None
         gateway.note("is online")
         self.lanes = {stream: self._lane(stream) for stream in STREAMS}
         self._report(self._contact)
@@ -97,6 +98,7 @@ class VirtualUplink:
             acked=at.acked_frame,
             limits=limits,
             jitter=lambda: self._rng.uniform(0.75, 1.25),
+            digest_of=lambda frame: outbox.digest(self.gateway.ledger.connection, stream, frame),
         )
         sender.forked = at.fork
         return Lane(sender, at.source_id)
@@ -179,11 +181,10 @@ class VirtualUplink:
         self.wake()
 
     def _learn_time(self, ack: Ack) -> None:
-        offset_ms = ack.now_ms - self.gateway.clock.now_ms()
-        offset_ms = offset_ms if abs(offset_ms) >= OFFSET_MS_MIN else 0
-        if self.offset_ms is None or abs(offset_ms - self.offset_ms) >= OFFSET_MS_MIN:
-            self.offset_ms = offset_ms
-            self._quietly(lambda ledger: Outbox(ledger).learn_offset(offset_ms))
+        zero_ms = ack.now_ms - self.gateway.clock.mono_ms()
+        if self._zero_ms is None or zero_ms >= self._zero_ms + OFFSET_MS_MIN:
+            self._zero_ms = zero_ms
+            self._quietly(lambda ledger: Outbox(ledger).learn_time(zero_ms))
 
     def _quietly(self, run: Callable[[Ledger], None]) -> None:
         try:
@@ -248,7 +249,7 @@ class VirtualUplink:
 
     def _seal(self, lane: Lane, entries_max: int) -> list[Effect]:
         stream, gateway, contact_ms = lane.sender.stream, self.gateway, self._contact_ms
-        sealed = gateway.write(lambda ledger: Outbox(ledger).seal(stream, entries_max, before_ms=contact_ms))
+        sealed = gateway.write(lambda ledger: Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_ms))
         lane.source_id = outbox.position(gateway.ledger.connection, stream).source_id
         lane.waiting_since_ms = None
         if sealed is None:

@@ -13,7 +13,7 @@ from cloud_ingest.leases import rebalance
 from cloud_ingest.merging import decode
 from cloud_ingest.settings import IngestSettings
 from cloud_store import plan
-from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport, LogKey
+from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport
 from cloud_store.contacts import ContactStore
 from cloud_store.leases import Survey
 from cloud_store.plan import Plan
@@ -44,6 +44,9 @@ class Fleet(Protocol):
     store: Store
     registry: dict[str, Gateway]
 
+    def epochs(self) -> dict[str, str]:
+        """The epoch each gateway has announced."""
+
     def survey(self, worker: "Worker") -> Survey:
         """Who holds which leases."""
 
@@ -60,8 +63,8 @@ class VirtualContacts(Contacts):
         wanted = {
             key: cursor
             for key, cursor in cursors.items()
-            if (key.gateway in self._arrived or topics.shard(key.gateway) in self._new_shards)
-            and key not in self._sending
+            if ((key.gateway, key.epoch) in self._arrived or topics.shard(key.gateway) in self._new_shards)
+            and key[:2] not in self._sending
         }
         self._statuses.clear()
         self._arrived.clear()
@@ -171,11 +174,11 @@ class Worker(Process):
             return
         self._answering = False
         for key, cursor in due.items():
-            self._tell(key, Receiver(key.gateway, key.stream, cursor).ack(self.world.now_ms, self.window, ask=True))
+            self._tell(key, Receiver(*key, cursor).ack(self.world.now_ms, self.window, ask=True))
 
     def _cursors(self) -> dict[LogKey, Cursor]:
         stored = self.store.read_cursors()
-        keys = (LogKey(name, stream) for name in self.fleet.registry for stream in topics.STREAMS)
+        keys = (LogKey(name, stream, epoch) for name, epoch in self.fleet.epochs().items() for stream in topics.STREAMS)
         return {key: stored.get(key, NO_CURSOR) for key in keys}
 
     # --- merging ------------------------------------------------------------------------------------------------
@@ -256,7 +259,7 @@ class Worker(Process):
 
     def _stall(self, batch: list[ArrivedFrame], retry_ms: int) -> None:
         """The database is away: tell every gateway of the batch, once, to hold its frames, and try again."""
-        keys = {LogKey(arrived.gateway, arrived.stream) for arrived in batch}
+        keys = {arrived.log for arrived in batch}
         for key in sorted(keys - self._stalled):
             self._stalled.add(key)
             if key in self._last:

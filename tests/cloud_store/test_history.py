@@ -33,7 +33,7 @@ from tests.cloud_api.conftest import served
 from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain
 from tests.cloud_store.test_merge_agrees_with_oracle import ON_A_SERVER
-from wire_protocol import clock, frames, names, stock
+from wire_protocol import clock, names, stock
 from wire_protocol.entries import LedgerEntry, Reading
 from wire_protocol.stock import Cell, EntryKey
 
@@ -41,7 +41,7 @@ _SITES = numbers(1)
 EPOCHS = {"a": histories.EPOCH, "b": histories.EPOCH, "c": names.ulid(NOW_MS, bytes(9) + b"\x02")}
 TICKS = 10
 # What `boots` in a frame says is either a clock's offset, or when its zero was; all entries here have the same reading.
-ZERO_MS = NOW_MS if hasattr(frames, "BootMs") else 0
+ZERO_MS = NOW_MS
 
 # --- an example ---------------------------------------------------------------------------------------------------
 
@@ -195,8 +195,7 @@ class Site:
             entry = self.ledgers[letter][seq - 1]
             # Gateway and epoch in one word sort as the pair does.
             log = f"{self.name}-{letter.replace('c', 'a')} {header.epoch}"
-            parts = {"hlc": entry.hlc, "gateway": log, "epoch": header.epoch, "seq": seq}
-            key = EntryKey(*(parts[name] for name in EntryKey._fields))
+            key = EntryKey(entry.hlc, log, header.epoch, seq)
             at_ms = NOW_MS + header.boots[BOOT] - ZERO_MS
             self.learned.append(Learned(key, entry, at_ms, arrived.received_ms))
 

@@ -77,9 +77,15 @@ def event(number: int) -> Draft:
 
 def test_what_waits_is_committed_together_and_in_order(bench: Bench) -> None:
     """Group commit: one trip to the disk for all that gathered meanwhile."""
-    gate = threading.Event()
+    begun, gate = threading.Event(), threading.Event()
+
+    def hold(_: Ledger) -> None:
+        begun.set()
+        gate.wait(WAIT_S)
+
     with bench.writer() as writer:
-        writer.submit(lambda _: gate.wait(WAIT_S))
+        writer.submit(hold)
+        assert begun.wait(WAIT_S)
         for number in range(300):
             writer.append(event(number))
         writer.append(event(7))

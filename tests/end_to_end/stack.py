@@ -1,6 +1,5 @@
 """The parts of a stack, each an operating system process that can be killed, and the load that the devices make."""
 
-import json
 import os
 import random
 import signal
@@ -24,9 +23,8 @@ from tests.edge_agent.devices import Scanner
 from tests.lossy_link import LossyPackets, ProxyThread
 from tests.services import PrivateBroker, PrivateDatabase
 from wire_protocol import stock
-from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
+from wire_protocol.entries import LedgerEntry
 from wire_protocol.messages import DeviceEvent
-from wire_protocol.stock import EntryKey
 
 SETTLE_S: Final = 90.0
 SKUS: Final = 40
@@ -172,7 +170,7 @@ class Stack:
     def _require_oracle(self, gateway: Gateway) -> None:
         """The proof compares two implementations of stock; this compares both with its definition."""
         with closing(database.open_reader(gateway.agent.ledger)) as reader:
-            entries = list(_entries(gateway.site.gateway, queries.export(reader)))
+            entries = list(queries.entries(reader))
             edge = queries.balances(reader)
         recorded = {(entry.device, entry.event): _meaning(entry) for _, entry in entries}
         assert recorded == {key: _meaning(event) for key, event in gateway.sent.items()}
@@ -242,15 +240,6 @@ def work(event_id: str, chance: random.Random) -> DeviceEvent:
     }[kind]
     what = {"sku": f"SKU-{chance.randrange(SKUS)}", "lot": chance.choice(LOTS), "quantity": chance.randint(1, 20)}
     return DeviceEvent.model_validate({"id": event_id, "kind": kind} | what | places)
-
-
-def _entries(gateway: str, recorded: Iterator[dict[str, object]]) -> Iterator[tuple[EntryKey, LedgerEntry]]:
-    for row in recorded:
-        seq = row.pop("seq")
-        entry = ENTRY.validate_json(json.dumps(row))
-        assert isinstance(seq, int)
-        assert isinstance(entry, Movement | Count)
-        yield EntryKey(entry.hlc, gateway, seq), entry
 
 
 def _meaning(event: DeviceEvent | LedgerEntry) -> tuple[object, ...]:
