@@ -103,6 +103,7 @@ def test_health_and_openapi(client: Client) -> None:
         assert path.startswith("/v1/") == ("X-Stocktide-Tenant" in names), path
 
 
+@pytest.mark.bound("api.connection_wait_s_max")
 def test_without_a_database_the_process_is_healthy_and_not_ready() -> None:
     """It starts, says so, and tells nothing about the database's address."""
     settings = ApiSettings(database_url="postgresql://127.0.0.1:1/secret", connection_wait_s_max=0.2)

@@ -32,6 +32,8 @@ def arrival(payload: bytes = b"x", gateway: str = "gw-a") -> Arrival:
     return Arrival(gateway, "ledger", "topic", payload, NOW_MS)
 
 
+@pytest.mark.bound("cloud.inbox_frames_max")
+@pytest.mark.bound("cloud.inbox_bytes_max")
 def test_the_inbox_is_bounded_in_frames_and_in_bytes() -> None:
     """What does not fit is refused, and room comes back when frames are taken."""
     inbox = Inbox(frames_max=3, bytes_max=10)
@@ -73,6 +75,7 @@ def test_workers_end_with_fair_shares_of_all_shards(workers: int) -> None:
     assert max(map(len, held)) <= -(-SHARDS // workers)
 
 
+@pytest.mark.bound("cloud.refused_gateways_max")
 def test_refusals_end_and_are_bounded() -> None:
     """A refused gateway is ignored for a while; the memory of it has a bound."""
     refusals = Refusals(quiet_s=10, gateways_max=2)

@@ -73,6 +73,7 @@ def test_verify_finds_a_changed_frame(ledger: Ledger, tamper: str) -> None:
     assert any("frame" in finding for finding in audit.verify(ledger.connection).findings)
 
 
+@pytest.mark.bound("edge.frame_keep_s")
 def test_acknowledged_frames_are_kept_for_the_retention_and_then_forgotten(ledger: Ledger, clock: HandClock) -> None:
     """A cloud that falls back to a stale replica needs them again; a gateway's disk is small."""
     fill(ledger, 300)
@@ -106,6 +107,7 @@ def test_a_clock_that_was_set_back_leaves_no_hole_in_what_is_kept(ledger: Ledger
     assert audit.verify(ledger.connection).findings == []
 
 
+@pytest.mark.bound("edge.frame_keep_bytes_max")
 def test_the_frame_budget_drops_the_oldest_acknowledged_only(ledger: Ledger) -> None:
     """What the cloud does not have yet is never dropped, whatever the budget."""
     fill(ledger, 300)
@@ -188,6 +190,7 @@ def test_what_the_cloud_rejected_is_not_in_the_stock(ledger: Ledger) -> None:
     assert audit.verify(ledger.connection).findings == []
 
 
+@pytest.mark.bound("edge.readings_max")
 def test_the_ring_of_readings_is_thinned_then_dropped_and_counted(ledger: Ledger) -> None:
     """Weeks offline must keep an outline of the temperature, and never cost a movement."""
     read(ledger, 1_200)
@@ -210,6 +213,7 @@ def test_the_ring_of_readings_is_thinned_then_dropped_and_counted(ledger: Ledger
     assert seal(ledger, "readings", 500) == 500
 
 
+@pytest.mark.bound("edge.dead_letters_max")
 def test_dead_letters_are_bounded_and_counted(ledger: Ledger) -> None:
     """A misbehaving device must not fill the disk."""
     with database.transaction(ledger.connection):

@@ -171,6 +171,8 @@ def test_what_is_owed_to_a_device_is_held_too(bench: Bench) -> None:
         assert owed.result(WAIT_S) == 400
 
 
+@pytest.mark.bound("edge_agent.writer.QUEUE_JOBS_MAX")
+@pytest.mark.bound("edge_agent.writer.BATCH_JOBS_MAX")
 def test_submitting_never_waits_for_room(bench: Bench) -> None:
     """The event loop submits; while it waited, systemd's watchdog would starve and kill the agent."""
     gate = threading.Event()

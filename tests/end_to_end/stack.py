@@ -28,6 +28,7 @@ from wire_protocol.messages import DeviceEvent
 
 SETTLE_S: Final = 90.0
 SKUS: Final = 40
+NEW_SKU_EVENTS: Final = 50  # how many events until the next new SKU
 SHELVES: Final = ("A-01", "B-02", "C-03")
 LOTS: Final = (None, None, "L-1")
 TICK_S: Final = 0.02
@@ -91,7 +92,7 @@ class Gateway:
         for _ in range(count):
             for scanner in self.scanners:
                 self.events += 1
-                event = work(f"1-{self.events}", random.Random(f"{self.site.gateway} {self.events}"))
+                event = work(self.events, random.Random(f"{self.site.gateway} {self.events}"))
                 self.sent[scanner.name, event.id] = event
                 scanner.report(event)
 
@@ -188,7 +189,7 @@ class Load:
     def __init__(self, stack: Stack, events_per_s: float) -> None:
         self._gateways = stack.gateways
         self._per_tick = events_per_s * TICK_S / sum(len(gateway.scanners) for gateway in stack.gateways)
-        self._ticks = 0
+        self._ticks = self._surge = 0
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._failure: BaseException | None = None
@@ -200,11 +201,17 @@ class Load:
             self._changed.wait_for(lambda: self._ticks >= until or self._failure is not None, SETTLE_S)
         assert self._failure is None, self._failure
 
+    def surge(self, scans: int) -> None:
+        """Have every scanner report so many things at once, now: what is queued then is there to be lost."""
+        with self._changed:
+            self._surge = scans
+
     def _run(self) -> None:
         owed = 0.0
         try:
             while not self._stop.wait(TICK_S):
-                owed += self._per_tick
+                with self._changed:
+                    owed, self._surge = owed + self._per_tick + self._surge, 0
                 for gateway in self._gateways:
                     gateway.scan(int(owed))
                 owed -= int(owed)
@@ -227,8 +234,11 @@ class Load:
             thread.join()
 
 
-def work(event_id: str, chance: random.Random) -> DeviceEvent:
-    """Something that happens in a warehouse: every kind of movement that a scanner reports, and counts."""
+def work(number: int, chance: random.Random) -> DeviceEvent:
+    """Something that happens in a warehouse: every kind of movement that a scanner reports, and counts.
+
+    The goods change with time, so that at any moment some are new to the cloud.
+    """
     shelf, other = chance.sample(SHELVES, 2)
     kind = chance.choices(["receive", "pick", "move", "scrap", "count"], [4, 5, 3, 1, 2])[0]
     places = {
@@ -238,8 +248,9 @@ def work(event_id: str, chance: random.Random) -> DeviceEvent:
         "scrap": {"source": shelf},
         "count": {"location": shelf},
     }[kind]
-    what = {"sku": f"SKU-{chance.randrange(SKUS)}", "lot": chance.choice(LOTS), "quantity": chance.randint(1, 20)}
-    return DeviceEvent.model_validate({"id": event_id, "kind": kind} | what | places)
+    sku = f"SKU-{chance.randrange(SKUS) + number // NEW_SKU_EVENTS}"
+    what = {"sku": sku, "lot": chance.choice(LOTS), "quantity": chance.randint(1, 20)}
+    return DeviceEvent.model_validate({"id": f"1-{number}", "kind": kind} | what | places)
 
 
 def _meaning(event: DeviceEvent | LedgerEntry) -> tuple[object, ...]:

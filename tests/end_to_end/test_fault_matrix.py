@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SEED_VARIABLE = "STOCKTIDE_FAULT_SEED"
 EVENTS_PER_S = 400
+SURGE_SCANS = 200
 OBSERVED_S = 30.0
 
 Strike = Callable[[Stack, Load, random.Random], None]
@@ -61,6 +62,10 @@ def pause(load: Load, chance: random.Random, longest_s: float = 1.0) -> None:
 def kill_agent(stack: Stack, load: Load, chance: random.Random) -> None:
     """Power cut at the gateway: the ledger is whole at any instruction, and the cloud's cursor fits it."""
     gateway = chance.choice(stack.gateways)
+    # In the middle of a surge: some of it committed, some in the writer's hands, some still in the broker's.
+    before = gateway.receipts()
+    load.surge(SURGE_SCANS)
+    wait_for(lambda: gateway.receipts() > before + chance.randrange(SURGE_SCANS))
     gateway.agent.kill()
     pause(load, chance)
     gateway.agent.start()
@@ -141,6 +146,17 @@ def fill_gateway_disk(stack: Stack, load: Load, chance: random.Random) -> None:
     wait_for(lambda: gateway.times("devices_accepted_again") > before, timeout_s=OBSERVED_S)
 
 
+def kill_agent_on_full_disk(stack: Stack, load: Load, chance: random.Random) -> None:
+    """What an agent held in its memory because it could not commit it was never promised to anybody."""
+    gateway = chance.choice(stack.gateways)
+    before = gateway.times("devices_refused")
+    with full_disk(gateway):
+        wait_for(lambda: gateway.times("devices_refused") > before, timeout_s=OBSERVED_S)
+        pause(load, chance)
+        gateway.agent.kill()
+    gateway.agent.start()
+
+
 @contextmanager
 def full_disk(gateway: Gateway) -> Iterator[None]:
     """No room for the ledger: its small disk is filled, or, without such a disk, files may not grow any more."""
@@ -155,15 +171,16 @@ def full_disk(gateway: Gateway) -> Iterator[None]:
     soft, hard = agent.rlimit(psutil.RLIMIT_FSIZE)
     agent.rlimit(psutil.RLIMIT_FSIZE, (4096, hard))
     yield
-    agent.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
+    if agent.is_running():
+        agent.rlimit(psutil.RLIMIT_FSIZE, (soft, hard))
 
 
 def fill_database_disk(stack: Stack, load: Load, chance: random.Random) -> None:
     """Merges fail, or the whole server when its log finds no room; nothing is acknowledged until there is room."""
     assert stack.database is not None
-    before = stack.workers[0].times("merge_failed")
+    before = troubles(stack)
     disk.fill(stack.database.data)
-    wait_for(lambda: stack.workers[0].times("merge_failed") > before, timeout_s=OBSERVED_S)
+    wait_for(lambda: troubles(stack) > before, timeout_s=OBSERVED_S)
     pause(load, chance)
     disk.free(stack.database.data)
     # A server that found no room for its log while it recovered has given up.
@@ -180,9 +197,14 @@ def strike_anything(stack: Stack, load: Load, chance: random.Random) -> None:
     second(stack, load, chance)
 
 
-def merges_failed(stack: Stack) -> None:
+def troubles(stack: Stack) -> int:
+    """How often workers could not merge, or lost the session that holds their leases."""
+    return sum(worker.times("merge_failed") + worker.times("leases_lost") for worker in stack.workers)
+
+
+def database_missed(stack: Stack) -> None:
     """The worker has noticed."""
-    assert any(worker.times("merge_failed") for worker in stack.workers)
+    assert troubles(stack) > 0
 
 
 def uplinks_broke(stack: Stack) -> None:
@@ -206,7 +228,7 @@ FAULTS = [
     Fault("broker-killed", kill_cloud_broker, require_seen=uplinks_broke),
     Fault("broker-killed-and-wiped", wipe_cloud_broker, needs={"persistent": True}, require_seen=uplinks_broke),
     Fault("gateway-broker-killed-and-wiped", wipe_gateway_broker),
-    Fault("database-killed", kill_database, needs={"own_database": True}, require_seen=merges_failed),
+    Fault("database-killed", kill_database, needs={"own_database": True}, require_seen=database_missed),
     Fault("link-cut", cut_link, needs={"link": "proxy"}, require_seen=uplinks_broke),
     Fault(
         "link-half-open", half_open_link, strikes=1, needs={"link": "proxy", "keepalive_s": 5},
@@ -215,6 +237,10 @@ FAULTS = [
     Fault(
         f"link-lossy-{LOSSY}", suffer_lossy_link, needs={"link": LOSSY}, require_seen=packets_were_lost,
         events_per_s=150,
+    ),
+    Fault(
+        f"agent-killed-on-full-disk-{'tmpfs' if SMALL_DISKS else 'rlimit'}", kill_agent_on_full_disk, strikes=2,
+        needs={"ledger_disk_mb": 16} if SMALL_DISKS else {},
     ),
     Fault(
         f"gateway-disk-full-{'tmpfs' if SMALL_DISKS else 'rlimit'}", fill_gateway_disk, strikes=3,

@@ -1,0 +1,262 @@
+"""The bounds of an ingest worker, the store and the API, each reached: what is beyond waits, is dropped or is refused.
+
+The bounds that are reached in the tests of their own parts are marked there; a hundred gateways at once are in
+`test_hundred_gateways.py`.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from bench.gateways import epoch
+from cloud_ingest.contacts import Contacts
+from cloud_ingest.inbox import Arrival, Inbox
+from cloud_ingest.link import Link
+from cloud_ingest.merging import Merging
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.settings import IngestSettings
+from cloud_store import dead_letters, migrations
+from cloud_store.arrivals import ArrivedFrame, MergeReport, StreamKey
+from cloud_store.connection import connect
+from cloud_store.contacts import ContactStore
+from cloud_store.dead_letters import DeadLetter
+from cloud_store.errors import DatabaseUnavailable
+from cloud_store.pool import ReadPool
+from tests.agent_process import wait_for
+from tests.bounds.clients import Doorkeeper
+from tests.cloud_ingest.conftest import Site, Workers, site_at, worker  # noqa: F401 - fixtures
+from tests.cloud_store.histories import NOW_MS, Chain, movement
+from tests.services import PrivateDatabase
+from wire_protocol import clock
+from wire_protocol.messages import GatewayStatus
+from wire_protocol.replication import NO_CURSOR, Cursor
+
+ENTRIES = 40
+
+
+def frames_of(gateway: str, number: int) -> list[Arrival]:
+    """Frames that arrived, of 40 entries each."""
+    chain, made = Chain(gateway), []
+    for frame in range(number):
+        entries = [
+            movement(clock.pack(NOW_MS, frame * ENTRIES + n), "receive", "@supplier", "A-1") for n in range(ENTRIES)
+        ]
+        made.append(Arrival(gateway, "ledger", "topic", chain.seal(entries).payload, NOW_MS))
+    return made
+
+
+@dataclass
+class CountingStore:
+    """A store that only notes how much it is given at once."""
+
+    batches: list[tuple[int, int]] = field(default_factory=list)
+
+    def merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
+        """Part of `Merger`."""
+        self.batches.append((len(frames), sum(arrived.frame.header.count for arrived in frames)))
+        return MergeReport()
+
+
+@dataclass
+class Published:
+    """A link that notes when something is published."""
+
+    at_s: list[float] = field(default_factory=list)
+
+    def publish(self, _topic: str, _payload: bytes) -> None:
+        """Part of `Publishing`."""
+        self.at_s.append(time.monotonic())
+
+
+async def merged(settings: IngestSettings, arrivals: list[Arrival]) -> list[tuple[int, int]]:
+    """The sizes of the transactions, in frames and entries, that a worker makes of what has arrived."""
+    store, inbox = CountingStore(), Inbox(frames_max=1_000, bytes_max=1 << 30)
+    merging = Merging(
+        settings, inbox=inbox, merger=cast("Any", store), letters=cast("Any", store), link=Published(),
+        metrics=WorkerMetrics(),
+    )  # fmt: skip
+    for arrival in arrivals:
+        assert merging.offer(arrival)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(merging.run(), name="merging")
+        await merging.drained()
+        running.cancel()
+    return store.batches
+
+
+@pytest.mark.bound("cloud.batch_frames_max")
+async def test_a_batch_has_no_more_frames_than_it_may() -> None:
+    """One huge batch would hold the locks of all its gateways for as long as it takes."""
+    batches = await merged(IngestSettings(batch_frames_max=8, batch_delay_ms=0), frames_of("gw-a", 20))
+    assert [frames for frames, _ in batches] == [8, 8, 4]
+
+
+@pytest.mark.bound("cloud.batch_entries_max")
+async def test_a_transaction_has_no_more_entries_than_it_may() -> None:
+    """Frames of a backlog have five times the entries of others; the transaction must not grow with them."""
+    batches = await merged(IngestSettings(batch_entries_max=500, batch_delay_ms=0), frames_of("gw-a", 30))
+    assert max(entries for _, entries in batches) == 480  # the next frame of 40 would not fit
+    assert sum(entries for _, entries in batches) == 1_200
+
+
+@pytest.mark.bound("cloud.inbox_frames_target")
+@pytest.mark.bound("cloud.window_frames_max")
+def test_windows_shrink_to_one_frame_at_the_target() -> None:
+    """Long before the inbox is full: otherwise the wait in it outlasts the gateways' timers, and all is sent twice."""
+    inbox = Inbox(frames_max=1_000, bytes_max=1 << 30)
+    merging = Merging(
+        IngestSettings(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merger=cast("Any", None),
+        letters=cast("Any", None), link=Published(), metrics=WorkerMetrics(),
+    )  # fmt: skip
+    windows = []
+    for _ in range(150):
+        windows.append(merging.window)
+        inbox.offer(Arrival("gw-a", "ledger", "topic", b"x", NOW_MS))
+    assert windows[:51] == [16] * 51
+    assert windows[51:101] == sorted(windows[51:101], reverse=True)
+    assert windows[100:] == [1] * 50
+
+
+@pytest.mark.bound("cloud.outgoing_messages_max")
+def test_acknowledgements_beyond_the_bound_are_dropped_and_counted() -> None:
+    """Nobody reads them while the broker is away; the gateways ask again, so to keep them all would help nobody."""
+    metrics = WorkerMetrics()
+    link = Link(IngestSettings(outgoing_messages_max=100), cast("Any", None), metrics)
+    for _ in range(130):
+        link.publish("topic", b"ack")
+    assert link._outgoing.qsize() == 100
+    assert metrics.registry.get_sample_value("stocktide_acks_total", {"outcome": "overflow"}) == 30
+
+
+@dataclass
+class CursorStore:
+    """A store that knows some gateways, or is away."""
+
+    cursors: dict[StreamKey, Cursor] = field(default_factory=dict)
+    letters: int = 0
+    statuses: int = 0
+
+    def quarantine(self, letters: Sequence[DeadLetter]) -> None:
+        """Part of `ContactStore`."""
+        self.letters += len(letters)
+
+    def record(self, statuses: Any) -> None:
+        """Part of `ContactStore`."""
+        self.statuses += len(list(statuses))
+
+    def cursors_in(self, _shards: object) -> Mapping[StreamKey, Cursor]:
+        """Part of `ContactStore`."""
+        return self.cursors
+
+    def cursors_of(self, _gateways: object) -> Mapping[StreamKey, Cursor]:
+        """Part of `ContactStore`."""
+        return {}
+
+    def trim_dead_letters(self) -> int:
+        """Part of `ContactStore`."""
+        return 0
+
+
+@pytest.mark.bound("cloud.asks_per_s_max")
+async def test_gateways_are_asked_a_few_at_a_time() -> None:
+    """A fleet that is asked all at once after a takeover answers all at once."""
+    store, link = CursorStore({StreamKey(f"gw-{n}", "ledger"): NO_CURSOR for n in range(25)}), Published()
+    contacts = Contacts(IngestSettings(asks_per_s_max=10), cast("Any", store), link.publish, lambda: 16)
+    contacts.subscribed(frozenset({1}))
+    await contacts._answer()
+    assert len(link.at_s) == 25
+    # The eleventh comes a second after the tenth, whatever the machine.
+    assert link.at_s[10] - link.at_s[9] >= 0.99
+    assert link.at_s[20] - link.at_s[19] >= 0.99
+
+
+@pytest.mark.bound("cloud.status_waiting_max")
+async def test_statuses_and_their_dead_letters_wait_in_bounded_numbers() -> None:
+    """The database is away and ten thousand gateways come online: their last statuses wait, not all they ever said."""
+    store = CursorStore()
+    contacts = Contacts(IngestSettings(status_waiting_max=100), cast("Any", store), lambda *_: None, lambda: 16)
+    status = GatewayStatus(state="online", epoch=epoch(), version="1", at_ms=NOW_MS).encode()
+    for number in range(150):
+        for payload in (status, status, b"{nonsense"):
+            contacts.heard(f"gw-{number}", "topic", payload, received_ms=NOW_MS, retained=False)
+    await contacts._answer()
+    assert (store.statuses, store.letters) == (100, 100)
+
+
+@pytest.mark.slow
+@pytest.mark.bound("cloud.reconnect_delay_s_max")
+def test_a_worker_that_is_refused_asks_again_and_again(worker: Workers, database_url: str) -> None:  # noqa: F811
+    """Doubled without an end, the pause after a night's outage of the broker would be hours."""
+    with Doorkeeper() as door:
+        worker("refused", database_url, door.url, STOCKTIDE_RECONNECT_DELAY_S_MAX="0.1")
+        # Unbounded, the pause before the fourteenth would be minutes.
+        wait_for(lambda: door.attempts >= 14)
+
+
+@pytest.mark.slow
+@pytest.mark.bound("cloud.drain_s_max")
+async def test_a_worker_that_cannot_drain_gives_up_in_time(
+    worker: Workers,  # noqa: F811
+    site_at: Callable[[str], Site],  # noqa: F811
+    private_database: Callable[..., PrivateDatabase],
+    mqtt_url: str,
+) -> None:
+    """SIGTERM while the database is away: what it holds was not acknowledged, so it may go, and with exit code 0."""
+    database = private_database()
+    migrations.apply(database.url)
+    site = site_at(database.url)
+    for _ in range(4):
+        site.add_gateway(frames=200)
+    async with site.fleet(mqtt_url) as fleet:
+        leaving = worker("leaving", database.url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="4", STOCKTIDE_DRAIN_S_MAX="0.5")
+        await fleet.until(lambda: fleet.frames_acked > 50, 60)
+        await asyncio.to_thread(database.kill)
+        await asyncio.to_thread(wait_for, lambda: "merge_failed" in leaving.log_file.read_text())
+        assert await asyncio.to_thread(leaving.stop) == 0
+        assert "drain_incomplete" in leaving.log_file.read_text()
+        await asyncio.to_thread(database.start)
+        worker("heir", database.url, mqtt_url)
+        await fleet.settled(60)
+    site.require_agreement()
+
+
+@pytest.mark.bound("cloud_store.dead_letters.ROWS_MAX")
+@pytest.mark.bound("cloud_store.dead_letters.ROWS_PER_GATEWAY_MAX")
+@pytest.mark.bound("cloud_store.dead_letters.PAYLOAD_BYTES_MAX")
+def test_a_flood_of_dead_letters_pushes_nobody_elses_out(database_url: str) -> None:
+    """One hostile gateway must neither fill the disk nor hide what went wrong at the others."""
+    huge = os.urandom(dead_letters.PAYLOAD_BYTES_MAX + 1)
+    flood = [DeadLetter("frame", "gw-hostile", "topic", "no", b"%d" % n) for n in range(1_000)]
+    others = [DeadLetter("frame", f"gw-{n}", f"topic {n}", "no", b"once") for n in range(20)]
+    with closing(ContactStore(database_url)) as store, closing(connect(database_url, application="test")) as reader:
+        store.quarantine([*others, DeadLetter("frame", "gw-large", "topic", "no", huge)])
+        store.quarantine(flood)
+        store.quarantine(flood[:100])
+        assert reader.execute("SELECT count(*), sum(times) FROM dead_letter").fetchone() == (1_021, 1_121)
+        store.trim_dead_letters()
+        rows = dead_letters.newest(reader, limit=10_000)
+        kept = [row for row in rows if row["gateway"] == "gw-hostile"]
+        assert len(kept) == dead_letters.ROWS_PER_GATEWAY_MAX
+        assert len(rows) == len(kept) + 21
+        longest = reader.execute("SELECT max(length(payload)), max(payload_bytes) FROM dead_letter").fetchone()
+        assert longest == (dead_letters.PAYLOAD_BYTES_MAX, len(huge))
+        assert dead_letters.trim(reader, rows_max=50) == len(rows) - 50
+
+
+@pytest.mark.bound("api.connections_max")
+def test_requests_beyond_the_connections_wait_and_are_told(database_url: str) -> None:
+    """A flood of requests must not take the connections that the workers merge with."""
+    with (
+        ReadPool(database_url, application="test", connections_max=2, wait_s_max=0.2) as pool,
+        pool.connection(),
+        pool.connection(),
+        pytest.raises(DatabaseUnavailable),
+        pool.connection(),
+    ):
+        pass
