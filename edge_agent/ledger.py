@@ -49,7 +49,6 @@ class Ledger:
     connection: Connection
     clock: Clock
     gateway: str
-    epoch: str
     zero_ms: int | None = None
     """The true time at which this boot's monotonic clock was zero; None until the cloud has told it."""
 
@@ -78,7 +77,7 @@ class Ledger:
                 connection.execute(statement("insert_own_log"), (OWN, gateway, epoch))
                 for stream in STREAMS:
                     connection.execute(statement("insert_stream"), (stream, frames.genesis(gateway, epoch, stream)))
-            yield cls(connection, clock, gateway, epoch)
+            yield cls(connection, clock, gateway)
         finally:
             connection.close()
 
@@ -95,11 +94,17 @@ class Ledger:
             facts = database.meta(connection)
             if not {"gateway", "epoch"} <= facts.keys():
                 raise LedgerForeign(f"{path} was never initialised.", hint="Remove it and run: stocktide edge init")
-            ledger = cls(connection, clock, facts["gateway"], facts["epoch"])
+            ledger = cls(connection, clock, facts["gateway"])
             ledger.zero_ms = ledger.known_zero_ms()
             yield ledger
         finally:
             connection.close()
+
+    @property
+    def epoch(self) -> str:
+        """The epoch of the own log. It is asked for, because opening a new one may be rolled back."""
+        epoch: str = self.connection.execute(statement("own_log")).fetchone()[1]
+        return epoch
 
     def known_zero_ms(self) -> int | None:
         """What the ledger knows of `zero_ms`; another process may have learnt it."""

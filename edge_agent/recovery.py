@@ -74,12 +74,13 @@ class Recovery:
         older = self._beyond(there)
         known = {(device, event) for device, event in connection.execute(statement("own_events"))}
         carried = sorted((body for body in (*older, *rest) if _event(body) not in known), key=_clock)
-        connection.execute(statement("unstage"), (ledger.tail().hlc, staged.log))
+        latest = ledger.tail().hlc
+        self._restart(epoch := new_epoch(ledger.clock))
+        connection.execute(statement("unstage"), (latest, staged.log))
         if staged.cursor.frame == 0:
             # The cloud has nothing of it: there is no older log to know of.
             connection.execute(statement("delete_site_entries"), (staged.log, 0))
             connection.execute(statement("delete_log"), (staged.log,))
-        self._restart(epoch := new_epoch(ledger.clock))
         self._append(carried)
         rebuild(connection)
         return Opened(epoch, len(carried), len(older) + len(rest) - len(carried))
@@ -127,7 +128,6 @@ class Recovery:
         for stream in STREAMS:
             genesis = frames.genesis(ledger.gateway, epoch, stream)
             connection.execute(statement("restart_stream"), (genesis, sources[stream], stream))
-        ledger.epoch = epoch
 
     def _append(self, bodies: Sequence[str]) -> None:
         """Entries as they are, under new numbers; what happened and when stays what it was."""

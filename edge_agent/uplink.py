@@ -24,7 +24,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from edge_agent import outbox, recovery
 from edge_agent.clock import Clock
 from edge_agent.database import Connection
-from edge_agent.errors import LedgerBusy, LedgerFull
+from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.recovery import Recovery
@@ -133,6 +133,9 @@ class Uplink:
                     await self._ship(client)
             except* _EpochOpened:
                 log.info("epoch_goes_on", gateway=self.gateway)
+            except* EdgeError as errors:
+                # Nothing that concerns the cloud may keep devices and technicians from working.
+                log.exception("uplink_failed", reason=str(errors.exceptions[0]))
             except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
                 reason = str(errors.exceptions[0])
                 if attempt == 0:

@@ -92,13 +92,14 @@ class SiteGateway:
 
 
 @contextmanager
-def gateways(folder: Path, names: Sequence[str]) -> Iterator[list[SiteGateway]]:
+def gateways(folder: Path, names: Sequence[str], epoch: str | None = None) -> Iterator[list[SiteGateway]]:
     """Ledgers of several gateways of one site."""
     with ExitStack() as stack:
         made = []
         for name in names:
             clock = HandClock(START_MS)
-            made.append(SiteGateway(stack.enter_context(Ledger.create(folder / f"{name}.db", name, clock)), clock))
+            ledger = stack.enter_context(Ledger.create(folder / f"{name}.db", name, clock, epoch=epoch))
+            made.append(SiteGateway(ledger, clock))
         yield made
 
 

@@ -45,7 +45,7 @@ class Disk:
 
     def ledger(self, clock: Clock) -> Ledger:
         """The ledger as an agent has it open."""
-        return Ledger(self.connection, clock, self.gateway, self.epoch)
+        return Ledger(self.connection, clock, self.gateway)
 
     def power_off(self) -> None:
         """Whatever was not committed is gone."""

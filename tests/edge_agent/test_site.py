@@ -147,11 +147,7 @@ def test_a_log_with_another_history_than_the_clouds_is_fetched_anew(pair: list[S
     first.append(draft("pick", "screw", 1, source="A-1"))
     second.fetch(first.seal())
     epoch = first.ledger.epoch
-    with sites.gateways(tmp_path / "other", ["gw-a"]) as (other,):
-        other.ledger.epoch = epoch
-        with database.transaction(other.ledger.connection):
-            genesis = frames.genesis("gw-a", epoch, "ledger")
-            other.ledger.connection.execute("UPDATE stream SET sealed_digest = ? WHERE name = 'ledger'", (genesis,))
+    with sites.gateways(tmp_path / "other", ["gw-a"], epoch=epoch) as (other,):
         other.append(draft("receive", "screw", 10, destination="A-1"))
         other.seal()
         other.append(draft("pick", "screw", 3, source="A-1"))
