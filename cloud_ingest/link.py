@@ -49,11 +49,20 @@ class Receiving(Protocol):
 
 
 class _CheckedClient(aiomqtt.Client):
-    """A client that looks at the reason code of a PUBACK: 0x80 and above is a failed publish, which aiomqtt ignores."""
+    """A client that notices what aiomqtt passes over.
+
+    A PUBACK with a reason code of 0x80 or above is a failed publish; and a connection that the broker closes before it
+    has answered to CONNECT is not waited for until the timeout.
+    """
 
     def __init__(self, refused: Callable[[int], None], **options: Any) -> None:
         self._refused = refused
         super().__init__(**options)
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         if reason_code.value >= REFUSED_FROM:

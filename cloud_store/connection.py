@@ -1,14 +1,17 @@
 """Connections to the database, and the translation of the driver's errors into the store's.
 
-Invariant: a connection cannot hang for ever: connecting, each statement and a silent network all have a limit.
+Invariant: a connection cannot hang for ever: connecting, each statement, a silent network and a silent server all have
+a limit. A server whose disk hangs keeps its connections and answers nothing, so only a clock on this side can tell.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg import errors as pg
+from psycopg.abc import RV, PQGen
 
 from cloud_store import arrays
 from cloud_store.errors import DatabaseUnavailable, MergeConflict, NotMigrated, StoreError, Unstorable
@@ -18,6 +21,8 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_MS: Final = 30_000
 NETWORK_TIMEOUT_MS: Final = 15_000
+SILENCE_S_MAX: Final = 45.0  # above the limit of a statement, which a server that lives keeps by itself
+LOOK_S: Final = 0.1
 READ_ONLY_OPTIONS: Final = "-c statement_timeout=10000 -c default_transaction_read_only=on"
 
 # Retrying the same transaction can succeed.
@@ -30,6 +35,37 @@ _UNSTORABLE: Final = (
 _HINT_DATABASE: Final = "Check STOCKTIDE_DATABASE_URL and that the server runs."
 
 
+class _Silent(psycopg.OperationalError):
+    """The server has not answered for too long."""
+
+
+class ImpatientConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that is closed when its server says nothing for `SILENCE_S_MAX`."""
+
+    def wait(self, gen: PQGen[RV], interval: float = LOOK_S, timeout: float | None = None) -> RV:
+        """What every call of the driver that waits for the server goes through."""
+        options = {} if timeout is None else {"timeout": timeout}
+        try:
+            return super().wait(_limited(gen, time.monotonic() + SILENCE_S_MAX), interval, **options)
+        except _Silent:
+            self.close()  # nothing is known about the state of the session
+            raise
+
+
+def _limited(gen: PQGen[RV], until_s: float) -> PQGen[RV]:
+    """The driver's generator, until a time: it is resumed at every look, whether or not something has arrived."""
+    try:
+        wanted = next(gen)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > until_s:
+                raise _Silent("The server has not answered for too long.")
+            wanted = gen.send(ready)
+    except StopIteration as done:
+        value: RV = done.value
+        return value
+
+
 def connect(database_url: str, *, application: str) -> Connection:
     """Open an autocommit connection; `with connection.transaction():` groups statements.
 
@@ -37,7 +73,7 @@ def connect(database_url: str, *, application: str) -> Connection:
         DatabaseUnavailable: no server answers there, or it refuses us.
     """
     with translated(), _understood():
-        connection = psycopg.connect(
+        connection = ImpatientConnection.connect(
             database_url,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,

@@ -61,7 +61,18 @@ log = structlog.get_logger("edge_agent.uplink")
 
 
 class _Client(aiomqtt.Client):
-    """Notices what aiomqtt passes over: a PUBACK with a reason code of 0x80 or above is a failed publish."""
+    """Notices what aiomqtt passes over.
+
+    A PUBACK with a reason code of 0x80 or above is a failed publish; and a connection that the broker closes before it
+    has answered to CONNECT, as one that starts or a proxy before it does, is not waited for until the timeout.
+    """
+
+    def _on_disconnect(
+        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
+    ) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(
         self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties

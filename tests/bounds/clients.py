@@ -11,7 +11,10 @@ SERVER_UNAVAILABLE: Final = bytes([0x20, 3, 0, 0x88, 0])
 
 
 class Doorkeeper:
-    """Listens on loopback and answers each CONNECT with a refusal."""
+    """Listens on loopback and answers each CONNECT with a refusal, or closes the connection without a word."""
+
+    def __init__(self, *, polite: bool) -> None:
+        self._answer = SERVER_UNAVAILABLE if polite else b""
 
     def __enter__(self) -> Self:
         self.attempts = 0
@@ -42,4 +45,4 @@ class Doorkeeper:
             self.attempts += 1
             with connection, suppress(OSError):
                 connection.recv(4096)
-                connection.sendall(SERVER_UNAVAILABLE)
+                connection.sendall(self._answer)

@@ -191,9 +191,15 @@ async def test_statuses_and_their_dead_letters_wait_in_bounded_numbers() -> None
 
 @pytest.mark.slow
 @pytest.mark.bound("cloud.reconnect_delay_s_max")
-def test_a_worker_that_is_refused_asks_again_and_again(worker: Workers, database_url: str) -> None:  # noqa: F811
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_worker_that_is_refused_asks_again_and_again(
+    worker: Workers,  # noqa: F811
+    database_url: str,
+    *,
+    polite: bool,
+) -> None:
     """Doubled without an end, the pause after a night's outage of the broker would be hours."""
-    with Doorkeeper() as door:
+    with Doorkeeper(polite=polite) as door:
         worker("refused", database_url, door.url, STOCKTIDE_RECONNECT_DELAY_S_MAX="0.1")
         # Unbounded, the pause before the fourteenth would be minutes.
         wait_for(lambda: door.attempts >= 14)

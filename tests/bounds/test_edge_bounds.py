@@ -133,9 +133,10 @@ def test_a_frame_of_a_quiet_link_is_sealed_when_it_is_full(
 
 
 @pytest.mark.bound("edge.reconnect_delay_s_max")
-def test_a_gateway_that_is_refused_asks_again_and_again(tmp_path: Path, agents: Agents) -> None:
+@pytest.mark.parametrize("polite", [True, False])
+def test_a_gateway_that_is_refused_asks_again_and_again(tmp_path: Path, agents: Agents, *, polite: bool) -> None:
     """Doubled without an end, the pause after a night's outage would be weeks."""
-    with Doorkeeper() as door:
+    with Doorkeeper(polite=polite) as door:
         path = new_ledger(tmp_path / "ledger.db", "gw-1", local_url="mqtt://127.0.0.1:9", cloud_url=door.url)
         agents(path, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="0.1").start("agent_started")
         # Unbounded, the pause before the fourteenth would be more than an hour.

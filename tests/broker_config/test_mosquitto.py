@@ -136,6 +136,7 @@ async def test_a_forbidden_publish_fails_over_mqtt_5(private_broker: MakeBroker)
     assert [reason >= 0x80 for reason in reasons] == [False, True]
 
 
+@pytest.mark.bound("broker.packet_bytes_max")
 async def test_a_packet_over_the_limit_ends_the_connection(private_broker: MakeBroker) -> None:
     """One client must not fill the memory of a small gateway."""
     broker = private_broker(_rendered(Side.GATEWAY, Auth.PASSWORD, packet_bytes_max=2048))

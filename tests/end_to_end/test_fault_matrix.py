@@ -284,6 +284,8 @@ def test_whatever_breaks_nothing_is_lost_and_nothing_counts_twice(
         load.go_on(0.5)
     stack.require_agreement()
     fault.require_seen(stack)
+    # The database is durable, so what was acknowledged is there: to send it again would mean that it was not.
+    assert [gateway.times("cloud_stepped_back") for gateway in stack.gateways] == [0, 0]
 
 
 def weather(stack: Stack, fault: Fault) -> Any:
