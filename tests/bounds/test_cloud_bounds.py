@@ -22,7 +22,7 @@ from cloud_ingest.merging import Merging
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_store import dead_letters, migrations
-from cloud_store.arrivals import ArrivedFrame, MergeReport, StreamKey
+from cloud_store.arrivals import ArrivedFrame, LogKey, MergeReport
 from cloud_store.connection import connect
 from cloud_store.contacts import ContactStore
 from cloud_store.dead_letters import DeadLetter
@@ -31,7 +31,7 @@ from cloud_store.pool import ReadPool
 from tests.agent_process import wait_for
 from tests.bounds.clients import Doorkeeper
 from tests.cloud_ingest.conftest import Site, Workers, site_at, worker  # noqa: F401 - fixtures
-from tests.cloud_store.histories import NOW_MS, Chain, movement
+from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from tests.services import PrivateDatabase
 from wire_protocol import clock
 from wire_protocol.messages import GatewayStatus
@@ -138,7 +138,7 @@ def test_acknowledgements_beyond_the_bound_are_dropped_and_counted() -> None:
 class CursorStore:
     """A store that knows some gateways, or is away."""
 
-    cursors: dict[StreamKey, Cursor] = field(default_factory=dict)
+    cursors: dict[LogKey, Cursor] = field(default_factory=dict)
     letters: int = 0
     statuses: int = 0
 
@@ -150,11 +150,11 @@ class CursorStore:
         """Part of `ContactStore`."""
         self.statuses += len(list(statuses))
 
-    def cursors_in(self, _shards: object) -> Mapping[StreamKey, Cursor]:
+    def cursors_in(self, _shards: object) -> Mapping[LogKey, Cursor]:
         """Part of `ContactStore`."""
         return self.cursors
 
-    def cursors_of(self, _gateways: object) -> Mapping[StreamKey, Cursor]:
+    def cursors_of(self, _gateways: object) -> Mapping[LogKey, Cursor]:
         """Part of `ContactStore`."""
         return {}
 
@@ -166,7 +166,7 @@ class CursorStore:
 @pytest.mark.bound("cloud.asks_per_s_max")
 async def test_gateways_are_asked_a_few_at_a_time() -> None:
     """A fleet that is asked all at once after a takeover answers all at once."""
-    store, link = CursorStore({StreamKey(f"gw-{n}", "ledger"): NO_CURSOR for n in range(25)}), Published()
+    store, link = CursorStore({LogKey(f"gw-{n}", "ledger", EPOCH): NO_CURSOR for n in range(25)}), Published()
     contacts = Contacts(IngestSettings(asks_per_s_max=10), cast("Any", store), link.publish, lambda: 16)
     contacts.subscribed(frozenset({1}))
     await contacts._answer()
