@@ -35,16 +35,24 @@ class BookedCell(NamedTuple):
     last_hlc: int
 
 
-def book(connection: Connection, rows: LedgerRows) -> None:
-    """Book a batch."""
+def book(connection: Connection, rows: LedgerRows) -> Mapping[CellKey, int]:
+    """Book a batch. Returns by how much on hand has changed, by cell."""
+    changed: defaultdict[CellKey, int] = defaultdict(int)
     if rows.shelves:
         booked = _book_shelves(connection, rows)
         added = _settle(connection, rows, booked) if booked else {}
         taken: defaultdict[CellKey, int] = defaultdict(int)
         for cell, quantity in added.items():
             taken[cell._replace(location_id=rows.adjust_of[cell.location_id])] -= quantity
+            changed[cell] += quantity
+        for moved in (rows.shelves, rows.adjust):
+            for cell, change in moved.items():
+                changed[cell] += change.moved
+        for cell, quantity in taken.items():
+            changed[cell] += quantity
         _book_adjust(connection, rows.adjust, taken)
         _book_hourly(connection, rows)
+    return changed
 
 
 def _book_shelves(connection: Connection, rows: LedgerRows) -> dict[CellKey, BookedCell]:

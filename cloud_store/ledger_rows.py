@@ -15,6 +15,7 @@ from cloud_store.plan import PlannedFrame
 from wire_protocol import names
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.messages import Bounded
+from wire_protocol.stock import Cell
 from wire_protocol.times import TrueTime, true_time
 
 BOUNDED_TOLD_MAX: Final = 200
@@ -77,6 +78,8 @@ class LedgerRows:
     adjust_of: dict[int, int] = field(default_factory=dict)
     gateway_names: dict[int, str] = field(default_factory=dict)
     epoch_names: dict[int, str] = field(default_factory=dict)
+    site_of: dict[int, int] = field(default_factory=dict)
+    cells: dict[CellKey, Cell] = field(default_factory=dict)
     bounded: dict[LogKey, list[Bounded]] = field(default_factory=dict)
 
 
@@ -137,21 +140,28 @@ class _FrameRows:
             (destination_id, entry.destination, entry.quantity),
         ):
             cell = CellKey(location_id, item_id, lot_id)
-            self._move(cell, moved, entry.hlc)
+            self._move(cell, Cell(name, entry.sku, entry.lot or ""), moved, entry.hlc)
             if not names.is_virtual(name):
                 self._hourly((hour, *cell), moved)
 
-    def _move(self, cell: CellKey, moved: int, hlc: int) -> None:
+    def _move(self, cell: CellKey, named: Cell, moved: int, hlc: int) -> None:
         cells = self.rows.shelves
         if cell.location_id == self.adjust_id:
             cells = self.rows.adjust
         change = cells.get(cell)
         if change is None:
             change = cells[cell] = CellChange()
-            self.rows.adjust_of[cell.location_id] = self.adjust_id
+            self._know(cell, named)
         change.moved += moved
         change.last_hlc = max(change.last_hlc, hlc)
         change.first_hlc = min(change.first_hlc, hlc)
+
+    def _know(self, cell: CellKey, named: Cell) -> None:
+        """Remember what a cell is called, and where what its counts add is taken from."""
+        self.rows.cells[cell] = named
+        self.rows.cells[cell._replace(location_id=self.adjust_id)] = named._replace(location=names.ADJUST)
+        self.rows.adjust_of[cell.location_id] = self.adjust_id
+        self.rows.site_of[cell.location_id] = self.rows.site_of[self.adjust_id] = self.gateway.site_id
 
     def _hourly(self, key: tuple[int, int, int, int], moved: int) -> None:
         totals = self.rows.hourly.get(key)
@@ -166,8 +176,10 @@ class _FrameRows:
         item_id = ids.items[gateway.tenant_id, entry.sku]
         lot_id = NO_LOT if entry.lot is None else ids.lots[item_id, entry.lot]
         location_id = ids.locations[gateway.site_id, entry.location]
-        self.rows.shelves.setdefault(CellKey(location_id, item_id, lot_id), CellChange())
-        self.rows.adjust_of[location_id] = self.adjust_id
+        cell = CellKey(location_id, item_id, lot_id)
+        if cell not in self.rows.shelves:
+            self.rows.shelves[cell] = CellChange()
+            self._know(cell, Cell(entry.location, entry.sku, entry.lot or ""))
         self.rows.counts.append(
             {
                 "at": _datetime(at_ms),

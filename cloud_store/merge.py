@@ -8,15 +8,28 @@ Invariant: an acknowledgement can be made only from a report, and a report is re
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloud_store import alarms, balances, copying, cursors, dead_letters, ledger_rows, plan, registry, repeats
+from cloud_store import (
+    alarms,
+    balances,
+    copying,
+    cursors,
+    dead_letters,
+    ledger_rows,
+    plan,
+    registry,
+    repeats,
+    site_digests,
+)
 from cloud_store.arrivals import ArrivedFrame, Gateway, MergedFrame, MergeReport
 from cloud_store.connection import Connection, connect, translated
 from cloud_store.dictionary import Dictionary, Vocabulary
 from cloud_store.errors import MergeConflict, Unstorable
+from cloud_store.ledger_rows import CellKey
+from wire_protocol import proof
 
 ATTEMPTS_MAX: Final = 8
 RETRY_DELAY_S: Final = 0.02
@@ -123,7 +136,7 @@ def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerR
     copying.movements(connection, rows.movements)
     copying.readings(connection, rows.readings)
     copying.frames(connection, planned.merged, ids)
-    balances.book(connection, rows)
+    changed = balances.book(connection, rows)
     repeats.remember_after(connection, planned)
     dead_letters.add(connection, list(_letters(planned)))
     alarms.raise_all(connection, alarms.of_plan(planned))
@@ -134,6 +147,17 @@ def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerR
     }
     if moved:
         cursors.advance(connection, planned.gateways, moved)
+    site_digests.keep(connection, _digest_changes(planned, rows, changed))
+
+
+def _digest_changes(planned: plan.Plan, rows: ledger_rows.LedgerRows, changed: Mapping[CellKey, int]) -> dict[int, int]:
+    """What is added to the digest of each site of the batch. Rejected entries change no stock, but the position."""
+    changes = {frame.gateway.site_id: 0 for frame in planned.merged if frame.arrived.stream == "ledger"}
+    for cell, quantity in changed.items():
+        if quantity:
+            site_id = rows.site_of[cell.location_id]
+            changes[site_id] = proof.add(changes[site_id], proof.digest_change(rows.cells[cell], quantity))
+    return changes
 
 
 def _letters(planned: plan.Plan) -> list[dead_letters.DeadLetter]:

@@ -14,11 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_store import proof, registry
+from cloud_store import proof, registry, site_digests
 from cloud_store.arrivals import ArrivedFrame
 from cloud_store.connection import Connection
 from cloud_store.merge import Merger
 from tests.cloud_store import histories
+from wire_protocol import proof as stock_proof
 from wire_protocol import stock
 from wire_protocol.entries import LedgerEntry
 
@@ -82,6 +83,12 @@ class Site:
         assert list(stock.differences(found.items(), expected.on_hand.items())) == []
         assert proof.variances(self.connection, "acme", self.name) == expected.variance
         assert proof.imbalance(self.connection) == {}
+        kept = site_digests.of_gateway(self.connection, next(iter(self.ledgers)), scan_s=0)
+        assert kept is not None
+        assert kept.digest == stock_proof.stock_digest(expected.on_hand.items())
+        logs = [(name, histories.EPOCH, len(entries)) for name, entries in self.ledgers.items()]
+        assert kept.position == stock_proof.log_position(logs)
+        assert kept.recent[kept.position] == kept.digest
 
 
 def _chance(seed: int) -> Random:
