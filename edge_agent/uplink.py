@@ -336,8 +336,10 @@ class Uplink:
     async def _ask(self, client: _Client) -> None:
         """Ask for the site's other logs when that is due."""
         if self._site.due(self._sender_ms()):
-            own = None if self._forked else self.epoch
-            ask = SiteAsk(own=own, logs=tuple(recovery.fetching(self.reader)[:SITE_LOGS_MAX]))
+            logs = recovery.fetching(self.reader)
+            # Its own log only while it is staged: what is not taken would be sent again and again.
+            staged = any((log.gateway, log.epoch) == (self.gateway, self.epoch) for log in logs)
+            ask = SiteAsk(own=None if staged else self.epoch, logs=tuple(logs[:SITE_LOGS_MAX]))
             await client.publish(self._topic(Channel.SITE_ASK), ask.encode(), qos=1)
             _heed_cancellation()
 
