@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloud_ingest.cli_ledger import alarm_app, ledger_app
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.cli_registry import gateway_app, item_app, site_app, tenant_app
 from cloud_ingest.defaults import DATABASE_URL
@@ -25,6 +26,8 @@ app.add_typer(site_app, name="site")
 app.add_typer(gateway_app, name="gateway")
 app.add_typer(item_app, name="item")
 app.add_typer(dead_letter_app, name="dead-letter")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(alarm_app, name="alarm")
 
 
 @app.command()

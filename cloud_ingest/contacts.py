@@ -21,6 +21,7 @@ from cloud_store.dead_letters import DeadLetter
 from cloud_store.errors import StoreError
 from wire_protocol import topics
 from wire_protocol.messages import GatewayStatus, InvalidMessage
+from wire_protocol.proof import StockProof
 from wire_protocol.replication import Cursor, Receiver
 from wire_protocol.topics import Channel, Stream
 
@@ -41,7 +42,9 @@ class Contacts:
         store: ContactStore,
         publish: Callable[[str, bytes], None],
         window: Callable[[], int],
+        proved: Callable[[str, StockProof], None] = lambda _gateway, _proof: None,
     ) -> None:
+        self._proved = proved
         self._settings, self._store, self._publish, self._window = settings, store, publish, window
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
         self._letters: list[DeadLetter] = []
@@ -61,6 +64,8 @@ class Contacts:
                 self._letters.append(DeadLetter("status", gateway, topic, str(error), payload))
                 self._work.set()
             return
+        if status.stock is not None and status.state == "online" and not retained:
+            self._proved(gateway, status.stock)
         if status.state == "offline":
             self._online.pop(gateway, None)
         elif self._online.get(gateway) != status.epoch and not retained:

@@ -41,6 +41,9 @@ class Receiving(Protocol):
     def status(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
         """A payload on a status topic."""
 
+    def replied(self, gateway: str, payload: bytes) -> None:
+        """A payload on a topic where gateways answer commands."""
+
     def asked(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways ask for their site's frames."""
 
@@ -202,6 +205,8 @@ class Link:
             self._receiving.status(parsed.gateway, topic, payload, received_ms=received_ms, retained=retained)
         elif parsed.channel is Channel.SITE_ASK:
             self._receiving.asked(parsed.gateway, payload)
+        elif parsed.channel is Channel.REPLY:
+            self._receiving.replied(parsed.gateway, payload)
 
     def _drop_outgoing(self) -> None:
         """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""

@@ -24,6 +24,10 @@ class WorkerMetrics:
         self.site_frames = Counter(
             "stocktide_site_frames", "Frames passed on to a site's other gateways, by way", ["way"], registry=registry
         )
+        self.proofs = Counter(
+            "stocktide_stock_proofs", "Stock of gateways compared with the cloud's, by result", ["result"],
+            registry=registry,
+        )  # fmt: skip
         self.inbox_fill = Gauge("stocktide_inbox_fill_ratio", "Fill of the queue before the merge", registry=registry)
         self.shards = Gauge("stocktide_shards_leased", "Shards this worker holds", registry=registry)
         self.connected = Gauge("stocktide_broker_connected", "1 while connected to the broker", registry=registry)

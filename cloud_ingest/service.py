@@ -19,11 +19,13 @@ from cloud_ingest.leases import Leases
 from cloud_ingest.link import Link
 from cloud_ingest.merging import Merging
 from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.proofs import Proofs
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.sites import Sites
 from cloud_store.contacts import ContactStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
+from cloud_store.proofs import ProofStore
 from cloud_store.sites import SiteStore
 
 _LOG = structlog.get_logger()
@@ -50,7 +52,11 @@ class Worker:
             settings, inbox=inbox, merger=self._merger, letters=self._letters, link=self._link, metrics=self.metrics,
             merged=self._sites.merged,
         )  # fmt: skip
-        self._contacts = Contacts(settings, self._store, self._link.publish, lambda: self._merging.window)
+        self._proof_store = ProofStore(url, application=f"stocktide-proofs {name}")
+        self._proofs = Proofs(settings, self._proof_store, self._link.publish, self.metrics)
+        self._contacts = Contacts(
+            settings, self._store, self._link.publish, lambda: self._merging.window, self._proofs.proved
+        )
         self._leases = Leases(
             lambda: LeaseSession(url, f"stocktide-leases {name}"), self._link.serve, self.metrics,
             poll_s=settings.lease_poll_s,
@@ -64,6 +70,10 @@ class Worker:
     def status(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
         """Part of `link.Receiving`."""
         self._contacts.heard(gateway, topic, payload, received_ms=received_ms, retained=retained)
+
+    def replied(self, gateway: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._proofs.replied(gateway, payload)
 
     def asked(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""
@@ -86,6 +96,7 @@ class Worker:
                         group.create_task(self._merging.run(), name=f"ingest[{name}].merging"),
                         group.create_task(self._contacts.run(), name=f"ingest[{name}].contacts"),
                         group.create_task(self._sites.run(), name=f"ingest[{name}].sites"),
+                        group.create_task(self._proofs.run(), name=f"ingest[{name}].proofs"),
                     ]
                     await stop.wait()
                     leases.cancel()
@@ -93,7 +104,7 @@ class Worker:
                     for task in rest:
                         task.cancel()
         finally:
-            for store in (self._merger, self._store, self._letters, self._site_store):
+            for store in (self._merger, self._store, self._letters, self._site_store, self._proof_store):
                 store.close()
 
     async def _drain(self) -> None:

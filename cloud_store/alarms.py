@@ -18,7 +18,10 @@ DETAIL_CHARS_MAX: Final = 2_000
 ADVICE: Final[dict[AlarmKind, str]] = {
     "fork": "A backup was restored or a disk was cloned. The gateway fetches what it lacks and opens a new epoch.",
     "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Does a second one run?",
-    "stock-differs": "Gateway and cloud show different stock: stocktide cloud stock-proof, then repair.",
+    "stock-differs": (
+        "Gateway and cloud show different stock. Verify, then rebuild what differs from its entries: "
+        "stocktide cloud ledger verify, stocktide edge ledger verify"
+    ),
 }
 _SQL: Final = sql.load("alarm")
 

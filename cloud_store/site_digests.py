@@ -23,6 +23,7 @@ class SiteDigest(NamedTuple):
     digest: int
     recent: dict[int, int]
     scan_due: bool
+    damaged: bool
 
 
 def keep(connection: Connection, changes: Mapping[int, int]) -> None:
@@ -62,13 +63,13 @@ def of_gateway(connection: Connection, gateway: str, *, scan_s: float) -> SiteDi
     row: Any = connection.execute(_SQL["of_gateway"], {"gateway": gateway, "scan_s": scan_s}).fetchone()
     if row is None:
         return None
-    site_id, position, digest, recent, scan_due = row
-    return SiteDigest(site_id, position, digest, dict(zip(recent[::2], recent[1::2], strict=True)), scan_due)
+    site_id, position, digest, recent, *scan = row
+    return SiteDigest(site_id, position, digest, dict(zip(recent[::2], recent[1::2], strict=True)), *scan)
 
 
-def note_scan(connection: Connection, site_id: int) -> None:
+def note_scan(connection: Connection, site_id: int, *, damaged: bool) -> None:
     """The site's balances were added up and compared with its digest."""
-    connection.execute(_SQL["scanned"], {"site_id": site_id})
+    connection.execute(_SQL["scanned"], {"site_id": site_id, "damaged": damaged})
 
 
 def note_proof(connection: Connection, gateway: str, *, differs: bool) -> None:

@@ -20,8 +20,9 @@ from typing import Final
 
 import structlog
 
-from edge_agent import database, outbox, queries, upkeep
+from edge_agent import database, outbox, queries, stock_proof, upkeep
 from edge_agent.clock import SystemClock
+from edge_agent.commands import Commands
 from edge_agent.database import Connection
 from edge_agent.devices import DeviceSide
 from edge_agent.errors import AgentRunning, EdgeError
@@ -33,6 +34,7 @@ from edge_agent.uplink import Uplink
 from edge_agent.writer import Append, LedgerWriter
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
+from wire_protocol.proof import StockProof
 from wire_protocol.topics import STREAMS
 
 UPKEEP_INTERVAL_S: Final = 10.0
@@ -100,6 +102,7 @@ class _Agent:
             lambda: Ledger.open(settings.ledger, clock), committed=self._committed, refusing=self._refusing
         )
         self._devices: DeviceSide | None = None
+        self._damaged: StockProof | None = None
 
     async def run(self, local: BrokerAddress, cloud: BrokerAddress | None) -> None:
         stopping = asyncio.Event()
@@ -136,6 +139,7 @@ class _Agent:
                 tasks.create_task(self._upkeep(), name=f"{name}.upkeep"),
                 tasks.create_task(self._watch(self._writer.ended), name=f"{name}.writer"),
                 tasks.create_task(self._watchdog(), name=f"{name}.watchdog"),
+                tasks.create_task(self._scan(), name=f"{name}.scan"),
             ]
             if self._uplink is not None:
                 running.append(tasks.create_task(self._uplink.run(), name=f"{name}.uplink"))
@@ -156,6 +160,7 @@ class _Agent:
             status=self._status,
             settings=self._settings,
             clock=self._clock,
+            commands=Commands(self._settings.ledger, self._clock.now_ms),
         )
 
     def _committed(self, appended: list[Append]) -> None:
@@ -184,6 +189,19 @@ class _Agent:
             self._known.refresh()
             if any(done.values()):
                 log.info("upkeep_done", **done)
+
+    async def _scan(self) -> None:
+        """Compare the balances in the file with their digest, now and then: what differs, the cloud is told as it is."""
+        while True:
+            found = await asyncio.to_thread(self._scan_once)
+            self._damaged = None if found.intact else found.found
+            if not found.intact:
+                log.error("stock_damaged", hint="stocktide edge ledger verify, then stocktide edge ledger rebuild")
+            await asyncio.sleep(self._settings.stock_scan_interval_s)
+
+    def _scan_once(self) -> stock_proof.Scan:
+        with contextlib.closing(database.open_reader(self._settings.ledger)) as connection:
+            return stock_proof.scan(connection)
 
     @staticmethod
     async def _watch(ended: "Future[None]") -> None:
@@ -220,6 +238,7 @@ class _Agent:
             dead_letters=facts["dead_letters"],
             readings_dropped=facts["dropped"].get("readings_dropped", 0),
             devices_online=facts["devices_online"],
+            stock=self._damaged or stock_proof.sealed(self._reader),
         )
 
 

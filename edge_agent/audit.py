@@ -21,7 +21,7 @@ from edge_agent.database import Connection
 from edge_agent.derivation import OWN, Keys
 from edge_agent.ledger import Ledger, chain
 from edge_agent.sql import statement
-from wire_protocol import frames
+from wire_protocol import frames, proof
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
 from wire_protocol.errors import InvalidFrame
 from wire_protocol.names import ADJUST
@@ -94,6 +94,7 @@ def verify(connection: Connection, progress: Progress = lambda _: None) -> Audit
         others = (_site_entries(connection, log, audit, progress) for log in book.keys.others())
         _verify_derived(connection, heapq.merge(own, *others, key=itemgetter(0)), book, audit)
         _verify_balances(connection, book, audit)
+        _verify_digest(connection, book, audit)
         for stream in STREAMS:
             _verify_frames(connection, facts["gateway"], facts["epoch"], stream, audit)
     except database.DatabaseError as error:
@@ -221,6 +222,14 @@ def _verify_balances(connection: Connection, book: _Book, audit: Audit) -> None:
                 f"balance of {place} is {has[0] if cell in stored else 'nothing'}, "
                 f"the entries give {expected[0] if cell in book.balances else 'nothing'}"
             )
+
+
+def _verify_digest(connection: Connection, book: _Book, audit: Audit) -> None:
+    """The digest that the cloud compares must be that of what the entries give."""
+    expected = proof.stock_digest((cell, balance.on_hand) for cell, balance in book.balances.items())
+    kept = connection.execute(statement("stock_digest")).fetchone()
+    if tuple(kept[:2]) != (expected, sum(1 for balance in book.balances.values() if balance.on_hand)):
+        audit.add("the stock digest is not that of the balances")
 
 
 def _verify_frames(connection: Connection, gateway: str, epoch: str, stream: Stream, audit: Audit) -> None:

@@ -10,6 +10,7 @@ Invariant: everything runs in the caller's transaction. Invariant: what a count 
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
+from edge_agent import stock_proof
 from edge_agent.database import Connection
 from edge_agent.sql import statement
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
@@ -74,6 +75,7 @@ class Derivation:
         self._connection = connection
         self._keys = Keys(connection)
         self._balances: dict[Cell, Balance] = {}
+        self._on_hand: dict[Cell, int] = {}
         self._disturbed: dict[Cell, EntryKey] = {}
 
     def apply(self, entries: Iterable[tuple[int, int, LedgerEntry]]) -> None:
@@ -143,11 +145,13 @@ class Derivation:
     def _write(self) -> None:
         for cell, key in self._disturbed.items():
             self._replay(cell, key)
+        stock_proof.add(self._connection, self._on_hand, self._balances.items())
         self._connection.executemany(
             statement("upsert_balance"),
             [(*cell, *self._keys.balance_columns(balance)) for cell, balance in self._balances.items()],
         )
         self._balances.clear()
+        self._on_hand.clear()
         self._disturbed.clear()
 
     def _replay(self, cell: Cell, key: EntryKey) -> None:
@@ -176,6 +180,7 @@ class Derivation:
         if known is None:
             row = self._connection.execute(statement("balance"), cell).fetchone()
             known = self._balances[cell] = self._keys.balance(row) if row else Balance()
+            self._on_hand[cell] = known.on_hand
         return known
 
 
@@ -183,6 +188,7 @@ def rebuild(connection: Connection, progress: Callable[[int], None] = lambda _: 
     """Derive balances, history and event ids anew from the entries, in the caller's transaction; how many entries."""
     for table in ("balance", "movement", "seen"):
         connection.execute(statement(f"clear_{table}"))
+    stock_proof.reset(connection)
     mine, done = set(Keys(connection).own()), 0
     for source in ("entries_that_count", "site_entries"):
         cursor = connection.execute(statement(source))
@@ -197,6 +203,7 @@ def rebuild(connection: Connection, progress: Callable[[int], None] = lambda _: 
     # A rejected entry does not count, but its event was taken all the same.
     rejected = connection.execute(statement("rejected_entries")).fetchall()
     note_events(connection, [(OWN, seq, ENTRY.validate_json(body)) for seq, body in rejected])
+    stock_proof.note_sealed(connection)
     return done + len(rejected)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from edge_agent import stock_proof
 from edge_agent.database import Connection
 from edge_agent.derivation import OWN, Derivation
 from edge_agent.errors import LedgerCorrupt
@@ -104,6 +105,8 @@ class Outbox:
             (stream, header.frame, header.first_seq, header.count, link, now_ms, encoded),
         )
         connection.execute(statement("advance_sealed"), (header.frame, header.last_seq, link, rows[-1][0], stream))
+        if stream == "ledger":
+            stock_proof.note_sealed(connection)
         return Sealed(header.frame, header.count, len(encoded), waiting(connection, stream, rows[-1][0]))
 
     def _encode(
@@ -158,6 +161,7 @@ class Outbox:
             derivation = Derivation(connection)
             for verdict in rejected:
                 derivation.withdraw(OWN, verdict.seq)
+            stock_proof.note_sealed(connection)
 
     def bounded(self, stream: Stream, told: Sequence[Bounded]) -> None:
         """Keep the times that the cloud gave to entries whose own it did not believe."""

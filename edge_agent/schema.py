@@ -10,6 +10,8 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from edge_agent.sql import script
+from wire_protocol.proof import stock_digest
+from wire_protocol.stock import Cell
 
 ledger_migrations = Migrations("stocktide.edge")
 
@@ -26,6 +28,16 @@ def m002_logs(db: Database) -> None:
     """Several logs: those of the site's other gateways, and older ones of this gateway."""
     for statement in script("schema_002"):
         db.execute(statement)
+
+
+@ledger_migrations(transactional=False)
+def m003_stock_digest(db: Database) -> None:
+    """The digest of all balances."""
+    for statement in script("schema_003"):
+        db.execute(statement)
+    rows = db.execute("SELECT location, sku, lot, on_hand FROM balance WHERE on_hand <> 0").fetchall()
+    digest = stock_digest((Cell(*row[:3]), row[3]) for row in rows)
+    db.execute("UPDATE stock_digest SET digest = ?, cells = ?", [digest, len(rows)])
 
 
 def migrate(connection: sqlite3.Connection) -> None:

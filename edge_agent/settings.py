@@ -56,6 +56,10 @@ class EdgeSettings(BaseSettings):
     lost_log_wait_s: Annotated[
         float, Field(ge=0, description="Wait for a cloud that has lost entries of an older epoch to recover, seconds.")
     ] = 600.0
+    stock_scan_interval_s: Annotated[
+        float,
+        Field(ge=1, le=86_400, description="How often balances are compared with their digest, seconds."),
+    ] = 600.0
     frame_keep_s: Annotated[
         int, Field(ge=0, description="How long acknowledged frames are kept for a cloud that falls back, seconds.")
     ] = 7 * 86_400

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from edge_agent import stock_proof
 from edge_agent.database import Connection
 from edge_agent.derivation import Derivation, note_events, rebuild
 from edge_agent.ledger import Ledger
@@ -67,6 +68,7 @@ class SiteBook:
             log = row.log if row else self.add_log(message.gateway, header.epoch)
             latest = self._store(log, message, frame, booked=not staged)
             connection.execute(statement("advance_log"), (*receiver.cursor, latest, log))
+            stock_proof.note_sealed(connection)
         elif verdict is Verdict.FORK and not staged and row is not None:
             # The cloud has another history of that log than it had: it fell back and the log was restored meanwhile.
             self.forget(row.log)

@@ -23,6 +23,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent import outbox, recovery
 from edge_agent.clock import Clock
+from edge_agent.commands import Commands
 from edge_agent.database import Connection
 from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
 from edge_agent.ledger import Ledger
@@ -37,6 +38,7 @@ from wire_protocol.messages import (
     SITE_LOGS_MAX,
     Ack,
     Bounded,
+    Command,
     GatewayStatus,
     LogCursor,
     Rejected,
@@ -105,6 +107,7 @@ class Uplink:
         reader: a read-only connection to the ledger, used by this object alone.
         submit: hands a write to the ledger's writer.
         status: makes the gateway's status message.
+        commands: carries out what the cloud asks for.
         settings, clock, gateway, epoch: as everywhere.
     """
 
@@ -116,6 +119,7 @@ class Uplink:
     status: Callable[[str], GatewayStatus]
     settings: EdgeSettings
     clock: Clock
+    commands: Commands
     online: bool = False
     offset_ms: int | None = None
     complete: bool = False
@@ -245,10 +249,18 @@ class Uplink:
                     continue
                 if topic.channel is Channel.ACK:
                     await self._acknowledged(client, tasks, Ack.decode(bytes(message.payload)))
+                elif topic.channel is Channel.COMMAND:
+                    command = Command.decode(bytes(message.payload))
+                    tasks.create_task(self._obey(client, command), name=f"edge[{self.gateway}].command.{command.name}")
                 elif topic.channel is Channel.SITE_LEDGER:
                     await self._passed_down(site_message(bytes(message.payload)))
             except WireError as error:
                 log.warning("message_refused", topic=str(message.topic), reason=str(error))
+
+    async def _obey(self, client: _Client, command: Command) -> None:
+        reply = await self.commands.carry_out(command)
+        await client.publish(self._topic(Channel.REPLY), reply.encode(), qos=1)
+        _heed_cancellation()
 
     async def _acknowledged(self, client: _Client, tasks: asyncio.TaskGroup, ack: Ack) -> None:
         if ack.epoch not in {self.epoch, None}:

@@ -14,10 +14,12 @@ from wire_protocol import PROTOCOL_VERSION, names
 from wire_protocol.entries import EntryKind, Quantity, QuantityOrZero, ReadingValues
 from wire_protocol.errors import WireError
 from wire_protocol.problems import REASON_CHARS_MAX, first_problem
+from wire_protocol.proof import StockProof
 from wire_protocol.topics import Stream
 
 EPOCH_MS_MAX: Final = (1 << 47) - 1
 SITE_LOGS_MAX: Final = 256
+PROVE_STOCK: Final = "prove-stock"  # the command that carries a proof.ProofQuestion; its result is a ProofAnswer
 
 TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -188,7 +190,10 @@ class ClockStatus(_Part):
 
 
 class GatewayStatus(Message):
-    """A gateway announces itself on contact and then regularly; `offline` is its last will."""
+    """A gateway announces itself on contact and then regularly; `offline` is its last will.
+
+    `stock` is the digest of its balances at a moment when everything was in a frame.
+    """
 
     bytes_max: ClassVar[int] = 32 * 1024
 
@@ -201,6 +206,7 @@ class GatewayStatus(Message):
     dead_letters: Count = 0
     readings_dropped: Count = 0
     devices_online: Count = 0
+    stock: StockProof | None = None
 
 
 class TwinDevice(_Part):

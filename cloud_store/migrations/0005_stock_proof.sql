@@ -5,7 +5,8 @@ CREATE TABLE site_digest (
     position bigint NOT NULL DEFAULT 0,
     digest bigint, -- NULL until it was worked out for the first time
     recent bigint[] NOT NULL DEFAULT '{}',
-    scanned_at timestamptz
+    scanned_at timestamptz,
+    damaged boolean NOT NULL DEFAULT false -- the balances did not add up to the digest at the last scan
 ) WITH (fillfactor = 50);
 
 -- When the stock of a gateway was last found to be the cloud's, and whether it was at the last look.

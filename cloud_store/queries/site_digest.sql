@@ -27,12 +27,16 @@ WHERE l.site_id = %(site_id)s AND b.on_hand <> 0
 
 -- name: of_gateway
 SELECT g.site_id, d.position, d.digest, d.recent,
-    d.scanned_at IS NULL OR d.scanned_at < now() - %(scan_s)s * interval '1 second' AS scan_due
+    d.scanned_at IS NULL OR d.scanned_at < now() - %(scan_s)s * interval '1 second' AS scan_due,
+    d.damaged
 FROM gateway g JOIN site_digest d USING (site_id)
 WHERE g.name = %(gateway)s AND g.state = 'active' AND d.digest IS NOT NULL
 
+-- name: site
+SELECT t.name, s.name FROM site s JOIN tenant t USING (tenant_id) WHERE s.site_id = %(site_id)s
+
 -- name: scanned
-UPDATE site_digest SET scanned_at = now() WHERE site_id = %(site_id)s
+UPDATE site_digest SET scanned_at = now(), damaged = %(damaged)s WHERE site_id = %(site_id)s
 
 -- name: proved
 UPDATE gateway_status s

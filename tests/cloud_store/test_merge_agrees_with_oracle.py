@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_store import proof, registry, site_digests
+from cloud_store import audit, proof, registry, site_digests
 from cloud_store.arrivals import ArrivedFrame
 from cloud_store.connection import Connection
 from cloud_store.merge import Merger
@@ -89,6 +89,7 @@ class Site:
         logs = [(name, histories.EPOCH, len(entries)) for name, entries in self.ledgers.items()]
         assert kept.position == stock_proof.log_position(logs)
         assert kept.recent[kept.position] == kept.digest
+        assert audit.verify(self.connection, audit.sites(self.connection, "acme", self.name)[0]).whole
 
 
 def _chance(seed: int) -> Random:

@@ -16,6 +16,7 @@ from stocktide.demo.plan import Site
 from tests import lossy_link
 from tests.agent_process import AgentProcess
 from tests.edge_agent.devices import Scanner
+from tests.end_to_end.sites import site as site  # noqa: PLC0414 - a fixture for the tests beside this file
 from tests.end_to_end.stack import Gateway, Stack, Worker
 from tests.lossy_link import LossyPackets, ProxyThread
 from tests.services import PrivateBroker, PrivateDatabase, disk

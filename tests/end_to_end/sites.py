@@ -1,0 +1,168 @@
+"""A site of several gateways as real processes: agents, their brokers and scanners, a worker, a database."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cloud_store import proof, registry
+from cloud_store.connection import Connection, connect
+from edge_agent import audit, database, queries
+from edge_agent.clock import SystemClock
+from edge_agent.ledger import Ledger
+from edge_agent.sql import statement
+from tests.agent_process import AgentProcess, wait_for
+from tests.edge_agent.devices import Scanner
+from tests.end_to_end.stack import Worker
+from tests.services import PrivateBroker
+from wire_protocol import stock
+from wire_protocol.stock import Cell
+
+SETTLE_S = 60.0
+SETTINGS = {
+    "STOCKTIDE_EDGE_RESEND_DELAY_MS": "500",
+    "STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX": "1",
+    "STOCKTIDE_EDGE_SITE_ASK_INTERVAL_S": "2",
+}
+
+
+@dataclass
+class Post:
+    """One gateway with a broker and a scanner of its own. `sent` are the events its scanner has reported."""
+
+    name: str
+    agent: AgentProcess
+    broker: PrivateBroker
+    scanner: Scanner
+    sent: int = 0
+
+    def scan(self, count: int) -> None:
+        """Goods come in."""
+        for _ in range(count):
+            self.sent += 1
+            self.scanner.scan(
+                f"{self.scanner.name}-{self.sent}", sku=f"SKU-{self.sent % 7}", quantity=1 + self.sent % 3
+            )
+
+    def settled(self) -> bool:
+        """Whether every scan has its receipt, and the cloud every entry."""
+        if len(self.scanner.committed) < self.sent:
+            self.scanner.wait_for_receipts(self.sent, timeout_s=1)
+            self.scanner.resend()
+            return False
+        with closing(database.open_reader(self.agent.ledger)) as reader:
+            streams = queries.status(reader, self.agent.ledger)["streams"]
+            return streams["ledger"]["waiting"] == 0 and streams["ledger"]["fork"] is None
+
+    def times(self, event: str) -> int:
+        """How often the agent has logged an event."""
+        return self.agent.log_file.read_text().count(f'"{event}"')
+
+    def balances(self) -> dict[Cell, int]:
+        """What the gateway shows."""
+        with closing(database.open_reader(self.agent.ledger)) as reader:
+            return queries.balances(reader)
+
+    def snapshot(self, path: Path) -> Path:
+        """A backup of the ledger, as an administrator makes it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(self.agent.ledger)) as source, closing(sqlite3.connect(path)) as target:
+            source.backup(target)
+        return path
+
+    def put_back(self, backup: Path) -> None:
+        """Restore a backup over the ledger."""
+        for suffix in ("", "-wal", "-shm"):
+            self.agent.ledger.with_name(self.agent.ledger.name + suffix).unlink(missing_ok=True)
+        backup.rename(self.agent.ledger)
+
+
+@dataclass
+class SiteStack:
+    """A site: its gateways, the cloud, and what must agree."""
+
+    tenant: str
+    site: str
+    database_url: str
+    cloud: Connection
+    broker: PrivateBroker
+    folder: Path
+    make: Callable[..., Post]
+    posts: list[Post] = field(default_factory=list)
+
+    def events(self) -> int:
+        """How many scans were made."""
+        return sum(post.sent for post in self.posts)
+
+    def agreed(self) -> bool:
+        """Whether everything has settled, and all gateways show what the cloud shows."""
+        there = proof.balances(self.cloud, self.tenant, self.site)
+        return all(post.settled() for post in self.posts) and all(post.balances() == there for post in self.posts)
+
+    def difference(self) -> str:
+        """What does not agree yet."""
+        there = proof.balances(self.cloud, self.tenant, self.site)
+        lines = [
+            f"{post.name} settled {post.settled()} "
+            f"{list(stock.differences(post.balances().items(), there.items()))[:4]}"
+            for post in self.posts
+        ]
+        return "; ".join(lines)
+
+    def require_agreement(self, technician: int = 0) -> None:
+        """Assert that gateways, cloud and definition agree, and that each scan is in the cloud once."""
+        wait_for(self.agreed, timeout_s=SETTLE_S, explain=self.difference)
+        for post in self.posts:
+            with closing(database.open_reader(post.agent.ledger)) as reader:
+                entries = list(queries.entries(reader))
+                assert queries.balances(reader) == stock.oracle(entries).on_hand
+                assert audit.verify(reader).findings == []
+        rows = [row for row in proof.entries(self.cloud) if row.tenant == self.tenant]
+        assert sum(row.rows for row in rows) == sum(row.distinct for row in rows) == self.events() + technician
+        events = self.cloud.execute(
+            "SELECT count(DISTINCT (m.gateway_id, d.name, m.event)) FROM movement m JOIN device d USING (device_id) "
+            "JOIN tenant t ON t.tenant_id = m.tenant_id WHERE t.name = %s", [self.tenant],
+        ).fetchone()  # fmt: skip
+        assert events == (self.events(),)
+
+
+@pytest.fixture
+def site(
+    tmp_path: Path,
+    database_url: str,
+    private_broker: Callable[..., PrivateBroker],
+    agents: Callable[..., AgentProcess],
+    unique_name: Callable[..., str],
+) -> Iterator[SiteStack]:
+    """An empty site with a worker; `make(name)` adds a gateway, or another machine under a name that exists."""
+    tenant, name = unique_name("tenant"), unique_name("site")
+    broker = private_broker()
+    worker = Worker("worker-1", database_url, broker.url, tmp_path).start()
+    with ExitStack() as context, closing(connect(database_url, application="tests")) as cloud:
+        registry.add_tenant(cloud, tenant)
+        registry.add_site(cloud, tenant, name)
+
+        def make(gateway: str | None = None, *, ledger: Path | None = None, device: str = "till-1") -> Post:
+            new = gateway is None
+            gateway = gateway or unique_name()
+            if new:
+                registry.add_gateway(cloud, tenant, name, gateway)
+            local = private_broker(persistent=True)
+            path = ledger or tmp_path / unique_name("machine") / "ledger.db"
+            if ledger is None:
+                with Ledger.create(path, gateway, SystemClock(), local_url=local.url, cloud_url=broker.url):
+                    pass
+            with closing(database.open_writer(path)) as connection, database.transaction(connection):
+                connection.execute(statement("set_meta"), ("local_url", local.url))
+                connection.execute(statement("insert_device"), (device, "scanner"))
+            agent = agents(path, **SETTINGS).start()
+            post = Post(gateway, agent, local, context.enter_context(Scanner(local.port, device)))
+            stack.posts.append(post)
+            return post
+
+        stack = SiteStack(tenant, name, database_url, cloud, broker, tmp_path, make)
+        yield stack
+    worker.kill()
