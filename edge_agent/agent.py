@@ -191,7 +191,7 @@ class _Agent:
                 log.info("upkeep_done", **done)
 
     async def _scan(self) -> None:
-        """Compare the balances in the file with their digest, now and then: what differs, the cloud is told as it is."""
+        """Compare the balances in the file with their digest, now and then; the cloud is told what is in the file."""
         while True:
             found = await asyncio.to_thread(self._scan_once)
             self._damaged = None if found.intact else found.found

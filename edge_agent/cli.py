@@ -5,6 +5,7 @@ Heavy imports happen inside the commands: the answer to `stock` must be there be
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +95,40 @@ def run(
 
 
 @app.command()
+def restore(
+    ledger: LedgerPath,
+    gateway: Annotated[str, typer.Option("--gateway", "-g", help="The name of the gateway that is replaced.")],
+    cloud: Annotated[str, typer.Option("--cloud", help="The cloud's broker, mqtt://user:password@host.")],
+    mqtt_version: Annotated[str, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = "5",
+    wait_s: Annotated[float, typer.Option("--wait", min=1, help="Give up after so many seconds of silence.")] = 60.0,
+    json_: Json = False,
+) -> None:
+    """Replace a dead gateway: a new ledger with everything that the cloud has of its site."""
+    import logging  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    from edge_agent.logs import configure  # noqa: PLC0415
+    from edge_agent.restore import restore as fetch  # noqa: PLC0415
+    from edge_agent.settings import EdgeSettings  # noqa: PLC0415
+
+    settings = EdgeSettings.model_validate({"ledger": ledger, "mqtt_version": mqtt_version})
+    configure(logging.WARNING)
+    with typer.progressbar(length=1, label="Fetching", file=sys.stderr, hidden=json_) as bar:
+
+        def progress(fetched: int, known: int) -> None:
+            bar.length = max(1, known)
+            bar.update(fetched - bar.pos)
+
+        done = fetch(ledger, gateway, cloud, settings, wait_s=wait_s, progress=progress)
+    if json_:
+        emit_json(asdict(done))
+        return
+    facts([("ledger", ledger), ("epoch", done.epoch), ("logs", done.logs), ("entries", done.entries),
+           ("devices", ", ".join(done.devices) or "none had reported")])  # fmt: skip
+    typer.echo("\nNext: stocktide edge run")
+
+
+@app.command()
 def status(ledger: LedgerPath, json_: Json = False) -> None:
     """What this gateway has, and how far the cloud has it."""
     from edge_agent import queries  # noqa: PLC0415
@@ -132,7 +167,7 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
         if at["fork"]:
             typer.echo(f"\nThe cloud keeps {name} in quarantine: {at['fork']}.")
             typer.echo("hint: this ledger and the cloud have different histories, as after restoring a backup.")
-            typer.echo("      Nothing is lost: stocktide edge ledger export. Go on under a new gateway name.")
+            typer.echo("      Nothing is lost: on contact the agent fetches what it lacks and opens a new epoch.")
 
 
 @app.command()

@@ -58,6 +58,12 @@ def waiting(connection: Connection, stream: Stream, source_id: int) -> int:
     return count
 
 
+def time_known(connection: Connection, boot: str) -> bool:
+    """Whether the cloud has told its time in this boot, so that a frame that is sealed now says when it was."""
+    row = connection.execute(statement("boot_zero"), (boot,)).fetchone()
+    return row is not None and row[0] is not None
+
+
 def body(connection: Connection, stream: Stream, frame: int) -> bytes | None:
     """A sealed frame as it was first sent; None when it is no longer kept."""
     row = connection.execute(statement("frame_body"), (stream, frame)).fetchone()

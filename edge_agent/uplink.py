@@ -58,6 +58,7 @@ INCOMING_MESSAGES_MAX: Final = 1_000
 RECONNECT_DELAY_S: Final = 0.5
 OFFSET_MS_MIN: Final = 1_000  # what is below is within what a round trip can tell; the clock counts as right
 CONNECT_TIMEOUT_S: Final = 10.0
+TIME_WAIT_MS: Final = 5_000  # how long nothing is sealed for want of the true time, from the beginning of a contact
 
 log = structlog.get_logger("edge_agent.uplink")
 
@@ -124,6 +125,8 @@ class Uplink:
     offset_ms: int | None = None
     complete: bool = False
     """Whether everything that the cloud has of the site was here at the last look."""
+    heads: tuple[LogCursor, ...] = ()
+    """Where the cloud had every log of the site at the last look."""
     _zero_ms: int | None = None
     _site: SiteReader = field(init=False)
     _lost_since_ms: int | None = None
@@ -265,7 +268,7 @@ class Uplink:
     async def _acknowledged(self, client: _Client, tasks: asyncio.TaskGroup, ack: Ack) -> None:
         if ack.epoch not in {self.epoch, None}:
             return  # of a ledger that was here before, or of a clone of this one
-        self._learn_time(ack)
+        await self._learn_time(ack)
         lane = self._lanes[ack.stream]
         effects = lane.sender.receive(ack, self._sender_ms())
         if ack.rejected:
@@ -276,7 +279,7 @@ class Uplink:
             await self._write(partial(_note_bounded, ack.stream, ack.bounded))
         await self._carry_out(client, tasks, lane, effects)
 
-    def _learn_time(self, ack: Ack) -> None:
+    async def _learn_time(self, ack: Ack) -> None:
         """The cloud's clock tells when our monotonic clock was zero, up to the time the acknowledgement travelled.
 
         That can only make it seem earlier: within a contact the latest is the best.
@@ -284,8 +287,16 @@ class Uplink:
         self.offset_ms = ack.now_ms - self.clock.now_ms()
         zero_ms = ack.now_ms - self.clock.mono_ms()
         if self._zero_ms is None or zero_ms >= self._zero_ms + OFFSET_MS_MIN:
+            await self._write(partial(_note_time, zero_ms))
             self._zero_ms = zero_ms
-            self.submit(partial(_note_time, zero_ms))
+
+    def _may_seal(self) -> bool:
+        """Whether the ledger knows this boot's true time, or has waited long enough to be told.
+
+        A frame is sealed once: what is sealed before the first acknowledgement keeps the time of a wrong clock for ever.
+        """
+        waited_ms = self._sender_ms() - (self._contact_ms or 0)
+        return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.reader, self.clock.boot)
 
     # --- the site's other logs ----------------------------------------------------------------------------------
 
@@ -305,7 +316,7 @@ class Uplink:
 
     async def _answered(self, message: SiteHeads, now_ms: int) -> None:
         """The cloud has sent what it meant to send; see whether that is all, and go on with what waited for it."""
-        heads = message.heads
+        self.heads = heads = message.heads
         self.complete = not message.more and recovery.fetched(self.reader, heads)
         self._site.answered(now_ms, more=message.more)
         if not self.complete:
@@ -363,7 +374,7 @@ class Uplink:
             self._wake.clear()
             for stream, lane in self._lanes.items():
                 now_ms = self._sender_ms()
-                waiting = outbox.waiting(self.reader, stream, lane.source_id)
+                waiting = outbox.waiting(self.reader, stream, lane.source_id) if self._may_seal() else 0
                 if not waiting:
                     lane.waiting_since_ms = None
                 elif lane.waiting_since_ms is None:

@@ -57,6 +57,13 @@ UPDATE log SET staged = 0, hlc = max(hlc, ?) WHERE log = ?;
 -- name: set_own_epoch
 UPDATE log SET epoch = ? WHERE log = 0;
 
+-- name: devices_heard
+SELECT DISTINCT json_extract(body, '$.device') FROM site_entry
+WHERE log IN (SELECT log FROM log WHERE gateway = (SELECT gateway FROM log WHERE log = 0)) ORDER BY 1;
+
+-- name: delete_meta
+DELETE FROM meta WHERE key = ?;
+
 -- name: own_events
 -- Device events of this gateway that are in a log already, other than the one that is written now.
 SELECT json_extract(body, '$.device'), json_extract(body, '$.event') FROM site_entry

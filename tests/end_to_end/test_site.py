@@ -5,11 +5,13 @@ contact the gateways of a site and the cloud do not all show the stock that the 
 """
 
 import json
+from contextlib import closing
 
 import pytest
 from typer.testing import CliRunner
 
 from cloud_store import alarms
+from edge_agent import audit, database, queries
 from edge_agent.booking import book
 from edge_agent.cli import app as edge
 from tests.agent_process import wait_for
@@ -99,3 +101,41 @@ def test_a_replacement_with_an_empty_ledger_fetches_the_past_by_itself(site: Sit
     old.agent.start()
     old.scan(7)
     site.require_agreement()
+
+
+def test_a_dead_gateway_is_restored_from_the_cloud_over_mqtt(site: SiteStack) -> None:
+    """A new machine, one command: the stock, the history and the devices are there before the agent runs."""
+    dead, other = site.make(), site.make()
+    dead.scan(300)
+    other.scan(20)
+    site.require_agreement()
+    dead.agent.kill()
+    path = site.folder / "new" / "ledger.db"
+    asked = ["restore", "--gateway", dead.name, "--cloud", site.broker.url, "--ledger", str(path), "--json"]
+    done = CliRunner().invoke(edge, asked)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["entries"], told["logs"], told["devices"]) == (320, 2, ["till-1"])
+    with closing(database.open_reader(path)) as reader:
+        assert queries.balances(reader) == other.balances()
+        assert audit.verify(reader).findings == []
+    site.posts.remove(dead)
+    other.sent += dead.sent  # counted where the totals are compared
+    other.scanner.committed |= {f"dead-{number}" for number in range(dead.sent)}
+    new = site.make(dead.name, ledger=path, device="till-2")
+    new.scan(10)
+    site.require_agreement()
+    assert new.times("ledger_forked") == 0
+    again = CliRunner().invoke(edge, asked)
+    assert again.exit_code != 0
+    assert "exists already" in again.output
+
+
+def test_a_restore_that_hears_nothing_says_so(site: SiteStack) -> None:
+    """A wrong address or an unregistered name must not look like a gateway without a past."""
+    path = site.folder / "new" / "ledger.db"
+    asked = ["restore", "--gateway", "gw-nobody", "--cloud", site.broker.url, "--ledger", str(path), "--wait", "2"]
+    for _ in range(2):  # the second goes on with the unfinished one
+        done = CliRunner().invoke(edge, asked)
+        assert done.exit_code != 0
+        assert "gateway list" in done.output

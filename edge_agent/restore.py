@@ -1,0 +1,128 @@
+"""Restoring a dead gateway: a new ledger under its name, with everything that the cloud has of its site.
+
+The new ledger begins a new epoch, and knows the older ones before its first entry, so what devices send again is not
+taken for new. The agent would fetch the same by itself; this does it in the foreground, with an end to wait for.
+
+Invariant: a restore that was interrupted goes on where it stopped.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent import database, recovery
+from edge_agent.clock import SystemClock
+from edge_agent.commands import Commands
+from edge_agent.errors import EdgeError, LedgerExists
+from edge_agent.ledger import Ledger
+from edge_agent.settings import EdgeSettings
+from edge_agent.sql import statement
+from edge_agent.uplink import Uplink
+from wire_protocol.address import BrokerAddress
+from wire_protocol.messages import GatewayStatus
+
+RESTORING: Final = "restoring"
+LOOK_S: Final = 0.2
+
+Progress = Callable[[int, int], None]
+
+
+class NothingToRestore(EdgeError):
+    """The cloud did not answer."""
+
+    hint = "Is the broker's address right, is the gateway registered and active (stocktide cloud gateway list)?"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What is in the new ledger: entries by log, and the devices that had reported here."""
+
+    epoch: str
+    entries: int
+    logs: int
+    devices: tuple[str, ...]
+
+
+def restore(
+    path: Path, gateway: str, cloud_url: str, settings: EdgeSettings, *, wait_s: float, progress: Progress
+) -> Restored:
+    """Make a ledger for a gateway and fetch what the cloud has; `progress` is told entries fetched and known of.
+
+    Raises:
+        LedgerExists: there is a ledger that is not an unfinished restore.
+        NothingToRestore: nothing was heard of the cloud for `wait_s` seconds; what was fetched is kept.
+    """
+    clock, address = SystemClock(), BrokerAddress.parse(cloud_url)
+    if path.exists():
+        with contextlib.closing(database.open_reader(path)) as reader:
+            if RESTORING not in database.meta(reader):
+                raise LedgerExists(f"{path} exists already; a ledger is never overwritten.")
+    else:
+        with Ledger.create(path, gateway, clock, cloud_url=cloud_url, **{RESTORING: "1"}):
+            pass
+    with Ledger.open(path, clock) as ledger, contextlib.closing(database.open_reader(path)) as reader:
+        uplink = Uplink(
+            address=address,
+            gateway=ledger.gateway,
+            epoch=ledger.epoch,
+            reader=reader,
+            submit=lambda run: _write(ledger, run),
+            status=lambda state: GatewayStatus(
+                state="online" if state == "online" else "offline", epoch=ledger.epoch, version=version("stocktide")
+            ),
+            settings=settings,
+            clock=clock,
+            commands=Commands(path, clock.now_ms),
+        )
+        asyncio.run(_fetch(uplink, wait_s, progress))
+        devices = [name for (name,) in ledger.connection.execute(statement("devices_heard")) if name]
+        with database.transaction(ledger.connection):
+            ledger.connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
+            ledger.connection.execute(statement("delete_meta"), (RESTORING,))
+        logs = recovery.fetching(ledger.connection)
+        return Restored(ledger.epoch, sum(log.seq for log in logs), len(logs), tuple(devices))
+
+
+def _write(ledger: Ledger, run: Callable[[Ledger], Any]) -> "Future[Any]":
+    """What the agent's writer does in a thread; here nobody else is kept waiting."""
+    done: Future[Any] = Future()
+    try:
+        with database.transaction(ledger.connection):
+            result = run(ledger)
+    except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
+        done.set_exception(error)
+    else:
+        done.set_result(result)
+    return done
+
+
+async def _fetch(uplink: Uplink, wait_s: float, progress: Progress) -> None:
+    async with _running(uplink):
+        loop = asyncio.get_running_loop()
+        fetched, heard_s = -1, loop.time()
+        while not uplink.complete:
+            await asyncio.sleep(LOOK_S)
+            now = sum(log.seq for log in recovery.fetching(uplink.reader))
+            if now != fetched:
+                fetched, heard_s = now, loop.time()
+                progress(fetched, max(fetched, sum(head.seq for head in uplink.heads)))
+            elif loop.time() - heard_s > wait_s:
+                raise NothingToRestore(f"Nothing was heard of the cloud for {wait_s:.0f} seconds.")
+
+
+@asynccontextmanager
+async def _running(uplink: Uplink) -> AsyncIterator[None]:
+    task = asyncio.create_task(uplink.run(), name=f"restore[{uplink.gateway}]")
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        await uplink.farewell()
