@@ -238,7 +238,7 @@ class Load:
 def work(number: int, chance: random.Random) -> DeviceEvent:
     """Something that happens in a warehouse: every kind of movement that a scanner reports, and counts.
 
-    The goods change with time, so that at any moment some are new to the cloud. Each scanner begins with goods received.
+    The goods change with time, so that at any moment some are new to the cloud. Each scanner begins by receiving some.
     """
     shelf, other = chance.sample(SHELVES, 2)
     kind = chance.choices(["receive", "pick", "move", "scrap", "count"], [4, 5, 3, 1, 2])[0]
