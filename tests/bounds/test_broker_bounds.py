@@ -170,5 +170,4 @@ def test_a_long_keepalive_is_shortened(private_broker: Brokers) -> None:
     broker = private_broker(limited(keepalive_s_max=20))
     with subscriber(broker, "sleepy", keepalive_s=3_000) as sleepy:
         assert sleepy.ready.wait(WAIT_S)
-        assert sleepy.connack is not None
-        assert sleepy.connack.ServerKeepAlive == 20
+        assert getattr(sleepy.connack, "ServerKeepAlive", None) == 20

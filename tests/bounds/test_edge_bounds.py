@@ -70,11 +70,13 @@ def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Br
     )  # fmt: skip
     with side, Scanner(broker.port, "till-1") as scanner, Scanner(broker.port, "echo") as witness:
         assert side.connected.wait(10)
-        heard = threading.Semaphore(0)
+        heard, listening = threading.Semaphore(0), threading.Event()
         client = witness._client
         assert client is not None
         client.on_message = lambda *_: heard.release()
+        client.on_subscribe = lambda *_: listening.set()
         client.subscribe("stocktide/v1/dev/till-1/event", qos=1)
+        assert listening.wait(10)
         for number in range(50):
             scanner.scan(f"e-{number}")
         for _ in range(50):
@@ -96,7 +98,7 @@ def test_without_acknowledgements_a_full_window_is_repeated_and_nothing_beyond_i
     path = new_ledger(tmp_path / "ledger.db", "gw-1", "till-1", local_url=local.url, cloud_url=broker.url)
     with LoopbackCloud(broker.port, "gw-1", answering=False) as cloud:
         frames: list[bytes] = []
-        cloud._merge = lambda _, encoded: frames.append(encoded)  # type: ignore[method-assign]  # it only listens
+        cloud._merge = lambda stream, encoded: frames.append(encoded)  # type: ignore[method-assign]  # noqa: ARG005
         agent = agents(
             path, STOCKTIDE_EDGE_WINDOW_FRAMES_MAX="3", STOCKTIDE_EDGE_FRAME_ENTRIES_MAX="1",
             STOCKTIDE_EDGE_SEAL_DELAY_MS="0", STOCKTIDE_EDGE_RESEND_DELAY_MS="500",

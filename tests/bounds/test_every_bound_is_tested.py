@@ -49,4 +49,4 @@ def _marked() -> Iterator[str]:
     for path in TESTS.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "bound":
-                yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+                yield from (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))

@@ -28,6 +28,7 @@ from wire_protocol.messages import DeviceEvent
 
 SETTLE_S: Final = 90.0
 SKUS: Final = 40
+FIRST_EVENTS: Final = 2
 NEW_SKU_EVENTS: Final = 50  # how many events until the next new SKU
 SHELVES: Final = ("A-01", "B-02", "C-03")
 LOTS: Final = (None, None, "L-1")
@@ -237,10 +238,11 @@ class Load:
 def work(number: int, chance: random.Random) -> DeviceEvent:
     """Something that happens in a warehouse: every kind of movement that a scanner reports, and counts.
 
-    The goods change with time, so that at any moment some are new to the cloud.
+    The goods change with time, so that at any moment some are new to the cloud. Each scanner begins by receiving some.
     """
     shelf, other = chance.sample(SHELVES, 2)
     kind = chance.choices(["receive", "pick", "move", "scrap", "count"], [4, 5, 3, 1, 2])[0]
+    kind = "receive" if number <= FIRST_EVENTS else kind
     places = {
         "receive": {"destination": shelf},
         "pick": {"source": shelf},

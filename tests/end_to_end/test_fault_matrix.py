@@ -9,8 +9,10 @@ import os
 import random
 import secrets
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import psutil
@@ -183,18 +185,26 @@ def fill_database_disk(stack: Stack, load: Load, chance: random.Random) -> None:
     wait_for(lambda: troubles(stack) > before, timeout_s=OBSERVED_S)
     pause(load, chance)
     disk.free(stack.database.data)
-    # A server that found no room for its log while it recovered has given up.
-    stack.database.start()
+    # A server that finds no room for its log while it recovers gives up.
+    wait_for(partial(answers, stack.database), timeout_s=OBSERVED_S)
+
+
+def answers(database: PrivateDatabase) -> bool:
+    """Whether a server is there; one that has given up is started."""
+    database.start()
+    return database._is_ready()
 
 
 def strike_anything(stack: Stack, load: Load, chance: random.Random) -> None:
-    """Several things at once: what each of two faults is survived by may stand in the way of the other."""
+    """Two things at once: what one fault is survived by may stand in the way of the other."""
     kills = (kill_agent, kill_worker, wipe_cloud_broker, wipe_gateway_broker, kill_database, cut_link)
     first, second = chance.sample(kills, 2)
     print(f"  {first.__name__}, {second.__name__}")  # noqa: T201 - shown when the test fails
 
-    first(stack, load, chance)
-    second(stack, load, chance)
+    with ThreadPoolExecutor(2) as pool:
+        chances = [random.Random(chance.random()) for _ in range(2)]
+        for done in [pool.submit(kill, stack, load, own) for kill, own in zip((first, second), chances, strict=True)]:
+            done.result()
 
 
 def troubles(stack: Stack) -> int:

@@ -35,7 +35,7 @@ async def test_recorded_sales_arrive_once(build: Build) -> None:
 @pytest.mark.parametrize(
     ("tamper", "expected"),
     [
-        ("UPDATE balance SET on_hand = on_hand + 1 WHERE on_hand > 0", r"SKU-\d+ at A-01: \d+ at the edge, \d+ in the"),
+        ("UPDATE balance SET on_hand = on_hand + 1 WHERE on_hand > 0", r"SKU-\d+ at \S+: -?\d+ at the edge, -?\d+ in"),
         ("DELETE FROM movement WHERE seq = 1", r"20 entries in the ledger, 19 in the cloud"),
         ("INSERT INTO movement SELECT * FROM movement WHERE seq = 1", r"20 entries in the ledger, 21 in the cloud"),
     ],
