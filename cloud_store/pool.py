@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-import psycopg
 import psycopg_pool
 
-from cloud_store.connection import READ_ONLY_OPTIONS, Connection, translated
+from cloud_store.connection import READ_ONLY_OPTIONS, Connection, ImpatientConnection, translated
 from cloud_store.errors import DatabaseUnavailable
 
 
@@ -18,8 +17,8 @@ class ReadPool:
         options: dict[str, Any] = {
             "autocommit": True, "application_name": application, "options": READ_ONLY_OPTIONS, "connect_timeout": 5,
         }  # fmt: skip
-        self._pool: psycopg_pool.ConnectionPool[psycopg.Connection[tuple[Any, ...]]] = psycopg_pool.ConnectionPool(
-            database_url, kwargs=options, min_size=0, max_size=connections_max, timeout=wait_s_max, open=False,
+        self._pool = psycopg_pool.ConnectionPool(
+            database_url, connection_class=ImpatientConnection, kwargs=options, min_size=0, max_size=connections_max, timeout=wait_s_max, open=False,
             check=psycopg_pool.ConnectionPool.check_connection, name=application,
         )  # fmt: skip
 

@@ -6,7 +6,7 @@ gateway works on what it knows; after contact all have the same set of entries, 
 Invariant: the writing methods run inside a transaction of the ledger's writer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -18,7 +18,7 @@ from edge_agent.sql import statement
 from wire_protocol import clock, entries
 from wire_protocol.entries import Count, LedgerEntry, Movement
 from wire_protocol.frames import Frame
-from wire_protocol.messages import LogCursor, SiteFrame
+from wire_protocol.messages import SITE_LOGS_MAX, LogCursor, SiteFrame
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
 from wire_protocol.times import AHEAD_MS_MAX, true_time
 
@@ -38,6 +38,24 @@ def known_logs(connection: Connection) -> list[LogCursor]:
     """How far this ledger has every log but its own."""
     rows = connection.execute(statement("known_logs"))
     return [LogCursor(gateway=gateway, epoch=epoch, frame=frame, seq=seq) for gateway, epoch, frame, seq in rows]
+
+
+def unlike_cloud(connection: Connection, heads: Sequence[LogCursor]) -> list[int]:
+    """The logs of other gateways of which the ledger has more than the cloud, or something else: it fell back.
+
+    Usually their gateways send again what the cloud has lost. One that was restored meanwhile does so in a new epoch.
+    """
+    there = {(head.gateway, head.epoch): head for head in heads}
+    unlike = []
+    for log, gateway, epoch, frame, digest in connection.execute(statement("other_logs")):
+        head = there.get((gateway, epoch))
+        if head is None:
+            differs = len(heads) < SITE_LOGS_MAX
+        else:
+            differs = head.frame < frame or (head.frame == frame and head.digest not in {digest, None})
+        if differs:
+            unlike.append(log)
+    return unlike
 
 
 def log_row(connection: Connection, gateway: str, epoch: str, *, staged: bool = False) -> LogRow | None:
@@ -80,11 +98,12 @@ class SiteBook:
         assert added.lastrowid is not None  # noqa: S101 - sqlite3 promises it after an INSERT
         return added.lastrowid
 
-    def forget(self, log: int) -> None:
-        """Drop a log with everything derived from it; it is fetched again from the cloud."""
+    def forget(self, *logs: int) -> None:
+        """Drop logs with everything derived from them; they are fetched again from the cloud."""
         connection = self.ledger.connection
-        connection.execute(statement("delete_site_entries"), (log, 0))
-        connection.execute(statement("delete_log"), (log,))
+        for log in logs:
+            connection.execute(statement("delete_site_entries"), (log, 0))
+            connection.execute(statement("delete_log"), (log,))
         rebuild(connection)
 
     def _store(self, log: int, message: SiteFrame, frame: Frame, *, booked: bool) -> int:

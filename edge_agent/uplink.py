@@ -30,7 +30,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.recovery import Recovery
 from edge_agent.settings import EdgeSettings
-from edge_agent.site import SiteBook
+from edge_agent.site import SiteBook, unlike_cloud
 from wire_protocol import frames, topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
@@ -323,13 +323,26 @@ class Uplink:
             self._site.gap(now_ms)
         elif self._forked:
             await self._recover(heads, now_ms)
-        elif not recovery.lost_by_cloud(self.reader, heads):
+        else:
+            await self._compare(heads, now_ms)
+        self._wake.set()
+
+    async def _compare(self, heads: Sequence[LogCursor], now_ms: int) -> None:
+        """See whether the cloud has fallen back behind what is known here, and for good."""
+        lost, unlike = recovery.lost_by_cloud(self.reader, heads), unlike_cloud(self.reader, heads)
+        if not lost and not unlike:
             self._lost_since_ms = None
         elif self._lost_since_ms is None:
             self._lost_since_ms = now_ms
-        elif now_ms - self._lost_since_ms >= self.settings.lost_log_wait_s * 1_000:
+        elif now_ms - self._lost_since_ms < self.settings.lost_log_wait_s * 1_000:
+            return
+        elif lost:
             await self._fork("ledger", "the cloud has lost entries of an older log of this gateway")
-        self._wake.set()
+        else:
+            log.error("site_logs_fetched_anew", gateway=self.gateway, logs=len(unlike))
+            await self._write(lambda ledger: SiteBook(ledger).forget(*unlike))
+            self._lost_since_ms = None
+            self._site.ask_now(now_ms)
 
     @property
     def _forked(self) -> bool:

@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 from wire_protocol import PROTOCOL_VERSION, frames, messages
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import FrameHeader
+from wire_protocol.proof import ProofAnswer, ProofQuestion
 from wire_protocol.topics import TOPICS, Channel, Role, TopicRule
 
 PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
@@ -33,7 +34,8 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.DEVICE_RECEIPT: messages.DeviceReceipt,
     Channel.DEVICE_CONFIG: messages.DeviceConfig,
 }
-ENTRIES: Final[tuple[type[BaseModel], ...]] = (Movement, Count, Reading)
+# What is inside other messages, or the second kind on a topic: entries, the end of a site's frames, the stock proof.
+PARTS: Final[tuple[type[BaseModel], ...]] = (Movement, Count, Reading, messages.SiteHeads, ProofQuestion, ProofAnswer)
 
 _PARAMETERS: Final = {
     "shard": "crc32(gateway) modulo 64, as two hexadecimal digits",
@@ -46,7 +48,7 @@ _OFFLINE_ROLES: Final = (Role.DEVICE, Role.AGENT)
 
 def schemas() -> dict[str, dict[str, Any]]:
     """A self-contained JSON Schema (draft 2020-12) for every payload and ledger entry, by model name."""
-    models = {model.__name__: model for model in (*PAYLOADS.values(), *ENTRIES)}
+    models = {model.__name__: model for model in (*PAYLOADS.values(), *PARTS)}
     return {
         name: {"$schema": "https://json-schema.org/draft/2020-12/schema"} | model.model_json_schema()
         for name, model in sorted(models.items())
@@ -55,7 +57,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 def document() -> dict[str, Any]:
     """The AsyncAPI 3.0 document of all topics."""
-    models = {model.__name__: model for model in (*PAYLOADS.values(), *ENTRIES)}
+    models = {model.__name__: model for model in (*PAYLOADS.values(), *PARTS)}
     _, shared = models_json_schema(
         [(model, "validation") for _, model in sorted(models.items())], ref_template="#/components/schemas/{model}"
     )
@@ -141,6 +143,12 @@ def _message(rule: TopicRule) -> dict[str, Any]:
             "JSON in a zlib stream (RFC 1950). Beside the header the object has "
             "`entries`: one list for each field of the entries, one value where all agree. At most "
             f"{frames.FRAME_BYTES_MAX} bytes and {frames.FRAME_ENTRIES_MAX} entries."
+        )
+    elif payload is messages.SiteFrame:
+        made["contentType"] = "application/octet-stream"
+        made["description"] = (
+            f"A line of JSON, a line feed, and a frame as it was sealed; at most {payload.bytes_max} bytes. "
+            "JSON without a frame is a SiteHeads, the end of an answer."
         )
     elif issubclass(payload, messages.Message):
         made["description"] = f"At most {payload.bytes_max} bytes."

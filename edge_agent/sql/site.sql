@@ -48,6 +48,11 @@ SELECT body FROM site_entry WHERE log = ? AND seq > ? ORDER BY seq;
 SELECT log, epoch, frame FROM log
 WHERE log > 0 AND NOT staged AND gateway = (SELECT gateway FROM log WHERE log = 0) ORDER BY epoch;
 
+-- name: other_logs
+-- The logs of the site's other gateways.
+SELECT log, gateway, epoch, frame, digest FROM log
+WHERE log > 0 AND NOT staged AND gateway <> (SELECT gateway FROM log WHERE log = 0) ORDER BY log;
+
 -- name: cut_log
 UPDATE log SET frame = ?, seq = ?, digest = ? WHERE log = ?;
 
