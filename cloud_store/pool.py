@@ -18,7 +18,8 @@ class ReadPool:
             "autocommit": True, "application_name": application, "options": READ_ONLY_OPTIONS, "connect_timeout": 5,
         }  # fmt: skip
         self._pool = psycopg_pool.ConnectionPool(
-            database_url, connection_class=ImpatientConnection, kwargs=options, min_size=0, max_size=connections_max, timeout=wait_s_max, open=False,
+            database_url, connection_class=ImpatientConnection, kwargs=options,
+            min_size=0, max_size=connections_max, timeout=wait_s_max, open=False,
             check=psycopg_pool.ConnectionPool.check_connection, name=application,
         )  # fmt: skip
 

@@ -293,7 +293,7 @@ class Uplink:
     def _may_seal(self) -> bool:
         """Whether the ledger knows this boot's true time, or has waited long enough to be told.
 
-        A frame is sealed once: what is sealed before the first acknowledgement keeps the time of a wrong clock for ever.
+        A frame is sealed once: what is sealed before the first acknowledgement keeps a wrong time for ever.
         """
         waited_ms = self._sender_ms() - (self._contact_ms or 0)
         return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.reader, self.clock.boot)
