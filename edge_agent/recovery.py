@@ -9,8 +9,8 @@ as an older log, and carries on with the rest, its own entries that the cloud do
 3. `open_epoch`, when everything is there: one transaction, after which the ledger has a new epoch and a stock derived
 anew.
 
-Invariant: every entry this ledger ever appended is afterwards in exactly one log, unless its device event is in another
-log of this gateway already.
+Invariant: every entry this ledger ever appended is afterwards in exactly one log, unless another log of this gateway
+has its device event, or a technician's very entry, already.
 """
 
 import json
@@ -72,8 +72,8 @@ class Recovery:
         shared_seq, rest = self._split(staged.log)
         connection.execute(statement("copy_entries"), {"log": staged.log, "seq": shared_seq})
         older = self._beyond(there)
-        known = {(device, event) for device, event in connection.execute(statement("own_events"))}
-        carried = sorted((body for body in (*older, *rest) if _event(body) not in known), key=_clock)
+        known = {_identity(body) for (body,) in connection.execute(statement("own_older_entries"))}
+        carried = sorted((body for body in (*older, *rest) if _identity(body) not in known), key=_clock)
         latest = ledger.tail().hlc
         self._restart(epoch := new_epoch(ledger.clock))
         connection.execute(statement("unstage"), (latest, staged.log))
@@ -138,10 +138,10 @@ class Recovery:
         self.ledger.connection.executemany(statement("insert_entry"), rows)
 
 
-def _event(body: str) -> tuple[str, str] | None:
-    """The device event that caused an entry; None for a technician's own."""
+def _identity(body: str) -> tuple[str, str] | str:
+    """What makes an entry the same in two logs: the device event that caused it; all of a technician's own."""
     entry = json.loads(body)
-    return (entry["device"], entry["event"]) if entry.get("device") and entry.get("event") else None
+    return (entry["device"], entry["event"]) if entry.get("device") and entry.get("event") else body
 
 
 def _clock(body: str) -> int:

@@ -69,11 +69,10 @@ WHERE log IN (SELECT log FROM log WHERE gateway = (SELECT gateway FROM log WHERE
 -- name: delete_meta
 DELETE FROM meta WHERE key = ?;
 
--- name: own_events
--- Device events of this gateway that are in a log already, other than the one that is written now.
-SELECT json_extract(body, '$.device'), json_extract(body, '$.event') FROM site_entry
-WHERE log IN (SELECT log FROM log WHERE gateway = (SELECT gateway FROM log WHERE log = 0))
-    AND json_extract(body, '$.event') IS NOT NULL;
+-- name: own_older_entries
+-- What is in a log of this gateway already, other than the one that is written now.
+SELECT body FROM site_entry
+WHERE log IN (SELECT log FROM log WHERE gateway = (SELECT gateway FROM log WHERE log = 0));
 
 -- name: delete_entries
 DELETE FROM entry;
