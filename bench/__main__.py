@@ -12,6 +12,7 @@ BENCHMARKS: Final = {
     "ingest": "movements through one ingestor, acknowledged, beside raw COPY",
     "uplink": "bytes a movement",
     "cli": "cold start of the technician's command",
+    "verify": "ledger verify on a million entries",
 }
 
 

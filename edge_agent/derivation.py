@@ -35,7 +35,9 @@ class Keys:
 
     def __init__(self, connection: Connection) -> None:
         self._origins = {log: Origin(gateway, epoch) for log, gateway, epoch in connection.execute(statement("logs"))}
-        self._logs = {origin: log for log, origin in sorted(self._origins.items(), reverse=True)}
+        self._logs: dict[tuple[str, str], int] = {
+            origin: log for log, origin in sorted(self._origins.items(), reverse=True)
+        }
 
     def all(self) -> list[int]:
         """The numbers of all logs that are booked."""
@@ -51,16 +53,21 @@ class Keys:
 
     def key(self, hlc: int, log: int, seq: int) -> EntryKey:
         """The key of an entry of a log."""
-        return EntryKey(hlc, *self._origins[log], seq)
+        gateway, epoch = self._origins[log]
+        return EntryKey(hlc, gateway, epoch, seq)
 
     def columns(self, key: EntryKey | None) -> tuple[int | None, int | None, int | None]:
         """The columns of a key: hlc, log, seq."""
-        return (None, None, None) if key is None else (key.hlc, self._logs[Origin(key.gateway, key.epoch)], key.seq)
+        if key is None:
+            return None, None, None
+        hlc, gateway, epoch, seq = key
+        return hlc, self._logs[gateway, epoch], seq
 
     def balance(self, row: tuple[Any, ...]) -> Balance:
         """A balance from its columns, as the statement `balance` selects them."""
-        on_hand, moved, *keys = row
-        counted, last = (None if part[0] is None else self.key(*part) for part in (keys[:3], keys[3:]))
+        on_hand, moved, counted_hlc, counted_log, counted_seq, last_hlc, last_log, last_seq = row
+        counted = None if counted_hlc is None else self.key(counted_hlc, counted_log, counted_seq)
+        last = None if last_hlc is None else self.key(last_hlc, last_log, last_seq)
         return Balance(on_hand, moved, counted, last)
 
     def balance_columns(self, balance: Balance) -> Row:

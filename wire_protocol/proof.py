@@ -21,6 +21,7 @@ it is answered, and neither question nor answer exceeds its bounds.
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import accumulate
 from typing import Annotated, Final, NamedTuple
 
@@ -33,6 +34,7 @@ MODULUS: Final = (1 << 61) - 1
 HASH_HEX_CHARS: Final = 16
 FAN_OUT: Final = "0123456789abcdef"
 
+CELLS_CACHED_MAX: Final = 1 << 16  # the same few cells take part in most movements
 PREFIXES_MAX: Final = 64
 LEAF_CELLS_MAX: Final = 32
 # Eight full leaves; with names of 64 four-byte characters such an answer still fits the 256 KiB of a message.
@@ -51,6 +53,7 @@ LotOrNone = Annotated[str, StringConstraints(max_length=0)] | names.Lot
 # --- the sums ---------------------------------------------------------------------------------------------------
 
 
+@lru_cache(CELLS_CACHED_MAX)
 def cell_hash(cell: Cell) -> int:
     """The 64-bit hash of a cell: BLAKE2b (RFC 7693) over its three names, each with its length in bytes before it."""
     return _hash(b"stocktide-cell", cell)

@@ -12,7 +12,7 @@ ORDER BY sku, location, lot
 LIMIT :limit;
 
 -- name: history
--- Of all logs. What another gateway has done is in the cloud, or it would not be known here.
+-- Of one log. What another gateway has done is in the cloud, or it would not be known here.
 SELECT l.gateway, m.seq, m.hlc, coalesce(e.body, s.body), m.variance,
        m.log > 0 OR m.seq <= (SELECT acked_seq FROM stream WHERE name = 'ledger'), coalesce(s.at_ms, b.at_ms), NULL
 FROM movement AS m
@@ -20,9 +20,9 @@ JOIN log AS l USING (log)
 LEFT JOIN entry AS e ON m.log = 0 AND e.seq = m.seq
 LEFT JOIN site_entry AS s ON s.log = m.log AND s.seq = m.seq
 LEFT JOIN bounded AS b ON m.log = 0 AND b.stream = 'ledger' AND b.seq = m.seq
-WHERE (:sku IS NULL OR m.sku = :sku)
+WHERE m.log = :log AND (:sku IS NULL OR m.sku = :sku)
   AND (:location IS NULL OR m.source = :location OR m.destination = :location)
-ORDER BY m.hlc DESC, m.log, m.seq DESC
+ORDER BY m.seq DESC
 LIMIT :limit;
 
 -- name: rejected

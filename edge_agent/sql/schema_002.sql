@@ -43,7 +43,6 @@ CREATE TABLE movement (
 ) WITHOUT ROWID;
 INSERT INTO movement SELECT 0, seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement_001;
 DROP TABLE movement_001;
-CREATE INDEX movement_hlc ON movement (hlc);
 CREATE INDEX movement_sku ON movement (sku, hlc);
 CREATE INDEX movement_count ON movement (sku, destination, lot, hlc) WHERE kind = 'count';
 
