@@ -40,3 +40,13 @@ def test_the_page_for_firmware_authors_names_every_device_topic() -> None:
     for rule in TOPICS:
         if "{device}" in rule.pattern:
             assert f"`{rule.pattern}`" in text
+
+
+def test_every_test_that_the_guarantees_name_exists() -> None:
+    """A promise whose test was renamed or removed is no longer kept by anything."""
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
+    assert len(named) > 15
+    for path, name in named:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert f"def {name}(" in source if name else source, (path, name)
