@@ -20,7 +20,7 @@ from cloud_store.contacts import ContactStore
 from cloud_store.dead_letters import DeadLetter
 from cloud_store.errors import StoreError
 from wire_protocol import topics
-from wire_protocol.messages import GatewayStatus, InvalidMessage
+from wire_protocol.messages import GatewayStatus, InvalidMessage, Rejected
 from wire_protocol.proof import StockProof
 from wire_protocol.replication import Cursor, Receiver
 from wire_protocol.topics import Channel, Stream
@@ -109,7 +109,7 @@ class Contacts:
     async def _answer(self) -> None:
         letters, statuses = list(self._letters), dict(self._statuses)
         shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
-        cursors = await uninterrupted(lambda: self._look_up(letters, statuses, shards, arrived))
+        cursors, verdicts = await uninterrupted(lambda: self._look_up(letters, statuses, shards, arrived))
         del self._letters[: len(letters)]
         for gateway, heard in statuses.items():
             if self._statuses.get(gateway) is heard:
@@ -120,7 +120,7 @@ class Contacts:
         self._sending.clear()
         if cursors:
             _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))
-        await self._ask(cursors)
+        await self._ask(cursors, verdicts)
 
     def _look_up(
         self,
@@ -128,20 +128,22 @@ class Contacts:
         statuses: Mapping[str, tuple[GatewayStatus, int]],
         shards: frozenset[int],
         arrived: frozenset[tuple[str, str]],
-    ) -> dict[LogKey, Cursor]:
-        """What a thread does for `_answer`: store what was heard, read the cursors to tell."""
+    ) -> tuple[dict[LogKey, Cursor], dict[LogKey, list[Rejected]]]:
+        """What a thread does for `_answer`: store what was heard, read the cursors and the verdicts to tell."""
         self._store.quarantine(letters)
         self._store.record((gateway, status, received_ms) for gateway, (status, received_ms) in statuses.items())
         if time.monotonic() >= self._trim_at:
             self._store.trim_dead_letters()
             self._trim_at = time.monotonic() + TRIM_S
         cursors = self._store.cursors_in(shards) if shards else {}
-        return cursors | (self._store.cursors_of(arrived) if arrived else {})
+        cursors |= self._store.cursors_of(arrived) if arrived else {}
+        return cursors, self._store.verdicts_of(cursors) if cursors else {}
 
-    async def _ask(self, cursors: Mapping[LogKey, Cursor]) -> None:
+    async def _ask(self, cursors: Mapping[LogKey, Cursor], verdicts: Mapping[LogKey, list[Rejected]]) -> None:
         for number, (key, cursor) in enumerate(cursors.items(), 1):
             now_ms = time.time_ns() // 1_000_000
-            ack = Receiver(*key, cursor).ack(now_ms, self._window(), ask=True)
+            rejected = verdicts.get(key, ())
+            ack = Receiver(*key, cursor).ack(now_ms, self._window(), rejected=rejected, ask=True)
             self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
             if number % self._settings.asks_per_s_max == 0:
                 await asyncio.sleep(1.0)

@@ -8,12 +8,11 @@ there between reading and writing.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from cloud_store import site_digests, sql
-from cloud_store.connection import Connection, translated
+from cloud_store.connection import Connection, patient, translated
 from cloud_store.errors import UnknownName
 from cloud_store.ledger_rows import NEVER, CellKey
 from wire_protocol.stock import EntryKey
@@ -79,14 +78,14 @@ def entry_count(connection: Connection, site: Site) -> int:
 
 def verify(connection: Connection, site: Site, progress: Progress = lambda _: None) -> SiteAudit:
     """Compare in one snapshot; `progress` is told how many entries were read since."""
-    with _patient(connection):
+    with patient(connection):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         return _audit(connection, site, progress)
 
 
 def rebuild(connection: Connection, site: Site, progress: Progress = lambda _: None) -> SiteAudit:
     """Give every cell and count of a site what its entries give; returns what was found before."""
-    with _patient(connection):
+    with patient(connection):
         connection.execute(_SQL["lock_cursors"], {"site_id": site.site_id})
         found = _audit(connection, site, progress)
         for cell, (_, defined) in found.cells.items():
@@ -96,14 +95,6 @@ def rebuild(connection: Connection, site: Site, progress: Progress = lambda _: N
             connection.execute(_SQL["set_variance"], {"count_id": count_id, "variance": variance})
         site_digests.reset(connection, site.site_id)
         return found
-
-
-@contextmanager
-def _patient(connection: Connection) -> Iterator[None]:
-    """A transaction that may take its time: a year of a site is read at once."""
-    with translated(), connection.transaction():
-        connection.execute("SET LOCAL statement_timeout = 0")
-        yield
 
 
 class _Book:

@@ -4,6 +4,7 @@ Invariant: a connection cannot hang for ever: connecting, each statement, a sile
 a limit. A server whose disk hangs keeps its connections and answers nothing, so only a clock on this side can tell.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,13 +41,15 @@ class _Silent(psycopg.OperationalError):
 
 
 class ImpatientConnection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection that is closed when its server says nothing for `SILENCE_S_MAX`."""
+    """A connection that is closed when its server says nothing for `silence_s` seconds."""
+
+    silence_s = SILENCE_S_MAX
 
     def wait(self, gen: PQGen[RV], interval: float = LOOK_S, timeout: float | None = None) -> RV:
         """What every call of the driver that waits for the server goes through."""
         options = {} if timeout is None else {"timeout": timeout}
         try:
-            return super().wait(_limited(gen, time.monotonic() + SILENCE_S_MAX), interval, **options)
+            return super().wait(_limited(gen, time.monotonic() + self.silence_s), interval, **options)
         except _Silent:
             self.close()  # nothing is known about the state of the session
             raise
@@ -86,6 +89,20 @@ def connect(database_url: str, *, application: str) -> Connection:
         )
     arrays.register(connection)
     return connection
+
+
+@contextmanager
+def patient(connection: Connection) -> Iterator[None]:
+    """A transaction whose statements may take their time, for what reads a year at once."""
+    if isinstance(connection, ImpatientConnection):
+        connection.silence_s = math.inf
+    try:
+        with translated(), connection.transaction():
+            connection.execute("SET LOCAL statement_timeout = 0")
+            yield
+    finally:
+        if isinstance(connection, ImpatientConnection):
+            connection.silence_s = SILENCE_S_MAX
 
 
 @contextmanager

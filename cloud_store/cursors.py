@@ -10,6 +10,7 @@ from typing import Any, Final
 from cloud_store import sql
 from cloud_store.arrivals import Gateway, LogKey
 from cloud_store.connection import Connection
+from wire_protocol.messages import Rejected
 from wire_protocol.replication import NO_CURSOR, Cursor
 from wire_protocol.topics import Stream
 
@@ -57,6 +58,21 @@ def of_gateways(connection: Connection, announced: Iterable[tuple[str, str]]) ->
     """Both streams of the active ones among some gateways: (gateway, the epoch it announced)."""
     gateways, epochs = zip(*sorted(announced), strict=True)
     return _named(connection.execute(_SQL["of_gateways"], {"names": list(gateways), "epochs": list(epochs)}))
+
+
+def verdicts(connection: Connection, logs: Iterable[LogKey], *, limit: int) -> dict[LogKey, list[Rejected]]:
+    """The entries of ledger logs that were rejected, of the latest `limit` frames with such entries.
+
+    An acknowledgement that tells a verdict may be lost; whoever makes contact is told again.
+    """
+    wanted = sorted({(log.gateway, log.epoch) for log in logs})
+    names, epochs = zip(*wanted, strict=True) if wanted else ((), ())
+    found: dict[LogKey, list[Rejected]] = {}
+    rows = connection.execute(_SQL["verdicts"], {"names": list(names), "epochs": list(epochs), "limit": limit})
+    for gateway, epoch, reasons in rows:
+        told = found.setdefault(LogKey(gateway, "ledger", epoch), [])
+        told += [Rejected(seq=int(seq), reason=reason) for seq, reason in reasons.items()]
+    return found
 
 
 def merged(connection: Connection, gateways: Iterable[str]) -> dict[LogKey, Cursor]:

@@ -156,10 +156,17 @@ class Outbox:
         connection.execute(statement("advance_acked"), (frame, row[0], now_ms, stream))
         connection.execute(statement("mark_frames_acked"), (now_ms, stream, frame))
 
-    def verdicts(self, stream: Stream, rejected: Sequence[Rejected]) -> None:
-        """The cloud does not count these entries: neither does the ledger, and the technician is shown why."""
+    def verdicts(self, stream: Stream, rejected: Sequence[Rejected]) -> int:
+        """The cloud does not count these entries: neither does the ledger, and the technician is shown why.
+
+        It tells them again with each contact; returns how many were new.
+        """
         now_ms = self.ledger.clock.now_ms()
         connection = self.ledger.connection
+        known = {seq for (seq,) in connection.execute(statement("verdicts_known"), (stream,))}
+        rejected = [verdict for verdict in rejected if verdict.seq not in known]
+        if not rejected:
+            return 0
         connection.executemany(
             statement("insert_verdict"), [(stream, verdict.seq, verdict.reason, now_ms) for verdict in rejected]
         )
@@ -168,6 +175,7 @@ class Outbox:
             for verdict in rejected:
                 derivation.withdraw(OWN, verdict.seq)
             stock_proof.note_sealed(connection)
+        return len(rejected)
 
     def bounded(self, stream: Stream, told: Sequence[Bounded]) -> None:
         """Keep the times that the cloud gave to entries whose own it did not believe."""

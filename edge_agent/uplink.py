@@ -272,8 +272,9 @@ class Uplink:
         lane = self._lanes[ack.stream]
         effects = lane.sender.receive(ack, self._sender_ms())
         if ack.rejected:
-            log.warning("entries_rejected", stream=ack.stream, entries=len(ack.rejected))
-            await self._write(partial(_note_verdicts, ack.stream, ack.rejected))
+            new = await self._write(partial(_note_verdicts, ack.stream, ack.rejected))
+            if new:
+                log.warning("entries_rejected", stream=ack.stream, entries=new)
         if ack.bounded:
             log.warning("times_bounded", stream=ack.stream, entries=len(ack.bounded))
             await self._write(partial(_note_bounded, ack.stream, ack.bounded))
@@ -494,8 +495,8 @@ def _note_bounded(stream: Stream, told: Sequence[Bounded], ledger: Ledger) -> No
     Outbox(ledger).bounded(stream, told)
 
 
-def _note_verdicts(stream: Stream, rejected: Sequence[Rejected], ledger: Ledger) -> None:
-    Outbox(ledger).verdicts(stream, rejected)
+def _note_verdicts(stream: Stream, rejected: Sequence[Rejected], ledger: Ledger) -> int:
+    return Outbox(ledger).verdicts(stream, rejected)
 
 
 def _note_step_back(stream: Stream, frame: int, ledger: Ledger) -> None:

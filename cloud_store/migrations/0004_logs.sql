@@ -18,6 +18,8 @@ ALTER TABLE frame ADD COLUMN payload bytea;
 
 ALTER TABLE frame ADD COLUMN verdicts jsonb;
 
+CREATE INDEX frame_verdicts ON frame (gateway_id, epoch_id) WHERE verdicts IS NOT NULL;
+
 CREATE INDEX frame_log ON frame (gateway_id, epoch_id, stream, frame);
 
 -- The order of a site's entries is (hlc, gateway name, epoch, seq).

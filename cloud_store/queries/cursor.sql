@@ -58,6 +58,17 @@ LEFT JOIN stream_cursor c ON c.gateway_id = g.gateway_id AND c.stream = w.stream
 WHERE g.state = 'active'
 ORDER BY g.name, w.stream, t.epoch
 
+-- name: verdicts
+-- What was rejected of ledger logs: (gateway, epoch, {seq: reason}), the latest frames first.
+SELECT t.name, t.epoch, f.verdicts
+FROM unnest(%(names)s::text[], %(epochs)s::text[]) AS t (name, epoch)
+JOIN gateway g ON g.name = t.name COLLATE "C"
+JOIN epoch e ON e.gateway_id = g.gateway_id AND e.ulid = t.epoch COLLATE "C"
+JOIN frame f ON f.gateway_id = g.gateway_id AND f.epoch_id = e.epoch_id
+WHERE f.stream = 1 AND f.verdicts IS NOT NULL
+ORDER BY f.frame DESC
+LIMIT %(limit)s
+
 -- name: merged
 -- Every log of some gateways that something was merged of.
 SELECT g.name, c.stream, c.epoch, c.frame, c.seq, c.digest

@@ -42,6 +42,9 @@ SELECT first_seq + entries - 1 FROM frame WHERE stream = ? AND frame = ?;
 -- name: set_fork
 UPDATE stream SET fork = ? WHERE name = ?;
 
+-- name: verdicts_known
+SELECT seq FROM verdict WHERE stream = ?;
+
 -- name: insert_verdict
 INSERT OR REPLACE INTO verdict (stream, seq, reason, at_ms) VALUES (?, ?, ?, ?);
 

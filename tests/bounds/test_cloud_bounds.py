@@ -34,7 +34,7 @@ from tests.cloud_ingest.conftest import Site, Workers, site_at, worker  # noqa: 
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from tests.services import PrivateDatabase
 from wire_protocol import clock
-from wire_protocol.messages import GatewayStatus
+from wire_protocol.messages import GatewayStatus, Rejected
 from wire_protocol.replication import NO_CURSOR, Cursor
 
 ENTRIES = 40
@@ -153,6 +153,10 @@ class CursorStore:
     def cursors_in(self, _shards: object) -> Mapping[LogKey, Cursor]:
         """Part of `ContactStore`."""
         return self.cursors
+
+    def verdicts_of(self, _logs: object) -> Mapping[LogKey, list[Rejected]]:
+        """Part of `ContactStore`."""
+        return {}
 
     def cursors_of(self, _gateways: object) -> Mapping[LogKey, Cursor]:
         """Part of `ContactStore`."""

@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from cloud_store import registry
+from cloud_store.arrivals import LogKey
 from cloud_store.connection import Connection
 from cloud_store.contacts import ContactStore
-from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS
+from cloud_store.merge import Merger
+from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, movement
+from wire_protocol import clock
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
 
 HUGE = (1 << 62) - 1
 FAR = StreamStatus(last_seq=HUGE, sealed_frame=0, acked_frame=0, acked_seq=0)
+HLC = clock.pack(NOW_MS)
 HOSTILE: dict[str, dict[str, Any]] = {
     "NUL": {"version": "1\0"},
     "clock": {"clock": ClockStatus.model_construct(boot=BOOT, offset_ms=10**30)},
@@ -41,3 +45,15 @@ def test_a_hostile_status_holds_up_nobody(store: ContactStore, connection: Conne
     honest = GatewayStatus(state="online", epoch=EPOCH, version="1")
     store.record([("gw-a", honest.model_copy(update=said), NOW_MS), ("gw-b", honest, NOW_MS)])
     assert connection.execute("SELECT count(*) FROM gateway_status").fetchone() == (2,)
+
+
+def test_what_was_rejected_is_told_again_on_contact(store: ContactStore, database_url: str) -> None:
+    """The acknowledgement that told it may be lost, and the gateway would count the entry for ever."""
+    chain, bad = Chain("gw-a"), movement(HLC, "receive", "@supplier", "A-1").model_copy(update={"quantity": -1})
+    with closing(Merger(database_url)) as merger:
+        merger.merge([chain.seal([movement(HLC, "receive", "@supplier", "A-1"), bad]), Chain("gw-b").seal([bad])])
+    log = LogKey("gw-a", "ledger", EPOCH)
+    told = store.verdicts_of([log, log._replace(gateway="gw-unknown")])
+    assert {key: [verdict.seq for verdict in verdicts] for key, verdicts in told.items()} == {log: [2]}
+    assert "quantity" in told[log][0].reason
+    assert store.verdicts_of([]) == {}
