@@ -68,6 +68,8 @@ class GatewayRow(BaseModel):
     dead_letters: int | None = None
     readings_dropped: int | None = None
     devices_online: int | None = None
+    stock_proved_at: datetime | None = None
+    stock_differs: bool | None = None
     ledger_frame: int | None = None
     ledger_seq: int | None = None
     ledger_at: datetime | None = None

@@ -41,11 +41,11 @@ def _each_site(tenant: str, site: str | None, database_url: str, *, rebuild: boo
                 found = (audit.rebuild if rebuild else audit.verify)(connection, each, bar.update)
             shown.append(
                 {
-                    "tenant": each.tenant, "site": each.name, "entries": found.entries, "balances": len(found.cells),
-                    "variances": len(found.variances), "findings": found.findings,
+                    "tenant": each.tenant, "site": each.name, "entries": found.entries, "balances_off": len(found.cells),
+                    "variances_off": len(found.variances), "findings": found.findings,
                 }
             )  # fmt: skip
-    columns = ("site", "entries", "balances", "variances")
+    columns = ("site", "entries", "balances_off", "variances_off")
     if json_:
         emit_json(shown)
     else:
@@ -53,7 +53,7 @@ def _each_site(tenant: str, site: str | None, database_url: str, *, rebuild: boo
         for row in shown:
             for finding in row["findings"]:
                 typer.echo(f"{'mended' if rebuild else 'differs'}: {row['site']}: {finding}")
-    if not rebuild and any(row["balances"] or row["variances"] for row in shown):
+    if not rebuild and any(row["balances_off"] or row["variances_off"] for row in shown):
         if not json_:
             typer.echo(f"\nhint: stocktide cloud ledger rebuild --tenant {tenant}", err=True)
         raise typer.Exit(FAILED)

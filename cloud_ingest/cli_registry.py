@@ -104,7 +104,9 @@ def list_gateways(
             after = page.after
             if after is None:
                 break
-    columns = ("tenant", "site", "gateway", "registered", "state", "version", "backlog", "heard_at")
+    for row in rows:
+        row["stock"] = "differs" if row["stock_differs"] else "proved" if row["stock_proved_at"] else None
+    columns = ("tenant", "site", "gateway", "registered", "state", "version", "backlog", "stock", "heard_at")
     listing(rows, columns, json_=json_, numbers=("backlog",), empty="No gateways yet.")
 
 

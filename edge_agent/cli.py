@@ -163,6 +163,13 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
         numbers=["frames sealed", "in cloud", "waiting"],
         whole=["last contact"],
     )
+    if found["site_logs"]:
+        typer.echo()
+        table(
+            ["other logs of the site", "epoch", "entries"],
+            [[log["gateway"], log["epoch"], log["entries"]] for log in found["site_logs"]],
+            numbers=["entries"],
+        )
     for name, at in found["streams"].items():
         if at["fork"]:
             typer.echo(f"\nThe cloud keeps {name} in quarantine: {at['fork']}.")

@@ -26,7 +26,8 @@ def verify(ledger: LedgerPath, json_: Json = False) -> None:
     from edge_agent import audit, database, queries  # noqa: PLC0415
 
     with contextlib.closing(database.open_reader(ledger)) as connection:
-        entries = queries.status(connection, ledger)["entries"]
+        status = queries.status(connection, ledger)
+        entries = status["entries"] + sum(log["entries"] for log in status["site_logs"])
         with typer.progressbar(length=entries, label="Verifying", file=sys.stderr, hidden=json_) as bar:
             found = audit.verify(connection, bar.update)
     if json_:

@@ -49,6 +49,7 @@ LIMIT %(limit)s
 -- name: gateways
 SELECT t.name AS tenant, s.name AS site, g.name AS gateway, g.state AS registered, st.state, st.version, st.heard_at,
     st.clock_offset_ms, st.backlog, st.dead_letters, st.readings_dropped, st.devices_online,
+    st.stock_proved_at, st.stock_differs,
     ledger.frame AS ledger_frame, ledger.seq AS ledger_seq, ledger.updated_at AS ledger_at,
     readings.frame AS readings_frame, readings.seq AS readings_seq
 FROM gateway g

@@ -85,7 +85,7 @@ def test_a_balance_changed_in_the_cloud_is_named_and_mended(site: SiteStack) -> 
     assert all(detail.startswith("SKU-5 at A-01: cloud ") for *_, detail in open_alarms(site))
     options = ["--tenant", site.tenant, "--database-url", site.database_url, "--json"]
     found = CliRunner().invoke(cloud, ["ledger", "verify", *options])
-    assert (found.exit_code, json.loads(found.stdout)[0]["balances"]) == (1, 1)
+    assert (found.exit_code, json.loads(found.stdout)[0]["balances_off"]) == (1, 1)
     mended = CliRunner().invoke(cloud, ["ledger", "rebuild", *options])
     assert mended.exit_code == 0
     assert json.loads(CliRunner().invoke(cloud, ["ledger", "verify", *options]).stdout)[0]["findings"] == []
