@@ -41,8 +41,9 @@ def _each_site(tenant: str, site: str | None, database_url: str, *, rebuild: boo
                 found = (audit.rebuild if rebuild else audit.verify)(connection, each, bar.update)
             shown.append(
                 {
-                    "tenant": each.tenant, "site": each.name, "entries": found.entries, "balances_off": len(found.cells),
-                    "variances_off": len(found.variances), "findings": found.findings,
+                    "tenant": each.tenant, "site": each.name, "entries": found.entries,
+                    "balances_off": len(found.cells), "variances_off": len(found.variances),
+                    "findings": found.findings,
                 }
             )  # fmt: skip
     columns = ("site", "entries", "balances_off", "variances_off")

@@ -15,6 +15,7 @@ from typing import Final
 from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport, StreamOutcome
 from wire_protocol import entries
 from wire_protocol.entries import Count, Movement, Reading
+from wire_protocol.frames import EPOCHS_MAX
 from wire_protocol.messages import Rejected
 from wire_protocol.problems import REASON_CHARS_MAX
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
@@ -80,7 +81,7 @@ def make(
         key = arrived.log
         if key not in plan.report.streams:
             plan.cursors[key] = cursors.get(key, NO_CURSOR)
-            older = {log.epoch: at for log, at in logs[key[:2]].items() if log != key} if key.stream == "ledger" else {}
+            older = _older(logs[key[:2]], key) if key.stream == "ledger" else {}
             plan.cursors |= {key._replace(epoch=epoch): cursor for epoch, cursor in older.items()}
             plan.report.streams[key] = StreamOutcome(Receiver(*key, plan.cursors[key], older))
         _judge(plan, arrived, gateway, plan.report.streams[key], unstorable)
@@ -116,6 +117,12 @@ def _judge(plan: Plan, arrived: ArrivedFrame, gateway: Gateway, outcome: StreamO
             plan.merged.append(planned)
             plan.report.frames += 1
             _tell(plan, outcome, planned.rejected)
+
+
+def _older(logs: Mapping[LogKey, Cursor], log: LogKey) -> dict[str, Cursor]:
+    """The gateway's other logs by epoch: as many of the latest as a frame can say that it knows."""
+    latest = sorted(other.epoch for other in logs if other != log)[-EPOCHS_MAX:]
+    return {epoch: logs[log._replace(epoch=epoch)] for epoch in latest}
 
 
 def reject(plan: Plan, planned: PlannedFrame, reasons: Mapping[int, str]) -> None:

@@ -144,7 +144,7 @@ class Outbox:
 
     def _older_logs(self) -> dict[str, LogHead]:
         """What the first frame of an epoch says: how far this ledger knows the gateway's older logs."""
-        known = self.ledger.connection.execute(statement("older_logs"))
+        known = self.ledger.connection.execute(statement("older_logs"), (frames.EPOCHS_MAX,))
         return {epoch: LogHead(frame=frame, digest=digest) for epoch, frame, digest in known}
 
     def acked(self, stream: Stream, frame: int) -> None:

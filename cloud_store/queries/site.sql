@@ -13,7 +13,8 @@ JOIN gateway o ON o.site_id = me.site_id
 JOIN stream_cursor c ON c.gateway_id = o.gateway_id AND c.stream = 1 AND c.frame > 0
 JOIN epoch e ON e.gateway_id = o.gateway_id AND e.ulid = c.epoch
 WHERE me.name = %(gateway)s AND me.state = 'active'
-ORDER BY c.epoch, o.name
+-- Beyond the limit the gateway's own logs come first, then those that live.
+ORDER BY o.gateway_id <> me.gateway_id, c.updated_at DESC, o.name
 LIMIT %(limit)s
 
 -- name: frames

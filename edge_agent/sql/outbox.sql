@@ -54,7 +54,8 @@ SELECT boot, zero_ms FROM boot WHERE zero_ms IS NOT NULL;
 -- name: older_logs
 -- How much of this gateway's older logs the ledger knows.
 SELECT epoch, frame, digest FROM log
-WHERE log > 0 AND NOT staged AND frame > 0 AND gateway = (SELECT gateway FROM log WHERE log = 0);
+WHERE log > 0 AND NOT staged AND frame > 0 AND gateway = (SELECT gateway FROM log WHERE log = 0)
+ORDER BY epoch DESC LIMIT ?;
 
 -- name: frame_digest
 SELECT digest FROM frame WHERE stream = ? AND frame = ?;

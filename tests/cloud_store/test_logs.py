@@ -16,6 +16,7 @@ from cloud_store.sites import SiteStore
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from wire_protocol import clock, frames, names
 from wire_protocol.entries import Movement
+from wire_protocol.frames import EPOCHS_MAX, LogHead
 from wire_protocol.messages import LogCursor, SiteAsk
 from wire_protocol.stock import Cell
 
@@ -141,3 +142,15 @@ def test_a_gateway_is_sent_what_it_lacks_of_its_own_site(
         registry.set_gateway_state(connection, "gw-b", "disabled")
         assert store.answer("gw-b", SiteAsk(), bytes_max=1 << 20) == ([], [], False)
         assert store.answer("gw-unknown", SiteAsk(), bytes_max=1 << 20) == ([], [], False)
+
+
+def test_a_gateway_may_have_more_epochs_than_a_frame_can_name(merger: Merger, connection: Connection) -> None:
+    """The seventieth restore must not shut a gateway out for ever: the latest epochs are enough to know."""
+    heads: dict[str, LogHead] = {}
+    for number in range(EPOCHS_MAX + 3):
+        epoch = names.ulid(NOW_MS + number, bytes(10))
+        chain = Chain("gw-a", epoch=epoch)
+        latest = dict(sorted(heads.items())[-EPOCHS_MAX:])
+        assert merger.merge([chain.seal([scan(number)], after=latest)]).forks == 0
+        heads[epoch] = head(chain)
+    assert on_hand(connection) == EPOCHS_MAX + 3
