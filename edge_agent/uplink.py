@@ -56,6 +56,7 @@ T = TypeVar("T")
 TICK_S: Final = 0.2  # how often entries that another process committed are noticed
 INCOMING_MESSAGES_MAX: Final = 1_000
 RECONNECT_DELAY_S: Final = 0.5
+SLOW_ATTEMPT: Final = 16  # what fails by itself fails again at once: wait as long as after so many attempts
 OFFSET_MS_MIN: Final = 1_000  # what is below is within what a round trip can tell; the clock counts as right
 CONNECT_TIMEOUT_S: Final = 10.0
 TIME_WAIT_MS: Final = 5_000  # how long nothing is sealed for want of the true time, from the beginning of a contact
@@ -154,6 +155,7 @@ class Uplink:
             except* EdgeError as errors:
                 # Nothing that concerns the cloud may keep devices and technicians from working.
                 log.exception("uplink_failed", reason=str(errors.exceptions[0]))
+                attempt = SLOW_ATTEMPT
             except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
                 reason = str(errors.exceptions[0])
                 if attempt == 0:
