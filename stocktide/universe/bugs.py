@@ -14,13 +14,19 @@ from unittest.mock import patch
 
 import edge_agent.ledger
 import edge_agent.outbox
+import edge_agent.recovery
+import edge_agent.site
+from edge_agent import recovery
+from edge_agent.derivation import Derivation
 from edge_agent.ledger import Ledger
+from edge_agent.site import SiteBook
 from edge_agent.sql import statement
-from stocktide.universe import bugs_cloud, bugs_edge, universe
-from stocktide.universe.gateway import Gateway
-from stocktide.universe.network import DAYS_LATE_MS_MAX, Network
+from stocktide.universe import bugs_cloud, bugs_edge, bugs_site, universe, uplink
+from stocktide.universe.network import Network
+from stocktide.universe.queries import RepeatQueries
+from stocktide.universe.uplink import VirtualUplink
 from stocktide.universe.worker import VirtualContacts, Worker
-from wire_protocol import clock
+from wire_protocol import clock, times
 from wire_protocol.replication import Receiver, Sender
 from wire_protocol.stock import Balance
 
@@ -71,7 +77,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "takeover-in-silence",
         "a worker that takes a shard over asks nobody",
-        ((VirtualContacts, "due", lambda *_: {}),),
+        ((VirtualContacts, "subscribed", _nothing),),
     ),
     Bug("gap-accepted", "a frame ahead of the cursor is merged", ((Receiver, "offer", bugs_cloud.offer_with_gaps),)),
     Bug(
@@ -105,7 +111,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "receipt-before-commit",
         "a device gets its receipt on arrival",
-        ((universe, "Gateway", bugs_edge.ReceiptBeforeCommit),),
+        ((universe, "Machine", bugs_edge.ReceiptBeforeCommit),),
     ),
     Bug("resealed", "a frame is encoded anew for each sending", ((edge_agent.outbox, "body", bugs_edge.reseal),)),
     Bug(
@@ -117,8 +123,8 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug("step-back-ignored", "a cloud that fell back is not heard", ((Sender, "_go_back", bugs_edge.never_step_back),)),
     Bug(
         "foreign-ack",
-        "the other stream's acknowledgement is taken",
-        ((Sender, "receive", bugs_edge.receive_any_stream),),
+        "another epoch's acknowledgement is taken",
+        ((VirtualUplink, "_acknowledged", bugs_edge.acknowledged_for_any_log),),
     ),
     Bug(
         "dropped-before-ack",
@@ -130,27 +136,77 @@ BUGS: Final[tuple[Bug, ...]] = (
         "upkeep forgets frames once they are acknowledged",
         (_sql(edge_agent.outbox, trim_frames_by_age=_DROP_ACKED),),
     ),
+    Bug(
+        "digest-not-compared",
+        "a sender does not ask whose frame was acknowledged",
+        ((Sender, "receive", bugs_edge.receive_without_digest),),
+    ),
+    Bug("after-not-checked", "a new epoch need not know the older ones", ((Receiver, "_ignorance", _nothing),)),
+    Bug(
+        "repeats-not-taken-out",
+        "events that two logs have count in both",
+        ((RepeatQueries, "take_out", _nothing),),
+    ),
+    Bug("rejected-still-booked", "a rejected entry stays in the edge's stock", ((Derivation, "withdraw", _nothing),)),
+    Bug(
+        "rejected-passed-on",
+        "a rejected entry counts at the site's other gateways",
+        ((edge_agent.site, "_counting", bugs_site.counting_all),),
+    ),
+    Bug("late-entry-not-replayed", "cells are not replayed for a late entry", ((Derivation, "_disturb", _nothing),)),
+    Bug("observe-skipped", "the clock does not follow other gateways'", ((Ledger, "_observed", lambda _: 0),)),
+    Bug("staged-booked", "what is staged is booked at once", ((SiteBook, "_store", bugs_site.store_booked),)),
+    Bug(
+        "carried-without-dedupe",
+        "a new epoch takes over what older logs have",
+        ((recovery, "_identity", bugs_site.nothing_known),),
+    ),
+    Bug(
+        "technician-carried-twice",
+        "a new epoch takes over a technician's entry that an older log has",
+        ((recovery, "_identity", bugs_site.events_known),),
+    ),
+    Bug(
+        "site-cursor-apart",
+        "another log's cursor moves in a transaction before the rows'",
+        ((VirtualUplink, "_book", staticmethod(bugs_site.cursor_apart)),),
+    ),
+    Bug(
+        "time-from-wall-clock",
+        "the true time is the entry's clock",
+        ((times, "true_time", bugs_edge.time_from_wall_clock), (Ledger, "now_ms", bugs_edge.wall_clock)),
+    ),
+    Bug(
+        "sealed-before-time",
+        "frames are sealed before this boot's true time is known",
+        ((VirtualUplink, "_may_seal", lambda _: True),),
+    ),
+    Bug(
+        "lost-log-ignored",
+        "a cloud that lost an older log is not noticed",
+        ((recovery, "lost_by_cloud", bugs_site.never_lost),),
+    ),
+    Bug(
+        "unlike-log-ignored",
+        "a cloud that fell back behind a neighbour's log is not noticed",
+        ((uplink, "unlike_cloud", bugs_site.never_unlike),),
+    ),
+    Bug(
+        "own-log-asked-unstaged",
+        "a stopped ledger asks for its own log before it can take it",
+        ((VirtualUplink, "asks_own", lambda self, _: self.forked),),
+    ),
 )
 
 FINDINGS: Final[tuple[Bug, ...]] = (
     Bug(
-        "retention-on-wall-clock",
-        "`Outbox.trim` compares wall clocks that were set",
-        ((Gateway, "shipping_ledger", bugs_edge.ledger_as_is),),
-    ),
-    Bug(
-        "senders-on-wall-clock",
-        "`Uplink` tells senders a wall clock that was set back",
-        ((Gateway, "sender_ms", bugs_edge.wall_clock),),
-    ),
-    Bug(
-        "ask-days-late",
-        "an old `want` steps a sender back behind its retention",
-        ((Network, "days_late_ms", staticmethod(lambda _: DAYS_LATE_MS_MAX)),),
+        "judged-again",
+        "after a failover the cloud rejects what it took before, or takes what it rejected",
+        ((universe.Universe, "answer_alarms", lambda self: self.store.rejudged.clear()),),
     ),
     Bug(
         "damaged-plain-json",
-        "a flipped bit in an uncompressed payload is not noticed",
+        "a flipped bit in a payload without a checksum is not noticed",
         ((Network, "damage", bugs_edge.flip_anywhere),),
     ),
 )

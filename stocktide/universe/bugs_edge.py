@@ -1,4 +1,4 @@
-"""How the planted bugs of the edge do it wrong, and how production does what the simulator steps around."""
+"""How the planted bugs of the edge do it wrong."""
 
 from collections.abc import Sequence
 
@@ -7,22 +7,26 @@ from edge_agent.database import Connection
 from edge_agent.drafts import Draft, ReadingDraft
 from edge_agent.ledger import Ledger
 from edge_agent.writer import Append
-from stocktide.universe.gateway import Gateway
+from stocktide.universe.machine import Machine
 from stocktide.universe.network import Network
+from stocktide.universe.tasks import Steps
+from stocktide.universe.uplink import VirtualUplink
 from wire_protocol import clock, frames
-from wire_protocol.entries import ENTRIES
+from wire_protocol.entries import ENTRIES, Count, Movement, Reading
 from wire_protocol.messages import Ack
 from wire_protocol.replication import Effect, Sender
+from wire_protocol.times import TrueTime, true_time
 from wire_protocol.topics import Stream
 
 _APPEND = Ledger.append
 _BODY = outbox.body
+_ACKNOWLEDGED = VirtualUplink._acknowledged  # noqa: SLF001 - as below
 _RECEIVE = Sender.receive
 _GO_BACK = Sender._go_back  # noqa: SLF001 - a planted bug is put where the real one would be
 _ADMITTED = Sender._admitted  # noqa: SLF001 - as above
 
 
-class ReceiptBeforeCommit(Gateway):
+class ReceiptBeforeCommit(Machine):
     """Gives the receipt on arrival."""
 
     def take(self, made: Draft | ReadingDraft) -> None:
@@ -64,19 +68,25 @@ def never_step_back(self: Sender, want: int, now_ms: int) -> list[Effect]:
     return [] if want <= self.acked_frame else _GO_BACK(self, want, now_ms)
 
 
-def receive_any_stream(self: Sender, ack: Ack, now_ms: int) -> list[Effect]:
-    """Whoever is acknowledged, it is taken for this stream."""
-    return _RECEIVE(self, ack.model_copy(update={"stream": self.stream}), now_ms)
+def receive_without_digest(self: Sender, ack: Ack, now_ms: int) -> list[Effect]:
+    """Whose frame it is that the cloud has is not asked."""
+    return _RECEIVE(self, ack.model_copy(update={"digest": None}), now_ms)
 
 
-def ledger_as_is(self: Gateway) -> Ledger:
-    """The ledger with the gateway's wall clock, as production has it."""
-    return self.ledger
+def acknowledged_for_any_log(self: VirtualUplink, ack: Ack) -> Steps:
+    """Whichever epoch is acknowledged, it is taken for this one."""
+    yield from _ACKNOWLEDGED(self, ack.model_copy(update={"epoch": self.epoch}))
 
 
-def wall_clock(self: Gateway) -> int:
-    """The gateway's wall clock, as production's uplink reads it."""
+def wall_clock(self: Ledger) -> int:
+    """What the cloud has told about the time is not used."""
     return self.clock.now_ms()
+
+
+def time_from_wall_clock(entry: Movement | Count | Reading, boots: object, received_ms: int) -> TrueTime:
+    """The clock of the entry is believed."""
+    del boots
+    return true_time(entry, {}, received_ms)
 
 
 def flip_anywhere(self: Network, payload: bytes) -> bytes:

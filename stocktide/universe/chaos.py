@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from stocktide.universe.disasters import Disasters
 from stocktide.universe.steps import HOUR_MS
 
 if TYPE_CHECKING:
-    from stocktide.universe.gateway import Gateway
+    from stocktide.universe.machine import Machine
     from stocktide.universe.universe import Universe
 
 PARTITION_MS: Final = (5_000, 3 * HOUR_MS)
@@ -15,7 +16,6 @@ OUTAGE_MS: Final = (1_000, HOUR_MS)
 FULL_MS: Final = (10_000, HOUR_MS)
 NOTICED_MS_MAX: Final = 45_000
 COMMITS_LACKED_MAX: Final = 12
-CLOCK_STEPS_MS: Final = (-8 * HOUR_MS, -2 * HOUR_MS, -60_000, -3_000, 2_500, 90_000, 5 * HOUR_MS)
 
 
 class Chaos:
@@ -24,15 +24,19 @@ class Chaos:
     def __init__(self, universe: "Universe") -> None:
         self._universe, self._world = universe, universe.world
         self._rng = universe.world.rng("chaos")
+        self.disasters = Disasters(universe)
 
     def start(self) -> None:
         """Plan the first fault of each kind."""
-        weather, gateways = self._world.weather, len(self._universe.gateways)
+        weather, gateways = self._world.weather, self._universe.size.gateways
         kinds: list[tuple[float, Callable[[], None]]] = [
             (weather.power_cuts_per_h * gateways, self._cut_power),
             (weather.partitions_per_h * gateways, self._cut_link),
             (weather.disk_full_per_h * gateways, self._fill_disk),
             (weather.clock_steps_per_h * gateways, self._step_clock),
+            (weather.restores_per_h * gateways, self.disasters.back_up),
+            (weather.clones_per_h * gateways, self.disasters.clone),
+            (weather.replacements_per_h * gateways, self.disasters.replace),
             (weather.worker_deaths_per_h * len(self._universe.workers), self._kill_worker),
             (weather.broker_wipes_per_h, self._universe.wipe_broker),
             (weather.outages_per_h, self._outage),
@@ -50,8 +54,8 @@ class Chaos:
 
         self._world.schedule.after(self._rng.expovariate(rate_per_h) * HOUR_MS, step)
 
-    def _gateway(self) -> "Gateway":
-        return self._rng.choice(list(self._universe.gateways.values()))
+    def _machine(self) -> "Machine":
+        return self._rng.choice(list(self._universe.machines.values()))
 
     def _long(self, bounds: tuple[int, int]) -> float:
         """A duration: mostly short, sometimes very long."""
@@ -59,27 +63,31 @@ class Chaos:
         return math.exp(self._rng.uniform(math.log(low), math.log(high)))
 
     def _cut_power(self) -> None:
-        gateway = self._gateway()
-        if gateway.alive:
-            gateway.die()
+        machine = self._machine()
+        if machine.alive:
+            machine.die()
 
     def _cut_link(self) -> None:
-        gateway, universe = self._gateway(), self._universe
-        if gateway.name in universe.network.cut:
+        machine, universe = self._machine(), self._universe
+        if machine.name in universe.network.cut:
             return
-        gateway.note("has no link to the cloud")
-        universe.network.cut.add(gateway.name)
-        self._world.schedule.after(self._rng.randint(0, NOTICED_MS_MAX), lambda: universe.notice(gateway))
-        self._world.schedule.after(self._long(PARTITION_MS), lambda: universe.heal_link(gateway))
+        machine.note("has no link to the cloud")
+        universe.network.cut.add(machine.name)
+        self._world.schedule.after(self._rng.randint(0, NOTICED_MS_MAX), lambda: universe.notice(machine))
+        self._world.schedule.after(self._long(PARTITION_MS), lambda: universe.heal_link(machine))
 
     def _fill_disk(self) -> None:
-        gateway = self._gateway()
-        gateway.note("has a full disk")
-        gateway.disk.fill()
-        self._world.schedule.after(self._long(FULL_MS), gateway.disk.free)
+        machine = self._machine()
+        machine.note("has a full disk")
+        machine.disk.fill()
+
+        def free() -> None:
+            machine.disk.free()  # the disk may be another by then
+
+        self._world.schedule.after(self._long(FULL_MS), free)
 
     def _step_clock(self) -> None:
-        self._gateway().step_clock(self._rng.choice(CLOCK_STEPS_MS))
+        self._machine().step_clock()
 
     def _kill_worker(self) -> None:
         worker = self._rng.choice(self._universe.workers)

@@ -2,8 +2,8 @@
 
 A broker here keeps nothing: when it is wiped, whatever was on its way is gone with every session.
 
-Damage is what a receiver can notice (cut short, or a flipped byte inside a checksummed payload); docs/simulation.md
-says why a flipped byte in plain JSON is left out.
+Damage is what a receiver can notice: cut short, or a flipped bit in a payload with a checksum. docs/simulation.md says
+why a flipped bit in plain JSON is left out.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,9 @@ from stocktide.universe.world import World
 LATENCY_MS: Final = (5, 60)
 LATE_MS_MAX: Final = 8_000
 DAYS_LATE_MS_MAX: Final = 2 * 86_400_000
-ACK_LATE_MS_MAX: Final = 2 * 3_600_000  # well within the retention of frames; see `findings`
+DOWN_LATE_MS_MAX: Final = 2 * 3_600_000  # a broker keeps nothing for a session that has ended
 DAYS_LATE_SHARE: Final = 0.05  # of the reordered messages
 PLAIN: Final = b"{"
-ZLIB_TAIL_BYTES: Final = 8  # the checksum, and padding bits that it does not cover: see `findings`
 
 Deliver = Callable[[bytes], None]
 
@@ -40,7 +39,7 @@ class Network:
             path: messages on one path keep their order in good weather.
             payload: what is sent.
             deliver: called with what arrives, if it arrives.
-            over: the gateway whose link to the cloud's broker this takes; None for a gateway's own broker.
+            over: the machine whose link to the cloud's broker this takes; None for a gateway's own broker.
         """
         weather = self._world.weather
         self.carried += 1
@@ -77,14 +76,14 @@ class Network:
     @staticmethod
     def days_late_ms(path: str) -> int:
         """How late the latest messages of a path are."""
-        return ACK_LATE_MS_MAX if path.endswith(".ack") else DAYS_LATE_MS_MAX
+        return DOWN_LATE_MS_MAX if path.endswith(".cloud") else DAYS_LATE_MS_MAX
 
     def damage(self, payload: bytes) -> bytes:
         """Damage a payload so that its receiver can notice."""
+        head, line_feed, frame = payload.partition(b"\n")  # a frame that is passed down stands behind a line of JSON
+        begin = 0 if payload[:1] != PLAIN else len(head) + 1 if line_feed and frame[:1] != PLAIN else len(payload)
         at = self.chance.randrange(len(payload))
-        if payload[:1] == PLAIN or not 0 < at < len(payload) - ZLIB_TAIL_BYTES:
-            return payload[:at]
-        return self.flip(payload, at)
+        return self.flip(payload, at) if at > begin else payload[:at]
 
     def flip(self, payload: bytes, at: int) -> bytes:
         """One bit of one byte is wrong."""

@@ -3,11 +3,16 @@
 Invariant: a bug that is not found is reported as not found.
 """
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
 from typing import Final
 
-from stocktide.universe.bugs import BUGS, FINDINGS, Bug, planted
+from stocktide.universe.bugs import BUGS, BY_NAME, FINDINGS, Bug, planted
 from stocktide.universe.universe import Outcome, Size, run
 
 SEEDS_MAX: Final = 40
@@ -48,6 +53,29 @@ def bite(bug: Bug, seeds_max: int = SEEDS_MAX) -> Bite:
     return Bite(bug.name, bug.what, finding, None, None, None)
 
 
-def bites(seeds_max: int = SEEDS_MAX) -> list[Bite]:
+def bites(processes: int, seeds_max: int = SEEDS_MAX) -> list[Bite]:
     """Try every planted bug, then everything the simulator steps around."""
-    return [bite(bug, seeds_max) for bug in (*BUGS, *FINDINGS)]
+    names = [bug.name for bug in (*BUGS, *FINDINGS)]
+    with get_context("spawn").Pool(processes) as pool:
+        return pool.map(partial(_bite_by_name, seeds_max=seeds_max), names, chunksize=1)
+
+
+def many(seeds: Iterable[int], size: Size, processes: int) -> Iterator[Outcome]:
+    """Live through universes on several cores, and give each as it is done."""
+    waiting = iter(seeds)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_ignore_interrupts) as pool:
+        under_way = {pool.submit(live, seed, size) for seed in islice(waiting, 2 * processes)}
+        while under_way:
+            done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+            under_way |= {pool.submit(live, seed, size) for seed in islice(waiting, len(done))}
+            for future in done:
+                yield future.result()
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C is for the process that reports."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _bite_by_name(name: str, seeds_max: int) -> Bite:
+    return bite(BY_NAME[name], seeds_max)

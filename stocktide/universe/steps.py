@@ -15,6 +15,11 @@ Step = Callable[[], None]
 START_MS: Final = 1_767_225_600_000  # 2026-01-01 00:00 UTC; nothing depends on it
 HOUR_MS: Final = 3_600_000
 TRACE_LINES_KEPT: Final = 400
+STEPS_MAX: Final = 400_000  # twenty times what a day of the worst weather takes
+
+
+class Endless(Exception):
+    """Somebody asks, resends or answers without end."""
 
 
 class Schedule:
@@ -32,11 +37,17 @@ class Schedule:
         heapq.heappush(self._heap, (self.now_ms + max(0, int(delay_ms)), self._asked, step))
 
     def run_until(self, end_ms: int) -> None:
-        """Run every step due up to a time, and end at that time."""
+        """Run every step due up to a time, and end at that time.
+
+        Raises:
+            Endless: there is no end of steps.
+        """
         heap = self._heap
         while heap and heap[0][0] <= end_ms:
             self.now_ms, _, step = heapq.heappop(heap)
             self.steps_done += 1
+            if self.steps_done > STEPS_MAX:
+                raise Endless
             step()
         self.now_ms = end_ms
 

@@ -1,10 +1,10 @@
-"""A cloud worker: production's inbox, decoding, planning, receivers, contacts and leases, on virtual time.
+"""A cloud worker: production's inbox, decoding, planning, repeats, receivers, contacts and leases, on virtual time.
 
-This follows `cloud_ingest.merging` and `cloud_store.merge` step by step, which cannot run without asyncio and
-PostgreSQL; between any two of its steps the worker may die.
+This follows `cloud_ingest.merging`, `cloud_ingest.sites` and `cloud_store.merge` step by step, which cannot run without
+asyncio and PostgreSQL; between any two of its steps the worker may die.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from cloud_ingest.contacts import Contacts
@@ -13,14 +13,16 @@ from cloud_ingest.leases import rebalance
 from cloud_ingest.merging import decode
 from cloud_ingest.settings import IngestSettings
 from cloud_store import plan
-from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport
-from cloud_store.contacts import ContactStore
+from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergedFrame, MergeReport
 from cloud_store.leases import Survey
 from cloud_store.plan import Plan
+from stocktide.universe import queries
+from stocktide.universe.queries import RepeatQueries, VirtualContactStore
 from stocktide.universe.store import DatabaseAway, Store
 from stocktide.universe.world import Process, World
+from wire_protocol import times as times_of
 from wire_protocol import topics
-from wire_protocol.messages import Ack
+from wire_protocol.messages import Ack, Bounded, InvalidMessage, Rejected, SiteAsk, SiteFrame, SiteHeads
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver
 from wire_protocol.topics import Channel, LinkTopic
 
@@ -32,6 +34,8 @@ RETRY_MS_MAX: Final = 60_000
 GATHER_MS: Final = 300
 LEASE_MS: Final = (20_000, 40_000)
 DOWN_MS_MAX: Final = 600_000
+ANSWER_BYTES_MAX: Final = 2_000
+BOUNDED_TOLD_MAX: Final = 200
 
 
 class PlanStale(Exception):
@@ -44,31 +48,30 @@ class Fleet(Protocol):
     store: Store
     registry: dict[str, Gateway]
 
-    def epochs(self) -> dict[str, str]:
-        """The epoch each gateway has announced."""
-
     def survey(self, worker: "Worker") -> Survey:
         """Who holds which leases."""
 
-    def publish(self, gateway: str, payload: bytes) -> None:
-        """Publish on a gateway's acknowledgement topic."""
+    def publish(self, gateway: str, channel: Channel, payload: bytes) -> None:
+        """Publish on one of a gateway's topics."""
 
 
 class VirtualContacts(Contacts):
     """Production's contacts; the answer is made in one step instead of a loop."""
 
-    def due(self, read: Callable[[], dict[LogKey, Cursor]]) -> dict[LogKey, Cursor]:
-        """The streams to ask now."""
-        cursors = read()
-        wanted = {
-            key: cursor
-            for key, cursor in cursors.items()
-            if ((key.gateway, key.epoch) in self._arrived or topics.shard(key.gateway) in self._new_shards)
-            and key[:2] not in self._sending
-        }
+    def due(self) -> list[tuple[LogKey, Cursor, list[Rejected]]]:
+        """The streams to ask now, and what is told again about them.
+
+        Raises:
+            DatabaseAway: nobody can be answered yet; what is due stays so.
+        """
+        letters, statuses = list(self._letters), dict(self._statuses)
+        shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
+        cursors, verdicts = self._look_up(letters, statuses, shards, arrived)
+        self._letters.clear()
         self._statuses.clear()
-        self._arrived.clear()
         self._new_shards.clear()
+        self._arrived.clear()
+        wanted = [(key, at, verdicts.get(key, [])) for key, at in cursors.items() if key[:2] not in self._sending]
         self._sending.clear()
         return wanted
 
@@ -79,7 +82,8 @@ class Worker(Process):
     def __init__(self, world: World, fleet: Fleet, name: str) -> None:
         super().__init__(world, name)
         self.fleet, self.store = fleet, fleet.store
-        self.settings = IngestSettings.model_construct()
+        self.settings = IngestSettings.model_construct(site_answer_bytes_max=ANSWER_BYTES_MAX)
+        self.repeats = RepeatQueries(self.store, fleet.registry)
         self._rng = world.rng(f"{name}.steps")
         self.shards: frozenset[int] = frozenset()
         self.start()
@@ -92,8 +96,11 @@ class Worker(Process):
         self.session = self.store.session
         self.inbox = Inbox(frames_max=INBOX_FRAMES_MAX, bytes_max=self.settings.inbox_bytes_max)
         self.contacts = VirtualContacts(
-            self.settings, ContactStore(""), lambda _topic, _payload: None, lambda: self.window
+            self.settings, VirtualContactStore(self.store), lambda _topic, _payload: None, lambda: self.window
         )
+        self._asks: dict[str, SiteAsk] = {}
+        self._merged: list[MergedFrame] = []
+        self._passing = False
         self._last: dict[LogKey, Receiver] = {}
         self._stalled: set[LogKey] = set()
         self._busy = self._answering = False
@@ -159,6 +166,8 @@ class Worker(Process):
         elif parsed.channel is Channel.STATUS:
             self.contacts.heard(parsed.gateway, topic, payload, received_ms=self.world.now_ms, retained=False)
             self._answer_soon()
+        elif parsed.channel is Channel.SITE_ASK:
+            self._asked(parsed.gateway, payload)
 
     def _answer_soon(self) -> None:
         if not self._answering:
@@ -168,18 +177,13 @@ class Worker(Process):
     def _answer(self) -> None:
         """Tell gateways their cursors and ask for what follows."""
         try:
-            due = self.contacts.due(self._cursors)
+            due = self.contacts.due()
         except DatabaseAway:
             self.later(RETRY_MS, self._answer)
             return
         self._answering = False
-        for key, cursor in due.items():
-            self._tell(key, Receiver(*key, cursor).ack(self.world.now_ms, self.window, ask=True))
-
-    def _cursors(self) -> dict[LogKey, Cursor]:
-        stored = self.store.read_cursors()
-        keys = (LogKey(name, stream, epoch) for name, epoch in self.fleet.epochs().items() for stream in topics.STREAMS)
-        return {key: stored.get(key, NO_CURSOR) for key in keys}
+        for key, cursor, rejected in due:
+            self._tell(key, Receiver(*key, cursor).ack(self.world.now_ms, self.window, rejected=rejected, ask=True))
 
     # --- merging ------------------------------------------------------------------------------------------------
 
@@ -199,7 +203,9 @@ class Worker(Process):
 
     def _plan(self, batch: list[ArrivedFrame], retry_ms: int) -> None:
         try:
-            planned = plan.make(batch, self.fleet.registry, self.store.read_cursors())
+            cursors = self.store.read_cursors({arrived.gateway for arrived in batch})
+            planned = plan.make(batch, self.fleet.registry, cursors)
+            self.repeats.take_out(planned)
         except DatabaseAway:
             self._stall(batch, retry_ms)
             return
@@ -238,9 +244,22 @@ class Worker(Process):
             raise PlanStale
 
     def write_rows(self, planned: Plan) -> None:
-        """Store the frames that were next."""
+        """Store the frames that were next, and what is to be told about them."""
+        report = planned.report
+        report.merged = [
+            MergedFrame(frame.arrived, frame.gateway.site_id, tuple(sorted(bad.seq for bad in frame.rejected)))
+            for frame in planned.merged
+            if frame.arrived.stream == "ledger"
+        ]
+        for outcome in report.streams.values():
+            outcome.bounded.clear()
         for frame in planned.merged:
-            self.store.add(frame, frame.gateway.site_id)
+            boots, received_ms = frame.arrived.frame.header.boots, frame.arrived.received_ms
+            times = {seq: times_of.true_time(entry, boots, received_ms) for seq, entry in frame.entries}
+            told = report.streams[frame.arrived.log].bounded
+            told += [Bounded(seq=seq, at_ms=at.at_ms) for seq, at in times.items() if at.claimed_ms is not None]
+            del told[BOUNDED_TOLD_MAX:]
+            self.store.add(frame, frame.gateway.site_id, {seq: at.at_ms for seq, at in times.items()})
 
     def write_cursors(self, planned: Plan) -> None:
         """Move the cursors."""
@@ -252,7 +271,8 @@ class Worker(Process):
         """Tell the checks."""
         if planned.merged:
             frames = ", ".join(
-                f"{f.arrived.gateway} {f.arrived.stream} {f.arrived.frame.header.frame}" for f in planned.merged
+                f"{f.arrived.gateway} {f.arrived.log.epoch[-4:]} {f.arrived.stream} {f.arrived.frame.header.frame}"
+                for f in planned.merged
             )
             self.note(f"commits {frames}")
             self.world.checks.merged(self.store, planned)
@@ -269,16 +289,88 @@ class Worker(Process):
     def _report(self, report: MergeReport) -> None:
         waiting, self._stalled = self._stalled - report.streams.keys(), set()
         for key, outcome in report.streams.items():
-            self._tell(key, outcome.receiver.ack(self.world.now_ms, self.window, rejected=outcome.rejected))
+            now_ms, room = self.world.now_ms, self.window
+            ack = outcome.receiver.ack(now_ms, room, rejected=outcome.rejected, bounded=outcome.bounded)
+            self._tell(key, ack)
             self._last[key] = outcome.receiver
         for key in sorted(waiting & self._last.keys()):
             self._tell(key, self._last[key].ack(self.world.now_ms, self.window, ask=True))
+        self._pass_on(report.merged)
         self._busy = False
         if len(self.inbox):
             self._work_soon()
 
     def _tell(self, key: LogKey, ack: Ack) -> None:
         self.at_brink("before an acknowledgement")
-        self.note(f"tells {key.gateway} {key.stream} {ack.frame}" + (f", wants {ack.want}" if ack.want else ""))
+        more = "".join(
+            f", {name} {value}" for name, value in (("wants", ack.want), ("fork:", ack.fork)) if value is not None
+        )
+        self.note(f"tells {key.gateway} {key.epoch[-4:]} {key.stream} {ack.frame}{more}")
         self.world.checks.acknowledged(self.store, key, ack)
-        self.fleet.publish(key.gateway, ack.encode())
+        self.fleet.publish(key.gateway, Channel.ACK, ack.encode())
+
+    # --- sites --------------------------------------------------------------------------------------------------
+
+    def _asked(self, gateway: str, payload: bytes) -> None:
+        """A gateway asks for its site's other logs; the latest ask of each is kept until it is answered."""
+        try:
+            self._asks[gateway] = SiteAsk.decode(payload)
+        except InvalidMessage:
+            self.note(f"cannot read what {gateway} asks")
+            return
+        self._pass_soon()
+
+    def _pass_on(self, merged: Sequence[MergedFrame]) -> None:
+        """Ledger frames were committed."""
+        self._merged += merged
+        if merged:
+            self._pass_soon()
+
+    def _pass_soon(self) -> None:
+        if not self._passing:
+            self._passing = True
+            self._next(self._pass)
+
+    def _pass(self) -> None:
+        """Push what was merged, then answer one gateway."""
+        merged, self._merged = self._merged, []
+        try:
+            self.push(merged)
+            if self._asks:
+                gateway, ask = next(iter(self._asks.items()))
+                self._answer_ask(gateway, ask)
+                if self._asks.get(gateway) is ask:
+                    del self._asks[gateway]
+        except DatabaseAway:
+            self.later(2 * RETRY_MS, self._pass)
+            return
+        self._passing = False
+        if self._asks or self._merged:
+            self._pass_soon()
+
+    def push(self, merged: Sequence[MergedFrame]) -> None:
+        """Pass committed frames down to the other gateways of their sites."""
+        if merged:
+            self.store.require()
+        for frame in merged:
+            arrived = frame.arrived
+            payload = SiteFrame(
+                gateway=arrived.gateway, received_ms=arrived.received_ms, rejected=frame.rejected, frame=arrived.payload
+            ).encode()
+            for other, registered in self.fleet.registry.items():
+                if registered.site_id == frame.site_id and other != arrived.gateway:
+                    self.at_brink("before it passes a frame down")
+                    self.fleet.publish(other, Channel.SITE_LEDGER, payload)
+
+    def _answer_ask(self, gateway: str, ask: SiteAsk) -> None:
+        answered = queries.answer(
+            self.store, self.fleet.registry, gateway, ask, bytes_max=self.settings.site_answer_bytes_max
+        )
+        if not answered.heads:
+            return
+        self.note(f"answers {gateway} with {len(answered.frames)} frames" + (", more follow" * answered.more))
+        for frame in answered.frames:
+            self.fleet.publish(gateway, Channel.SITE_LEDGER, frame.encode())
+        self.at_brink("before the end of an answer")
+        heads = SiteHeads(heads=tuple(answered.heads), now_ms=self.world.now_ms, more=answered.more)
+        self.fleet.publish(gateway, Channel.SITE_LEDGER, heads.encode())

@@ -1,0 +1,69 @@
+"""How the planted bugs of sites and of recovery do it wrong."""
+
+import json
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any
+from unittest.mock import patch
+
+from edge_agent import site
+from edge_agent.database import Connection
+from edge_agent.ledger import Ledger
+from edge_agent.site import SiteBook
+from wire_protocol.entries import LedgerEntry
+from wire_protocol.frames import Frame
+from wire_protocol.messages import LogCursor, SiteFrame
+from wire_protocol.replication import Verdict
+
+_STORE = SiteBook._store  # noqa: SLF001 - a planted bug is put where the real one would be
+_COUNTING = site._counting  # noqa: SLF001 - as above
+
+
+def store_booked(self: SiteBook, log: int, message: SiteFrame, frame: Frame, *, booked: bool) -> int:
+    """What is staged is booked at once."""
+    del booked
+    return _STORE(self, log, message, frame, booked=True)
+
+
+def cursor_apart(message: SiteFrame, frame: Frame) -> Generator[Callable[[Ledger], Any], Any, Verdict]:
+    """The cursor of another log moves in a transaction before the rows'."""
+
+    def move(ledger: Ledger) -> Verdict:
+        with patch.object(SiteBook, "_store", lambda *_, **__: 0):
+            return SiteBook(ledger).receive(message, frame)
+
+    def store(ledger: Ledger) -> None:
+        own = (message.gateway, frame.header.epoch) == (ledger.gateway, ledger.epoch)
+        row = site.log_row(ledger.connection, message.gateway, frame.header.epoch, staged=own)
+        if row is not None:
+            _STORE(SiteBook(ledger), row.log, message, frame, booked=not own)
+
+    verdict: Verdict = yield move
+    if verdict is Verdict.MERGE:
+        yield store
+    return verdict
+
+
+def counting_all(message: SiteFrame, frame: Frame) -> Iterable[tuple[int, LedgerEntry]]:
+    """What the cloud has rejected counts at the site's other gateways."""
+    return _COUNTING(message.model_copy(update={"rejected": ()}), frame)
+
+
+def nothing_known(_body: str) -> object:
+    """No entry is like any other."""
+    return object()
+
+
+def events_known(body: str) -> object:
+    """Only entries with a device event can be like others."""
+    entry = json.loads(body)
+    return (entry["device"], entry["event"]) if entry.get("event") else object()
+
+
+def never_lost(_connection: Connection, _heads: Sequence[LogCursor]) -> bool:
+    """The cloud is believed to have whatever it ever had."""
+    return False
+
+
+def never_unlike(_connection: Connection, _heads: Sequence[LogCursor]) -> list[int]:
+    """The other gateways' logs are believed to be as the cloud has them."""
+    return []
