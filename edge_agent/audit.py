@@ -167,7 +167,7 @@ class _Seen:
     """The device events of one log, asked for in the order of its entries."""
 
     def __init__(self, connection: Connection, log: int) -> None:
-        self._connection = connection
+        self._connection, self._log = connection, log
         self._rows = connection.execute(statement("seen_of_log"), (log,))
         self._next = next(self._rows, None)
 
@@ -177,7 +177,7 @@ class _Seen:
             self._next = next(self._rows, None)
             return True
         found = self._connection.execute(statement("seen_event"), (device, event)).fetchone()
-        return found is not None and found[0] != seq
+        return found is not None and found != (self._log, seq)
 
     def left(self) -> bool:
         """Whether there are events that no entry has asked for."""

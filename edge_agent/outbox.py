@@ -143,7 +143,10 @@ class Outbox:
                 entries = entries[: len(entries) // 2]
 
     def _older_logs(self) -> dict[str, LogHead]:
-        """What the first frame of an epoch says: how far this ledger knows the gateway's older logs."""
+        """What the first frame of an epoch says: how far this ledger knows the gateway's older logs.
+
+        What it took before it knew them may be in them already; then it says nothing, is refused, and begins anew.
+        """
         known = self.ledger.connection.execute(statement("older_logs"), (frames.EPOCHS_MAX,))
         return {epoch: LogHead(frame=frame, digest=digest) for epoch, frame, digest in known}
 

@@ -106,13 +106,21 @@ class Recovery:
             if head is not None and head.frame >= frame:
                 continue
             last = head.seq if head else 0
-            bodies += [body for (body,) in connection.execute(statement("site_entries_after"), (log, last))]
+            for body, at_ms in connection.execute(statement("site_entries_after"), (log, last)).fetchall():
+                bodies.append(body)
+                self._keep_time(body, at_ms)
             connection.execute(statement("delete_site_entries"), (log, last))
             if head is None:
                 connection.execute(statement("delete_log"), (log,))
             else:
                 connection.execute(statement("cut_log"), (head.frame, head.seq, head.digest, log))
         return bodies
+
+    def _keep_time(self, body: str, at_ms: int) -> None:
+        """The boot may be another machine's: what its frame said of the true time must be said again in ours."""
+        entry = json.loads(body)
+        zero = {"boot": entry["boot"], "zero_ms": at_ms - entry["mono_ms"]}
+        self.ledger.connection.execute(statement("note_boot_zero"), zero)
 
     def _restart(self, epoch: str) -> None:
         """The own log begins anew."""

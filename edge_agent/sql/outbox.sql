@@ -52,9 +52,15 @@ INSERT OR REPLACE INTO verdict (stream, seq, reason, at_ms) VALUES (?, ?, ?, ?);
 SELECT boot, zero_ms FROM boot WHERE zero_ms IS NOT NULL;
 
 -- name: older_logs
--- How much of this gateway's older logs the ledger knows.
+-- How much of this gateway's older logs the ledger knows; not those that have an event which the own log has as well,
+-- because the ledger took it before it heard of them.
 SELECT epoch, frame, digest FROM log
 WHERE log > 0 AND NOT staged AND frame > 0 AND gateway = (SELECT gateway FROM log WHERE log = 0)
+    AND log NOT IN (
+        SELECT s.log FROM site_entry AS s
+        JOIN seen ON seen.device = json_extract(s.body, '$.device') AND seen.event = json_extract(s.body, '$.event')
+        WHERE seen.log = 0 AND s.log IN (SELECT log FROM log WHERE gateway = (SELECT gateway FROM log WHERE log = 0))
+    )
 ORDER BY epoch DESC LIMIT ?;
 
 -- name: frame_digest

@@ -95,7 +95,7 @@ SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM mo
 SELECT seq, hlc, body FROM site_entry WHERE log = ? ORDER BY seq;
 
 -- name: seen_event
-SELECT seq FROM seen WHERE device = ? AND event = ?;
+SELECT log, seq FROM seen WHERE device = ? AND event = ?;
 
 -- name: seen_of_log
 SELECT device, event, seq FROM seen WHERE log = ? ORDER BY seq;

@@ -42,7 +42,12 @@ DELETE FROM log WHERE log = ?;
 DELETE FROM site_entry WHERE log = ? AND seq > ?;
 
 -- name: site_entries_after
-SELECT body FROM site_entry WHERE log = ? AND seq > ? ORDER BY seq;
+SELECT body, at_ms FROM site_entry WHERE log = ? AND seq > ? ORDER BY seq;
+
+-- name: note_boot_zero
+-- When a boot of another machine of this gateway began, as an entry tells.
+INSERT INTO boot (boot, first_ms, zero_ms) VALUES (:boot, :zero_ms, :zero_ms)
+ON CONFLICT (boot) DO UPDATE SET zero_ms = coalesce(zero_ms, excluded.zero_ms);
 
 -- name: own_older_logs
 SELECT log, epoch, frame FROM log
