@@ -21,33 +21,29 @@ import structlog
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_agent import outbox, recovery
+from edge_agent import outbox
 from edge_agent.clock import Clock
 from edge_agent.commands import Commands
 from edge_agent.database import Connection
 from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
-from edge_agent.recovery import Recovery
 from edge_agent.settings import EdgeSettings
-from edge_agent.site import SiteBook, unlike_cloud
-from wire_protocol import frames, topics
+from edge_agent.site_link import CloudLost, SiteLink
+from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
 from wire_protocol.messages import (
-    SITE_LOGS_MAX,
     Ack,
     Bounded,
     Command,
     GatewayStatus,
-    LogCursor,
     Rejected,
-    SiteAsk,
     SiteFrame,
     SiteHeads,
     site_message,
 )
-from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack, Verdict
+from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
 from wire_protocol.site import SiteReader
 from wire_protocol.topics import STREAMS, Channel, LinkTopic, Stream
 
@@ -124,19 +120,14 @@ class Uplink:
     commands: Commands
     online: bool = False
     offset_ms: int | None = None
-    complete: bool = False
-    """Whether everything that the cloud has of the site was here at the last look."""
-    heads: tuple[LogCursor, ...] = ()
-    """Where the cloud had every log of the site at the last look."""
+    site: SiteLink = field(init=False)
     _zero_ms: int | None = None
-    _site: SiteReader = field(init=False)
-    _lost_since_ms: int | None = None
     _lanes: dict[Stream, Lane] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _contact_ms: int | None = None
 
     def __post_init__(self) -> None:
-        self._site = SiteReader(interval_ms=round(self.settings.site_ask_interval_s * 1_000))
+        self.site = SiteLink(self.gateway, self.reader, self._write, self.settings, self._sender_ms)
 
     def wake(self) -> None:
         """Something was committed. Call it in the event loop's thread."""
@@ -218,7 +209,7 @@ class Uplink:
         _heed_cancellation()
         self._contact_ms, self._zero_ms = self.clock.mono_ms(), None
         self._lanes = {stream: self._lane(stream) for stream in STREAMS}
-        self._site.connected(self._sender_ms())
+        self.site.connected(self.epoch)
         await self._report(client, "online")
         self.online = True
         log.info("uplink_up", broker=repr(self.address))
@@ -301,85 +292,37 @@ class Uplink:
         waited_ms = self._sender_ms() - (self._contact_ms or 0)
         return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.reader, self.clock.boot)
 
-    # --- the site's other logs ----------------------------------------------------------------------------------
-
     async def _passed_down(self, message: SiteFrame | SiteHeads) -> None:
-        now_ms = self._sender_ms()
-        if isinstance(message, SiteHeads):
-            await self._answered(message, now_ms)
-            return
-        frame = frames.decode(message.frame)
-        verdict = await self._write(lambda ledger: SiteBook(ledger).receive(message, frame))
-        if verdict is Verdict.AHEAD:
-            self._site.gap(now_ms)
-        elif verdict is Verdict.FORK:
-            log.error("site_log_forked", gateway=message.gateway, epoch=frame.header.epoch, frame=frame.header.frame)
-            self._site.ask_now(now_ms)
+        outcome = await self.site.take(message, forked=self._forked, before_opening=self._stop_lanes)
+        if isinstance(outcome, CloudLost):
+            await self._fork("ledger", outcome.reason)
+        elif outcome is not None:
+            log.warning("epoch_opened", epoch=outcome.epoch, carried=outcome.carried, known=outcome.known)
+            self.epoch = outcome.epoch
+            raise _EpochOpened
         self._wake.set()
-
-    async def _answered(self, message: SiteHeads, now_ms: int) -> None:
-        """The cloud has sent what it meant to send; see whether that is all, and go on with what waited for it."""
-        self.heads = heads = message.heads
-        self.complete = not message.more and recovery.fetched(self.reader, heads)
-        self._site.answered(now_ms, more=message.more)
-        if not self.complete:
-            self._site.gap(now_ms)
-        elif self._forked:
-            await self._recover(heads, now_ms)
-        else:
-            await self._compare(heads, now_ms)
-        self._wake.set()
-
-    async def _compare(self, heads: Sequence[LogCursor], now_ms: int) -> None:
-        """See whether the cloud has fallen back behind what is known here, and for good."""
-        lost, unlike = recovery.lost_by_cloud(self.reader, heads), unlike_cloud(self.reader, heads)
-        if not lost and not unlike:
-            self._lost_since_ms = None
-        elif self._lost_since_ms is None:
-            self._lost_since_ms = now_ms
-        elif now_ms - self._lost_since_ms < self.settings.lost_log_wait_s * 1_000:
-            return
-        elif lost:
-            await self._fork("ledger", "the cloud has lost entries of an older log of this gateway")
-        else:
-            log.error("site_logs_fetched_anew", gateway=self.gateway, logs=len(unlike))
-            await self._write(lambda ledger: SiteBook(ledger).forget(*unlike))
-            self._lost_since_ms = None
-            self._site.ask_now(now_ms)
 
     @property
     def _forked(self) -> bool:
         return any(lane.sender.forked for lane in self._lanes.values())
 
+    def _stop_lanes(self) -> None:
+        """Nothing may be sealed or sent any more in this epoch."""
+        for lane in self._lanes.values():
+            lane.sender.disconnected()
+
     async def _fork(self, stream: Stream, reason: str) -> None:
-        """Stop the streams, and fetch what the cloud has of this gateway."""
+        """Stop a stream, and fetch what the cloud has of this gateway."""
         log.error("ledger_forked", stream=stream, reason=reason)
         self._lanes[stream].sender.forked = reason
         await self._write(partial(_note_fork, stream, reason))
-        self._site.ask_now(self._sender_ms())
-
-    async def _recover(self, heads: Sequence[LogCursor], now_ms: int) -> None:
-        """Everything that the cloud has is here: carry on in a new epoch."""
-        step = recovery.next_step(self.reader, heads)
-        if step is not None:
-            await self._write(lambda ledger: Recovery(ledger).stage(from_start=step == "from start"))
-            self._site.ask_now(now_ms)
-            return
-        for lane in self._lanes.values():
-            lane.sender.disconnected()
-        opened = await self._write(lambda ledger: Recovery(ledger).open_epoch(heads))
-        log.warning("epoch_opened", epoch=opened.epoch, carried=opened.carried, known=opened.known)
-        self.epoch = opened.epoch
-        raise _EpochOpened
+        self.site.asking.ask_now(self._sender_ms())
 
     async def _ask(self, client: _Client) -> None:
         """Ask for the site's other logs when that is due."""
-        if self._site.due(self._sender_ms()):
-            logs = recovery.fetching(self.reader)
-            # Its own log only while it is staged: what is not taken would be sent again and again.
-            staged = any((log.gateway, log.epoch) == (self.gateway, self.epoch) for log in logs)
-            ask = SiteAsk(own=None if staged else self.epoch, logs=tuple(logs[:SITE_LOGS_MAX]))
-            await client.publish(self._topic(Channel.SITE_ASK), ask.encode(), qos=1)
+        question = self.site.question()
+        if question is not None:
+            await client.publish(self._topic(Channel.SITE_ASK), question.encode(), qos=1)
             _heed_cancellation()
 
     async def _pump(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
@@ -406,7 +349,7 @@ class Uplink:
 
     async def _sleep(self) -> None:
         """Until something is committed, a sender's deadline, or the next look at the file."""
-        ticking: list[Sender | SiteReader] = [*(lane.sender for lane in self._lanes.values()), self._site]
+        ticking: list[Sender | SiteReader] = [*(lane.sender for lane in self._lanes.values()), self.site.asking]
         deadlines = [deadline for each in ticking if (deadline := each.next_deadline_ms()) is not None]
         delay_s = max(0.0, (min(deadlines) - self._sender_ms()) / 1_000) if deadlines else TICK_S
         try:
@@ -441,7 +384,7 @@ class Uplink:
             log.error("ledger_forked", stream=stream, reason=reason)
             lane.sender.forked = reason
             self.submit(partial(_note_fork, stream, reason))
-            self._site.ask_now(self._sender_ms())
+            self.site.asking.ask_now(self._sender_ms())
             return
         publish = client.publish(topics.up(self.gateway, stream), body, qos=1)
         # A task each, because the window wants several on their way at once; asyncio starts them in order.
