@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from edge_agent import stock_proof
 from edge_agent.database import Connection
-from edge_agent.derivation import OWN, Derivation
+from edge_agent.derivation import OWN, Derivation, rebuild
 from edge_agent.errors import LedgerCorrupt
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
@@ -194,6 +194,10 @@ class Outbox:
             statement("advance_acked"), (frame, row[0] if row else 0, self.ledger.clock.now_ms(), stream)
         )
         connection.execute(statement("unmark_frames_acked"), (stream, frame))
+        # What it sends again is judged again, and perhaps otherwise: another log may have been merged first this time.
+        judged = connection.execute(statement("delete_verdicts_after"), (stream, row[0] if row else 0)).rowcount
+        if judged and stream == "ledger":
+            rebuild(connection)
 
     def forked(self, stream: Stream, reason: str) -> None:
         """The cloud has another history; the technician must see it."""
