@@ -289,6 +289,8 @@ class Uplink:
 
         A frame is sealed once: what is sealed before the first acknowledgement keeps a wrong time for ever.
         """
+        if self._forked:
+            return False  # whatever waits goes into the new epoch
         waited_ms = self._sender_ms() - (self._contact_ms or 0)
         return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.reader, self.clock.boot)
 
