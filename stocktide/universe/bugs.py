@@ -22,6 +22,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.site import SiteBook
 from edge_agent.sql import statement
 from stocktide.universe import bugs_cloud, bugs_edge, bugs_site, universe, uplink
+from stocktide.universe.checks import Checks
 from stocktide.universe.network import Network
 from stocktide.universe.queries import RepeatQueries
 from stocktide.universe.uplink import VirtualUplink
@@ -162,11 +163,6 @@ BUGS: Final[tuple[Bug, ...]] = (
         ((recovery, "_identity", bugs_site.nothing_known),),
     ),
     Bug(
-        "technician-carried-twice",
-        "a new epoch takes over a technician's entry that an older log has",
-        ((recovery, "_identity", bugs_site.events_known),),
-    ),
-    Bug(
         "site-cursor-apart",
         "another log's cursor moves in a transaction before the rows'",
         ((VirtualUplink, "_book", staticmethod(bugs_site.cursor_apart)),),
@@ -203,6 +199,11 @@ FINDINGS: Final[tuple[Bug, ...]] = (
         "judged-again",
         "after a failover the cloud rejects what it took before, or takes what it rejected",
         ((universe.Universe, "answer_alarms", lambda self: self.store.rejudged.clear()),),
+    ),
+    Bug(
+        "technician-without-event",
+        "a technician's entry that two logs have counts twice",
+        ((Checks, "slips_may_double", False),),
     ),
     Bug(
         "damaged-plain-json",

@@ -1,6 +1,5 @@
 """How the planted bugs of sites and of recovery do it wrong."""
 
-import json
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -51,12 +50,6 @@ def counting_all(message: SiteFrame, frame: Frame) -> Iterable[tuple[int, Ledger
 def nothing_known(_body: str) -> object:
     """No entry is like any other."""
     return object()
-
-
-def events_known(body: str) -> object:
-    """Only entries with a device event can be like others."""
-    entry = json.loads(body)
-    return (entry["device"], entry["event"]) if entry.get("event") else object()
 
 
 def never_lost(_connection: Connection, _heads: Sequence[LogCursor]) -> bool:

@@ -21,7 +21,10 @@ AWAY_MS: Final = (60_000, HOUR_MS)
 REVIVED_MS: Final = (10 * 60_000, 6 * HOUR_MS)
 REVIVED_SHARE: Final = 0.6
 WORST_MOMENT_SHARE: Final = 0.6
-MACHINES_PER_GATEWAY: Final = 3
+MISFORTUNE_SHARE: Final = 0.5
+MISFORTUNE_MS: Final = (5_000, 10 * 60_000)
+COMMITS_MAX: Final = 12
+MACHINES_PER_GATEWAY: Final = 4
 
 
 class Disasters:
@@ -40,6 +43,11 @@ class Disasters:
             if not machine.retired and machine.name not in self._fates
         ]  # fmt: skip
         return self._rng.choice(free) if free else None
+
+    def _misfortune(self) -> None:
+        """It seldom comes alone: soon after, the database falls back, where it does so at all."""
+        if self._world.weather.failovers_per_h and self._rng.random() < MISFORTUNE_SHARE:
+            self._later(MISFORTUNE_MS, lambda: self._universe.fail_over(self._rng.randint(1, COMMITS_MAX)))
 
     def _room(self, gateway: str) -> bool:
         machines = self._universe.machines.values()
@@ -80,12 +88,14 @@ class Disasters:
         gone = checks.destroyed(self._universe.store, lost, f"the disk of {machine.name} was overwritten")
         machine.note(f"is restored from its backup: {len(lost)} entries less, {gone} of them nowhere else")
         self._busy(machine)
+        self._misfortune()
 
-    def _busy(self, machine: "Machine") -> None:
+    def _busy(self, *machines: "Machine") -> None:
         """People try out what was mended."""
-        for device in machine.devices.values():
-            for _ in range(2):
-                self._later((0, BUSY_MS), device.scan)
+        for machine in machines:
+            for device in machine.devices.values():
+                for _ in range(2):
+                    self._later((0, BUSY_MS), device.scan)
 
     # --- cloned -------------------------------------------------------------------------------------------------
 
@@ -98,8 +108,8 @@ class Disasters:
         twin = self._universe.add_machine(machine.disk.copy(), machine.site)
         machine.note(f"is cloned into {twin.name}")
         self._universe.equip(twin)
-        self._busy(machine)
-        self._busy(twin)
+        self._busy(machine, twin)
+        self._misfortune()
 
     # --- replaced, and back again -------------------------------------------------------------------------------
 
@@ -128,6 +138,7 @@ class Disasters:
             device.hub = new
         new.devices, old.devices = old.devices, {}
         old.note(f"breaks and is replaced by {new.name}")
+        self._misfortune()
         if self._rng.random() < REVIVED_SHARE:
             self._revivals[old.name] = old
             self._later(REVIVED_MS, partial(self._revive, old))
@@ -146,6 +157,7 @@ class Disasters:
             machine.note("is plugged in again")
             machine.retired = False
             machine.power_on()
+            self._misfortune()
 
     def end(self) -> None:
         """The storm is over: whoever was to come back comes now."""

@@ -28,6 +28,7 @@ from stocktide.universe.network import Network
 from stocktide.universe.steps import HOUR_MS
 from stocktide.universe.tasks import Write
 from stocktide.universe.uplink import VirtualUplink
+from stocktide.universe.weather import CALM
 from stocktide.universe.world import Process, World
 from wire_protocol.errors import WireError
 from wire_protocol.messages import DeviceReceipt
@@ -38,6 +39,8 @@ QUEUE_EVENTS_MAX: Final = 100
 BATCH_JOBS_MAX: Final = 50
 UPKEEP_MS: Final = HOUR_MS // 2
 DOWN_MS_MAX: Final = HOUR_MS // 2
+TRIED_SHARE: Final = 0.4
+TRIED_AFTER_MS: Final = (5_000, 150_000)
 REBOOT_SHARE: Final = 0.7
 KEEP_S: Final = 5 * 3_600
 TICK_MS: Final = 200
@@ -96,7 +99,16 @@ class Machine(Process):
         self.ledger = self.disk.ledger(self.clock)
         self.note("powers on")
         self.later(UPKEEP_MS, self._upkeep)
+        self.uplink.begin()
         self.uplink.connect_soon()
+        self._try_out()
+
+    def _try_out(self) -> None:
+        """Whoever has switched a machine on scans something, before it has a link and a minute or two later."""
+        rng = self.world.rng(f"{self.name}.down")
+        for at_ms in TRIED_AFTER_MS:
+            if self.devices and self.world.weather is not CALM and rng.random() < TRIED_SHARE:
+                self.later(rng.randint(at_ms // 10, at_ms), rng.choice(list(self.devices.values())).scan)
 
     def die(self) -> None:
         """The power is cut, or the process is killed: memory is gone, the disk keeps what was committed."""

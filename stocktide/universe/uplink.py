@@ -1,7 +1,4 @@
-"""The uplink of a virtual machine: production's senders, outbox, site book and recovery; the waiting is virtual.
-
-This follows `edge_agent.uplink` function by function. Its coroutines are generators here: see `tasks`.
-"""
+"""The uplink of a virtual machine: `edge_agent.uplink` function by function, its coroutines as generators (`tasks`)."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
@@ -74,6 +71,10 @@ class VirtualUplink:
         self._rng = machine.world.rng(f"{machine.name}.uplink")
 
     # --- contacts -----------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """The agent's process begins; nothing is remembered."""
+        self._lost_since_ms = None
 
     def connect_soon(self, at_least_ms: int = 100) -> None:
         """Try to connect after a pause with jitter."""
@@ -252,6 +253,8 @@ class VirtualUplink:
             self.wake()
 
     def _may_seal(self) -> bool:
+        if self.forked:
+            return False
         waited_ms = self._now_ms() - self._contact_ms
         return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.machine.ledger.connection, self.machine.clock.boot)
 

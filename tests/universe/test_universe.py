@@ -8,15 +8,10 @@ from stocktide.universe.soak import replay, soak
 from stocktide.universe.universe import Size, run
 
 SHORT = Size(gateways=3, hours=4.0)
-NOT_FOUND = {
-    "digest-not-compared",
-    "observe-skipped",
-    "fork-check-removed",
-    "foreign-ack",
-    "after-not-checked",
-    "carried-without-dedupe",
-    "technician-carried-twice",
-}
+# What another safety catches as well: docs/simulation.md says which.
+NOT_FOUND = {"fork-check-removed", "after-not-checked"}
+# The seeds that find the slower ones today, tried first; any other will do as well.
+FOUND_BY: dict[str, int] = {}
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -58,4 +53,5 @@ def test_the_faults_happen() -> None:
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.name not in NOT_FOUND], ids=lambda bug: bug.name)
 def test_every_planted_bug_is_found(bug: prove.Bug) -> None:
     """The simulator must bite."""
-    assert prove.bite(bug).seeds is not None
+    stated = prove.live(FOUND_BY.get(bug.name, 0), prove.PROOF_SIZE, bug)
+    assert stated.problem is not None or prove.bite(bug).seeds is not None
