@@ -15,7 +15,6 @@ from cloud_store.contacts import ContactStore
 from cloud_store.dead_letters import DeadLetter
 from cloud_store.plan import Plan
 from cloud_store.sites import Answer
-from stocktide.universe.disk import Happened
 from stocktide.universe.store import Store, cursor_of
 from wire_protocol import topics
 from wire_protocol.messages import GatewayStatus, LogCursor, Rejected, SiteAsk, SiteFrame
@@ -55,12 +54,15 @@ class RepeatQueries:
 
     def _events(self, wanted: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         name = next(name for name, known in self._registry.items() if known.gateway_id == wanted["gateway_id"])
-        found = []
-        for device, event in zip(wanted["devices"], wanted["events"], strict=True):
-            place = self._store.places.get(Happened(name, device, event))
-            if place is not None and self._id(place.log.epoch) in wanted["epochs"]:
-                found.append((device, event, place.log.epoch, place.seq))
-        return found
+        events, hlcs, epochs = set(wanted["events"]), set(wanted.get("hlcs", ())), set(wanted["epochs"])
+        found = [
+            (entry.device, entry.event, entry.hlc, entry.sku, entry.quantity, key.epoch, seq)
+            for key, entries in self._store.entries.items()
+            if key.gateway == name and self._id(key.epoch) in epochs
+            for seq, entry in entries
+            if (entry.hlc in hlcs if entry.event is None else entry.event in events)
+        ]
+        return found if "hlcs" in wanted else [(*row[:2], *row[-2:]) for row in found if row[0] is not None]
 
 
 class VirtualContactStore(ContactStore):
