@@ -77,12 +77,13 @@ class Chaos:
         self._world.schedule.after(self._long(PARTITION_MS), lambda: universe.heal_link(machine))
 
     def _fill_disk(self) -> None:
-        machine = self._machine()
+        machine, universe = self._machine(), self._universe
         machine.note("has a full disk")
         machine.disk.fill()
 
         def free() -> None:
-            machine.disk.free()  # the disk may be another by then
+            if machine.name in universe.machines:
+                machine.disk.free()  # the disk may be another by then
 
         self._world.schedule.after(self._long(FULL_MS), free)
 
