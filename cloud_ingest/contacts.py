@@ -30,6 +30,7 @@ GATHER_S: Final = 0.3
 RETRY_S: Final = 1.0
 TRIM_S: Final = 60.0
 ONLINE_REMEMBERED_MAX: Final = 100_000
+EPOCHS_REMEMBERED_MAX: Final = 3  # of one gateway: clones that are online at the same time
 _LOG = structlog.get_logger()
 
 
@@ -49,7 +50,7 @@ class Contacts:
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
         self._letters: list[DeadLetter] = []
         self._arrived: set[tuple[str, str]] = set()
-        self._online: dict[str, str] = {}
+        self._online: dict[str, frozenset[str]] = {}
         self._new_shards: set[int] = set()
         self._sending: set[tuple[str, Stream]] = set()
         self._work = asyncio.Event()
@@ -66,14 +67,17 @@ class Contacts:
             return
         if status.stock is not None and status.state == "online" and not retained:
             self._proved(gateway, status.stock)
+        there = self._online.pop(gateway, frozenset())
         if status.state == "offline":
-            self._online.pop(gateway, None)
-        elif self._online.get(gateway) != status.epoch and not retained:
+            there -= {status.epoch}
+        elif status.epoch not in there and not retained:
             # A retained status may be old; whoever is really there is asked with its shard.
+            there = frozenset({*sorted(there)[-EPOCHS_REMEMBERED_MAX:], status.epoch})
+            self._arrived.add((gateway, status.epoch))
+        if there:
             if len(self._online) >= ONLINE_REMEMBERED_MAX:
                 del self._online[next(iter(self._online))]
-            self._online[gateway] = status.epoch
-            self._arrived.add((gateway, status.epoch))
+            self._online[gateway] = there
         if gateway in self._statuses or len(self._statuses) < self._settings.status_waiting_max:
             self._statuses[gateway] = (status, received_ms)
         self._work.set()
@@ -81,7 +85,7 @@ class Contacts:
     def subscribed(self, shards: frozenset[int]) -> None:
         """Frames of these shards now come here."""
         self._new_shards |= shards
-        self._online = {name: epoch for name, epoch in self._online.items() if topics.shard(name) not in shards}
+        self._online = {name: epochs for name, epochs in self._online.items() if topics.shard(name) not in shards}
         self._work.set()
 
     def sending(self, gateway: str, stream: Stream) -> None:
@@ -89,7 +93,10 @@ class Contacts:
 
         Asking such a gateway would only make it send its whole window again.
         """
-        arrived = (gateway, self._online.get(gateway, "")) in self._arrived
+        epochs = self._online.get(gateway, frozenset())
+        if len(epochs) > 1:
+            return  # two disks under one name: nobody knows here whose frame it is
+        arrived = any((gateway, epoch) in self._arrived for epoch in epochs)
         if arrived or topics.shard(gateway) in self._new_shards:
             self._sending.add((gateway, stream))
 
@@ -143,7 +150,7 @@ class Contacts:
         for number, (key, cursor) in enumerate(cursors.items(), 1):
             now_ms = time.time_ns() // 1_000_000
             rejected = verdicts.get(key, ())
-            ack = Receiver(*key, cursor).ack(now_ms, self._window(), rejected=rejected, ask=True)
-            self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
+            for ack in Receiver(*key, cursor).acks(now_ms, self._window(), rejected=rejected, ask=True):
+                self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
             if number % self._settings.asks_per_s_max == 0:
                 await asyncio.sleep(1.0)

@@ -142,8 +142,9 @@ class Merging:
         waiting, self._stalled = self._stalled - report.streams.keys(), set()
         now_ms, room = _now_ms(), self.window
         for key, outcome in report.streams.items():
-            ack = outcome.receiver.ack(now_ms, room, rejected=outcome.rejected, bounded=outcome.bounded)
-            self._answer(key, ack)
+            receiver = outcome.receiver
+            for ack in receiver.acks(now_ms, room, rejected=outcome.rejected, bounded=outcome.bounded, ask=False):
+                self._answer(key, ack)
             self._remember(key, outcome.receiver)
         for key in waiting & self._last.keys():
             self._answer(key, self._last[key].ack(now_ms, room, ask=True))

@@ -135,7 +135,9 @@ class Proofs:
         self._publish(topics.link(gateway, Channel.COMMAND), command.encode())
 
     async def _go_on(self, gateway: str, reply: Reply) -> None:
-        search = self._searches[gateway]
+        search = self._searches.get(gateway)
+        if search is None or reply.id != search.command:
+            return  # delivered twice, or too late
         try:
             answer = ProofAnswer.model_validate_json(json.dumps(reply.result)) if reply.ok else None
         except ValidationError:

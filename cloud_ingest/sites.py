@@ -103,8 +103,8 @@ class Sites:
     async def _answer(self, gateway: str, ask: SiteAsk) -> None:
         bytes_max = self._settings.site_answer_bytes_max
         answer: Answer = await uninterrupted(lambda: self._store.answer(gateway, ask, bytes_max=bytes_max))
-        if not answer.heads:
-            return  # not in the registry, disabled, or the first of its site: there is nothing to tell
+        if not answer.known:
+            return
         topic = topics.link(gateway, Channel.SITE_LEDGER)
         for frame in answer.frames:
             self._publish(topic, frame.encode())

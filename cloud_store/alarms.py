@@ -41,7 +41,7 @@ def of_plan(planned: Plan) -> Iterable[Alarm]:
         if reason.startswith("fork"):
             yield Alarm(arrived.gateway, "fork", reason)
     for frame in planned.merged:
-        repeated = [bad.reason for bad in frame.rejected if bad.reason.startswith("event ")]
+        repeated = [bad.reason for bad in frame.rejected if bad.reason.startswith("counts already")]
         if repeated:
             yield Alarm(frame.arrived.gateway, "repeated-events", f"{len(repeated)} scans, such as: {repeated[0]}")
 

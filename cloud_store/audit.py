@@ -3,15 +3,14 @@
 The entries are read once, in the order of their key, and booked by the definition in `wire_protocol.stock`: no code is
 shared with the merge, so no mistake is either. The hourly roll-up is not looked at; it holds no stock.
 
-Invariant: `verify` writes nothing. Invariant: `rebuild` holds the cursors of the site's logs, so nothing is merged
-there between reading and writing.
+Invariant: `verify` writes nothing. Invariant: nothing is merged at a site between reading and writing in `rebuild`.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from cloud_store import site_digests, sql
+from cloud_store import cursors, site_digests, sql
 from cloud_store.connection import Connection, patient, translated
 from cloud_store.errors import UnknownName
 from cloud_store.ledger_rows import NEVER, CellKey
@@ -86,7 +85,7 @@ def verify(connection: Connection, site: Site, progress: Progress = lambda _: No
 def rebuild(connection: Connection, site: Site, progress: Progress = lambda _: None) -> SiteAudit:
     """Give every cell and count of a site what its entries give; returns what was found before."""
     with patient(connection):
-        connection.execute(_SQL["lock_cursors"], {"site_id": site.site_id})
+        cursors.own_site(connection, site.site_id)
         found = _audit(connection, site, progress)
         for cell, (_, defined) in found.cells.items():
             statement = "delete_balance" if defined == CellState() else "set_balance"

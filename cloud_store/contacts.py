@@ -12,12 +12,11 @@ from cloud_store import cursors, dead_letters, sql
 from cloud_store.arrivals import LogKey
 from cloud_store.connection import Connection, connect, translated
 from cloud_store.dead_letters import DeadLetter
-from cloud_store.plan import REJECTED_PER_ACK_MAX
 from wire_protocol.messages import GatewayStatus, Rejected
 from wire_protocol.replication import Cursor
 
 BIGINT_MAX: Final = (1 << 63) - 1
-VERDICT_FRAMES_MAX: Final = 1_000  # frames with rejected entries looked at in one go
+VERDICT_FRAMES_MAX: Final = 1_000  # frames with rejected entries that a gateway is told again
 _SQL: Final = sql.load("status")
 
 
@@ -50,10 +49,9 @@ class ContactStore:
             return cursors.of_shards(self._connected(), shards)
 
     def verdicts_of(self, logs: Iterable[LogKey]) -> dict[LogKey, list[Rejected]]:
-        """What was rejected of some logs, for an acknowledgement each; only those of which something was."""
+        """What was rejected of some logs; only those of which something was."""
         with translated():
-            found = cursors.verdicts(self._connected(), logs, limit=VERDICT_FRAMES_MAX)
-        return {log: told[:REJECTED_PER_ACK_MAX] for log, told in found.items()}
+            return cursors.verdicts(self._connected(), logs, limit=VERDICT_FRAMES_MAX)
 
     def quarantine(self, letters: Sequence[DeadLetter]) -> None:
         """Store what could not even be decoded."""

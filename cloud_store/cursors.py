@@ -17,12 +17,23 @@ from wire_protocol.topics import Stream
 STREAM_NUMBERS: Final[Mapping[Stream, int]] = {"ledger": 1, "readings": 2}
 _STREAMS: Final[Mapping[int, Stream]] = {number: stream for stream, number in STREAM_NUMBERS.items()}
 _SQL: Final = sql.load("cursor")
+_SITE_LOCK: Final = 0x5353_4954  # "SSIT", the first half of a two-integer advisory lock
 
 
 def read(connection: Connection, gateways: Iterable[Gateway]) -> dict[LogKey, Cursor]:
     """Where every log of some gateways stands now, not locked."""
     names = {gateway.gateway_id: gateway.name for gateway in gateways}
     return _keyed(connection.execute(_SQL["read"], {"gateways": list(names)}), names)
+
+
+def share_sites(connection: Connection, sites: Iterable[int]) -> None:
+    """Say, to the end of the transaction, that something is merged at these sites; waits while one is rebuilt."""
+    connection.execute(_SQL["share_sites"], {"lock_class": _SITE_LOCK, "sites": sorted(sites)})
+
+
+def own_site(connection: Connection, site_id: int) -> None:
+    """Keep every merge away from a site to the end of the transaction, logs that are new included."""
+    connection.execute(_SQL["own_site"], {"lock_class": _SITE_LOCK, "site_id": site_id})
 
 
 def lock(connection: Connection, gateways: Mapping[str, Gateway], keys: Iterable[LogKey]) -> dict[LogKey, Cursor]:
@@ -61,7 +72,7 @@ def of_gateways(connection: Connection, announced: Iterable[tuple[str, str]]) ->
 
 
 def verdicts(connection: Connection, logs: Iterable[LogKey], *, limit: int) -> dict[LogKey, list[Rejected]]:
-    """The entries of ledger logs that were rejected, of the latest `limit` frames with such entries.
+    """The entries of ledger logs that were rejected, of the latest `limit` frames of each with such entries.
 
     An acknowledgement that tells a verdict may be lost; whoever makes contact is told again.
     """

@@ -30,6 +30,7 @@ from cloud_store.dictionary import Dictionary, Vocabulary
 from cloud_store.errors import MergeConflict, Unstorable
 from cloud_store.ledger_rows import CellKey
 from wire_protocol import proof
+from wire_protocol.replication import NO_CURSOR
 
 ATTEMPTS_MAX: Final = 8
 RETRY_DELAY_S: Final = 0.02
@@ -128,7 +129,17 @@ def _merge_once(
 
 
 def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
-    if planned.cursors and cursors.lock(connection, planned.gateways, planned.cursors) != planned.cursors:
+    """Lock what the plan depends on; it must be as it was.
+
+    A log of which nothing will be merged and nothing was gets no row: whoever invents epochs leaves no trace. A log
+    that has begun since is found, because its first merge held the cursors of the gateway's other logs, as we do now.
+    """
+    moving = plan.moved(planned)
+    cursors.share_sites(connection, {frame.gateway.site_id for frame in planned.merged})
+    wanted = {key: at for key, at in planned.cursors.items() if key in moving or at != NO_CURSOR}
+    if wanted and cursors.lock(connection, planned.gateways, wanted) != wanted:
+        raise PlanStale
+    if moving and plan.ledger_logs(cursors.read(connection, planned.gateways.values())) != planned.known:
         raise PlanStale
 
 
@@ -140,12 +151,7 @@ def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerR
     repeats.remember_after(connection, planned)
     dead_letters.add(connection, list(_letters(planned)))
     alarms.raise_all(connection, alarms.of_plan(planned))
-    moved = {
-        key: outcome.receiver.cursor
-        for key, outcome in planned.report.streams.items()
-        if outcome.receiver.cursor != planned.cursors[key]
-    }
-    if moved:
+    if moved := plan.moved(planned):
         cursors.advance(connection, planned.gateways, moved)
     site_digests.keep(connection, _digest_changes(planned, rows, changed))
 

@@ -10,7 +10,6 @@ Invariant: planning is pure. The same frames on the same cursors give the same p
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport, StreamOutcome
 from wire_protocol import entries
@@ -19,8 +18,6 @@ from wire_protocol.frames import EPOCHS_MAX
 from wire_protocol.messages import Rejected
 from wire_protocol.problems import REASON_CHARS_MAX
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
-
-REJECTED_PER_ACK_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +44,12 @@ class Plan:
     """What will happen: frames to merge, frames to quarantine with the reason, and the report to give afterwards.
 
     `cursors` are the logs that the plan depends on, as they were: those of its frames, and for a gateway with several
-    epochs all of them.
+    epochs all of them. `known` are all ledger logs that its gateways had.
     """
 
     gateways: dict[str, Gateway]
     cursors: dict[LogKey, Cursor]
+    known: frozenset[LogKey] = frozenset()
     merged: list[PlannedFrame] = field(default_factory=list)
     quarantined: list[tuple[ArrivedFrame, str]] = field(default_factory=list)
     report: MergeReport = field(default_factory=MergeReport)
@@ -72,7 +70,7 @@ def make(
         cursors: where every log of these gateways stands.
         unstorable: reject every entry for this reason; the frames keep their place in the chain.
     """
-    plan, logs = Plan(dict(gateways), {}), _by_stream(cursors)
+    plan, logs = Plan(dict(gateways), {}, known=ledger_logs(cursors)), _by_stream(cursors)
     for arrived in frames:
         gateway = gateways.get(arrived.gateway)
         if gateway is None or not gateway.active:
@@ -125,6 +123,17 @@ def _older(logs: Mapping[LogKey, Cursor], log: LogKey) -> dict[str, Cursor]:
     return {epoch: logs[log._replace(epoch=epoch)] for epoch in latest}
 
 
+def ledger_logs(cursors: Mapping[LogKey, Cursor]) -> frozenset[LogKey]:
+    """The ledger logs of which something was merged."""
+    return frozenset(key for key, cursor in cursors.items() if key.stream == "ledger" and cursor.frame)
+
+
+def moved(plan: Plan) -> dict[LogKey, Cursor]:
+    """Where the plan moves logs to."""
+    ends = {key: outcome.receiver.cursor for key, outcome in plan.report.streams.items()}
+    return {key: cursor for key, cursor in ends.items() if cursor != plan.cursors[key]}
+
+
 def reject(plan: Plan, planned: PlannedFrame, reasons: Mapping[int, str]) -> None:
     """Take entries out of a planned frame: (seq, reason)."""
     first, rows = planned.arrived.frame.header.first_seq, planned.arrived.frame.rows
@@ -136,8 +145,7 @@ def reject(plan: Plan, planned: PlannedFrame, reasons: Mapping[int, str]) -> Non
 
 def _tell(plan: Plan, outcome: StreamOutcome, rejected: list[RejectedEntry]) -> None:
     plan.report.rejected += len(rejected)
-    room = REJECTED_PER_ACK_MAX - len(outcome.rejected)
-    outcome.rejected += [Rejected(seq=bad.seq, reason=bad.reason) for bad in rejected[:room]]
+    outcome.rejected += [Rejected(seq=bad.seq, reason=bad.reason) for bad in rejected]
 
 
 def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> PlannedFrame:

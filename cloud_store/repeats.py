@@ -20,12 +20,17 @@ from cloud_store.arrivals import LogKey
 from cloud_store.connection import Connection
 from cloud_store.plan import Plan, PlannedFrame
 from wire_protocol.entries import Reading
+from wire_protocol.problems import REASON_CHARS_MAX
 
 _SQL: Final = sql.load("repeat")
 
 
 class _Event(NamedTuple):
-    """What is unique for ever at a gateway."""
+    """What is unique for ever at a gateway: a device's event.
+
+    A technician's own entry has none. Two disks that were one have it with the same clock reading; its device is empty
+    here, and its event made of what does not change when it is carried over into another log.
+    """
 
     device: str
     event: str
@@ -84,9 +89,8 @@ def _take_out_of(connection: Connection, planned: Plan, frames: list[PlannedFram
         for seq, event in _events(frame):
             epoch, where = known.get(event) or here.get(event) or (key.epoch, seq)
             if epoch != key.epoch:
-                reasons[seq] = (
-                    f"event {event.event} of {event.device} counts already, as entry {where} of epoch {epoch}"
-                )
+                what = f" (event {event.event} of {event.device})" if event.device else ""
+                reasons[seq] = f"counts already, as entry {where} of epoch {epoch}{what}"[:REASON_CHARS_MAX]
             else:
                 here[event] = (key.epoch, seq)
         if reasons:
@@ -100,25 +104,34 @@ def _strangers(planned: Plan, log: LogKey, other: str, logs: Mapping[str, _Log],
         return False
     mine = {epoch: head.model_dump() for epoch, head in frame.arrived.frame.header.after.items()}
     known = (mine or (logs[log.epoch].after if log.epoch in logs else {})).get(other)
-    return known is None or at.frame > known["frame"]
+    return known is None or (at.frame, at.digest) != (known["frame"], known["digest"])
 
 
 def _events(frame: PlannedFrame) -> Iterable[tuple[int, _Event]]:
     for seq, entry in frame.entries:
         if entry.device is not None and entry.event is not None:
             yield seq, _Event(entry.device, entry.event)
+        elif not isinstance(entry, Reading):
+            yield seq, _without_event(entry.hlc, entry.sku, entry.quantity)
+
+
+def _without_event(hlc: int, sku: str, quantity: int) -> _Event:
+    return _Event("", f"{hlc} {quantity} {sku}")
 
 
 def _stored(connection: Connection, frame: PlannedFrame, epochs: list[int]) -> Mapping[_Event, tuple[str, int]]:
     events = [event for _, event in _events(frame)]
-    skus = {entry.sku for _, entry in frame.entries if not isinstance(entry, Reading)}
+    goods = [entry for _, entry in frame.entries if not isinstance(entry, Reading)]
+    skus = {entry.sku for entry in goods}
     parameters = {
-        "devices": [event.device for event in events],
-        "events": [event.event for event in events],
+        "events": sorted({event.event for event in events if event.device}),
+        "hlcs": [entry.hlc for entry in goods if entry.event is None],
         "skus": sorted(skus),
         "tenant_id": frame.gateway.tenant_id,
         "gateway_id": frame.gateway.gateway_id,
         "epochs": epochs,
     }
-    rows = connection.execute(_SQL["events"], parameters)
-    return {_Event(device, event): (epoch, seq) for device, event, epoch, seq in rows}
+    stored: dict[_Event, tuple[str, int]] = {}
+    for device, event, hlc, sku, quantity, epoch, seq in connection.execute(_SQL["events"], parameters):
+        stored[_without_event(hlc, sku, quantity) if event is None else _Event(device, event)] = (epoch, seq)
+    return stored

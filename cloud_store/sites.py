@@ -17,11 +17,15 @@ _SQL: Final = sql.load("site")
 
 
 class Answer(NamedTuple):
-    """What a gateway is sent: frames in the order of their logs, where all logs stand, whether that was all."""
+    """What a gateway is sent: frames in the order of their logs, where all logs stand, whether that was all.
+
+    `known` is false for a gateway that is not in the registry or not active: it is not answered at all.
+    """
 
     frames: list[SiteFrame]
     heads: list[LogCursor]
     more: bool
+    known: bool = True
 
 
 @dataclass(slots=True)
@@ -49,6 +53,9 @@ class SiteStore:
         with translated():
             connection = self._connected()
             rows = connection.execute(_SQL["heads"], {"gateway": gateway, "limit": SITE_LOGS_MAX}).fetchall()
+            if not rows:
+                active = connection.execute(_SQL["is_active"], {"gateway": gateway}).fetchone()
+                return Answer([], [], more=False, known=bool(active and active[0]))
             heads = [
                 LogCursor(gateway=name, epoch=epoch, frame=frame, seq=seq, digest=digest)
                 for name, epoch, frame, seq, digest, *_ in rows
@@ -82,13 +89,13 @@ def _frames(connection: Connection, head: LogCursor, ids: tuple[int, int], *, af
     parameters: Mapping[str, int] = {"gateway_id": ids[0], "epoch_id": ids[1], "last": head.frame}
     while after < head.frame:
         rows = connection.execute(_SQL["frames"], {**parameters, "after": after, "limit": FRAMES_PER_READ}).fetchall()
-        for received_ms, payload, verdicts in rows:
+        for number, received_ms, payload, verdicts in rows:
+            after = number
             yield SiteFrame(
                 gateway=head.gateway,
                 received_ms=int(received_ms),
                 rejected=tuple(sorted(int(seq) for seq in verdicts or ())),
                 frame=bytes(payload),
             )
-        after += len(rows)
         if len(rows) < FRAMES_PER_READ:
             return

@@ -17,6 +17,7 @@ from wire_protocol.messages import PROVE_STOCK, Command, Reply
 from wire_protocol.proof import ProofQuestion
 
 COMMANDS_AT_ONCE_MAX: Final = 4
+COMMANDS_WAITING_MAX: Final = 100
 
 Arguments = Mapping[str, str | int | bool]
 
@@ -31,14 +32,28 @@ _COMMANDS: Final[Mapping[str, Callable[[Path, Arguments], dict[str, Any]]]] = {P
 
 
 class Commands:
-    """Carries commands out on a ledger; bounded, so that a flood of them waits at the broker."""
+    """Carries commands out on a ledger; so many wait, and what comes beyond is dropped: the cloud asks again."""
 
     def __init__(self, ledger: Path, now_ms: Callable[[], int]) -> None:
         self._ledger, self._now_ms = ledger, now_ms
         self._room = asyncio.Semaphore(COMMANDS_AT_ONCE_MAX)
+        self._waiting = 0
+
+    def take(self) -> bool:
+        """Whether there is room for one more command; then it must be carried out."""
+        if self._waiting >= COMMANDS_WAITING_MAX:
+            return False
+        self._waiting += 1
+        return True
 
     async def carry_out(self, command: Command) -> Reply:
         """Carry a command out and say what came of it."""
+        try:
+            return await self._carry_out(command)
+        finally:
+            self._waiting -= 1
+
+    async def _carry_out(self, command: Command) -> Reply:
         run = _COMMANDS.get(command.name)
         if run is None:
             return Reply(id=command.id, ok=False, reason=f"there is no command {command.name}")

@@ -68,12 +68,12 @@ class Recovery:
         ledger, connection = self.ledger, self.ledger.connection
         staged = log_row(connection, ledger.gateway, ledger.epoch, staged=True)
         assert staged is not None, "stage comes first"  # noqa: S101 - a mistake of the programmer
-        there = {(head.gateway, head.epoch): head for head in heads}
         shared_seq, rest = self._split(staged.log)
         connection.execute(statement("copy_entries"), {"log": staged.log, "seq": shared_seq})
-        older = self._beyond(there)
+        older = self._beyond(heads)
         known = {_identity(body) for (body,) in connection.execute(statement("own_older_entries"))}
-        carried = sorted((body for body in (*older, *rest) if _identity(body) not in known), key=_clock)
+        fresh = {_identity(body): body for body in (*rest, *older)}
+        carried = sorted((body for identity, body in fresh.items() if identity not in known), key=_clock)
         latest = ledger.tail().hlc
         self._restart(epoch := new_epoch(ledger.clock))
         connection.execute(statement("unstage"), (latest, staged.log))
@@ -97,23 +97,20 @@ class Recovery:
                 rest.append(body)
         return begin, rest
 
-    def _beyond(self, there: Mapping[tuple[str, str], LogCursor]) -> list[str]:
-        """Entries of older own logs that the cloud has lost: it fell back further than this ledger's frames go."""
+    def _beyond(self, heads: Sequence[LogCursor]) -> list[str]:
+        """Entries of older own logs that the cloud has less of, or otherwise: it fell back further than frames go.
+
+        Such a log is given up as a whole, because nobody here can tell which of it the cloud still has. The next epoch
+        is then refused for not knowing the log; it is fetched, and what the cloud has of it is not carried over again.
+        """
         connection = self.ledger.connection
         bodies: list[str] = []
-        for log, epoch, frame in connection.execute(statement("own_older_logs")).fetchall():
-            head = there.get((self.ledger.gateway, epoch))
-            if head is not None and head.frame >= frame:
-                continue
-            last = head.seq if head else 0
-            for body, at_ms in connection.execute(statement("site_entries_after"), (log, last)).fetchall():
+        for log in _unlike(connection, heads):
+            for body, at_ms in connection.execute(statement("site_entries_after"), (log, 0)).fetchall():
                 bodies.append(body)
                 self._keep_time(body, at_ms)
-            connection.execute(statement("delete_site_entries"), (log, last))
-            if head is None:
-                connection.execute(statement("delete_log"), (log,))
-            else:
-                connection.execute(statement("cut_log"), (head.frame, head.seq, head.digest, log))
+            connection.execute(statement("delete_site_entries"), (log, 0))
+            connection.execute(statement("delete_log"), (log,))
         return bodies
 
     def _keep_time(self, body: str, at_ms: int) -> None:
@@ -182,8 +179,18 @@ def fetching(connection: Connection) -> list[LogCursor]:
 
 
 def lost_by_cloud(connection: Connection, heads: Sequence[LogCursor]) -> bool:
-    """Whether the cloud has less of this gateway's older logs than the ledger: it has fallen back behind an epoch."""
-    there = {(head.gateway, head.epoch): head.frame for head in heads}
+    """Whether the cloud has less of this gateway's older logs than the ledger, or otherwise: it has fallen back."""
+    return bool(_unlike(connection, heads))
+
+
+def _unlike(connection: Connection, heads: Sequence[LogCursor]) -> list[int]:
+    """The older own logs of which the cloud has not at least what is here."""
+    there = {(head.gateway, head.epoch): head for head in heads}
     gateway = connection.execute(statement("own_log")).fetchone()[0]
-    rows = connection.execute(statement("own_older_logs"))
-    return any(there.get((gateway, epoch), 0) < frame for _, epoch, frame in rows)
+    unlike = []
+    for log, epoch, frame, digest in connection.execute(statement("own_older_logs")):
+        head = there.get((gateway, epoch))
+        same = head is not None and head.frame >= frame and (head.frame > frame or head.digest in {digest, None})
+        if not digest or not same:
+            unlike.append(log)
+    return unlike

@@ -61,8 +61,12 @@ def restore(
     clock, address = SystemClock(), BrokerAddress.parse(cloud_url)
     if path.exists():
         with contextlib.closing(database.open_reader(path)) as reader:
-            if RESTORING not in database.meta(reader):
-                raise LedgerExists(f"{path} exists already; a ledger is never overwritten.")
+            facts = database.meta(reader)
+        if RESTORING not in facts:
+            raise LedgerExists(f"{path} exists already; a ledger is never overwritten.")
+        if facts["gateway"] != gateway:
+            hint = f"Go on with --gateway {facts['gateway']}, or remove the file."
+            raise LedgerExists(f"{path} is an unfinished restore of {facts['gateway']}.", hint=hint)
     else:
         with Ledger.create(path, gateway, clock, cloud_url=cloud_url, **{RESTORING: "1"}):
             pass
@@ -81,6 +85,8 @@ def restore(
             commands=Commands(path, clock.now_ms),
         )
         asyncio.run(_fetch(uplink, wait_s, progress))
+        with database.transaction(ledger.connection):
+            ledger.connection.execute(statement("set_meta"), ("cloud_url", cloud_url))
         devices = [name for (name,) in ledger.connection.execute(statement("devices_heard")) if name]
         with database.transaction(ledger.connection):
             ledger.connection.executemany(statement("insert_device"), [(name, "device") for name in devices])

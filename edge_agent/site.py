@@ -89,7 +89,11 @@ class SiteBook:
             stock_proof.note_sealed(connection)
         elif verdict is Verdict.FORK and not staged and row is not None:
             # The cloud has another history of that log than it had: it fell back and the log was restored meanwhile.
-            self.forget(row.log)
+            if message.gateway == self.ledger.gateway:
+                # What only this ledger has of it must not be lost: `recovery` brings it again.
+                connection.execute(statement("mark_unlike"), (row.log,))
+            else:
+                self.forget(row.log)
         return verdict
 
     def add_log(self, gateway: str, epoch: str, *, staged: bool = False, cursor: Cursor = NO_CURSOR) -> int:
@@ -118,7 +122,9 @@ class SiteBook:
             Derivation(self.ledger.connection).apply((log, seq, entry) for seq, entry in counting)
             if message.gateway == self.ledger.gateway:
                 note_events(self.ledger.connection, [(log, seq, entry) for seq, entry in counting])
-        bound = clock.pack(self.ledger.now_ms() + AHEAD_MS_MAX)
+        # Another gateway's clock is followed so far and no further; one's own past is always earlier.
+        own = message.gateway == self.ledger.gateway
+        bound = clock.HLC_MAX if own else clock.pack(self.ledger.now_ms() + AHEAD_MS_MAX)
         return max((entry.hlc for _, entry in counting if entry.hlc <= bound), default=0)
 
 

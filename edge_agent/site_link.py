@@ -103,10 +103,15 @@ class SiteLink:
             return await self._answered(message, forked=forked, before_opening=before_opening)
         frame = frames.decode(message.frame)
         verdict = await self.write(lambda ledger: SiteBook(ledger).receive(message, frame))
-        if verdict is Verdict.AHEAD:
+        if verdict is Verdict.MERGE:
+            self.asking.taken()
+        elif verdict is Verdict.AHEAD:
             self.asking.gap(self.now_ms())
         elif verdict is Verdict.FORK:
             log.error("site_log_forked", gateway=message.gateway, epoch=frame.header.epoch, frame=frame.header.frame)
+            if (message.gateway, frame.header.epoch) == (self.gateway, self.epoch):
+                # The frame that was thought to be shared is not: fetch the whole.
+                await self.write(lambda ledger: Recovery(ledger).stage(from_start=True))
             self.asking.ask_now(self.now_ms())
         return None
 
@@ -118,7 +123,7 @@ class SiteLink:
         self.complete = not message.more and recovery.fetched(self.reader, message.heads)
         self.asking.answered(self.now_ms(), more=message.more)
         if not self.complete:
-            self.asking.gap(self.now_ms())
+            self.asking.missing(self.now_ms())
             return None
         if not forked:
             return await self._compare(message.heads)

@@ -21,7 +21,7 @@ import structlog
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edge_agent import outbox
+from edge_agent import database, outbox
 from edge_agent.clock import Clock
 from edge_agent.commands import Commands
 from edge_agent.database import Connection
@@ -137,6 +137,8 @@ class Uplink:
         """Connect, ship, reconnect, until cancelled."""
         attempt = 0
         while True:
+            # It may have changed in a contact that broke while the new one was being opened.
+            self.epoch = database.meta(self.reader)["epoch"]
             try:
                 async with self._client() as client:
                     attempt = 0
@@ -247,7 +249,11 @@ class Uplink:
                     await self._acknowledged(client, tasks, Ack.decode(bytes(message.payload)))
                 elif topic.channel is Channel.COMMAND:
                     command = Command.decode(bytes(message.payload))
-                    tasks.create_task(self._obey(client, command), name=f"edge[{self.gateway}].command.{command.name}")
+                    if self.commands.take():
+                        name = f"edge[{self.gateway}].command.{command.name}"
+                        tasks.create_task(self._obey(client, command), name=name)
+                    else:
+                        log.warning("command_dropped", command=command.name, id=command.id)
                 elif topic.channel is Channel.SITE_LEDGER:
                     await self._passed_down(site_message(bytes(message.payload)))
             except WireError as error:
@@ -264,6 +270,10 @@ class Uplink:
         await self._learn_time(ack)
         lane = self._lanes[ack.stream]
         effects = lane.sender.receive(ack, self._sender_ms())
+        if lane.sender.forked:
+            # It speaks of another history: its verdicts are on entries that only have the same numbers.
+            await self._carry_out(client, tasks, lane, effects)
+            return
         if ack.rejected:
             new = await self._write(partial(_note_verdicts, ack.stream, ack.rejected))
             if new:

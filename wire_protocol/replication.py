@@ -11,9 +11,10 @@ Invariant: nothing here waits, reads a clock or draws randomness; time in millis
 Invariant: the receiver moves its cursor only from frame N to frame N+1 of the same chain.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
 from wire_protocol import frames
@@ -21,6 +22,8 @@ from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader
 from wire_protocol.messages import Ack, Bounded, Rejected
 from wire_protocol.topics import Stream
+
+REJECTED_PER_ACK_MAX: Final = 250  # with the longest reasons, such an acknowledgement still fits its bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,17 +252,19 @@ class Sender:
         self._next = min(self._next, frame)
 
     def _fork_reason(self, ack: Ack) -> str | None:
-        """Why the cloud's history is not this ledger's; None when it may be."""
-        if ack.fork:
-            return ack.fork
+        """Why the cloud's history is not this ledger's; None when it may be.
+
+        A clone of this disk hears the same acknowledgements. The one whose frame is named has the cloud's history;
+        what is said of a fork is meant for the other.
+        """
         if ack.epoch is None:
-            return None
+            return ack.fork
         if ack.frame > self.sealed_frame:
             return f"the cloud has frame {ack.frame}, this ledger only {self.sealed_frame}"
         ours = self._digest_of(ack.frame) if ack.digest is not None else None
-        if ours is not None and ours != ack.digest:
-            return f"the cloud has another frame {ack.frame}"
-        return None
+        if ours is None:
+            return ack.fork
+        return None if ours == ack.digest else f"the cloud has another frame {ack.frame}"
 
 
 class Cursor(NamedTuple):
@@ -348,6 +353,16 @@ class Receiver:
             digest=digest or None,
             bounded=tuple(bounded),
         )
+
+    def acks(
+        self, now_ms: int, window: int, *, rejected: Iterable[Rejected] = (), bounded: Iterable[Bounded] = (), ask: bool
+    ) -> Iterator[Ack]:
+        """As many acknowledgements as it takes to tell everything that was rejected; mostly one."""
+        told = iter(rejected)
+        part = tuple(islice(told, REJECTED_PER_ACK_MAX))
+        yield self.ack(now_ms, window, rejected=part, bounded=bounded, ask=ask)
+        while part := tuple(islice(told, REJECTED_PER_ACK_MAX)):
+            yield self.ack(now_ms, window, rejected=part)
 
     def _fork_reason(self, header: FrameHeader, digest: str) -> str | None:
         """Why this frame belongs to another history than the one stored; None when it does not."""

@@ -21,6 +21,7 @@ class SiteReader:
     _connected: bool = False
     _ask_at_ms: int = 0
     _asked: int = 0
+    _fruitless: int = 0
 
     def connected(self, now_ms: int) -> None:
         """The link is up: ask at once."""
@@ -37,7 +38,17 @@ class SiteReader:
     def gap(self, now_ms: int) -> None:
         """A frame came whose predecessor is missing here."""
         if not self._asked:
-            self._ask_at_ms = min(self._ask_at_ms, now_ms + GAP_MS)
+            delay_ms = min(self.interval_ms, GAP_MS * 2 ** min(self._fruitless, 16))
+            self._ask_at_ms = min(self._ask_at_ms, now_ms + delay_ms)
+
+    def missing(self, now_ms: int) -> None:
+        """The answer has come to its end and something is missing still; asked again and again, ever less often."""
+        self._fruitless += 1
+        self.gap(now_ms)
+
+    def taken(self) -> None:
+        """A frame was taken: asking bears fruit."""
+        self._fruitless = 0
 
     def answered(self, now_ms: int, *, more: bool) -> None:
         """The answer has come to its end."""

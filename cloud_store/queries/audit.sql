@@ -4,13 +4,6 @@ FROM site s JOIN tenant t USING (tenant_id)
 WHERE t.name = %(tenant)s AND (%(site)s::text IS NULL OR s.name = %(site)s)
 ORDER BY s.name
 
--- name: lock_cursors
--- No merge of the site's known logs commits while these are held; one of a new log waits for the digest's row.
-SELECT 1 FROM stream_cursor c
-WHERE c.gateway_id IN (SELECT gateway_id FROM gateway WHERE site_id = %(site_id)s) AND c.stream = 1
-ORDER BY c.gateway_id, c.stream, c.epoch
-FOR UPDATE
-
 -- name: entry_count
 SELECT coalesce(sum(c.seq), 0)::bigint FROM stream_cursor c JOIN gateway g USING (gateway_id)
 WHERE g.site_id = %(site_id)s AND c.stream = 1

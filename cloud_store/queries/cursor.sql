@@ -4,6 +4,14 @@ SELECT gateway_id, stream, epoch, frame, seq, digest
 FROM stream_cursor
 WHERE gateway_id = ANY(%(gateways)s::integer[])
 
+-- name: share_sites
+-- Merges at a site go on side by side, but not beside a rebuild of its balances.
+SELECT pg_advisory_xact_lock_shared(%(lock_class)s, site_id)
+FROM (SELECT unnest(%(sites)s::integer[]) AS site_id ORDER BY 1) AS s
+
+-- name: own_site
+SELECT pg_advisory_xact_lock(%(lock_class)s, %(site_id)s)
+
 -- name: create_missing
 -- A first frame needs a row to lock. Frame 0 says that nothing has been merged.
 INSERT INTO stream_cursor (gateway_id, stream, epoch, frame, seq, digest)
@@ -59,15 +67,17 @@ WHERE g.state = 'active'
 ORDER BY g.name, w.stream, t.epoch
 
 -- name: verdicts
--- What was rejected of ledger logs: (gateway, epoch, {seq: reason}), the latest frames first.
+-- What was rejected of ledger logs: (gateway, epoch, {seq: reason}), of so many of the latest frames of each.
 SELECT t.name, t.epoch, f.verdicts
 FROM unnest(%(names)s::text[], %(epochs)s::text[]) AS t (name, epoch)
 JOIN gateway g ON g.name = t.name COLLATE "C"
 JOIN epoch e ON e.gateway_id = g.gateway_id AND e.ulid = t.epoch COLLATE "C"
-JOIN frame f ON f.gateway_id = g.gateway_id AND f.epoch_id = e.epoch_id
-WHERE f.stream = 1 AND f.verdicts IS NOT NULL
-ORDER BY f.frame DESC
-LIMIT %(limit)s
+CROSS JOIN LATERAL (
+    SELECT verdicts FROM frame
+    WHERE gateway_id = g.gateway_id AND epoch_id = e.epoch_id AND stream = 1 AND verdicts IS NOT NULL
+    ORDER BY frame DESC
+    LIMIT %(limit)s
+) AS f
 
 -- name: merged
 -- Every log of some gateways that something was merged of.

@@ -6,25 +6,25 @@ SELECT gateway_id, ulid, epoch_id, after FROM epoch WHERE gateway_id = ANY(%(gat
 UPDATE epoch SET after = %(after)s WHERE gateway_id = %(gateway_id)s AND ulid = %(epoch)s
 
 -- name: events
--- Which of these device events are in other logs of the gateway already. An event that comes again says the same, so
--- the item narrows the search.
-WITH wanted AS (
-    SELECT device, event FROM unnest(%(devices)s::text[], %(events)s::text[]) AS t (device, event)
-), item_ids AS (
-    SELECT item_id FROM item WHERE tenant_id = %(tenant_id)s AND sku = ANY(%(skus)s::text[])
+-- Which of these device events, and of these clock readings without an event, are in other logs of the gateway already.
+-- What comes again says the same, so the item narrows the search.
+WITH items AS (
+    SELECT item_id, sku FROM item WHERE tenant_id = %(tenant_id)s AND sku = ANY(%(skus)s::text[])
 ), found AS (
-    SELECT m.device_id, m.event, m.epoch_id, m.seq
+    SELECT m.item_id, m.device_id, m.event, m.hlc, m.quantity, m.epoch_id, m.seq
     FROM movement m
-    WHERE m.item_id IN (SELECT item_id FROM item_ids) AND m.gateway_id = %(gateway_id)s
-        AND m.epoch_id = ANY(%(epochs)s::integer[]) AND m.event = ANY(%(events)s::text[])
+    WHERE m.item_id IN (SELECT item_id FROM items) AND m.gateway_id = %(gateway_id)s
+        AND m.epoch_id = ANY(%(epochs)s::integer[])
+        AND (m.event = ANY(%(events)s::text[]) OR (m.event IS NULL AND m.hlc = ANY(%(hlcs)s::bigint[])))
     UNION ALL
-    SELECT c.device_id, c.event, c.epoch_id, c.seq
+    SELECT c.item_id, c.device_id, c.event, c.hlc, c.quantity, c.epoch_id, c.seq
     FROM count c
-    WHERE c.item_id IN (SELECT item_id FROM item_ids) AND c.gateway_id = %(gateway_id)s
-        AND c.epoch_id = ANY(%(epochs)s::integer[]) AND c.event = ANY(%(events)s::text[])
+    WHERE c.item_id IN (SELECT item_id FROM items) AND c.gateway_id = %(gateway_id)s
+        AND c.epoch_id = ANY(%(epochs)s::integer[])
+        AND (c.event = ANY(%(events)s::text[]) OR (c.event IS NULL AND c.hlc = ANY(%(hlcs)s::bigint[])))
 )
-SELECT d.name, found.event, e.ulid, found.seq
+SELECT d.name, found.event, found.hlc, items.sku, found.quantity, e.ulid, found.seq
 FROM found
-JOIN device d USING (device_id)
+JOIN items USING (item_id)
 JOIN epoch e USING (epoch_id)
-JOIN wanted ON wanted.device = d.name AND wanted.event = found.event COLLATE "C"
+LEFT JOIN device d USING (device_id)

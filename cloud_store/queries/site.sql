@@ -5,6 +5,9 @@ FROM gateway g
 WHERE g.site_id = ANY(%(sites)s::integer[]) AND g.state = 'active'
 ORDER BY g.site_id, g.name
 
+-- name: is_active
+SELECT EXISTS (SELECT FROM gateway WHERE name = %(gateway)s AND state = 'active')
+
 -- name: heads
 -- Where every ledger log of an active gateway's site stands.
 SELECT o.name, c.epoch, c.frame, c.seq, c.digest, o.gateway_id, e.epoch_id
@@ -19,7 +22,7 @@ LIMIT %(limit)s
 
 -- name: frames
 -- The frames of one log after a number. Each frame is there once, because its cursor moved with it.
-SELECT extract(epoch FROM received_at) * 1000, payload, verdicts
+SELECT frame, extract(epoch FROM received_at) * 1000, payload, verdicts
 FROM frame
 WHERE gateway_id = %(gateway_id)s AND epoch_id = %(epoch_id)s AND stream = 1 AND frame > %(after)s
     AND frame <= %(last)s AND payload IS NOT NULL

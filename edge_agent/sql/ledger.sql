@@ -41,7 +41,8 @@ SELECT zero_ms FROM boot WHERE boot = ?;
 INSERT INTO log (log, gateway, epoch) VALUES (?, ?, ?);
 
 -- name: observed
-SELECT coalesce(max(hlc), 0) FROM log WHERE hlc <= ?;
+SELECT coalesce(max(hlc), 0) FROM log
+WHERE hlc <= ? OR gateway = (SELECT gateway FROM log WHERE log = 0);
 
 -- name: insert_device
 INSERT INTO device (name, kind) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET kind = excluded.kind;

@@ -49,17 +49,18 @@ SELECT body, at_ms FROM site_entry WHERE log = ? AND seq > ? ORDER BY seq;
 INSERT INTO boot (boot, first_ms, zero_ms) VALUES (:boot, :zero_ms, :zero_ms)
 ON CONFLICT (boot) DO UPDATE SET zero_ms = coalesce(zero_ms, excluded.zero_ms);
 
+-- name: mark_unlike
+-- The cloud has another history of this log; its digest is no frame's any more.
+UPDATE log SET digest = '' WHERE log = ?;
+
 -- name: own_older_logs
-SELECT log, epoch, frame FROM log
+SELECT log, epoch, frame, digest FROM log
 WHERE log > 0 AND NOT staged AND gateway = (SELECT gateway FROM log WHERE log = 0) ORDER BY epoch;
 
 -- name: other_logs
 -- The logs of the site's other gateways.
 SELECT log, gateway, epoch, frame, digest FROM log
 WHERE log > 0 AND NOT staged AND gateway <> (SELECT gateway FROM log WHERE log = 0) ORDER BY log;
-
--- name: cut_log
-UPDATE log SET frame = ?, seq = ?, digest = ? WHERE log = ?;
 
 -- name: unstage
 UPDATE log SET staged = 0, hlc = max(hlc, ?) WHERE log = ?;

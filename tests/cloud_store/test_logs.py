@@ -141,8 +141,8 @@ def test_a_gateway_is_sent_what_it_lacks_of_its_own_site(
         assert frames.decode(own[-1].frame).header.frame == 2
         assert store.answer("gw-far", SiteAsk(own=EPOCH), bytes_max=1 << 20).frames == []
         registry.set_gateway_state(connection, "gw-b", "disabled")
-        assert store.answer("gw-b", SiteAsk(), bytes_max=1 << 20) == ([], [], False)
-        assert store.answer("gw-unknown", SiteAsk(), bytes_max=1 << 20) == ([], [], False)
+        assert store.answer("gw-b", SiteAsk(), bytes_max=1 << 20) == ([], [], False, False)
+        assert store.answer("gw-unknown", SiteAsk(), bytes_max=1 << 20) == ([], [], False, False)
 
 
 def test_a_gateway_may_have_more_epochs_than_a_frame_can_name(merger: Merger, connection: Connection) -> None:
