@@ -22,7 +22,6 @@ from edge_agent.ledger import Ledger
 from edge_agent.site import SiteBook
 from edge_agent.sql import statement
 from stocktide.universe import bugs_cloud, bugs_edge, bugs_site, universe, uplink
-from stocktide.universe.checks import Checks
 from stocktide.universe.network import Network
 from stocktide.universe.queries import RepeatQueries
 from stocktide.universe.uplink import VirtualUplink
@@ -199,11 +198,6 @@ FINDINGS: Final[tuple[Bug, ...]] = (
         "judged-again",
         "after a failover the cloud rejects what it took before, or takes what it rejected",
         ((universe.Universe, "answer_alarms", lambda self: self.store.rejudged.clear()),),
-    ),
-    Bug(
-        "technician-without-event",
-        "a technician's entry that two logs have counts twice",
-        ((Checks, "slips_may_double", False),),
     ),
     Bug(
         "damaged-plain-json",

@@ -71,8 +71,6 @@ class Known:
 class Checks:
     """The oracle's eye on one universe."""
 
-    slips_may_double = True  # what a technician books has no event id by which the cloud could know it again
-
     def __init__(self) -> None:
         self.machines: dict[str, Machine] = {}
         self.said: dict[Happened, Draft] = {}
@@ -85,7 +83,6 @@ class Checks:
         self.forks: defaultdict[str, set[str]] = defaultdict(set)
         self.commits = self.epochs = self.repeated = 0
         self.fell_back = False
-        self.doubled: set[Happened] = set()
         self.jumped: set[str] = set()  # machines whose wall clock was not always right
         self._known: dict[str, Known] = {}
         self._untimed: set[str] = set()
@@ -183,11 +180,7 @@ class Checks:
         self.commits += 1
         twice, store.twice = store.twice, []
         for what, first, second in twice:
-            if what.who or not self.fell_back or not self.slips_may_double:
-                raise Violation(
-                    "I2 nothing twice", f"{' '.join(what)} counts as {_place(first)} and as {_place(second)}"
-                )
-            self.doubled.add(what)
+            raise Violation("I2 nothing twice", f"{' '.join(what)} counts as {_place(first)} and as {_place(second)}")
         for frame in planned.merged:
             self._require_frame(store, frame)
         shelves = sorted(store.touched)

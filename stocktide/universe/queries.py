@@ -54,15 +54,14 @@ class RepeatQueries:
 
     def _events(self, wanted: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         name = next(name for name, known in self._registry.items() if known.gateway_id == wanted["gateway_id"])
-        events, hlcs, epochs = set(wanted["events"]), set(wanted.get("hlcs", ())), set(wanted["epochs"])
-        found = [
+        events, hlcs, epochs = set(wanted["events"]), set(wanted["hlcs"]), set(wanted["epochs"])
+        return [
             (entry.device, entry.event, entry.hlc, entry.sku, entry.quantity, key.epoch, seq)
             for key, entries in self._store.entries.items()
             if key.gateway == name and self._id(key.epoch) in epochs
             for seq, entry in entries
             if (entry.hlc in hlcs if entry.event is None else entry.event in events)
         ]
-        return found if "hlcs" in wanted else [(*row[:2], *row[-2:]) for row in found if row[0] is not None]
 
 
 class VirtualContactStore(ContactStore):

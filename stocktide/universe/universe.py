@@ -58,9 +58,8 @@ class Size:
 class Outcome:
     """What became of one universe; `problem` is None when every invariant held.
 
-    `epochs` were opened, `repeated` entries were taken out by the cloud because another log has them, `doubled` are
-    technicians' entries that it could not know again, and `excused` happenings were lost with a destroyed disk that had
-    not shipped them.
+    `epochs` were opened, `repeated` entries were taken out by the cloud because another log has them, and `excused`
+    happenings were lost with a destroyed disk that had not shipped them.
     """
 
     seed: int
@@ -71,7 +70,6 @@ class Outcome:
     commits: int
     epochs: int
     repeated: int
-    doubled: int
     excused: int
     seconds: float
     digest: str
@@ -356,7 +354,6 @@ def run(seed: int, size: Size, echo: Callable[[str], None] | None = None) -> Out
         commits=universe.checks.commits,
         epochs=universe.checks.epochs,
         repeated=universe.checks.repeated,
-        doubled=len(universe.checks.doubled),
         excused=len(universe.checks.excused.keys() - universe.store.places.keys()),
         seconds=time.process_time() - began,
         digest=universe.world.trace.digest,

@@ -5,6 +5,8 @@ contact the gateways of a site and the cloud do not all show the stock that the 
 """
 
 import json
+import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -103,6 +105,17 @@ def test_a_replacement_with_an_empty_ledger_fetches_the_past_by_itself(site: Sit
     site.require_agreement()
 
 
+def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`stocktide edge …` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "stocktide", "edge", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
 def test_a_dead_gateway_is_restored_from_the_cloud_over_mqtt(site: SiteStack) -> None:
     """A new machine, one command: the stock, the history and the devices are there before the agent runs."""
     dead, other = site.make(), site.make()
@@ -112,8 +125,8 @@ def test_a_dead_gateway_is_restored_from_the_cloud_over_mqtt(site: SiteStack) ->
     dead.agent.kill()
     path = site.folder / "new" / "ledger.db"
     asked = ["restore", "--gateway", dead.name, "--cloud", site.broker.url, "--ledger", str(path), "--json"]
-    done = CliRunner().invoke(edge, asked)
-    assert done.exit_code == 0, done.output
+    done = command(*asked)
+    assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["entries"], told["logs"], told["devices"]) == (320, 2, ["till-1"])
     with closing(database.open_reader(path)) as reader:
@@ -126,9 +139,9 @@ def test_a_dead_gateway_is_restored_from_the_cloud_over_mqtt(site: SiteStack) ->
     new.scan(10)
     site.require_agreement()
     assert new.times("ledger_forked") == 0
-    again = CliRunner().invoke(edge, asked)
-    assert again.exit_code != 0
-    assert "exists already" in again.output
+    again = command(*asked)
+    assert again.returncode != 0
+    assert "exists already" in again.stderr
 
 
 def test_a_restore_that_hears_nothing_says_so(site: SiteStack) -> None:
@@ -136,6 +149,9 @@ def test_a_restore_that_hears_nothing_says_so(site: SiteStack) -> None:
     path = site.folder / "new" / "ledger.db"
     asked = ["restore", "--gateway", "gw-nobody", "--cloud", site.broker.url, "--ledger", str(path), "--wait", "2"]
     for _ in range(2):  # the second goes on with the unfinished one
-        done = CliRunner().invoke(edge, asked)
-        assert done.exit_code != 0
-        assert "gateway list" in done.output
+        done = command(*asked)
+        assert done.returncode != 0
+        assert "gateway list" in done.stderr
+    other = command(*asked[:2], "gw-other", *asked[3:])
+    assert other.returncode != 0
+    assert "unfinished restore of gw-nobody" in other.stderr
