@@ -22,7 +22,7 @@ from wire_protocol.replication import Cursor
 
 _REPEATS = repeats._SQL  # noqa: SLF001 - the statements are told apart by their text
 
-TOLD_AGAIN: Final = "event counts already"
+TOLD_AGAIN: Final = "counts already"
 
 
 class RepeatQueries:
