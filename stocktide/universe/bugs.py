@@ -85,7 +85,11 @@ BUGS: Final[tuple[Bug, ...]] = (
         "a frame behind the cursor is merged again",
         ((Receiver, "offer", bugs_cloud.offer_repeated),),
     ),
-    Bug("fork-check-removed", "a frame of another history is merged", ((Receiver, "_fork_reason", _nothing),)),
+    Bug(
+        "fork-check-removed",
+        "a frame of another history is merged, and no sender compares digests either",
+        ((Receiver, "_fork_reason", _nothing), (Sender, "receive", bugs_edge.receive_without_digest)),
+    ),
     Bug("count-as-delta", "a count adds what was found", ((Balance, "after_count", bugs_cloud.count_as_delta),)),
     Bug(
         "late-count-forgets",
@@ -141,7 +145,11 @@ BUGS: Final[tuple[Bug, ...]] = (
         "a sender does not ask whose frame was acknowledged",
         ((Sender, "receive", bugs_edge.receive_without_digest),),
     ),
-    Bug("after-not-checked", "a new epoch need not know the older ones", ((Receiver, "_ignorance", _nothing),)),
+    Bug(
+        "after-not-checked",
+        "a new epoch need not know the older ones, and events that two logs have count in both",
+        ((Receiver, "_ignorance", _nothing), (RepeatQueries, "take_out", _nothing)),
+    ),
     Bug(
         "repeats-not-taken-out",
         "events that two logs have count in both",
