@@ -181,6 +181,10 @@ class Machine(Process):
         """Queue any other write."""
         self._enqueue(Submitted(Job(run), done, full))
 
+    def writes_wait(self) -> bool:
+        """Whether writes other than events are queued; a contact does not end before its own are done."""
+        return any(isinstance(work, Submitted) for work in self._queue)
+
     def _enqueue(self, work: Append | Submitted) -> None:
         self._queue.append(work)
         if not self._committing:

@@ -94,6 +94,9 @@ class VirtualUplink:
         machine = self.machine
         if self.online or machine.name in machine.network.cut:
             return
+        if machine.writes_wait():
+            self.connect_soon()  # production is still in the contact before, waiting for its write
+            return
         self._contact += 1
         self.epoch = machine.ledger.epoch
         self.online, self._contact_ms, self._alarm_ms = True, self._now_ms(), None
