@@ -4,14 +4,14 @@ Invariant: an unknown or disabled gateway leaves no trace here.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from cloud_store import cursors, dead_letters, sql
 from cloud_store.arrivals import LogKey
-from cloud_store.connection import Connection, connect, translated
+from cloud_store.connection import translated
 from cloud_store.dead_letters import DeadLetter
+from cloud_store.session import Session
 from wire_protocol.messages import GatewayStatus, Rejected
 from wire_protocol.replication import Cursor
 
@@ -20,16 +20,11 @@ VERDICT_FRAMES_MAX: Final = 1_000  # frames with rejected entries that a gateway
 _SQL: Final = sql.load("status")
 
 
-@dataclass(slots=True)
-class ContactStore:
+class ContactStore(Session):
     """Records contacts over one connection, which is opened when needed and again after it was lost.
 
     Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
     """
-
-    database_url: str
-    application: str = "stocktide-contacts"
-    _connection: Connection | None = None
 
     def record(self, statuses: Iterable[tuple[str, GatewayStatus, int]]) -> None:
         """Store the latest status of gateways: (gateway, status, received in milliseconds)."""
@@ -62,17 +57,6 @@ class ContactStore:
         """Keep dead letters within their bounds."""
         with translated():
             return dead_letters.trim(self._connected())
-
-    def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self.database_url, application=self.application)
-        return self._connection
 
 
 def _columns(gateway: str, status: GatewayStatus, received_ms: int) -> dict[str, Any]:

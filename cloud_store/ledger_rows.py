@@ -140,21 +140,21 @@ class _FrameRows:
             (destination_id, entry.destination, entry.quantity),
         ):
             cell = CellKey(location_id, item_id, lot_id)
-            self._move(cell, Cell(name, entry.sku, entry.lot or ""), moved, entry.hlc)
+            self._move(cell, name, entry, moved)
             if not names.is_virtual(name):
                 self._hourly((hour, *cell), moved)
 
-    def _move(self, cell: CellKey, named: Cell, moved: int, hlc: int) -> None:
+    def _move(self, cell: CellKey, location: str, entry: Movement, moved: int) -> None:
         cells = self.rows.shelves
         if cell.location_id == self.adjust_id:
             cells = self.rows.adjust
         change = cells.get(cell)
         if change is None:
             change = cells[cell] = CellChange()
-            self._know(cell, named)
+            self._know(cell, Cell(location, entry.sku, entry.lot or ""))
         change.moved += moved
-        change.last_hlc = max(change.last_hlc, hlc)
-        change.first_hlc = min(change.first_hlc, hlc)
+        change.last_hlc = max(change.last_hlc, entry.hlc)
+        change.first_hlc = min(change.first_hlc, entry.hlc)
 
     def _know(self, cell: CellKey, named: Cell) -> None:
         """Remember what a cell is called, and where what its counts add is taken from."""

@@ -4,12 +4,12 @@ Invariant: balances and position are read in one snapshot, or they would not bel
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from cloud_store import alarms, site_digests
 from cloud_store.alarms import Alarm
-from cloud_store.connection import Connection, connect, translated
+from cloud_store.connection import translated
+from cloud_store.session import Session
 from cloud_store.site_digests import SiteDigest
 from wire_protocol import proof
 from wire_protocol.proof import StockProof
@@ -32,16 +32,11 @@ class Snapshot(NamedTuple):
     kept: int
 
 
-@dataclass(slots=True)
-class ProofStore:
+class ProofStore(Session):
     """Reads and notes over one connection, which is opened when needed and again after it was lost.
 
     Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
     """
-
-    database_url: str
-    application: str = "stocktide-proofs"
-    _connection: Connection | None = None
 
     def compare(self, gateway: str, theirs: StockProof, *, scan_s: float) -> Comparison | None:
         """Compare a gateway's proof with what the merge has kept, and that with the balances if a scan is due.
@@ -80,20 +75,9 @@ class ProofStore:
             site_digests.note_proof(self._connected(), gateway, differs=True)
             alarms.raise_all(self._connected(), [Alarm(gateway, "stock-differs", detail)])
 
-    def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
     def _scan(self, gateway: str, kept: SiteDigest) -> bool:
         """Whether the balances add up to the digest that was kept."""
         found = self.snapshot(gateway)
         damaged = found is not None and proof.stock_digest(found.on_hand) != found.kept
         site_digests.note_scan(self._connected(), kept.site_id, damaged=damaged)
         return not damaged
-
-    def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self.database_url, application=self.application)
-        return self._connection

@@ -5,11 +5,11 @@ Invariant: a gateway is given frames of its own site only; which site that is, t
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from cloud_store import sql
-from cloud_store.connection import Connection, connect, translated
+from cloud_store.connection import Connection, translated
+from cloud_store.session import Session
 from wire_protocol.messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame
 
 FRAMES_PER_READ: Final = 16
@@ -28,16 +28,11 @@ class Answer(NamedTuple):
     known: bool = True
 
 
-@dataclass(slots=True)
-class SiteStore:
+class SiteStore(Session):
     """Reads sites over one connection, which is opened when needed and again after it was lost.
 
     Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
     """
-
-    database_url: str
-    application: str = "stocktide-sites"
-    _connection: Connection | None = None
 
     def peers(self, sites: Iterable[int]) -> dict[int, list[str]]:
         """The active gateways of some sites."""
@@ -72,17 +67,6 @@ class SiteStore:
                         return Answer(frames, heads, more=True)
                     frames.append(frame)
         return Answer(frames, heads, more=False)
-
-    def close(self) -> None:
-        """Close the connection; the next call opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self.database_url, application=self.application)
-        return self._connection
 
 
 def _frames(connection: Connection, head: LogCursor, ids: tuple[int, int], *, after: int) -> Iterator[SiteFrame]:
