@@ -81,17 +81,17 @@ class Link:
         self._address = BrokerAddress.parse(settings.mqtt_url)
         self._wanted: frozenset[int] = frozenset()
         self._wanted_changed = asyncio.Event()
-        self._outgoing: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(settings.outgoing_messages_max)
+        self._outgoing: asyncio.Queue[tuple[str, bytes, int]] = asyncio.Queue(settings.outgoing_messages_max)
 
     def serve(self, shards: frozenset[int]) -> None:
         """Be subscribed to exactly these shards, as soon as there is a connection."""
         self._wanted = shards
         self._wanted_changed.set()
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
         """Publish when the link is up; forgotten when it is not or too much waits: the gateway will ask again."""
         try:
-            self._outgoing.put_nowait((topic, payload))
+            self._outgoing.put_nowait((topic, payload, qos))
         except asyncio.QueueFull:
             self._metrics.acks.labels("overflow").inc()
 
@@ -178,9 +178,9 @@ class Link:
 
     async def _publish(self, client: aiomqtt.Client) -> None:
         while True:
-            topic, payload = await self._outgoing.get()
+            topic, payload, qos = await self._outgoing.get()
             try:
-                await client.publish(topic, payload, qos=1)
+                await client.publish(topic, payload, qos=qos)
                 self._metrics.acks.labels("published").inc()
             finally:
                 self._outgoing.task_done()

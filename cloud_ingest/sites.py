@@ -9,6 +9,7 @@ Invariant: only what is committed is passed on. Invariant: an ask is answered fr
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -21,7 +22,8 @@ from cloud_store.arrivals import MergedFrame
 from cloud_store.errors import StoreError
 from cloud_store.sites import Answer, SiteStore
 from wire_protocol import topics
-from wire_protocol.messages import InvalidMessage, SiteAsk, SiteFrame, SiteHeads
+from wire_protocol.messages import InvalidMessage
+from wire_protocol.site_messages import SiteAsk, SiteFrame, SiteHeads, pack
 from wire_protocol.topics import Channel
 
 PEERS_KNOWN_S: Final = 5.0
@@ -86,18 +88,21 @@ class Sites:
         if sites and (time.monotonic() > self._peers_until or not sites <= self._peers.keys()):
             self._peers = await uninterrupted(lambda: self._store.peers(sites | self._peers.keys()))
             self._peers_until = time.monotonic() + PEERS_KNOWN_S
+        of_site: defaultdict[int, list[MergedFrame]] = defaultdict(list)
         for merged in frames:
-            others = [name for name in self._peers.get(merged.site_id, []) if name != merged.arrived.gateway]
-            if not others or len(others) > self._settings.site_peers_max:
-                continue
-            payload = SiteFrame(
-                gateway=merged.arrived.gateway,
-                received_ms=merged.arrived.received_ms,
-                rejected=merged.rejected,
-                frame=merged.arrived.payload,
-            ).encode()
-            for other in others:
-                self._publish(topics.link(other, Channel.SITE_LEDGER), payload)
+            of_site[merged.site_id].append(merged)
+        for site_id, news in of_site.items():
+            peers = self._peers.get(site_id, [])
+            if len(peers) - 1 <= self._settings.site_peers_max:
+                self._tell(peers, news)
+
+    def _tell(self, peers: list[str], news: list[MergedFrame]) -> None:
+        """Send each gateway of a site what the others have shipped."""
+        pieces = [(merged.arrived.gateway, as_passed_down(merged).encode()) for merged in news]
+        for peer in peers:
+            others = [piece for gateway, piece in pieces if gateway != peer]
+            for payload in pack(others):
+                self._publish(topics.link(peer, Channel.SITE_LEDGER), payload, 0)
             self._metrics.site_frames.labels("pushed").inc(len(others))
 
     async def _answer(self, gateway: str, ask: SiteAsk) -> None:
@@ -105,9 +110,13 @@ class Sites:
         answer: Answer = await uninterrupted(lambda: self._store.answer(gateway, ask, bytes_max=bytes_max))
         if not answer.known:
             return
-        topic = topics.link(gateway, Channel.SITE_LEDGER)
-        for frame in answer.frames:
-            self._publish(topic, frame.encode())
         heads = SiteHeads(heads=tuple(answer.heads), now_ms=time.time_ns() // 1_000_000, more=answer.more)
-        self._publish(topic, heads.encode())
+        for payload in pack([*(frame.encode() for frame in answer.frames), heads.encode()]):
+            self._publish(topics.link(gateway, Channel.SITE_LEDGER), payload)
         self._metrics.site_frames.labels("asked for").inc(len(answer.frames))
+
+
+def as_passed_down(merged: MergedFrame) -> SiteFrame:
+    """A merged frame as the other gateways of its site get it."""
+    arrived = merged.arrived
+    return SiteFrame(arrived.gateway, arrived.received_ms, arrived.payload, merged.rejected)

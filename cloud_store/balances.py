@@ -43,7 +43,7 @@ def book(connection: Connection, rows: LedgerRows) -> Mapping[CellKey, int]:
         added = _settle(connection, rows, booked) if booked else {}
         taken: defaultdict[CellKey, int] = defaultdict(int)
         for cell, quantity in added.items():
-            taken[cell._replace(location_id=rows.adjust_of[cell.location_id])] -= quantity
+            taken[rows.adjust_cell(cell)] -= quantity
             changed[cell] += quantity
         for moved in (rows.shelves, rows.adjust):
             for cell, change in moved.items():

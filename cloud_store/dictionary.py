@@ -71,20 +71,25 @@ class Vocabulary:
         self.epochs.add((gateway.gateway_id, planned.arrived.frame.header.epoch))
         # Every site needs it: a late movement books against it without any count in the batch.
         self.locations.add((gateway.site_id, ADJUST))
+        # Words first, owners then: the same few words come again and again in a frame.
+        devices: set[str | None] = set()
+        goods: set[tuple[str, str | None]] = set()
+        locations: set[str] = set()
         for _, entry in planned.entries:
-            if entry.device is not None:
-                self.devices.add((gateway.gateway_id, entry.device))
-            if isinstance(entry, Reading):
-                self.metrics.update((0, name) for name in entry.values)
-                continue
-            self.items.add((gateway.tenant_id, entry.sku))
-            if entry.lot is not None:
-                self.lots.add((gateway.tenant_id, entry.sku, entry.lot))
+            devices.add(entry.device)
             if isinstance(entry, Movement):
-                self.locations.add((gateway.site_id, entry.source))
-                self.locations.add((gateway.site_id, entry.destination))
+                goods.add((entry.sku, entry.lot))
+                locations.add(entry.source)
+                locations.add(entry.destination)
+            elif isinstance(entry, Reading):
+                self.metrics.update((0, name) for name in entry.values)
             else:
-                self.locations.add((gateway.site_id, entry.location))
+                goods.add((entry.sku, entry.lot))
+                locations.add(entry.location)
+        self.devices.update((gateway.gateway_id, device) for device in devices if device is not None)
+        self.items.update((gateway.tenant_id, sku) for sku, _ in goods)
+        self.lots.update((gateway.tenant_id, sku, lot) for sku, lot in goods if lot is not None)
+        self.locations.update((gateway.site_id, location) for location in locations)
 
 
 class Dictionary:

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from cloud_store import sql
 from cloud_store.connection import Connection, translated
 from cloud_store.session import Session
-from wire_protocol.messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame
+from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame
 
 FRAMES_PER_READ: Final = 16
 _SQL: Final = sql.load("site")
@@ -35,7 +35,7 @@ class SiteStore(Session):
     """
 
     def peers(self, sites: Iterable[int]) -> dict[int, list[str]]:
-        """The active gateways of some sites."""
+        """The active gateways of some sites that have said last that they are online."""
         found: defaultdict[int, list[str]] = defaultdict(list)
         with translated():
             for site_id, name in self._connected().execute(_SQL["peers"], {"sites": sorted(sites)}):

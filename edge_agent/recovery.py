@@ -27,8 +27,8 @@ from edge_agent.site import SiteBook, log_row
 from edge_agent.sql import statement
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY
-from wire_protocol.messages import LogCursor
 from wire_protocol.replication import NO_CURSOR, Cursor
+from wire_protocol.site_messages import LogCursor
 from wire_protocol.topics import STREAMS
 
 STAGED_FROM: Final = "staged_from"  # the last entry before those that are fetched

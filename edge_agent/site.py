@@ -18,8 +18,8 @@ from edge_agent.sql import statement
 from wire_protocol import clock, entries
 from wire_protocol.entries import Count, LedgerEntry, Movement
 from wire_protocol.frames import Frame
-from wire_protocol.messages import SITE_LOGS_MAX, LogCursor, SiteFrame
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
+from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteFrame
 from wire_protocol.times import AHEAD_MS_MAX, true_time
 
 BOOKED: Final = 0

@@ -19,9 +19,9 @@ from edge_agent.recovery import Opened, Recovery
 from edge_agent.settings import EdgeSettings
 from edge_agent.site import SiteBook, unlike_cloud
 from wire_protocol import frames
-from wire_protocol.messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame, SiteHeads
 from wire_protocol.replication import Verdict
 from wire_protocol.site import SiteReader
+from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame, SiteHeads
 
 T = TypeVar("T")
 

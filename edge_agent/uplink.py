@@ -39,12 +39,10 @@ from wire_protocol.messages import (
     Command,
     GatewayStatus,
     Rejected,
-    SiteFrame,
-    SiteHeads,
-    site_message,
 )
 from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
 from wire_protocol.site import SiteReader
+from wire_protocol.site_messages import SiteFrame, SiteHeads, unpack
 from wire_protocol.topics import STREAMS, Channel, LinkTopic, Stream
 
 T = TypeVar("T")
@@ -255,7 +253,8 @@ class Uplink:
                     else:
                         log.warning("command_dropped", command=command.name, id=command.id)
                 elif topic.channel is Channel.SITE_LEDGER:
-                    await self._passed_down(site_message(bytes(message.payload)))
+                    for piece in unpack(bytes(message.payload)):
+                        await self._passed_down(piece)
             except WireError as error:
                 log.warning("message_refused", topic=str(message.topic), reason=str(error))
 
@@ -304,8 +303,8 @@ class Uplink:
         waited_ms = self._sender_ms() - (self._contact_ms or 0)
         return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.reader, self.clock.boot)
 
-    async def _passed_down(self, message: SiteFrame | SiteHeads) -> None:
-        outcome = await self.site.take(message, forked=self._forked, before_opening=self._stop_lanes)
+    async def _passed_down(self, piece: SiteFrame | SiteHeads) -> None:
+        outcome = await self.site.take(piece, forked=self._forked, before_opening=self._stop_lanes)
         if isinstance(outcome, CloudLost):
             await self._fork("ledger", outcome.reason)
         elif outcome is not None:

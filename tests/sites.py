@@ -15,8 +15,8 @@ from edge_agent.site import SiteBook, known_logs
 from tests.edge_agent.conftest import HandClock
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
-from wire_protocol.messages import SiteFrame
 from wire_protocol.replication import Verdict
+from wire_protocol.site_messages import SiteFrame
 from wire_protocol.stock import EntryKey, Stock, oracle
 
 START_MS = 1_790_000_000_000

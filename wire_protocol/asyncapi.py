@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from wire_protocol import PROTOCOL_VERSION, frames, messages
+from wire_protocol import PROTOCOL_VERSION, frames, messages, site_messages
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import FrameHeader
 from wire_protocol.proof import ProofAnswer, ProofQuestion
@@ -22,8 +22,8 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.REPLY: messages.Reply,
     Channel.ACK: messages.Ack,
     Channel.DESIRED_TWIN: messages.DesiredTwin,
-    Channel.SITE_ASK: messages.SiteAsk,
-    Channel.SITE_LEDGER: messages.SiteFrame,
+    Channel.SITE_ASK: site_messages.SiteAsk,
+    Channel.SITE_LEDGER: site_messages.SiteFrameLine,
     Channel.CATALOG: messages.CatalogPage,
     Channel.COMMAND: messages.Command,
     Channel.CLAIM_REQUEST: messages.ClaimRequest,
@@ -35,7 +35,14 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.DEVICE_CONFIG: messages.DeviceConfig,
 }
 # What is inside other messages, or the second kind on a topic: entries, the end of a site's frames, the stock proof.
-PARTS: Final[tuple[type[BaseModel], ...]] = (Movement, Count, Reading, messages.SiteHeads, ProofQuestion, ProofAnswer)
+PARTS: Final[tuple[type[BaseModel], ...]] = (
+    Movement,
+    Count,
+    Reading,
+    site_messages.SiteHeads,
+    ProofQuestion,
+    ProofAnswer,
+)
 
 _PARAMETERS: Final = {
     "shard": "crc32(gateway) modulo 64, as two hexadecimal digits",
@@ -144,11 +151,11 @@ def _message(rule: TopicRule) -> dict[str, Any]:
             "`entries`: one list for each field of the entries, one value where all agree. At most "
             f"{frames.FRAME_BYTES_MAX} bytes and {frames.FRAME_ENTRIES_MAX} entries."
         )
-    elif payload is messages.SiteFrame:
+    elif payload is site_messages.SiteFrameLine:
         made["contentType"] = "application/octet-stream"
         made["description"] = (
-            f"A line of JSON, a line feed, and a frame as it was sealed; at most {payload.bytes_max} bytes. "
-            "JSON without a frame is a SiteHeads, the end of an answer."
+            "One after the other: a line of JSON with a line feed and a frame as it was sealed. The last may be a line "
+            f"without a frame: a SiteHeads, the end of an answer. At most {site_messages.PIECES_BYTES_MAX} bytes."
         )
     elif issubclass(payload, messages.Message):
         made["description"] = f"At most {payload.bytes_max} bytes."

@@ -6,6 +6,7 @@ Invariant: an entry that validates is possible: quantities are positive, the two
 the kind of the movement.
 """
 
+from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
 from pydantic import (
@@ -50,6 +51,9 @@ ROUTES: Final[dict[MovementKind, _Ends]] = {
     "arrive": ((names.TRANSIT_PREFIX,), None),
     "scrap": (None, (names.SCRAP,)),
 }
+
+
+ROUTES_REMEMBERED_MAX: Final = 1 << 14  # a site's goods go the same ways every day
 
 
 class _Base(BaseModel):
@@ -122,9 +126,10 @@ ENTRY: Final[TypeAdapter[Movement | Count | Reading]] = TypeAdapter(Entry)
 def _fits(location: str, allowed: tuple[str, ...] | None) -> bool:
     if allowed is None:
         return not names.is_virtual(location)
-    return any(location == name or (name == names.TRANSIT_PREFIX and location.startswith(name)) for name in allowed)
+    return location in allowed or (names.TRANSIT_PREFIX in allowed and location.startswith(names.TRANSIT_PREFIX))
 
 
+@lru_cache(ROUTES_REMEMBERED_MAX)
 def route_problem(kind: MovementKind, source: str, destination: str) -> str | None:
     """Why a movement of this kind cannot go from source to destination; None when it can."""
     if source == destination:

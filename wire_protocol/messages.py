@@ -18,7 +18,6 @@ from wire_protocol.proof import StockProof
 from wire_protocol.topics import Stream
 
 EPOCH_MS_MAX: Final = (1 << 47) - 1
-SITE_LOGS_MAX: Final = 256
 PROVE_STOCK: Final = "prove-stock"  # the command that carries a proof.ProofQuestion; its result is a ProofAnswer
 
 TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
@@ -63,7 +62,9 @@ class _Strict(Message):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """Base of what is inside messages."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
@@ -108,7 +109,7 @@ class DeviceStatus(Message):
     at_ms: TimeMs | None = None
 
 
-class Refusal(_Part):
+class Refusal(Part):
     """An event the ledger did not take, and why; it is kept as a dead letter at the gateway."""
 
     id: names.EventId
@@ -136,14 +137,14 @@ class DeviceConfig(Message):
 # --- the link between gateway and cloud -------------------------------------------------------------------------
 
 
-class Rejected(_Part):
+class Rejected(Part):
     """An entry the cloud could not use, quarantined with its reason; the rest of its frame is merged."""
 
     seq: Annotated[int, Field(ge=1)]
     reason: Reason
 
 
-class Bounded(_Part):
+class Bounded(Part):
     """An entry whose time lay outside what the cloud believes, and the time it was given instead."""
 
     seq: Annotated[int, Field(ge=1)]
@@ -173,7 +174,7 @@ class Ack(Message):
     bounded: Annotated[tuple[Bounded, ...], Field(max_length=1000)] = ()
 
 
-class StreamStatus(_Part):
+class StreamStatus(Part):
     """Where one stream of a gateway stands."""
 
     last_seq: Count
@@ -182,7 +183,7 @@ class StreamStatus(_Part):
     acked_seq: Count
 
 
-class ClockStatus(_Part):
+class ClockStatus(Part):
     """How wrong the gateway's wall clock is: cloud time minus gateway time at the last acknowledgement."""
 
     boot: names.Ulid
@@ -209,7 +210,7 @@ class GatewayStatus(Message):
     stock: StockProof | None = None
 
 
-class TwinDevice(_Part):
+class TwinDevice(Part):
     """Desired state of one device of a gateway."""
 
     name: names.DeviceName
@@ -236,84 +237,7 @@ class ReportedTwin(Message):
     errors: Annotated[dict[str, Reason], Field(max_length=1000)] = {}
 
 
-class LogCursor(_Part):
-    """How far somebody has a log: the run of ledger entries of one gateway in one epoch. Frame 0 is nothing.
-
-    `digest` is that frame's, where the cloud tells how far it is.
-    """
-
-    gateway: names.GatewayName
-    epoch: names.Ulid
-    frame: Count
-    seq: Count = 0
-    digest: Digest | None = None
-
-
-class SiteAsk(Message):
-    """A gateway asks for the frames of its site's logs, its own older ones included, after what it has.
-
-    `own` is the log it writes itself, which it need not be sent; absent when it asks for that too.
-    """
-
-    bytes_max: ClassVar[int] = 64 * 1024
-
-    own: names.Ulid | None = None
-    logs: Annotated[tuple[LogCursor, ...], Field(max_length=SITE_LOGS_MAX)] = ()
-
-
-class SiteHeads(Message):
-    """The end of an answer: where every log of the site stands in the cloud; `more` says to ask again at once."""
-
-    bytes_max: ClassVar[int] = 64 * 1024
-
-    heads: Annotated[tuple[LogCursor, ...], Field(max_length=SITE_LOGS_MAX)]
-    now_ms: TimeMs
-    more: bool = False
-
-
-class SiteFrame(Message):
-    """A sealed frame of another log of the site, as the cloud has merged it.
-
-    On the wire this JSON is followed by a line feed and the frame itself, byte for byte. `rejected` are the entries
-    that do not count, for whatever reason: all gateways of a site must leave out the same.
-    """
-
-    bytes_max: ClassVar[int] = 320 * 1024
-
-    gateway: names.GatewayName
-    received_ms: TimeMs
-    rejected: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(max_length=500)] = ()
-    frame: Annotated[bytes, Field(exclude=True)] = b""
-
-    def encode(self) -> bytes:
-        """The payload to publish."""
-        return self.model_dump_json(exclude_none=True).encode() + b"\n" + self.frame
-
-    @classmethod
-    def decode(cls, payload: bytes) -> Self:
-        """Parse a payload; the frame in it is not looked at.
-
-        Raises:
-            InvalidMessage: as for every message, and when there is no frame.
-        """
-        if len(payload) > cls.bytes_max:
-            raise InvalidMessage(f"{len(payload)} bytes; a {cls.__name__} has at most {cls.bytes_max}.")
-        head, _, frame = payload.partition(b"\n")
-        if not frame:
-            raise InvalidMessage("There is no frame behind the first line.")
-        return super().decode(head).model_copy(update={"frame": frame})
-
-
-def site_message(payload: bytes) -> SiteFrame | SiteHeads:
-    """What arrived on the site ledger's topic: a frame, or the end of an answer.
-
-    Raises:
-        InvalidMessage: neither.
-    """
-    return SiteFrame.decode(payload) if b"\n" in payload else SiteHeads.decode(payload)
-
-
-class CatalogItem(_Part):
+class CatalogItem(Part):
     """One item: its quantities are integers of `unit` / 10**`scale`."""
 
     sku: names.Sku
@@ -391,16 +315,12 @@ __all__ = [
     "DeviceStatus",
     "GatewayStatus",
     "InvalidMessage",
-    "LogCursor",
     "Message",
     "Quantity",
     "Refusal",
     "Rejected",
     "Reply",
     "ReportedTwin",
-    "SiteAsk",
-    "SiteFrame",
-    "SiteHeads",
     "StreamStatus",
     "TwinDevice",
 ]

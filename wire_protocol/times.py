@@ -34,7 +34,7 @@ def true_time(entry: Movement | Count | Reading, boots: Mapping[str, int], recei
     """
     zero_ms = boots.get(entry.boot)
     claimed = clock.wall_ms(entry.hlc) if zero_ms is None else zero_ms + entry.mono_ms
-    bounded = min(max(claimed, received_ms - AGE_MS_MAX), received_ms + AHEAD_MS_MAX)
-    if bounded == claimed:
+    if received_ms - AGE_MS_MAX <= claimed <= received_ms + AHEAD_MS_MAX:
         return TrueTime(claimed, None)
+    bounded = min(max(claimed, received_ms - AGE_MS_MAX), received_ms + AHEAD_MS_MAX)
     return TrueTime(bounded, min(max(claimed, -CLAIM_MS_LIMIT), CLAIM_MS_LIMIT))

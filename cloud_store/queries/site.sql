@@ -1,8 +1,9 @@
 -- name: peers
--- The active gateways of some sites that have more than one log to share.
+-- The active gateways of some sites that are there, as far as is known: who is not asks when it comes.
 SELECT g.site_id, g.name
 FROM gateway g
-WHERE g.site_id = ANY(%(sites)s::integer[]) AND g.state = 'active'
+JOIN gateway_status s USING (gateway_id)
+WHERE g.site_id = ANY(%(sites)s::integer[]) AND g.state = 'active' AND s.state = 'online'
 ORDER BY g.site_id, g.name
 
 -- name: is_active

@@ -1,6 +1,7 @@
 """How the planted bugs of sites and of recovery do it wrong."""
 
 from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -10,8 +11,8 @@ from edge_agent.ledger import Ledger
 from edge_agent.site import SiteBook
 from wire_protocol.entries import LedgerEntry
 from wire_protocol.frames import Frame
-from wire_protocol.messages import LogCursor, SiteFrame
 from wire_protocol.replication import Verdict
+from wire_protocol.site_messages import LogCursor, SiteFrame
 
 _STORE = SiteBook._store  # noqa: SLF001 - a planted bug is put where the real one would be
 _COUNTING = site._counting  # noqa: SLF001 - as above
@@ -44,7 +45,7 @@ def cursor_apart(message: SiteFrame, frame: Frame) -> Generator[Callable[[Ledger
 
 def counting_all(message: SiteFrame, frame: Frame) -> Iterable[tuple[int, LedgerEntry]]:
     """What the cloud has rejected counts at the site's other gateways."""
-    return _COUNTING(message.model_copy(update={"rejected": ()}), frame)
+    return _COUNTING(replace(message, rejected=()), frame)
 
 
 def nothing_known(_body: str) -> object:

@@ -17,8 +17,9 @@ from cloud_store.plan import Plan
 from cloud_store.sites import Answer
 from stocktide.universe.store import Store, cursor_of
 from wire_protocol import topics
-from wire_protocol.messages import GatewayStatus, LogCursor, Rejected, SiteAsk, SiteFrame
+from wire_protocol.messages import GatewayStatus, Rejected
 from wire_protocol.replication import Cursor
+from wire_protocol.site_messages import LogCursor, SiteAsk, SiteFrame
 
 _REPEATS = repeats._SQL  # noqa: SLF001 - the statements are told apart by their text
 

@@ -16,9 +16,9 @@ from cloud_store.arrivals import LogKey
 from cloud_store.plan import PlannedFrame
 from stocktide.universe.disk import Happened, happened
 from wire_protocol.entries import Count, LedgerEntry, Movement
-from wire_protocol.messages import SiteFrame
 from wire_protocol.names import ADJUST
 from wire_protocol.replication import NO_CURSOR, Cursor
+from wire_protocol.site_messages import SiteFrame
 from wire_protocol.stock import Balance, Cell, EntryKey, counted_cell, deltas
 
 COMMITS_KEPT: Final = 200

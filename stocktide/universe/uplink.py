@@ -16,16 +16,11 @@ from stocktide.universe.tasks import EpochOpened, Steps
 from wire_protocol import frames, topics
 from wire_protocol.errors import WireError
 from wire_protocol.messages import (
-    SITE_LOGS_MAX,
     Ack,
-    LogCursor,
-    SiteAsk,
-    SiteFrame,
-    SiteHeads,
-    site_message,
 )
 from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack, Verdict
 from wire_protocol.site import SiteReader
+from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame, SiteHeads, unpack
 from wire_protocol.topics import STREAMS, Channel, Stream
 
 if TYPE_CHECKING:
@@ -225,7 +220,8 @@ class VirtualUplink:
                 if channel is Channel.ACK:
                     yield from self._acknowledged(Ack.decode(payload))
                 else:
-                    yield from self._passed_down(site_message(payload))
+                    for piece in unpack(payload):
+                        yield from self._passed_down(piece)
             except WireError:
                 self.machine.note("cannot read a message of the cloud")
 

@@ -12,6 +12,7 @@ from cloud_ingest.inbox import Arrival, Inbox, window
 from cloud_ingest.leases import rebalance
 from cloud_ingest.merging import decode
 from cloud_ingest.settings import IngestSettings
+from cloud_ingest.sites import as_passed_down
 from cloud_store import plan
 from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergedFrame, MergeReport
 from cloud_store.leases import Survey
@@ -22,8 +23,9 @@ from stocktide.universe.store import DatabaseAway, Store
 from stocktide.universe.world import Process, World
 from wire_protocol import times as times_of
 from wire_protocol import topics
-from wire_protocol.messages import Ack, Bounded, InvalidMessage, Rejected, SiteAsk, SiteFrame, SiteHeads
+from wire_protocol.messages import Ack, Bounded, InvalidMessage, Rejected
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver
+from wire_protocol.site_messages import SiteAsk, SiteHeads, pack
 from wire_protocol.topics import Channel, LinkTopic
 
 BATCH_FRAMES_MAX: Final = 8
@@ -352,15 +354,11 @@ class Worker(Process):
         """Pass committed frames down to the other gateways of their sites."""
         if merged:
             self.store.require()
-        for frame in merged:
-            arrived = frame.arrived
-            payload = SiteFrame(
-                gateway=arrived.gateway, received_ms=arrived.received_ms, rejected=frame.rejected, frame=arrived.payload
-            ).encode()
-            for other, registered in self.fleet.registry.items():
-                if registered.site_id == frame.site_id and other != arrived.gateway:
-                    self.at_brink("before it passes a frame down")
-                    self.fleet.publish(other, Channel.SITE_LEDGER, payload)
+        for peer, registered in self.fleet.registry.items():
+            news = [frame for frame in merged if frame.site_id == registered.site_id and frame.arrived.gateway != peer]
+            for payload in pack(as_passed_down(frame).encode() for frame in news):
+                self.at_brink("before it passes frames down")
+                self.fleet.publish(peer, Channel.SITE_LEDGER, payload)
 
     def _answer_ask(self, gateway: str, ask: SiteAsk) -> None:
         answered = queries.answer(
@@ -369,8 +367,7 @@ class Worker(Process):
         if not answered.heads:
             return
         self.note(f"answers {gateway} with {len(answered.frames)} frames" + (", more follow" * answered.more))
-        for frame in answered.frames:
-            self.fleet.publish(gateway, Channel.SITE_LEDGER, frame.encode())
-        self.at_brink("before the end of an answer")
         heads = SiteHeads(heads=tuple(answered.heads), now_ms=self.world.now_ms, more=answered.more)
-        self.fleet.publish(gateway, Channel.SITE_LEDGER, heads.encode())
+        for payload in pack([*(frame.encode() for frame in answered.frames), heads.encode()]):
+            self.at_brink("before it answers with frames")
+            self.fleet.publish(gateway, Channel.SITE_LEDGER, payload)

@@ -17,7 +17,7 @@ from cloud_store.merge import Merger
 from cloud_store.sites import SiteStore
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock, topics
-from wire_protocol.messages import SiteAsk, SiteFrame, SiteHeads, site_message
+from wire_protocol.site_messages import SiteAsk, SiteFrame, SiteHeads, unpack
 from wire_protocol.topics import Channel
 
 GATEWAYS = 5
@@ -33,7 +33,7 @@ class Down:
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Part of `cloud_ingest.link.Link`."""
-        self.messages.append((topic, site_message(payload)))
+        self.messages += [(topic, piece) for piece in unpack(payload)]
 
     def to(self, gateway: str) -> list[SiteFrame | SiteHeads]:
         """What one gateway is sent."""

@@ -17,7 +17,7 @@ from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from wire_protocol import clock, frames, names
 from wire_protocol.entries import Movement
 from wire_protocol.frames import EPOCHS_MAX, LogHead
-from wire_protocol.messages import LogCursor, SiteAsk
+from wire_protocol.site_messages import LogCursor, SiteAsk
 from wire_protocol.stock import Cell
 
 HLC = clock.pack(NOW_MS)

@@ -23,8 +23,9 @@ from tests import sites
 from tests.sites import START_MS, SiteGateway
 from wire_protocol import frames, names
 from wire_protocol.address import BrokerAddress
-from wire_protocol.messages import Ack, GatewayStatus, LogCursor, Rejected, SiteFrame, SiteHeads
+from wire_protocol.messages import Ack, GatewayStatus, Rejected
 from wire_protocol.replication import Verdict
+from wire_protocol.site_messages import LogCursor, SiteFrame, SiteHeads
 from wire_protocol.stock import Cell
 
 SHELF = Cell("A-1", "screw", "")

@@ -13,8 +13,8 @@ from edge_agent.site import SiteBook, known_logs
 from tests import sites
 from tests.sites import SiteGateway, Step, defined
 from wire_protocol import frames
-from wire_protocol.messages import SiteFrame
 from wire_protocol.replication import Verdict
+from wire_protocol.site_messages import SiteFrame
 from wire_protocol.stock import Cell, imbalance
 
 SHELF = Cell("A-1", "screw", "")
