@@ -23,7 +23,7 @@ from cloud_store.connection import Connection, connect
 from cloud_store.dictionary import Dictionary, Vocabulary
 from tests import services
 from tests.services import databases
-from wire_protocol import frames, topics
+from wire_protocol import topics
 
 GATEWAYS: Final = 100
 SITES: Final = 10
@@ -121,9 +121,7 @@ def _rows(connection: Connection, fleet: list[LoadGateway]) -> list[tuple[Any, .
     gateways = registry.gateways(connection, [gateway.name for gateway in fleet])
     now_ms = time.time_ns() // 1_000_000
     arrived = [
-        ArrivedFrame(gateway.name, "ledger", topics.up(gateway.name, "ledger"), payload, frames.decode(payload), now_ms)
-        for gateway in fleet
-        for payload in gateway.frames
+        ArrivedFrame.read(gateway.name, "ledger", payload, now_ms) for gateway in fleet for payload in gateway.frames
     ]
     planned = plan.make(arrived, gateways, {})
     words = Vocabulary()

@@ -3,14 +3,19 @@
 Frames are taken from the gateways in turn, each gateway's own in order, so that everybody gets a first acknowledgement
 soon, even when a hundred come back at once with full windows.
 
+A gateway that has waited too long sends again what waits here still. That is dropped: to read everything twice when
+there is too much of it already would make the wait longer, and the repeats more.
+
 Invariant: what does not fit is not taken and so never acknowledged; the gateway has it and sends it again.
 """
 
 import asyncio
-from collections import deque
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from wire_protocol.topics import Stream
+
+Offer: TypeAlias = Literal["taken", "repeated", "no_room"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class Inbox:
 
     def __init__(self, *, frames_max: int, bytes_max: int) -> None:
         self._frames_max, self._bytes_max = frames_max, bytes_max
-        self._waiting: dict[str, deque[Arrival]] = {}
+        self._waiting: dict[str, dict[bytes, Arrival]] = {}  # of each gateway, by payload, in the order they came
         self._frames = self._bytes = 0
         self._arrived = asyncio.Event()
 
@@ -41,15 +46,19 @@ class Inbox:
         """How full it is, 0 to 1."""
         return max(self._frames / self._frames_max, self._bytes / self._bytes_max)
 
-    def offer(self, arrival: Arrival) -> bool:
-        """Take an arrival if there is room. Returns whether it was taken."""
+    def offer(self, arrival: Arrival) -> Offer:
+        """Take an arrival if it does not wait here already and there is room."""
+        queue = self._waiting.get(arrival.gateway, {})
+        if arrival.payload in queue:
+            return "repeated"
         if self._frames >= self._frames_max or self._bytes + len(arrival.payload) > self._bytes_max:
-            return False
-        self._waiting.setdefault(arrival.gateway, deque()).append(arrival)
+            return "no_room"
+        queue[arrival.payload] = arrival
+        self._waiting[arrival.gateway] = queue
         self._frames += 1
         self._bytes += len(arrival.payload)
         self._arrived.set()
-        return True
+        return "taken"
 
     async def wait(self) -> None:
         """Wait until something is there."""
@@ -60,7 +69,7 @@ class Inbox:
         taken: list[Arrival] = []
         while self._waiting and len(taken) < frames_max:
             gateway, queue = next(iter(self._waiting.items()))
-            taken.append(queue.popleft())
+            taken.append(queue.pop(next(iter(queue))))
             del self._waiting[gateway]
             if queue:
                 self._waiting[gateway] = queue  # to the end of the line

@@ -1,4 +1,4 @@
-"""The merge loop: arrivals become batches, batches become commits, commits become acknowledgements.
+"""The merge loop: arrivals are read, batches of them become commits, commits become acknowledgements.
 
 While the database is away the batch in hand is tried again and again, every gateway heard from is told a window of
 zero, and nothing is acknowledged.
@@ -23,7 +23,7 @@ from cloud_store.contacts import ContactStore
 from cloud_store.dead_letters import DeadLetter
 from cloud_store.errors import StoreError
 from cloud_store.merge import Merger
-from wire_protocol import frames, topics
+from wire_protocol import topics
 from wire_protocol.errors import InvalidFrame
 from wire_protocol.messages import Ack
 from wire_protocol.replication import Receiver
@@ -62,8 +62,12 @@ class Merging:
         # The last receiver of each stream: what a gateway is told while the database is away.
         self._last: dict[LogKey, Receiver] = {}
         self._stalled: set[LogKey] = set()
-        self._idle = asyncio.Event()
+        # Frames that were read and wait for the merge in hand; never more than a batch.
+        self._read: list[ArrivedFrame] = []
+        self._ready, self._room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._room.set()
         self._idle.set()
+        self._unsettled = 0
 
     @property
     def window(self) -> int:
@@ -78,33 +82,62 @@ class Merging:
         """A frame arrived. Without room it is not taken, and so not acknowledged. Returns whether it was taken."""
         if self._refusals.covers(arrival.gateway, time.monotonic()):
             self._metrics.frames.labels("refused").inc()
-        elif not self._inbox.offer(arrival):
-            self._metrics.frames.labels("no_room").inc()
-        else:
-            self._idle.clear()
-            return True
-        return False
+            return False
+        if (outcome := self._inbox.offer(arrival)) != "taken":
+            self._metrics.frames.labels(outcome).inc()
+            return False
+        self._unsettled += 1
+        self._idle.clear()
+        return True
 
     async def drained(self) -> None:
         """Wait until everything that arrived is merged and answered."""
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Merge until cancelled; a merge that has begun is finished."""
+        """Merge until cancelled; a merge that has begun is finished.
+
+        What arrives while the database is at work is read meanwhile.
+        """
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_all(), name="ingest.reading")
+            group.create_task(self._merge_all(), name="ingest.merging")
+
+    async def _read_all(self) -> None:
+        frames_max = self._settings.batch_frames_max
         while True:
             await self._inbox.wait()
-            if len(self._inbox) < self._settings.batch_frames_max:
+            await self._room.wait()
+            if len(self._inbox) < frames_max:
                 # Frames of many gateways arrive together; a moment's wait makes one commit of them.
                 await asyncio.sleep(self._settings.batch_delay_ms / 1000)
             self._metrics.inbox_fill.set(self._inbox.fill)
-            arrivals = self._inbox.take(self._settings.batch_frames_max)
-            decoded, letters = await uninterrupted(lambda: decode(arrivals))  # noqa: B023 - awaited in this iteration
+            arrivals = self._inbox.take(frames_max - len(self._read))
+            read, letters = await uninterrupted(lambda: decode(arrivals))  # noqa: B023 - awaited in this iteration
             if letters:
                 await self._quarantine(letters)
-            for batch in _split(decoded, self._settings.batch_entries_max):
+                self._settle(len(letters))
+            self._read += read
+            if self._read:
+                self._ready.set()
+            if len(self._read) >= frames_max:
+                self._room.clear()
+
+    async def _merge_all(self) -> None:
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            read, self._read = self._read, []
+            self._room.set()
+            for batch in _split(read, self._settings.batch_entries_max):
                 await self._merge(batch)
-            if not len(self._inbox):
-                self._idle.set()
+                self._settle(len(batch))
+
+    def _settle(self, frames: int) -> None:
+        """So many of the frames that were taken are dealt with."""
+        self._unsettled -= frames
+        if not self._unsettled:
+            self._idle.set()
 
     async def _quarantine(self, letters: list[DeadLetter]) -> None:
         self._metrics.frames.labels("undecodable").inc(len(letters))
@@ -177,17 +210,10 @@ def decode(arrivals: list[Arrival]) -> tuple[list[ArrivedFrame], list[DeadLetter
 
 
 def _decode(arrival: Arrival) -> ArrivedFrame:
-    frame = frames.decode(arrival.payload)
-    if frame.header.stream != arrival.stream:
-        raise InvalidFrame(f"A frame of {frame.header.stream} on the topic of {arrival.stream}.")
-    return ArrivedFrame(
-        gateway=arrival.gateway,
-        stream=arrival.stream,
-        topic=arrival.topic,
-        payload=arrival.payload,
-        frame=frame,
-        received_ms=arrival.received_ms,
-    )
+    read = ArrivedFrame.read(arrival.gateway, arrival.stream, arrival.payload, arrival.received_ms, topic=arrival.topic)
+    if read.frame.header.stream != arrival.stream:
+        raise InvalidFrame(f"A frame of {read.frame.header.stream} on the topic of {arrival.stream}.")
+    return read
 
 
 def _split(batch: list[ArrivedFrame], entries_max: int) -> Iterator[list[ArrivedFrame]]:

@@ -10,8 +10,8 @@ Invariant: only what is committed is passed on. Invariant: an ask is answered fr
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 import structlog
 
@@ -31,6 +31,12 @@ RETRY_S: Final = 1.0
 _LOG = structlog.get_logger()
 
 
+class Publish(Protocol):
+    """Publishes a payload, without waiting."""
+
+    def __call__(self, topic: str, payload: bytes, qos: int = 1) -> None: ...
+
+
 class Sites:
     """Passes merged frames on and answers gateways that ask."""
 
@@ -38,7 +44,7 @@ class Sites:
         self,
         settings: IngestSettings,
         store: SiteStore,
-        publish: Callable[[str, bytes], None],
+        publish: Publish,
         metrics: WorkerMetrics,
     ) -> None:
         self._settings, self._store, self._publish, self._metrics = settings, store, publish, metrics
@@ -102,7 +108,8 @@ class Sites:
         for peer in peers:
             others = [piece for gateway, piece in pieces if gateway != peer]
             for payload in pack(others):
-                self._publish(topics.link(peer, Channel.SITE_LEDGER), payload, 0)
+                # Not guaranteed: a gateway that is slow to take it must not wait behind it for its acknowledgements.
+                self._publish(topics.link(peer, Channel.SITE_LEDGER), payload, qos=0)
             self._metrics.site_frames.labels("pushed").inc(len(others))
 
     async def _answer(self, gateway: str, ask: SiteAsk) -> None:

@@ -1,8 +1,11 @@
 """What a worker hands to the merge, and what the merge answers: plain values, no database."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
+from wire_protocol import entries, frames, topics
+from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import Frame
 from wire_protocol.messages import Bounded, Rejected
 from wire_protocol.replication import Receiver
@@ -11,7 +14,11 @@ from wire_protocol.topics import Stream
 
 @dataclass(frozen=True, slots=True)
 class ArrivedFrame:
-    """A frame as it came in. `payload` is what was on the wire; it is kept when the frame has to be quarantined."""
+    """A frame as it came in, read as far as it can be without knowing what came before.
+
+    `payload` is what was on the wire: sites are passed it, and quarantine keeps it. `entries` are those of the frame's
+    rows, None where a row is unusable, and `problems` are (index, reason) of these.
+    """
 
     gateway: str
     stream: Stream
@@ -19,6 +26,19 @@ class ArrivedFrame:
     payload: bytes
     frame: Frame
     received_ms: int
+    entries: Sequence[Movement | Count | Reading | None]
+    problems: Sequence[tuple[int, str]]
+
+    @classmethod
+    def read(cls, gateway: str, stream: Stream, payload: bytes, received_ms: int, *, topic: str = "") -> Self:
+        """Decode a payload and validate its entries.
+
+        Raises:
+            InvalidFrame: it is no frame.
+        """
+        frame = frames.decode(payload)
+        valid, problems = entries.validate(frame.rows)
+        return cls(gateway, stream, topic or topics.up(gateway, stream), payload, frame, received_ms, valid, problems)
 
     @property
     def log(self) -> "LogKey":

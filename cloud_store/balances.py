@@ -37,7 +37,7 @@ class BookedCell(NamedTuple):
 
 def book(connection: Connection, rows: LedgerRows) -> Mapping[CellKey, int]:
     """Book a batch. Returns by how much on hand has changed, by cell."""
-    changed: defaultdict[CellKey, int] = defaultdict(int)
+    changed = {cell: change.moved for cells in (rows.shelves, rows.adjust) for cell, change in cells.items()}
     if rows.shelves:
         booked = _book_shelves(connection, rows)
         added = _settle(connection, rows, booked) if booked else {}
@@ -45,11 +45,8 @@ def book(connection: Connection, rows: LedgerRows) -> Mapping[CellKey, int]:
         for cell, quantity in added.items():
             taken[rows.adjust_cell(cell)] -= quantity
             changed[cell] += quantity
-        for moved in (rows.shelves, rows.adjust):
-            for cell, change in moved.items():
-                changed[cell] += change.moved
         for cell, quantity in taken.items():
-            changed[cell] += quantity
+            changed[cell] = changed.get(cell, 0) + quantity
         _book_adjust(connection, rows.adjust, taken)
         _book_hourly(connection, rows)
     return changed

@@ -15,7 +15,6 @@ from cloud_store.plan import PlannedFrame
 from wire_protocol import names
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.messages import Bounded
-from wire_protocol.stock import Cell
 from wire_protocol.times import TrueTime, true_time
 
 BOUNDED_TOLD_MAX: Final = 200
@@ -92,10 +91,6 @@ class LedgerRows:
     def adjust_cell(self, cell: CellKey) -> CellKey:
         """The cell that what a count adds to this one is taken from."""
         return CellKey(self.places[cell.location_id].adjust_id, cell.item_id, cell.lot_id)
-
-    def named(self, cell: CellKey) -> Cell:
-        """A cell of the batch by its names."""
-        return Cell(self.places[cell.location_id].name, *self.goods[cell.item_id, cell.lot_id])
 
 
 def postgres_time(ms: int) -> int:

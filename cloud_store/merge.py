@@ -31,7 +31,6 @@ from cloud_store.errors import MergeConflict, Unstorable
 from cloud_store.ledger_rows import CellKey
 from wire_protocol import proof
 from wire_protocol.replication import NO_CURSOR
-from wire_protocol.stock import Cell
 
 ATTEMPTS_MAX: Final = 8
 RETRY_DELAY_S: Final = 0.02
@@ -159,13 +158,12 @@ def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerR
 
 def _digest_changes(planned: plan.Plan, rows: ledger_rows.LedgerRows, changed: Mapping[CellKey, int]) -> dict[int, int]:
     """What is added to the digest of each site of the batch. Rejected entries change no stock, but the position."""
-    moved: dict[int, list[tuple[Cell, int]]] = {
-        frame.gateway.site_id: [] for frame in planned.merged if frame.arrived.stream == "ledger"
-    }
-    for cell, quantity in changed.items():
+    changes = {frame.gateway.site_id: 0 for frame in planned.merged if frame.arrived.stream == "ledger"}
+    for (location_id, item_id, lot_id), quantity in changed.items():
         if quantity:
-            moved[rows.places[cell.location_id].site_id].append((rows.named(cell), quantity))
-    return {site_id: proof.stock_digest(cells) for site_id, cells in moved.items()}
+            place = rows.places[location_id]
+            changes[place.site_id] += proof.cell_hash(place.name, *rows.goods[item_id, lot_id]) * quantity
+    return {site_id: proof.add(0, change) for site_id, change in changes.items()}
 
 
 def _letters(planned: plan.Plan) -> list[dead_letters.DeadLetter]:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cloud_store.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport, StreamOutcome
-from wire_protocol import entries
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import EPOCHS_MAX
 from wire_protocol.messages import Rejected
@@ -149,7 +148,7 @@ def _tell(plan: Plan, outcome: StreamOutcome, rejected: list[RejectedEntry]) -> 
 
 
 def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> PlannedFrame:
-    """Validate the entries of a frame that is next in its chain."""
+    """Sort the entries of a frame that is next in its chain."""
     frame, first = arrived.frame, arrived.frame.header.first_seq
     if problem := unstorable or frame.problem:
         reason = problem[:REASON_CHARS_MAX]
@@ -157,11 +156,10 @@ def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> Pl
         return PlannedFrame(arrived, gateway, [], lost)
     # The count in the header moves the cursor, so it must be the number of rows: asserted here again.
     assert len(frame.rows) == frame.header.count  # noqa: S101 - frames.decode promises it
-    valid, problems = entries.validate(frame.rows)
-    rejected = [RejectedEntry(first + index, reason, frame.rows[index]) for index, reason in problems]
+    rejected = [RejectedEntry(first + index, reason, frame.rows[index]) for index, reason in arrived.problems]
     usable: list[tuple[int, Movement | Count | Reading]] = []
     wanted = (Movement, Count) if arrived.stream == "ledger" else (Reading,)
-    for seq, entry in enumerate(valid, first):
+    for seq, entry in enumerate(arrived.entries, first):
         if isinstance(entry, wanted):
             usable.append((seq, entry))
         elif entry is not None:

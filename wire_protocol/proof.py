@@ -58,20 +58,14 @@ LotOrNone = Annotated[str, StringConstraints(max_length=0)] | names.Lot
 
 
 @lru_cache(CELLS_CACHED_MAX)
-def cell_hash(cell: Cell) -> int:
+def cell_hash(location: str, sku: str, lot: str) -> int:
     """The 64-bit hash of a cell: BLAKE2b (RFC 7693) over its three names, each with its length in bytes before it."""
-    location, sku, lot = (name.encode() for name in cell)
-    digest = _CELL_HASH.copy()
-    digest.update(b"%d:%b%d:%b%d:%b" % (len(location), location, len(sku), sku, len(lot), lot))
-    return int.from_bytes(digest.digest())
+    return _hash(_CELL_HASH, location, sku, lot)
 
 
 def log_hash(gateway: str, epoch: str) -> int:
     """The 64-bit hash of one gateway's log; another domain than `cell_hash`."""
-    name, ulid = gateway.encode(), epoch.encode()
-    digest = _LOG_HASH.copy()
-    digest.update(b"%d:%b%d:%b" % (len(name), name, len(ulid), ulid))
-    return int.from_bytes(digest.digest())
+    return _hash(_LOG_HASH, gateway, epoch)
 
 
 def add(digest: int, change: int) -> int:
@@ -81,7 +75,7 @@ def add(digest: int, change: int) -> int:
 
 def digest_change(cell: Cell, change: int) -> int:
     """What it adds to the digest when on hand in a cell changes by so much."""
-    return cell_hash(cell) * change % MODULUS
+    return cell_hash(*cell) * change % MODULUS
 
 
 def position_change(gateway: str, epoch: str, entries: int) -> int:
@@ -91,7 +85,7 @@ def position_change(gateway: str, epoch: str, entries: int) -> int:
 
 def stock_digest(on_hand: Iterable[tuple[Cell, int]]) -> int:
     """The digest of a set of balances, from scratch."""
-    return sum(cell_hash(cell) * quantity for cell, quantity in on_hand) % MODULUS
+    return sum(cell_hash(*cell) * quantity for cell, quantity in on_hand) % MODULUS
 
 
 def log_position(logs: Iterable[tuple[str, str, int]]) -> int:
@@ -102,6 +96,14 @@ def log_position(logs: Iterable[tuple[str, str, int]]) -> int:
 def as_text(value: int) -> str:
     """A digest or position as it travels: 16 hexadecimal digits."""
     return f"{value:0{HASH_HEX_CHARS}x}"
+
+
+def _hash(domain: "hashlib.blake2b", *parts: str) -> int:
+    digest = domain.copy()
+    for part in parts:
+        encoded = part.encode()
+        digest.update(b"%d:%b" % (len(encoded), encoded))
+    return int.from_bytes(digest.digest())
 
 
 # --- what travels -----------------------------------------------------------------------------------------------
@@ -187,7 +189,7 @@ class _Buckets:
     """Balances sorted by hash, so that every bucket is a slice and its digest a difference of two running sums."""
 
     def __init__(self, on_hand: Iterable[tuple[Cell, int]]) -> None:
-        hashed = sorted((cell_hash(cell), cell, quantity) for cell, quantity in on_hand if quantity)
+        hashed = sorted((cell_hash(*cell), cell, quantity) for cell, quantity in on_hand if quantity)
         self._hashes = [number for number, _, _ in hashed]
         self._held = [(cell, quantity) for _, cell, quantity in hashed]
         self._sums = list(accumulate((number * quantity for number, _, quantity in hashed), initial=0))

@@ -23,6 +23,9 @@ from wire_protocol.frames import FrameHeader
 from wire_protocol.messages import Ack, Bounded, Rejected
 from wire_protocol.topics import Stream
 
+# Until the cloud has told its window: a fleet that comes back at once with full windows would wait in a queue that is
+# longer than its resend timers.
+FIRST_WINDOW_FRAMES: Final = 4
 REJECTED_PER_ACK_MAX: Final = 250  # with the longest reasons, such an acknowledgement still fits its bound
 
 
@@ -111,7 +114,7 @@ class Sender:
         self._connected = False
         self._sealing = False
         self._probing = False
-        self._window = self.limits.window_frames_max
+        self._window = min(self.limits.window_frames_max, FIRST_WINDOW_FRAMES)
         self._next = acked + 1
         self._waiting = 0
         self._oldest_ms = 0
@@ -128,6 +131,7 @@ class Sender:
     def connected(self, now_ms: int) -> list[Effect]:
         """The link is up: send from the first unacknowledged frame, without waiting for the cloud's cursor."""
         self._connected, self._probing, self._told_ms = True, False, 0
+        self._window = min(self.limits.window_frames_max, FIRST_WINDOW_FRAMES)
         self._delay_ms = self.limits.resend_delay_ms
         self._rewind(self.acked_frame + 1)
         # The cloud answers the announcement by asking for just these frames; they are on their way already.

@@ -162,7 +162,8 @@ class Worker(Process):
         parsed = topics.parse(topic)
         assert isinstance(parsed, LinkTopic)  # noqa: S101 - gateways publish nothing else
         if (stream := parsed.stream) is not None:
-            if self.inbox.offer(Arrival(parsed.gateway, stream, topic, payload, self.world.now_ms)):
+            arrival = Arrival(parsed.gateway, stream, topic, payload, self.world.now_ms)
+            if self.inbox.offer(arrival) == "taken":
                 self.contacts.sending(parsed.gateway, stream)
                 self._work_soon()
         elif parsed.channel is Channel.STATUS:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from edge_agent.drafts import draft
 from edge_agent.outbox import Outbox
 from tests import sites
 from tests.sites import START_MS, SiteGateway
-from wire_protocol import frames, topics
 from wire_protocol.messages import SiteFrame
 
 HOUR_MS = 3_600_000
@@ -38,15 +38,9 @@ def cloud(database_url: str) -> Iterator[Connection]:
 
 def ship(database_url: str, gateway: SiteGateway) -> list[SiteFrame]:
     """Merge what waits, as received in the night; as the cloud would pass it down."""
-    sent = [message.model_copy(update={"received_ms": NIGHT_MS}) for message in gateway.seal()]
+    sent = [replace(message, received_ms=NIGHT_MS) for message in gateway.seal()]
     with closing(Merger(database_url)) as merger:
-        merger.merge([
-            ArrivedFrame(
-                gateway.name, "ledger", topics.up(gateway.name, "ledger"), message.frame,
-                frames.decode(message.frame), NIGHT_MS,
-            )
-            for message in sent
-        ])  # fmt: skip
+        merger.merge([ArrivedFrame.read(gateway.name, "ledger", message.frame, NIGHT_MS) for message in sent])
     return sent
 
 

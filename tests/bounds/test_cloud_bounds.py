@@ -115,9 +115,9 @@ def test_windows_shrink_to_one_frame_at_the_target() -> None:
         letters=cast("Any", None), link=Published(), metrics=WorkerMetrics(),
     )  # fmt: skip
     windows = []
-    for _ in range(150):
+    for number in range(150):
         windows.append(merging.window)
-        inbox.offer(Arrival("gw-a", "ledger", "topic", b"x", NOW_MS))
+        inbox.offer(Arrival("gw-a", "ledger", "topic", b"%d" % number, NOW_MS))
     assert windows[:51] == [16] * 51
     assert windows[51:101] == sorted(windows[51:101], reverse=True)
     assert windows[100:] == [1] * 50

@@ -13,10 +13,12 @@ from cloud_ingest.sites import Sites
 from cloud_store import registry
 from cloud_store.arrivals import MergeReport
 from cloud_store.connection import connect
+from cloud_store.contacts import ContactStore
 from cloud_store.merge import Merger
 from cloud_store.sites import SiteStore
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock, topics
+from wire_protocol.messages import GatewayStatus
 from wire_protocol.site_messages import SiteAsk, SiteFrame, SiteHeads, unpack
 from wire_protocol.topics import Channel
 
@@ -31,8 +33,9 @@ class Down:
 
     messages: list[tuple[str, SiteFrame | SiteHeads]] = field(default_factory=list)
 
-    def publish(self, topic: str, payload: bytes) -> None:
+    def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
         """Part of `cloud_ingest.link.Link`."""
+        del qos
         self.messages += [(topic, piece) for piece in unpack(payload)]
 
     def to(self, gateway: str) -> list[SiteFrame | SiteHeads]:
@@ -111,6 +114,9 @@ def test_a_site_of_too_many_gateways_is_left_to_asking(
     merged: MergeReport, database_url: str, peers_max: int, told: int
 ) -> None:
     """Pushing each frame to each of a hundred gateways would cost more than all the rest."""
+    online = GatewayStatus(state="online", epoch=EPOCH, version="test", at_ms=NOW_MS)
+    with closing(ContactStore(database_url)) as contacts:
+        contacts.record((f"gw-{number}", online, NOW_MS) for number in range(GATEWAYS))
     with closing(SiteStore(database_url)) as store:
         down = Down()
         sites = Sites(SETTINGS.model_copy(update={"site_peers_max": peers_max}), store, down.publish, WorkerMetrics())

@@ -37,10 +37,19 @@ def arrival(payload: bytes = b"x", gateway: str = "gw-a") -> Arrival:
 def test_the_inbox_is_bounded_in_frames_and_in_bytes() -> None:
     """What does not fit is refused, and room comes back when frames are taken."""
     inbox = Inbox(frames_max=3, bytes_max=10)
-    assert [inbox.offer(arrival(b"1234")) for _ in range(3)] == [True, True, False]
+    assert [inbox.offer(arrival(b"123%d" % n)) for n in range(3)] == ["taken", "taken", "no_room"]
     assert inbox.fill == pytest.approx(0.8)
     assert len(inbox.take(10)) == 2
-    assert [inbox.offer(arrival(b"1")) for _ in range(4)] == [True, True, True, False]
+    assert [inbox.offer(arrival(b"%d" % n)) for n in range(4)] == ["taken", "taken", "taken", "no_room"]
+
+
+def test_what_waits_already_is_not_taken_twice() -> None:
+    """A gateway whose frames wait too long sends them again: to read them twice would make the wait longer still."""
+    inbox = Inbox(frames_max=16, bytes_max=100)
+    assert inbox.offer(arrival(b"1")) == "taken"
+    assert [inbox.offer(arrival(b"1")), inbox.offer(arrival(b"1", "gw-b"))] == ["repeated", "taken"]
+    assert len(inbox.take(10)) == 2
+    assert inbox.offer(arrival(b"1")) == "taken"  # it was merged, or not: the merge will know
 
 
 def test_gateways_take_turns_and_keep_their_own_order() -> None:

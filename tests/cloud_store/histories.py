@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from cloud_store.arrivals import ArrivedFrame
-from wire_protocol import clock, frames, names, topics
+from wire_protocol import clock, frames, names
 from wire_protocol.entries import Count, LedgerEntry, Movement, MovementKind, Reading
 from wire_protocol.frames import FrameHeader, LogHead
 from wire_protocol.stock import EntryKey
@@ -119,7 +119,7 @@ def head(chain: Chain) -> LogHead:
 
 def arrived(gateway: str, payload: bytes, stream: Stream = "ledger") -> ArrivedFrame:
     """A frame as a worker hands it to the merge."""
-    return ArrivedFrame(gateway, stream, topics.up(gateway, stream), payload, frames.decode(payload), NOW_MS)
+    return ArrivedFrame.read(gateway, stream, payload, NOW_MS)
 
 
 def keyed(gateway: str, entries: Sequence[LedgerEntry]) -> list[tuple[EntryKey, LedgerEntry]]:
