@@ -13,6 +13,7 @@ import typer
 from cloud_ingest.cli_ledger import alarm_app, ledger_app
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.cli_registry import gateway_app, item_app, site_app, tenant_app
+from cloud_ingest.cli_twin import twin_app
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, fail, listing
 
@@ -28,6 +29,7 @@ app.add_typer(item_app, name="item")
 app.add_typer(dead_letter_app, name="dead-letter")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(alarm_app, name="alarm")
+app.add_typer(twin_app, name="twin")
 
 
 @app.command()

@@ -9,6 +9,12 @@ class IngestError(Exception):
         self.hint = hint
 
 
+class BadInput(IngestError, ValueError):
+    """The command cannot be carried out as given."""
+
+    usage = True
+
+
 class InvalidCatalog(IngestError, ValueError):
     """A file of items cannot be imported."""
 

@@ -44,6 +44,9 @@ class Receiving(Protocol):
     def replied(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways answer commands."""
 
+    def twin_reported(self, gateway: str, payload: bytes) -> None:
+        """A payload on a topic where gateways report their twin."""
+
     def asked(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways ask for their site's frames."""
 
@@ -81,17 +84,17 @@ class Link:
         self._address = BrokerAddress.parse(settings.mqtt_url)
         self._wanted: frozenset[int] = frozenset()
         self._wanted_changed = asyncio.Event()
-        self._outgoing: asyncio.Queue[tuple[str, bytes, int]] = asyncio.Queue(settings.outgoing_messages_max)
+        self._outgoing: asyncio.Queue[tuple[str, bytes, int, bool]] = asyncio.Queue(settings.outgoing_messages_max)
 
     def serve(self, shards: frozenset[int]) -> None:
         """Be subscribed to exactly these shards, as soon as there is a connection."""
         self._wanted = shards
         self._wanted_changed.set()
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
+    def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
         """Publish when the link is up; forgotten when it is not or too much waits: the gateway will ask again."""
         try:
-            self._outgoing.put_nowait((topic, payload, qos))
+            self._outgoing.put_nowait((topic, payload, qos, retain))
         except asyncio.QueueFull:
             self._metrics.acks.labels("overflow").inc()
 
@@ -178,9 +181,9 @@ class Link:
 
     async def _publish(self, client: aiomqtt.Client) -> None:
         while True:
-            topic, payload, qos = await self._outgoing.get()
+            topic, payload, qos, retain = await self._outgoing.get()
             try:
-                await client.publish(topic, payload, qos=qos)
+                await client.publish(topic, payload, qos=qos, retain=retain)
                 self._metrics.acks.labels("published").inc()
             finally:
                 self._outgoing.task_done()
@@ -205,6 +208,8 @@ class Link:
             self._receiving.status(parsed.gateway, topic, payload, received_ms=received_ms, retained=retained)
         elif parsed.channel is Channel.SITE_ASK:
             self._receiving.asked(parsed.gateway, payload)
+        elif parsed.channel is Channel.REPORTED_TWIN:
+            self._receiving.twin_reported(parsed.gateway, payload)
         elif parsed.channel is Channel.REPLY:
             self._receiving.replied(parsed.gateway, payload)
 

@@ -22,11 +22,13 @@ from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.proofs import Proofs
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.sites import Sites
+from cloud_ingest.twins import Twins
 from cloud_store.contacts import ContactStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
 from cloud_store.proofs import ProofStore
 from cloud_store.sites import SiteStore
+from cloud_store.twins import TwinFeed, TwinStore
 
 _LOG = structlog.get_logger()
 # Batches make and drop a hundred thousand small objects at once; with the default thresholds a quarter of the merge's
@@ -54,11 +56,14 @@ class Worker:
         )  # fmt: skip
         self._proof_store = ProofStore(url, application=f"stocktide-proofs {name}")
         self._proofs = Proofs(settings, self._proof_store, self._link.publish, self.metrics)
+        self._twin_store = TwinStore(url, application=f"stocktide-twins {name}")
+        self._twin_feed = TwinFeed(url, application=f"stocktide-twin-feed {name}")
+        self._twins = Twins(settings, self._twin_store, self._twin_feed, self._link.publish, self.metrics)
         self._contacts = Contacts(
             settings, self._store, self._link.publish, lambda: self._merging.window, self._proofs.proved
         )
         self._leases = Leases(
-            lambda: LeaseSession(url, f"stocktide-leases {name}"), self._link.serve, self.metrics,
+            lambda: LeaseSession(url, f"stocktide-leases {name}"), self._serve, self.metrics,
             poll_s=settings.lease_poll_s,
         )  # fmt: skip
 
@@ -75,6 +80,10 @@ class Worker:
         """Part of `link.Receiving`."""
         self._proofs.replied(gateway, payload)
 
+    def twin_reported(self, gateway: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._twins.reported(gateway, payload)
+
     def asked(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""
         self._sites.asked(gateway, payload)
@@ -82,6 +91,10 @@ class Worker:
     def subscribed(self, shards: frozenset[int]) -> None:
         """Part of `link.Receiving`."""
         self._contacts.subscribed(shards)
+
+    def _serve(self, shards: frozenset[int]) -> None:
+        self._link.serve(shards)
+        self._twins.serve(shards)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain."""
@@ -97,6 +110,7 @@ class Worker:
                         group.create_task(self._contacts.run(), name=f"ingest[{name}].contacts"),
                         group.create_task(self._sites.run(), name=f"ingest[{name}].sites"),
                         group.create_task(self._proofs.run(), name=f"ingest[{name}].proofs"),
+                        group.create_task(self._twins.run(), name=f"ingest[{name}].twins"),
                     ]
                     await stop.wait()
                     leases.cancel()
@@ -104,7 +118,15 @@ class Worker:
                     for task in rest:
                         task.cancel()
         finally:
-            for store in (self._merger, self._store, self._letters, self._site_store, self._proof_store):
+            stores = (
+                self._store,
+                self._letters,
+                self._site_store,
+                self._proof_store,
+                self._twin_store,
+                self._twin_feed,
+            )
+            for store in (self._merger, *stores):
                 store.close()
 
     async def _drain(self) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from edge_agent import database, outbox, queries, stock_proof, upkeep
+from edge_agent import database, outbox, queries, stock_proof, twin, upkeep
 from edge_agent.clock import SystemClock
 from edge_agent.commands import Commands
 from edge_agent.database import Connection
@@ -30,6 +30,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
 from edge_agent.sql import statement
 from edge_agent.systemd import notify
+from edge_agent.twin import Configured
 from edge_agent.uplink import Uplink
 from edge_agent.writer import Append, LedgerWriter
 from wire_protocol.address import BrokerAddress
@@ -81,6 +82,10 @@ class KnownDevices:
         """Read the whole list, so that a removed device is forgotten."""
         self._names = frozenset(row[0] for row in self._connection.execute(statement("devices")))
 
+    def configs(self) -> list[Configured]:
+        """What every device of the twin is told."""
+        return twin.configs(self._connection)
+
     def __call__(self, device: str) -> bool:
         if device in self._names:
             return True
@@ -113,6 +118,8 @@ class _Agent:
             self._identity.gateway,
             lambda: self._writer,
             self._known,
+            configs=self._known.configs,
+            confirmed=self._confirmed,
             mqtt_5=self._settings.mqtt_version == "5",
             keepalive_s=self._settings.keepalive_s,
             inflight_max=self._settings.local_inflight_max,
@@ -160,6 +167,7 @@ class _Agent:
             status=self._status,
             settings=self._settings,
             clock=self._clock,
+            configure=self._configure,
             commands=Commands(self._settings.ledger, self._clock.now_ms),
         )
 
@@ -170,6 +178,17 @@ class _Agent:
         if self._uplink is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended; the entries are safe in the file
                 self._loop.call_soon_threadsafe(self._uplink.wake)
+
+    def _confirmed(self) -> None:
+        """A device has answered to its configuration, in the writer's thread."""
+        if self._uplink is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; the next contact reports it
+                self._loop.call_soon_threadsafe(self._uplink.twin_changed)
+
+    def _configure(self, told: Sequence[Configured]) -> None:
+        self._known.refresh()
+        if self._devices is not None:
+            self._devices.configure(told)
 
     def _refusing(self, reason: str | None) -> None:
         """The disk is full, or has room again, in the writer's thread."""

@@ -4,6 +4,7 @@ Heavy imports happen inside the commands: the answer to `stock` must be there be
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from edge_agent.cli_options import Json, LedgerPath, Limit
 
 if TYPE_CHECKING:
     from edge_agent.database import Connection
+    from edge_agent.twin import ConfigRow
     from wire_protocol.entries import EntryKind
 
 app = typer.Typer(
@@ -126,6 +128,35 @@ def restore(
     facts([("ledger", ledger), ("epoch", done.epoch), ("logs", done.logs), ("entries", done.entries),
            ("devices", ", ".join(done.devices) or "none had reported")])  # fmt: skip
     typer.echo("\nNext: stocktide edge run")
+
+
+@app.command("twin")
+def twin_(ledger: LedgerPath, json_: Json = False) -> None:
+    """What the cloud wants this gateway and its devices to be, and how far they are."""
+    from edge_agent import twin  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        version, state, rows = twin.version(connection), twin.state(connection), twin.rows(connection)
+    limits = state.limits.model_dump(exclude_none=True)
+    if json_:
+        devices = [row._asdict() | {"body": json.loads(row.body)} for row in rows]
+        emit_json({"version": version, "limits": limits, "devices": devices})
+        return
+    if not version:
+        typer.echo("The cloud has given this gateway no twin yet.")
+        return
+    facts([("version", version), *((name.replace("_", " ") + " at most", value) for name, value in limits.items())])
+    if rows:
+        typer.echo()
+        table(
+            ["device", "told", "confirmed", "state", "configuration"],
+            [[row.name, row.version, row.confirmed or None, _twin_state(row), row.body] for row in rows],
+            numbers=["told", "confirmed"],
+        )
+
+
+def _twin_state(row: "ConfigRow") -> str:
+    return row.problem or ("obeyed" if row.confirmed >= row.version else "not confirmed")
 
 
 @app.command()

@@ -12,7 +12,7 @@ import json
 import re
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -29,6 +29,7 @@ from edge_agent.errors import BadInput, UnknownDevice
 from edge_agent.ledger import Ledger
 from edge_agent.letters import redraft
 from edge_agent.sql import statement
+from edge_agent.twin import Configured
 from edge_agent.writer import Append, LedgerWriter
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
@@ -64,6 +65,8 @@ class DeviceSide:
         gateway: names the persistent session.
         writer: a function returning the writer (it and this object know each other).
         known: whether a device may speak here.
+        configs: what every device of the twin is told; asked for at each contact with the broker, in its thread.
+        confirmed: called after a device's answer to its configuration was committed, in the writer's thread.
         mqtt_5: speak MQTT 5; otherwise 3.1.1.
         keepalive_s: MQTT keepalive in seconds.
         inflight_max: how many messages the broker may have unacknowledged.
@@ -76,11 +79,14 @@ class DeviceSide:
         writer: Callable[[], LedgerWriter],
         known: Callable[[str], bool],
         *,
+        configs: Callable[[], Sequence[Configured]] = tuple,
+        confirmed: Callable[[], None] = lambda: None,
         mqtt_5: bool,
         keepalive_s: int,
         inflight_max: int,
     ) -> None:
         self._address, self._writer, self._known = address, writer, known
+        self._configs, self._confirmed = configs, confirmed
         self._mqtt_5, self._keepalive_s, self._inflight_max = mqtt_5, keepalive_s, inflight_max
         self.connected = threading.Event()
         # A reconnect makes a new session of message ids; acknowledgements of the old one must not be sent into it.
@@ -132,6 +138,11 @@ class DeviceSide:
             for start in range(0, len(events), RECEIPT_IDS_MAX):
                 self._receipt(device, DeviceReceipt(committed=tuple(events[start : start + RECEIPT_IDS_MAX])))
 
+    def configure(self, told: Sequence[Configured]) -> None:
+        """Tell devices what they are to be; kept by the broker for those that are not there now."""
+        for device, payload in told:
+            self._client.publish(topics.device(device, Channel.DEVICE_CONFIG), payload, qos=1, retain=True)
+
     def _on_connect(
         self, client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
     ) -> None:
@@ -149,6 +160,8 @@ class DeviceSide:
             log.error("local_broker_refuses_subscription", broker=repr(self._address), reason=str(reasons[0]))
             return
         self.connected.set()
+        # Retained, but a broker without its memory has forgotten.
+        self.configure(self._configs())
         log.info("listening_to_devices", broker=repr(self._address))
 
     def _on_disconnect(
@@ -188,8 +201,13 @@ class DeviceSide:
     def _note_status(self, device: str, status: DeviceStatus, message: MQTTMessage) -> None:
         def note(ledger: Ledger) -> None:
             ledger.connection.execute(statement("device_status"), (status.state, ledger.clock.now_ms(), device))
+            if status.config_version is not None:
+                answer = (status.config_version, status.config_problem, device)
+                ledger.connection.execute(statement("confirm_config"), answer)
 
-        self._settle_after(note, self._token(message), refused=None)
+        done = self._settle_after(note, self._token(message), refused=None)
+        if status.config_version is not None:
+            done.add_done_callback(lambda _: self._confirmed())
 
     def _dead_letter(self, message: MQTTMessage, reason: str) -> None:
         """Keep the message with its reason, then acknowledge it: the stream goes on."""
@@ -203,7 +221,7 @@ class DeviceSide:
         log.warning("message_dead_lettered", topic=topic, reason=reason)
         self._settle_after(keep, self._token(message, *addressee(topic, payload)), refused=reason)
 
-    def _settle_after(self, write: Callable[[Ledger], None], token: Token, *, refused: str | None) -> None:
+    def _settle_after(self, write: Callable[[Ledger], None], token: Token, *, refused: str | None) -> "Future[None]":
         """Acknowledge a message once `write` is committed; when it fails, the broker delivers the message again."""
 
         def settle(done: Future[None]) -> None:
@@ -213,7 +231,9 @@ class DeviceSide:
             if refused is not None and token.event:
                 self._receipt(token.device, DeviceReceipt(refused=(Refusal(id=token.event, reason=refused[:200]),)))
 
-        self._writer().settle(write).add_done_callback(settle)
+        future = self._writer().settle(write)
+        future.add_done_callback(settle)
+        return future
 
     def _acknowledge(self, token: Token) -> None:
         if token.qos and token.session == self._session:

@@ -40,6 +40,13 @@ def m003_stock_digest(db: Database) -> None:
     db.execute("UPDATE stock_digest SET digest = ?, cells = ?", [digest, len(rows)])
 
 
+@ledger_migrations(transactional=False)
+def m004_twin(db: Database) -> None:
+    """The twin in force."""
+    for statement in script("schema_004"):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a ledger file to the current schema; a no-op when it is there."""
     ledger_migrations.apply(Database(connection))

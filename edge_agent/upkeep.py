@@ -4,10 +4,12 @@ Invariant: movements and counts are never shed; readings and dead letters are, o
 counted.
 """
 
+from edge_agent import twin
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.settings import EdgeSettings
 from edge_agent.sql import statement
+from edge_agent.twin import narrow
 
 
 def shed_readings(ledger: Ledger, readings_max: int) -> int:
@@ -34,10 +36,12 @@ def trim_dead_letters(ledger: Ledger, dead_letters_max: int) -> int:
 
 def upkeep(ledger: Ledger, settings: EdgeSettings) -> dict[str, int]:
     """Bring everything within its bound, inside a transaction; returns what was dropped."""
+    narrowed = twin.limits(ledger.connection)
     return {
-        "readings_dropped": shed_readings(ledger, settings.readings_max),
+        "readings_dropped": shed_readings(ledger, narrow(settings.readings_max, narrowed.readings)),
         "dead_letters_dropped": trim_dead_letters(ledger, settings.dead_letters_max),
         "frames_forgotten": Outbox(ledger).trim(
-            keep_s=settings.frame_keep_s, keep_bytes_max=settings.frame_keep_bytes_max
+            keep_s=narrow(settings.frame_keep_s, narrowed.frame_keep_s),
+            keep_bytes_max=narrow(settings.frame_keep_bytes_max, narrowed.frame_keep_bytes),
         ),
     }

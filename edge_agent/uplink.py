@@ -30,6 +30,8 @@ from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.settings import EdgeSettings
 from edge_agent.site_link import CloudLost, SiteLink
+from edge_agent.twin import Configured, narrow
+from edge_agent.twin_link import TwinLink
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
@@ -44,6 +46,7 @@ from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender,
 from wire_protocol.site import SiteReader
 from wire_protocol.site_messages import SiteFrame, SiteHeads, unpack
 from wire_protocol.topics import STREAMS, Channel, LinkTopic, Stream
+from wire_protocol.twin import ReportedTwin
 
 T = TypeVar("T")
 
@@ -104,6 +107,7 @@ class Uplink:
         submit: hands a write to the ledger's writer.
         status: makes the gateway's status message.
         commands: carries out what the cloud asks for.
+        configure: tells devices what the twin wants of them.
         settings, clock, gateway, epoch: as everywhere.
     """
 
@@ -116,20 +120,28 @@ class Uplink:
     settings: EdgeSettings
     clock: Clock
     commands: Commands
+    configure: Callable[[Sequence[Configured]], Any] = lambda _: None
     online: bool = False
     offset_ms: int | None = None
     site: SiteLink = field(init=False)
+    twin: TwinLink = field(init=False)
     _zero_ms: int | None = None
     _lanes: dict[Stream, Lane] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _twin_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _contact_ms: int | None = None
 
     def __post_init__(self) -> None:
         self.site = SiteLink(self.gateway, self.reader, self._write, self.settings, self._sender_ms)
+        self.twin = TwinLink(self.reader, self._write, self.configure)
 
     def wake(self) -> None:
         """Something was committed. Call it in the event loop's thread."""
         self._wake.set()
+
+    def twin_changed(self) -> None:
+        """A device has answered to its configuration. Call it in the event loop's thread."""
+        self._twin_changed.set()
 
     async def run(self) -> None:
         """Connect, ship, reconnect, until cancelled."""
@@ -168,18 +180,21 @@ class Uplink:
             self.epoch,
             sealed=at.sealed_frame,
             acked=at.acked_frame,
-            limits=SenderLimits(
-                window_frames_max=self.settings.window_frames_max,
-                live_entries_max=self.settings.frame_entries_max,
-                seal_delay_ms=self.settings.seal_delay_ms,
-                resend_delay_ms=self.settings.resend_delay_ms,
-                resend_delay_ms_max=self.settings.resend_delay_ms_max,
-            ),
+            limits=self._limits(),
             jitter=lambda: random.uniform(0.75, 1.25),  # noqa: S311 - as above
             digest_of=lambda frame: outbox.digest(self.reader, stream, frame),
         )
         sender.forked = at.fork
         return Lane(sender, at.source_id)
+
+    def _limits(self) -> SenderLimits:
+        return SenderLimits(
+            window_frames_max=narrow(self.settings.window_frames_max, self.twin.limits().window_frames),
+            live_entries_max=self.settings.frame_entries_max,
+            seal_delay_ms=self.settings.seal_delay_ms,
+            resend_delay_ms=self.settings.resend_delay_ms,
+            resend_delay_ms_max=self.settings.resend_delay_ms_max,
+        )
 
     def _client(self) -> _Client:
         will = aiomqtt.Will(self._topic(Channel.STATUS), self.status("offline").encode(), qos=1, retain=True)
@@ -216,6 +231,7 @@ class Uplink:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._pump(client, tasks), name=f"edge[{self.gateway}].uplink.pump")
             tasks.create_task(self._report_regularly(client), name=f"edge[{self.gateway}].uplink.status")
+            tasks.create_task(self._report_twin(client), name=f"edge[{self.gateway}].uplink.twin")
             # In the body, not a task: a group whose body has ended does not take its own cancellation of us back
             # (Python 3.11), and `run` could not tell it from a real one.
             await self._receive(client, tasks)
@@ -237,26 +253,44 @@ class Uplink:
             await asyncio.sleep(self.settings.status_interval_s)
             await self._report(client, "online")
 
+    async def _report_twin(self, client: _Client) -> None:
+        """Report the twin in force on contact, and whenever devices have answered."""
+        while True:
+            self._twin_changed.clear()
+            await self._say_twin(client, self.twin.report())
+            await self._twin_changed.wait()
+            await asyncio.sleep(TICK_S)  # the devices of a site answer together
+
+    async def _say_twin(self, client: _Client, report: ReportedTwin) -> None:
+        await client.publish(self._topic(Channel.REPORTED_TWIN), report.encode(), qos=1)
+        _heed_cancellation()
+
     async def _receive(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
         async for message in client.messages:
             try:
                 topic = topics.parse(str(message.topic))
-                if not isinstance(topic, LinkTopic):
-                    continue
-                if topic.channel is Channel.ACK:
-                    await self._acknowledged(client, tasks, Ack.decode(bytes(message.payload)))
-                elif topic.channel is Channel.COMMAND:
-                    command = Command.decode(bytes(message.payload))
-                    if self.commands.take():
-                        name = f"edge[{self.gateway}].command.{command.name}"
-                        tasks.create_task(self._obey(client, command), name=name)
-                    else:
-                        log.warning("command_dropped", command=command.name, id=command.id)
-                elif topic.channel is Channel.SITE_LEDGER:
-                    for piece in unpack(bytes(message.payload)):
-                        await self._passed_down(piece)
+                if isinstance(topic, LinkTopic):
+                    await self._take(client, tasks, topic.channel, bytes(message.payload))
             except WireError as error:
                 log.warning("message_refused", topic=str(message.topic), reason=str(error))
+
+    async def _take(self, client: _Client, tasks: asyncio.TaskGroup, channel: Channel, payload: bytes) -> None:
+        if channel is Channel.ACK:
+            await self._acknowledged(client, tasks, Ack.decode(payload))
+        elif channel is Channel.COMMAND:
+            command = Command.decode(payload)
+            if self.commands.take():
+                name = f"edge[{self.gateway}].command.{command.name}"
+                tasks.create_task(self._obey(client, command), name=name)
+            else:
+                log.warning("command_dropped", command=command.name, id=command.id)
+        elif channel is Channel.DESIRED_TWIN:
+            await self._say_twin(client, await self.twin.take(payload))
+            for lane in self._lanes.values():
+                lane.sender.limits = self._limits()
+        elif channel is Channel.SITE_LEDGER:
+            for piece in unpack(payload):
+                await self._passed_down(piece)
 
     async def _obey(self, client: _Client, command: Command) -> None:
         reply = await self.commands.carry_out(command)

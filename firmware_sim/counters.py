@@ -27,6 +27,7 @@ class Counters:
     receipts: int = 0
     refused: int = 0
     readings_dropped: int = 0
+    readings_skipped: int = 0
     memory_full: int = 0
     receipts_unreadable: int = 0
     reboots: int = 0

@@ -17,10 +17,11 @@ from typing import Final
 
 from firmware_sim.counters import Counters
 from firmware_sim.errors import MemoryFull
-from firmware_sim.happening import Happening, Sample
+from firmware_sim.happening import Happening, Sample, What
 from firmware_sim.windows import Window, Windows
 from wire_protocol.messages import DeviceReceipt
 from wire_protocol.topics import Channel
+from wire_protocol.twin import DeviceConfig
 
 MEMORY_EVENTS_MAX: Final = 500
 REPEATS_MAX: Final = 5_000
@@ -70,6 +71,7 @@ class Firmware:
         offline: when it has no link and knows it: it keeps its events and sends them in a burst afterwards.
         reboots: when it restarts, and how long it is away: (at_ms, down_ms).
         clock: what it takes for the time.
+        sampling_s_min: the shortest time between two samples that the sensor can do, seconds.
         resend_ms, resend_ms_max: the first wait for a receipt, doubled up to the second; milliseconds of the link.
     """
 
@@ -80,10 +82,14 @@ class Firmware:
     offline: Sequence[Window] = ()
     reboots: Sequence[tuple[int, int]] = ()
     clock: SkewedClock = SkewedClock()
+    sampling_s_min: int = 1
     resend_ms: int = RESEND_MS
     resend_ms_max: int = RESEND_MS_MAX
     counters: Counters = field(default_factory=Counters)
     refusal: str | None = None
+    config: DeviceConfig | None = None
+    config_problem: str | None = None
+    _sampled_ms: int | None = None
     _kept: dict[str, _Kept] = field(default_factory=dict)
     _unsent: deque[str] = field(default_factory=deque)
     _timers: list[tuple[int, str]] = field(default_factory=list)
@@ -123,6 +129,9 @@ class Firmware:
         """
         self._pass_time(happening.at_ms)
         sample = isinstance(happening.what, Sample)
+        if sample and not self._is_due(happening.at_ms):
+            self.counters.readings_skipped += 1
+            return None
         if self.is_full:
             if not sample:
                 self.counters.memory_full += 1
@@ -131,7 +140,7 @@ class Firmware:
             return None
         event_id = f"{self.boot:x}-{self._next}"
         self._next += 1
-        message = happening.what.message(event_id, self.clock.reads(happening.at_ms))
+        message = self._calibrated(happening.what).message(event_id, self.clock.reads(happening.at_ms))
         self._keep(event_id, happening, message.encode())
         if sample:
             self.counters.readings += 1
@@ -190,6 +199,40 @@ class Firmware:
             if self._kept.pop(refusal.id, None) is not None:
                 self.counters.refused += 1
                 self.refusal = refusal.reason
+
+    def configure(self, config: DeviceConfig) -> None:
+        """Obey a configuration, if it is newer and within what the device can do; the old one stays otherwise.
+
+        It is kept through reboots, like the memory.
+        """
+        if self.config is not None and config.version <= self.config.version:
+            return
+        if config.sampling_s is not None and config.sampling_s < self.sampling_s_min:
+            self.config_problem = f"samples no faster than every {self.sampling_s_min} s"
+            return
+        self.config, self.config_problem = config, None
+
+    @property
+    def config_version(self) -> int:
+        """The version that it works with, 0 before the first."""
+        return 0 if self.config is None else self.config.version
+
+    def _is_due(self, at_ms: int) -> bool:
+        sampling_s = None if self.config is None else self.config.sampling_s
+        if sampling_s is not None and self._sampled_ms is not None and at_ms < self._sampled_ms + 1_000 * sampling_s:
+            return False
+        self._sampled_ms = at_ms
+        return True
+
+    def _calibrated(self, what: What) -> What:
+        if self.config is None or not isinstance(what, Sample):
+            return what
+        known = self.config.calibration
+        true = {
+            metric: value * known[metric].factor + known[metric].offset if metric in known else value
+            for metric, value in what.values.items()
+        }
+        return Sample(true)
 
     def back_ms(self, now_ms: int) -> int | None:
         """When the device will be back, if it is offline or rebooting now."""

@@ -27,6 +27,7 @@ from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceReceipt, DeviceStatus, InvalidMessage
 from wire_protocol.topics import RULES, Channel
+from wire_protocol.twin import DeviceConfig
 
 T = TypeVar("T")
 MqttVersion: TypeAlias = Literal["5", "3.1.1"]
@@ -127,6 +128,7 @@ class Link:
             try:
                 async with self._connected() as client:
                     await finish(client.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0))
+                    await finish(client.subscribe(topics.device(self.name, Channel.DEVICE_CONFIG), qos=1))
                     attempt, self.problem, self.online = 0, None, True
                     self.unit.firmware.reconnected()
                     await self._contact(client)
@@ -199,20 +201,36 @@ class Link:
 
     async def _say(self, client: aiomqtt.Client, state: Literal["online", "offline"]) -> None:
         at_ms = self.unit.firmware.clock.reads(self._now_ms())
-        status = DeviceStatus(state=state, firmware=FIRMWARE, at_ms=at_ms)
+        firmware = self.unit.firmware
+        answers = firmware.config is not None or firmware.config_problem is not None
+        status = DeviceStatus(
+            state=state,
+            firmware=FIRMWARE,
+            config_version=firmware.config_version if answers else None,
+            config_problem=firmware.config_problem,
+            at_ms=at_ms,
+        )
         topic = topics.device(self.name, Channel.DEVICE_STATUS)
         await finish(client.publish(topic, status.encode(), qos=1, retain=True))
 
     async def _receive(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
+            topic = topics.parse(message.topic.value)
             try:
-                receipt = DeviceReceipt.decode(_payload(message))
+                if topic.channel is Channel.DEVICE_CONFIG:
+                    await self._configure(client, _payload(message))
+                else:
+                    self.unit.firmware.receive(DeviceReceipt.decode(_payload(message)))
             except InvalidMessage:
                 self.unit.firmware.counters.receipts_unreadable += 1
                 continue
-            self.unit.firmware.receive(receipt)
             self._changed.set()
             self._wake.set()
+
+    async def _configure(self, client: aiomqtt.Client, payload: bytes) -> None:
+        if payload:  # an empty one takes a configuration back: it goes on with what it has
+            self.unit.firmware.configure(DeviceConfig.decode(payload))
+            await self._say(client, "online")
 
     async def _pump(self, client: aiomqtt.Client) -> None:
         while not self.is_done:

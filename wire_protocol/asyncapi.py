@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from wire_protocol import PROTOCOL_VERSION, frames, messages, site_messages
+from wire_protocol import PROTOCOL_VERSION, frames, messages, site_messages, twin
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import FrameHeader
 from wire_protocol.proof import ProofAnswer, ProofQuestion
@@ -18,10 +18,10 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.LEDGER: FrameHeader,
     Channel.READINGS: FrameHeader,
     Channel.STATUS: messages.GatewayStatus,
-    Channel.REPORTED_TWIN: messages.ReportedTwin,
+    Channel.REPORTED_TWIN: twin.ReportedTwin,
     Channel.REPLY: messages.Reply,
     Channel.ACK: messages.Ack,
-    Channel.DESIRED_TWIN: messages.DesiredTwin,
+    Channel.DESIRED_TWIN: twin.DesiredTwin,
     Channel.SITE_ASK: site_messages.SiteAsk,
     Channel.SITE_LEDGER: site_messages.SiteFrameLine,
     Channel.CATALOG: messages.CatalogPage,
@@ -32,7 +32,7 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.DEVICE_READING: messages.DeviceReading,
     Channel.DEVICE_STATUS: messages.DeviceStatus,
     Channel.DEVICE_RECEIPT: messages.DeviceReceipt,
-    Channel.DEVICE_CONFIG: messages.DeviceConfig,
+    Channel.DEVICE_CONFIG: twin.DeviceConfig,
 }
 # What is inside other messages, or the second kind on a topic: entries, the end of a site's frames, the stock proof.
 PARTS: Final[tuple[type[BaseModel], ...]] = (

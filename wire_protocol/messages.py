@@ -101,11 +101,16 @@ class DeviceReading(_Strict):
 
 
 class DeviceStatus(Message):
-    """Whether a device is there; its last will says `offline`."""
+    """Whether a device is there; its last will says `offline`.
+
+    `config_version` is the configuration it works with; `config_problem` says why it cannot work with a newer one.
+    """
 
     state: Literal["online", "offline"]
     firmware: VersionText | None = None
     battery_pct: Annotated[int, Field(ge=0, le=100)] | None = None
+    config_version: Count | None = None
+    config_problem: Reason | None = None
     at_ms: TimeMs | None = None
 
 
@@ -123,15 +128,6 @@ class DeviceReceipt(Message):
 
     committed: Annotated[tuple[names.EventId, ...], Field(max_length=500)] = ()
     refused: Annotated[tuple[Refusal, ...], Field(max_length=100)] = ()
-
-
-class DeviceConfig(Message):
-    """Desired configuration of one device, retained on the gateway's broker."""
-
-    version: Count
-    location: names.LocationName | None = None
-    sampling_s: Annotated[int, Field(ge=1, le=86_400)] | None = None
-    settings: Annotated[dict[str, str | int | float | bool], Field(max_length=64)] = {}
 
 
 # --- the link between gateway and cloud -------------------------------------------------------------------------
@@ -210,33 +206,6 @@ class GatewayStatus(Message):
     stock: StockProof | None = None
 
 
-class TwinDevice(Part):
-    """Desired state of one device of a gateway."""
-
-    name: names.DeviceName
-    kind: VersionText
-    config: DeviceConfig | None = None
-
-
-class DesiredTwin(Message):
-    """What the cloud wants a gateway to be; an older version never overwrites a newer one."""
-
-    bytes_max: ClassVar[int] = 256 * 1024
-
-    version: Count
-    devices: Annotated[tuple[TwinDevice, ...], Field(max_length=1000)] = ()
-    window_frames: Annotated[int, Field(ge=1, le=1024)] | None = None
-
-
-class ReportedTwin(Message):
-    """What a gateway has applied of its twin, and the errors by device."""
-
-    bytes_max: ClassVar[int] = 256 * 1024
-
-    version: Count
-    errors: Annotated[dict[str, Reason], Field(max_length=1000)] = {}
-
-
 class CatalogItem(Part):
     """One item: its quantities are integers of `unit` / 10**`scale`."""
 
@@ -307,8 +276,6 @@ __all__ = [
     "ClaimResponse",
     "ClockStatus",
     "Command",
-    "DesiredTwin",
-    "DeviceConfig",
     "DeviceEvent",
     "DeviceReading",
     "DeviceReceipt",
@@ -320,7 +287,5 @@ __all__ = [
     "Refusal",
     "Rejected",
     "Reply",
-    "ReportedTwin",
     "StreamStatus",
-    "TwinDevice",
 ]

@@ -19,8 +19,7 @@ from cloud_store.merge import Merger
 from edge_agent import audit
 from tests import sites
 from tests.sites import SiteGateway, Step
-from wire_protocol import frames, topics
-from wire_protocol.messages import SiteFrame
+from wire_protocol.site_messages import SiteFrame
 from wire_protocol.stock import imbalance
 
 _SITES = numbers(1)
@@ -36,9 +35,7 @@ def cloud(database_url: str) -> Iterator[Connection]:
 
 def arrived(message: SiteFrame) -> ArrivedFrame:
     """A frame as a worker gets it."""
-    topic = topics.up(message.gateway, "ledger")
-    frame = frames.decode(message.frame)
-    return ArrivedFrame(message.gateway, "ledger", topic, message.frame, frame, message.received_ms)
+    return ArrivedFrame.read(message.gateway, "ledger", message.frame, message.received_ms)
 
 
 @pytest.mark.timeout(400)

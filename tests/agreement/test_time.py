@@ -19,7 +19,7 @@ from edge_agent.drafts import draft
 from edge_agent.outbox import Outbox
 from tests import sites
 from tests.sites import START_MS, SiteGateway
-from wire_protocol.messages import SiteFrame
+from wire_protocol.site_messages import SiteFrame
 
 HOUR_MS = 3_600_000
 NIGHT_MS = START_MS + 12 * HOUR_MS

@@ -1,5 +1,6 @@
 """Gateways of one site: whatever order they hear of each other in, they end with the same stock."""
 
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -116,7 +117,7 @@ def test_rejected_entries_count_nowhere(pair: list[SiteGateway]) -> None:
     first, second = pair
     first.append(draft("pick", "screw", 1, source="A-1"), draft("pick", "screw", 4, source="A-1"))
     made = first.seal()[-1]
-    assert second.receive(made.model_copy(update={"rejected": (3,)})) == [Verdict.MERGE]
+    assert second.receive(replace(made, rejected=(3,))) == [Verdict.MERGE]
     assert on_hand(second) == 9
     assert audit.verify(second.ledger.connection).findings == []
 

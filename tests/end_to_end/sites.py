@@ -89,6 +89,7 @@ class SiteStack:
     database_url: str
     cloud: Connection
     broker: PrivateBroker
+    worker: Worker
     folder: Path
     make: Callable[..., Post]
     posts: list[Post] = field(default_factory=list)
@@ -163,6 +164,6 @@ def site(
             stack.posts.append(post)
             return post
 
-        stack = SiteStack(tenant, name, database_url, cloud, broker, tmp_path, make)
+        stack = SiteStack(tenant, name, database_url, cloud, broker, worker, tmp_path, make)
         yield stack
     worker.kill()

@@ -22,7 +22,7 @@ FOUND_BY: dict[str, int] = {
     "foreign-ack": 10,
     "dropped-before-ack": 1,
     "no-retention": 3,
-    "digest-not-compared": 7,
+    "digest-not-compared": 57,
     "repeats-not-taken-out": 6,
     "rejected-still-booked": 6,
     "rejected-passed-on": 6,

@@ -1,0 +1,131 @@
+"""Twins: pushes the documents that operators have changed, and stores what gateways report.
+
+A change wakes the worker that serves the gateway's shard; a look now and then finds what a lost notification or a lost
+message would have left. A gateway reports on every contact, and is answered when it has not got the latest.
+
+Invariant: the rate of pushes is bounded. Invariant: a document is pushed from the database as it is then, so that an
+older one never follows a newer one of this worker; the gateway refuses what another may have sent late.
+"""
+
+import asyncio
+import time
+from typing import Final, Protocol
+
+import structlog
+
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.settings import IngestSettings
+from cloud_ingest.threads import uninterrupted
+from cloud_store.errors import StoreError
+from cloud_store.twins import Push, TwinFeed, TwinStore
+from wire_protocol import topics
+from wire_protocol.messages import InvalidMessage
+from wire_protocol.topics import Channel
+from wire_protocol.twin import ReportedTwin
+
+RETRY_S: Final = 1.0
+LOOK_S: Final = 5.0  # how often is looked without having been told
+AGAIN_S: Final = 30.0
+TURNS_PER_S: Final = 10
+_LOG = structlog.get_logger()
+
+
+class Retaining(Protocol):
+    """Publishes a payload, without waiting."""
+
+    def __call__(self, topic: str, payload: bytes, *, retain: bool) -> None: ...
+
+
+class Twins:
+    """Pushes twins of the shards that this worker serves."""
+
+    def __init__(
+        self, settings: IngestSettings, store: TwinStore, feed: TwinFeed, publish: Retaining, metrics: WorkerMetrics
+    ) -> None:
+        self._settings, self._store, self._feed, self._publish = settings, store, feed, publish
+        self._metrics = metrics
+        self._shards: frozenset[int] = frozenset()
+        self._reports: dict[str, ReportedTwin] = {}
+        self._changed = False
+        self._work = asyncio.Event()
+
+    def serve(self, shards: frozenset[int]) -> None:
+        """Twins of these shards are pushed from here."""
+        self._shards = shards
+        self._wake()
+
+    def reported(self, gateway: str, payload: bytes) -> None:
+        """A gateway says what it has in force; the latest of each is kept until it is stored."""
+        try:
+            report = ReportedTwin.decode(payload)
+        except InvalidMessage as error:
+            _LOG.warning("report_refused", gateway=gateway, reason=str(error))
+            return
+        if gateway in self._reports or len(self._reports) < self._settings.status_waiting_max:
+            self._reports[gateway] = report
+            self._work.set()
+
+    async def run(self) -> None:
+        """Push and store until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen(), name="ingest.twins.feed")
+            group.create_task(self._keep_going(), name="ingest.twins")
+
+    def _wake(self) -> None:
+        self._changed = True
+        self._work.set()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await uninterrupted(lambda: self._feed.wait(LOOK_S))
+            except StoreError as error:
+                _LOG.warning("twin_feed_lost", reason=str(error), hint=error.hint)
+                await asyncio.sleep(RETRY_S)
+            self._wake()
+
+    async def _keep_going(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            try:
+                while self._reports:
+                    gateway = next(iter(self._reports))
+                    await self._store_report(gateway, self._reports[gateway])
+                if self._changed:
+                    self._changed = False
+                    await self._push_due()
+            except StoreError as error:
+                _LOG.warning("twins_failed", reason=str(error), hint=error.hint)
+                self._wake()
+                await asyncio.sleep(RETRY_S)
+
+    async def _store_report(self, gateway: str, report: ReportedTwin) -> None:
+        desired = await uninterrupted(lambda: self._store.report(gateway, report))
+        if self._reports.get(gateway) is report:
+            del self._reports[gateway]
+        self._metrics.twins.labels("refused" if report.refused is not None else "reported").inc()
+        if report.refused is not None:
+            _LOG.error("twin_refused", gateway=gateway, version=report.refused, reason=report.reason)
+        if desired is not None:
+            await self._push([Push(gateway, desired)])
+
+    async def _push_due(self) -> None:
+        limit = max(1, self._settings.twins_per_s_max // TURNS_PER_S)
+        while self._shards:
+            began = time.monotonic()
+            due = await uninterrupted(lambda: self._store.due(self._shards, limit=limit, again_s=AGAIN_S))
+            if due:
+                await self._push(due)
+            if len(due) < limit:
+                return
+            if self._reports:
+                self._wake()  # whoever has reported meanwhile is not kept waiting by a change of the whole fleet
+                return
+            await asyncio.sleep(max(0.0, 1 / TURNS_PER_S - (time.monotonic() - began)))
+
+    async def _push(self, pushes: list[Push]) -> None:
+        for push in pushes:
+            self._publish(topics.link(push.gateway, Channel.DESIRED_TWIN), push.twin.encode(), retain=True)
+        self._metrics.twins.labels("pushed").inc(len(pushes))
+        await uninterrupted(lambda: self._store.pushed(pushes))

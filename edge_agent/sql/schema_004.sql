@@ -1,0 +1,18 @@
+-- The twin in force (wire_protocol.twin); no row before the first.
+CREATE TABLE twin (
+    id INTEGER PRIMARY KEY CHECK (id = 0),
+    version INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    applied_ms INTEGER NOT NULL
+);
+
+-- What each device of the twin is told, since which version, and which it has confirmed. A device that came with the
+-- twin (owned) leaves with it; one that a technician had added stays.
+CREATE TABLE device_config (
+    name TEXT PRIMARY KEY,
+    version INTEGER NOT NULL,
+    body TEXT NOT NULL,
+    owned INTEGER NOT NULL,
+    confirmed INTEGER NOT NULL DEFAULT 0,
+    problem TEXT
+) WITHOUT ROWID;

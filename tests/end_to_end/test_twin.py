@@ -1,0 +1,110 @@
+"""Twins on real servers and processes: from the operator's command to the device's answer and back."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cloud_ingest.cli import app as cloud
+from cloud_store import twins
+from firmware_sim.firmware import Firmware
+from firmware_sim.link import Link, LinkOptions
+from firmware_sim.pace import Pace
+from firmware_sim.unit import Unit, air_of
+from tests.agent_process import wait_for
+from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
+from wire_protocol.address import BrokerAddress
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def command(stack: SiteStack, *arguments: str) -> Any:
+    """Run `stocktide cloud twin` and return what it did."""
+    return CliRunner().invoke(cloud, ["twin", *arguments, "--database-url", stack.database_url])
+
+
+def reported(stack: SiteStack, gateway: str) -> dict[str, Any]:
+    """What the cloud knows of a gateway's twin."""
+    return twins.show(stack.cloud, gateway)
+
+
+@asynccontextmanager
+async def device(post: Post, name: str, sampling_s_min: int = 1) -> AsyncIterator[Firmware]:
+    """A simulated device at a gateway's broker."""
+    firmware = Firmware(name=name, rng=random.Random(1), sampling_s_min=sampling_s_min)
+    link = Link(
+        post.name, BrokerAddress.parse(post.broker.url), Unit(firmware, air_of(1, name)), pace=Pace(1.0),
+        options=LinkOptions(), rng=random.Random(1),
+    )  # fmt: skip
+    running = asyncio.create_task(link.run())
+    try:
+        yield firmware
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def until(stack: SiteStack, gateway: str, **wanted: object) -> None:
+    """Wait until the cloud was told so."""
+
+    def agrees() -> bool:
+        said = reported(stack, gateway)["reported"] or {}
+        return all((said.get(name) or None) == (value or None) for name, value in wanted.items())
+
+    await asyncio.to_thread(
+        wait_for, agrees, timeout_s=SETTLE_S, explain=lambda: str(reported(stack, gateway)["reported"])
+    )
+
+
+async def test_a_change_reaches_the_device_and_comes_back(site: SiteStack) -> None:
+    """One command: the device appears, is configured, obeys and confirms; the difference is told until then."""
+    post = site.make()
+    async with device(post, "probe-1", sampling_s_min=5) as firmware:
+        made = command(
+            site, "set", post.name, "--patch", '{"devices": {"probe-1": {"kind": "probe", "sampling_s": 60}}}'
+        )
+        assert made.exit_code == 0, made.output
+        await until(site, post.name, version=1, confirmed={"probe-1": 1}, errors={})
+        assert firmware.config is not None
+        assert firmware.config.sampling_s == 60
+        assert command(site, "diff", post.name).exit_code == 0
+        # What the device cannot do comes back with its words, and the old configuration stays in force.
+        command(site, "set", post.name, "--patch", '{"devices": {"probe-1": {"sampling_s": 1}}}')
+        await until(site, post.name, version=2, errors={"probe-1": "samples no faster than every 5 s"})
+        assert firmware.config.sampling_s == 60
+        differs = command(site, "diff", post.name)
+        assert (differs.exit_code, "no faster than every 5 s" in differs.output) == (1, True)
+
+
+async def test_whoever_was_away_converges_on_contact(site: SiteStack) -> None:
+    """A gateway that is off and a broker that has forgotten everything: what is wanted gets there all the same."""
+    post = site.make()
+    await until(site, post.name, version=0)
+    post.agent.stop()
+    for sampling_s in (60, 30, 20):
+        patch = f'{{"devices": {{"probe-1": {{"kind": "probe", "sampling_s": {sampling_s}}}}}}}'
+        assert command(site, "set", "--tenant", site.tenant, "--patch", patch).exit_code == 0
+    site.broker.kill()
+    site.broker.start()
+    post.agent.start()
+    await until(site, post.name, version=3)
+    post.broker.kill()
+    post.broker.start()
+    async with device(post, "probe-1") as firmware:
+        await until(site, post.name, version=3, confirmed={"probe-1": 3})
+        assert firmware.config is not None
+        assert firmware.config.sampling_s == 20
+
+
+async def test_a_stopped_worker_changes_nothing_for_long(site: SiteStack) -> None:
+    """A change that is made while no worker runs is pushed by the next one."""
+    post = site.make()
+    await until(site, post.name, version=0)
+    site.worker.kill()
+    command(site, "set", post.name, "--patch", '{"limits": {"readings": 5000}}')
+    site.worker.start()
+    await until(site, post.name, version=1)
