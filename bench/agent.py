@@ -33,16 +33,16 @@ DEADLINE_S = 60
 
 @contextmanager
 def running_agent(
-    folder: Path, broker_url: str, devices: list[str]
+    folder: Path, broker_url: str, devices: list[str], *run_options: str
 ) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
-    """An agent on a new ledger, without a cloud."""
+    """An agent on a new ledger, without a cloud unless an option gives it one."""
     ledger = folder / "ledger.db"
     command = [sys.executable, "-m", "stocktide", "edge"]
     options = [f"--device={name}" for name in devices]
     init = [*command, "init", "--ledger", str(ledger), "--gateway", "gw-bench", "--local", broker_url, *options]
     subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
     with (folder / "agent.log").open("wb") as log:
-        agent = subprocess.Popen([*command, "run", "--ledger", str(ledger)], stderr=log)
+        agent = subprocess.Popen([*command, "run", "--ledger", str(ledger), *run_options], stderr=log)
         try:
             _wait_for_line(folder / "agent.log", b"listening_to_devices")
             yield agent, ledger

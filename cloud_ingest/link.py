@@ -8,6 +8,7 @@ Invariant: this module decides nothing about frames; it hands payloads on and pu
 
 import asyncio
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,9 @@ from wire_protocol.errors import WireError
 from wire_protocol.topics import Channel, LinkTopic
 
 PUBLISH_TIMEOUT_S: Final = 10.0
+# Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
+# acknowledgement of the one before, 40 ms later.
+NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 REFUSED_FROM: Final = 0x80
 FILTERS_PER_SUBSCRIBE: Final = 16
 _LOG = structlog.get_logger()
@@ -148,6 +152,7 @@ class Link:
             max_inflight_messages=1000,
             max_queued_incoming_messages=settings.inbox_frames_max,
             timeout=PUBLISH_TIMEOUT_S,
+            socket_options=NO_DELAY,
             **options,
         )
         client.pending_calls_threshold = settings.publishers

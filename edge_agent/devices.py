@@ -10,6 +10,7 @@ Invariant: a message is acknowledged after it is in the ledger or in the dead le
 
 import json
 import re
+import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -100,6 +101,7 @@ class DeviceSide:
             clean_session=None if mqtt_5 else False,
         )
         self._client.on_connect = self._on_connect
+        self._client.on_socket_open = _no_delay
         self._client.on_subscribe = self._on_subscribe
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
@@ -241,6 +243,11 @@ class DeviceSide:
 
     def _receipt(self, device: str, receipt: DeviceReceipt) -> None:
         self._client.publish(topics.device(device, Channel.DEVICE_RECEIPT), receipt.encode(), qos=0)
+
+
+def _no_delay(_client: Client, _userdata: Any, opened: Any) -> None:
+    """An acknowledgement and a receipt go out one after the other: Nagle's algorithm would hold the second back."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def addressee_topic(message: MQTTMessage) -> str:

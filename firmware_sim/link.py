@@ -9,6 +9,7 @@ whatever has no receipt.
 
 import asyncio
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -186,6 +187,7 @@ class Link:
             will=aiomqtt.Will(status, DeviceStatus(state="offline").encode(), qos=1, retain=True),
             keepalive=self._options.keepalive_s,
             timeout=CONNECT_S_MAX,
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
             max_queued_incoming_messages=INCOMING_MESSAGES_MAX,
             tls_context=ssl.create_default_context() if self._address.tls else None,
         )
