@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloud_ingest.cli_command import command_app
 from cloud_ingest.cli_ledger import alarm_app, ledger_app
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.cli_registry import gateway_app, item_app, site_app, tenant_app
@@ -30,6 +31,7 @@ app.add_typer(dead_letter_app, name="dead-letter")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(alarm_app, name="alarm")
 app.add_typer(twin_app, name="twin")
+app.add_typer(command_app, name="command")
 
 
 @app.command()

@@ -24,11 +24,12 @@ from cloud_ingest.threads import uninterrupted
 from cloud_store.errors import StoreError
 from cloud_store.proofs import ProofStore
 from wire_protocol import topics
-from wire_protocol.messages import PROVE_STOCK, Command, InvalidMessage, Reply
+from wire_protocol.messages import Command, Reply
 from wire_protocol.proof import Bisection, ProofAnswer, StockProof
 from wire_protocol.topics import Channel
 
 RETRY_S: Final = 1.0
+QUESTION: Final = "proof-"  # how the ids of our commands begin
 _LOG = structlog.get_logger()
 
 
@@ -64,17 +65,13 @@ class Proofs:
             self._proofs[gateway] = proof
             self._work.set()
 
-    def replied(self, gateway: str, payload: bytes) -> None:
-        """A gateway has answered a command; only what it was asked is looked at."""
+    def replied(self, gateway: str, reply: Reply) -> bool:
+        """A gateway has answered a command. Returns whether it was one of ours; only what it was asked is looked at."""
         search = self._searches.get(gateway)
-        try:
-            reply = Reply.decode(payload)
-        except InvalidMessage as error:
-            _LOG.warning("reply_refused", gateway=gateway, reason=str(error))
-            return
         if search is not None and reply.id == search.command:
             self._replies[gateway] = reply
             self._work.set()
+        return reply.id.startswith(QUESTION)
 
     async def run(self) -> None:
         """Compare and ask until cancelled."""
@@ -125,10 +122,10 @@ class Proofs:
         assert question is not None  # noqa: S101 - whoever calls has looked
         now_ms, wait_s = time.time_ns() // 1_000_000, self._settings.proof_answer_s_max
         search.number, search.until_s = search.number + 1, time.monotonic() + wait_s
-        search.command = f"proof-{now_ms}-{search.number}"
+        search.command = f"{QUESTION}{now_ms}-{search.number}"
         command = Command(
             id=search.command,
-            name=PROVE_STOCK,
+            name="prove-stock",
             arguments={"prefixes": ",".join(question.prefixes)},
             expires_ms=now_ms + round(wait_s * 1000),
         )

@@ -13,6 +13,8 @@ from typing import Final
 
 import structlog
 
+from cloud_ingest import commands, downlink
+from cloud_ingest.commands import Commands
 from cloud_ingest.contacts import Contacts
 from cloud_ingest.inbox import Arrival, Inbox
 from cloud_ingest.leases import Leases
@@ -23,12 +25,14 @@ from cloud_ingest.proofs import Proofs
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.sites import Sites
 from cloud_ingest.twins import Twins
+from cloud_store.commands import CommandStore
 from cloud_store.contacts import ContactStore
+from cloud_store.downlink import DownlinkFeed
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
 from cloud_store.proofs import ProofStore
 from cloud_store.sites import SiteStore
-from cloud_store.twins import TwinFeed, TwinStore
+from cloud_store.twins import TwinStore
 
 _LOG = structlog.get_logger()
 # Batches make and drop a hundred thousand small objects at once; with the default thresholds a quarter of the merge's
@@ -57,8 +61,10 @@ class Worker:
         self._proof_store = ProofStore(url, application=f"stocktide-proofs {name}")
         self._proofs = Proofs(settings, self._proof_store, self._link.publish, self.metrics)
         self._twin_store = TwinStore(url, application=f"stocktide-twins {name}")
-        self._twin_feed = TwinFeed(url, application=f"stocktide-twin-feed {name}")
-        self._twins = Twins(settings, self._twin_store, self._twin_feed, self._link.publish, self.metrics)
+        self._feed = DownlinkFeed(url, application=f"stocktide-downlink {name}")
+        self._command_store = CommandStore(url, application=f"stocktide-commands {name}")
+        self._commands = Commands(settings, self._command_store, self._link.publish)
+        self._twins = Twins(settings, self._twin_store, self._link.publish, self.metrics)
         self._contacts = Contacts(
             settings, self._store, self._link.publish, lambda: self._merging.window, self._proofs.proved
         )
@@ -78,7 +84,9 @@ class Worker:
 
     def replied(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""
-        self._proofs.replied(gateway, payload)
+        reply = commands.decode(gateway, payload)
+        if reply is not None and not self._proofs.replied(gateway, reply):
+            self._commands.replied(gateway, reply)
 
     def twin_reported(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""
@@ -95,6 +103,7 @@ class Worker:
     def _serve(self, shards: frozenset[int]) -> None:
         self._link.serve(shards)
         self._twins.serve(shards)
+        self._commands.serve(shards)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain."""
@@ -111,6 +120,11 @@ class Worker:
                         group.create_task(self._sites.run(), name=f"ingest[{name}].sites"),
                         group.create_task(self._proofs.run(), name=f"ingest[{name}].proofs"),
                         group.create_task(self._twins.run(), name=f"ingest[{name}].twins"),
+                        group.create_task(self._commands.run(), name=f"ingest[{name}].commands"),
+                        group.create_task(
+                            downlink.listen(self._feed, self._twins.wake, self._commands.wake),
+                            name=f"ingest[{name}].downlink",
+                        ),
                     ]
                     await stop.wait()
                     leases.cancel()
@@ -124,7 +138,8 @@ class Worker:
                 self._site_store,
                 self._proof_store,
                 self._twin_store,
-                self._twin_feed,
+                self._command_store,
+                self._feed,
             )
             for store in (self._merger, *stores):
                 store.close()

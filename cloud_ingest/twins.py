@@ -17,14 +17,13 @@ from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
 from cloud_store.errors import StoreError
-from cloud_store.twins import Push, TwinFeed, TwinStore
+from cloud_store.twins import Push, TwinStore
 from wire_protocol import topics
 from wire_protocol.messages import InvalidMessage
 from wire_protocol.topics import Channel
 from wire_protocol.twin import ReportedTwin
 
 RETRY_S: Final = 1.0
-LOOK_S: Final = 5.0  # how often is looked without having been told
 AGAIN_S: Final = 30.0
 TURNS_PER_S: Final = 10
 _LOG = structlog.get_logger()
@@ -39,10 +38,8 @@ class Retaining(Protocol):
 class Twins:
     """Pushes twins of the shards that this worker serves."""
 
-    def __init__(
-        self, settings: IngestSettings, store: TwinStore, feed: TwinFeed, publish: Retaining, metrics: WorkerMetrics
-    ) -> None:
-        self._settings, self._store, self._feed, self._publish = settings, store, feed, publish
+    def __init__(self, settings: IngestSettings, store: TwinStore, publish: Retaining, metrics: WorkerMetrics) -> None:
+        self._settings, self._store, self._publish = settings, store, publish
         self._metrics = metrics
         self._shards: frozenset[int] = frozenset()
         self._reports: dict[str, ReportedTwin] = {}
@@ -52,7 +49,7 @@ class Twins:
     def serve(self, shards: frozenset[int]) -> None:
         """Twins of these shards are pushed from here."""
         self._shards = shards
-        self._wake()
+        self.wake()
 
     def reported(self, gateway: str, payload: bytes) -> None:
         """A gateway says what it has in force; the latest of each is kept until it is stored."""
@@ -65,26 +62,13 @@ class Twins:
             self._reports[gateway] = report
             self._work.set()
 
-    async def run(self) -> None:
-        """Push and store until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._listen(), name="ingest.twins.feed")
-            group.create_task(self._keep_going(), name="ingest.twins")
-
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """There may be something to push."""
         self._changed = True
         self._work.set()
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await uninterrupted(lambda: self._feed.wait(LOOK_S))
-            except StoreError as error:
-                _LOG.warning("twin_feed_lost", reason=str(error), hint=error.hint)
-                await asyncio.sleep(RETRY_S)
-            self._wake()
-
-    async def _keep_going(self) -> None:
+    async def run(self) -> None:
+        """Push and store until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
@@ -97,7 +81,7 @@ class Twins:
                     await self._push_due()
             except StoreError as error:
                 _LOG.warning("twins_failed", reason=str(error), hint=error.hint)
-                self._wake()
+                self.wake()
                 await asyncio.sleep(RETRY_S)
 
     async def _store_report(self, gateway: str, report: ReportedTwin) -> None:
@@ -120,7 +104,7 @@ class Twins:
             if len(due) < limit:
                 return
             if self._reports:
-                self._wake()  # whoever has reported meanwhile is not kept waiting by a change of the whole fleet
+                self.wake()  # whoever has reported meanwhile is not kept waiting by a change of the whole fleet
                 return
             await asyncio.sleep(max(0.0, 1 / TURNS_PER_S - (time.monotonic() - began)))
 

@@ -78,19 +78,6 @@ class TwinStore(Session):
         return _document(row[0], row[1])
 
 
-class TwinFeed(Session):
-    """Tells a worker that some twin has changed, over a connection of its own."""
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for a change. Returns whether there was one; the connection may have been away meanwhile."""
-        with translated():
-            fresh = self._connection is None or self._connection.closed
-            connection = self._connected()
-            if fresh:
-                connection.execute(_SQL["listen"])
-            return fresh or any(True for _ in connection.notifies(timeout=timeout_s, stop_after=1))
-
-
 def change(connection: Connection, wanted: Selection, patch: Mapping[str, Any], *, who: str) -> Iterator[Changed]:
     """Merge a patch into the documents of gateways, some hundred in each transaction; tells how far it is.
 

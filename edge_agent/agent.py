@@ -20,9 +20,9 @@ from typing import Final
 
 import structlog
 
-from edge_agent import database, outbox, queries, stock_proof, twin, upkeep
+from edge_agent import database, logs, outbox, queries, stock_proof, twin, upkeep
 from edge_agent.clock import SystemClock
-from edge_agent.commands import Commands
+from edge_agent.commands import Commands, Hands
 from edge_agent.database import Connection
 from edge_agent.devices import DeviceSide
 from edge_agent.errors import AgentRunning, EdgeError
@@ -108,6 +108,7 @@ class _Agent:
         )
         self._devices: DeviceSide | None = None
         self._damaged: StockProof | None = None
+        self._level_timer: asyncio.TimerHandle | None = None
 
     async def run(self, local: BrokerAddress, cloud: BrokerAddress | None) -> None:
         stopping = asyncio.Event()
@@ -168,7 +169,13 @@ class _Agent:
             settings=self._settings,
             clock=self._clock,
             configure=self._configure,
-            commands=Commands(self._settings.ledger, self._clock.now_ms),
+            commands=Commands(
+                self._settings.ledger,
+                self._clock.now_ms,
+                lambda run: asyncio.wrap_future(self._writer.submit(run)),
+                self._settings,
+                Hands(locate=self._locate, log_level=self._log_level),
+            ),
         )
 
     def _committed(self, appended: list[Append]) -> None:
@@ -189,6 +196,17 @@ class _Agent:
         self._known.refresh()
         if self._devices is not None:
             self._devices.configure(told)
+
+    def _locate(self, device: str, seconds: int) -> None:
+        if self._devices is not None:
+            self._devices.locate(device, seconds)
+
+    def _log_level(self, level: str, minutes: int) -> None:
+        logs.set_level(level)
+        if self._level_timer is not None:
+            self._level_timer.cancel()
+        self._level_timer = self._loop.call_later(60 * minutes, logs.set_level, logs.LEVEL)
+        log.info("log_level_set", level=level, minutes=minutes)
 
     def _refusing(self, reason: str | None) -> None:
         """The disk is full, or has room again, in the writer's thread."""

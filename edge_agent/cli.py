@@ -155,6 +155,24 @@ def twin_(ledger: LedgerPath, json_: Json = False) -> None:
         )
 
 
+@app.command()
+def recount(ledger: LedgerPath, json_: Json = False) -> None:
+    """What the cloud has asked to be counted and nobody has counted yet."""
+    from edge_agent.recounts import waiting  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = waiting(connection)
+    if json_:
+        emit_json(rows)
+    elif rows:
+        columns = ("location", "sku", "lot", "note")
+        cells = [[*(row[name] for name in columns), local_time(row["asked_ms"])] for row in rows]
+        table([*columns, "asked"], cells)
+        typer.echo("\nCount with: stocktide edge count SKU QUANTITY LOCATION")
+    else:
+        typer.echo("Nothing is asked to be counted.")
+
+
 def _twin_state(row: "ConfigRow") -> str:
     return row.problem or ("obeyed" if row.confirmed >= row.version else "not confirmed")
 

@@ -35,7 +35,7 @@ from edge_agent.writer import Append, LedgerWriter
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
-from wire_protocol.messages import DeviceReceipt, DeviceStatus, Refusal
+from wire_protocol.messages import DeviceCommand, DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.names import EVENT_ID_PATTERN
 from wire_protocol.topics import Channel, DeviceTopic
 
@@ -144,6 +144,11 @@ class DeviceSide:
         """Tell devices what they are to be; kept by the broker for those that are not there now."""
         for device, payload in told:
             self._client.publish(topics.device(device, Channel.DEVICE_CONFIG), payload, qos=1, retain=True)
+
+    def locate(self, device: str, seconds: int) -> None:
+        """Let a device blink and beep."""
+        command = DeviceCommand(seconds=seconds)
+        self._client.publish(topics.device(device, Channel.DEVICE_COMMAND), command.encode(), qos=1)
 
     def _on_connect(
         self, client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None

@@ -2,24 +2,49 @@
 
 import logging
 import sys
+from typing import Any, Final
 
 import structlog
+
+LEVEL: Final = "info"
+
+
+def set_level(level: str) -> None:
+    """Log this and what is worse, from now on: debug, info, warning or error."""
+    _filter.level = logging.getLevelNamesMapping()[level.upper()]
+
+
+class _Filter:
+    """Drops what is below the level; the level can be changed while the agent runs."""
+
+    level = logging.INFO
+
+    def __call__(self, _logger: Any, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        name = "ERROR" if method == "exception" else method.upper()
+        if logging.getLevelNamesMapping().get(name, logging.INFO) < self.level:
+            raise structlog.DropEvent
+        return event
+
+
+_filter = _Filter()
 
 
 def configure(level: int = logging.INFO) -> None:
     """Log to standard error; a command that shows its own progress logs what goes wrong only."""
+    _filter.level = level
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(colors=False) if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
     structlog.configure(
         processors=[
+            _filter,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -82,7 +82,7 @@ def restore(
             ),
             settings=settings,
             clock=clock,
-            commands=Commands(path, clock.now_ms),
+            commands=Commands(path, clock.now_ms, lambda run: asyncio.wrap_future(_write(ledger, run)), settings),
         )
         asyncio.run(_fetch(uplink, wait_s, progress))
         with database.transaction(ledger.connection):

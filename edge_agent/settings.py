@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from edge_agent.paths import default_ledger
+from wire_protocol.address import without_password
 
 
 class EdgeSettings(BaseSettings):
@@ -70,6 +71,12 @@ class EdgeSettings(BaseSettings):
         1_000_000
     )
     dead_letters_max: Annotated[int, Field(ge=100, description="Dead letters kept; the oldest go first.")] = 10_000
+
+    def public(self) -> dict[str, str | int | float | None]:
+        """The settings as somebody else may see them: without passwords."""
+        shown = self.model_dump(mode="json")
+        urls = {name: without_password(url) for name in ("cloud_url", "local_url") if (url := shown[name]) is not None}
+        return shown | urls
 
 
 def watchdog_interval_s() -> float | None:

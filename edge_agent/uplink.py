@@ -8,6 +8,7 @@ Invariant: the device side and the command line never wait for anything here.
 """
 
 import asyncio
+import contextlib
 import random
 import socket
 import ssl
@@ -133,11 +134,13 @@ class Uplink:
     _lanes: dict[Stream, Lane] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _twin_changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _report_soon: asyncio.Event = field(default_factory=asyncio.Event)
     _contact_ms: int | None = None
 
     def __post_init__(self) -> None:
         self.site = SiteLink(self.gateway, self.reader, self._write, self.settings, self._sender_ms)
         self.twin = TwinLink(self.reader, self._write, self.configure)
+        self.commands.hands.sync, self.commands.hands.epoch_wanted = self._sync_now, self._epoch_wanted
 
     def wake(self) -> None:
         """Something was committed. Call it in the event loop's thread."""
@@ -255,7 +258,10 @@ class Uplink:
 
     async def _report_regularly(self, client: _Client) -> None:
         while True:
-            await asyncio.sleep(self.settings.status_interval_s)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.settings.status_interval_s):
+                    await self._report_soon.wait()
+            self._report_soon.clear()
             await self._report(client, "online")
 
     async def _report_twin(self, client: _Client) -> None:
@@ -299,6 +305,8 @@ class Uplink:
 
     async def _obey(self, client: _Client, command: Command) -> None:
         reply = await self.commands.carry_out(command)
+        if reply is None:
+            return
         await client.publish(self._topic(Channel.REPLY), reply.encode(), qos=1)
         _heed_cancellation()
 
@@ -360,6 +368,19 @@ class Uplink:
         """Nothing may be sealed or sent any more in this epoch."""
         for lane in self._lanes.values():
             lane.sender.disconnected()
+
+    async def _sync_now(self) -> None:
+        """The cloud wants everything that is known, and we what the site's others have."""
+        self.site.asking.ask_now(self._sender_ms())
+        self._report_soon.set()
+        self._twin_changed.set()
+        self._wake.set()
+
+    async def _epoch_wanted(self) -> None:
+        """The ledger has noted that it is to go on in a new epoch."""
+        self._lanes["ledger"].sender.forked = outbox.position(self.reader, "ledger").fork
+        self.site.asking.ask_now(self._sender_ms())
+        self._wake.set()
 
     async def _fork(self, stream: Stream, reason: str) -> None:
         """Stop a stream, and fetch what the cloud has of this gateway."""

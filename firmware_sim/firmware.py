@@ -89,6 +89,7 @@ class Firmware:
     refusal: str | None = None
     config: DeviceConfig | None = None
     config_problem: str | None = None
+    blinks_until_ms: int = 0
     _sampled_ms: int | None = None
     _kept: dict[str, _Kept] = field(default_factory=dict)
     _unsent: deque[str] = field(default_factory=deque)
@@ -211,6 +212,10 @@ class Firmware:
             self.config_problem = f"samples no faster than every {self.sampling_s_min} s"
             return
         self.config, self.config_problem = config, None
+
+    def blink(self, seconds: int, link_ms: int) -> None:
+        """Show where it is, until a time of the link's clock."""
+        self.blinks_until_ms = link_ms + 1_000 * seconds
 
     @property
     def config_version(self) -> int:

@@ -26,7 +26,7 @@ from firmware_sim.pace import Pace
 from firmware_sim.unit import Unit
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
-from wire_protocol.messages import DeviceReceipt, DeviceStatus, InvalidMessage
+from wire_protocol.messages import DeviceCommand, DeviceReceipt, DeviceStatus, InvalidMessage
 from wire_protocol.topics import RULES, Channel
 from wire_protocol.twin import DeviceConfig
 
@@ -129,7 +129,8 @@ class Link:
             try:
                 async with self._connected() as client:
                     await finish(client.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0))
-                    await finish(client.subscribe(topics.device(self.name, Channel.DEVICE_CONFIG), qos=1))
+                    for channel in (Channel.DEVICE_CONFIG, Channel.DEVICE_COMMAND):
+                        await finish(client.subscribe(topics.device(self.name, channel), qos=1))
                     attempt, self.problem, self.online = 0, None, True
                     self.unit.firmware.reconnected()
                     await self._contact(client)
@@ -221,6 +222,8 @@ class Link:
             try:
                 if topic.channel is Channel.DEVICE_CONFIG:
                     await self._configure(client, _payload(message))
+                elif topic.channel is Channel.DEVICE_COMMAND:
+                    self.unit.firmware.blink(DeviceCommand.decode(_payload(message)).seconds, self._pace.link_ms())
                 else:
                     self.unit.firmware.receive(DeviceReceipt.decode(_payload(message)))
             except InvalidMessage:

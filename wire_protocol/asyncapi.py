@@ -33,6 +33,7 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.DEVICE_STATUS: messages.DeviceStatus,
     Channel.DEVICE_RECEIPT: messages.DeviceReceipt,
     Channel.DEVICE_CONFIG: twin.DeviceConfig,
+    Channel.DEVICE_COMMAND: messages.DeviceCommand,
 }
 # What is inside other messages, or the second kind on a topic: entries, the end of a site's frames, the stock proof.
 PARTS: Final[tuple[type[BaseModel], ...]] = (

@@ -18,7 +18,6 @@ from wire_protocol.proof import StockProof
 from wire_protocol.topics import Stream
 
 EPOCH_MS_MAX: Final = (1 << 47) - 1
-PROVE_STOCK: Final = "prove-stock"  # the command that carries a proof.ProofQuestion; its result is a ProofAnswer
 
 TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -128,6 +127,13 @@ class DeviceReceipt(Message):
 
     committed: Annotated[tuple[names.EventId, ...], Field(max_length=500)] = ()
     refused: Annotated[tuple[Refusal, ...], Field(max_length=100)] = ()
+
+
+class DeviceCommand(Message):
+    """A gateway asks a device to blink and beep for so many seconds, so that somebody finds it."""
+
+    name: Literal["locate"] = "locate"
+    seconds: Annotated[int, Field(ge=1, le=3600)]
 
 
 # --- the link between gateway and cloud -------------------------------------------------------------------------
@@ -276,6 +282,7 @@ __all__ = [
     "ClaimResponse",
     "ClockStatus",
     "Command",
+    "DeviceCommand",
     "DeviceEvent",
     "DeviceReading",
     "DeviceReceipt",

@@ -53,6 +53,7 @@ class Channel(StrEnum):
     DEVICE_STATUS = "status"
     DEVICE_RECEIPT = "receipt"
     DEVICE_CONFIG = "config"
+    DEVICE_COMMAND = "command"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _device(Channel.DEVICE_STATUS, up=True, retain=True, summary="Device status, and its last will"),
     _device(Channel.DEVICE_RECEIPT, up=False, qos=0, summary="Event ids the ledger has committed or refused"),
     _device(Channel.DEVICE_CONFIG, up=False, retain=True, summary="Device configuration"),
+    _device(Channel.DEVICE_COMMAND, up=False, summary="Asks a device to show where it is"),
 )
 RULES: Final[dict[Channel, TopicRule]] = {rule.channel: rule for rule in TOPICS}
 

@@ -93,6 +93,3 @@ JOIN gateway USING (gateway_id)
 WHERE name = %(gateway)s
 ORDER BY version DESC
 LIMIT %(limit)s
-
--- name: listen
-LISTEN stocktide_twin

@@ -16,3 +16,21 @@ CREATE TABLE device_config (
     confirmed INTEGER NOT NULL DEFAULT 0,
     problem TEXT
 ) WITHOUT ROWID;
+
+-- Commands that were carried out, with the reply: one that is delivered twice is answered twice and done once.
+CREATE TABLE command_done (
+    id TEXT PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    reply TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX command_done_at ON command_done (at_ms);
+
+-- Counts that were asked for.
+CREATE TABLE recount (
+    id INTEGER PRIMARY KEY,
+    location TEXT NOT NULL,
+    sku TEXT,
+    note TEXT,
+    asked_ms INTEGER NOT NULL,
+    asked_hlc INTEGER NOT NULL
+);

@@ -8,8 +8,9 @@ import pytest
 
 from cloud_store import registry, twins
 from cloud_store.connection import Connection
+from cloud_store.downlink import DownlinkFeed
 from cloud_store.errors import UnknownName
-from cloud_store.twins import Changed, Selection, TwinFeed, TwinStore
+from cloud_store.twins import Changed, Selection, TwinStore
 from wire_protocol import topics
 from wire_protocol.twin import InvalidTwin, ReportedTwin
 
@@ -122,7 +123,7 @@ def test_a_refused_document_is_not_pushed_for_ever(store: TwinStore, connection:
 def test_a_change_wakes_the_worker(store: TwinStore, connection: Connection, database_url: str) -> None:
     """At once, not at the next look."""
     del store
-    with closing(TwinFeed(database_url)) as feed:
+    with closing(DownlinkFeed(database_url)) as feed:
         assert feed.wait(0)  # it has just begun to listen, so it may have missed something
         assert not feed.wait(0.05)
         changing = Thread(target=change, args=(connection, PROBE), kwargs={"tenant": "acme"})

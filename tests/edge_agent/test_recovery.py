@@ -37,6 +37,11 @@ def scan(number: int, quantity: int = 1) -> Draft:
     return draft("receive", "screw", quantity, destination="A-1", device="till-1", event=f"e-{number}")
 
 
+async def made_nowhere(_run: object) -> None:
+    """A write that these tests never ask for."""
+    raise AssertionError
+
+
 def head(message: SiteFrame) -> LogCursor:
     """Where the cloud has a log that ends with this frame."""
     made = frames.decode(message.frame)
@@ -85,7 +90,7 @@ def uplink(gateway: SiteGateway, path: Path) -> Uplink:
         status=lambda _: GatewayStatus(state="online", epoch=gateway.ledger.epoch, version="0"),
         settings=EdgeSettings(ledger=path),
         clock=clock,
-        commands=Commands(path, clock.now_ms),
+        commands=Commands(path, clock.now_ms, made_nowhere, EdgeSettings(ledger=path)),
     )
     made._lanes = {stream: made._lane(stream) for stream in ("ledger", "readings")}
     for lane in made._lanes.values():
@@ -231,7 +236,8 @@ def test_more_older_logs_than_a_frame_can_name(gateway: SiteGateway) -> None:
 
 def test_a_flood_of_commands_is_bounded(tmp_path: Path) -> None:
     """A hostile or mad cloud must not fill the gateway's memory."""
-    commands = Commands(tmp_path / "ledger.db", lambda: 0)
+    path = tmp_path / "ledger.db"
+    commands = Commands(path, lambda: 0, made_nowhere, EdgeSettings(ledger=path))
     assert [commands.take() for _ in range(COMMANDS_WAITING_MAX + 2)] == [True] * COMMANDS_WAITING_MAX + [False] * 2
 
 

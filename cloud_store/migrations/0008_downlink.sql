@@ -1,0 +1,59 @@
+-- What goes down to gateways: twins and commands.
+
+-- What each gateway should be, and what it says it is. A row is made by the first change.
+CREATE TABLE twin (
+    gateway_id integer PRIMARY KEY REFERENCES gateway,
+    version bigint NOT NULL,
+    state jsonb NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    pushed_version bigint NOT NULL DEFAULT 0,
+    pushed_at timestamptz,
+    reported_version bigint NOT NULL DEFAULT 0,
+    reported jsonb,
+    reported_at timestamptz
+);
+
+-- Only what is under way is looked at again and again.
+CREATE INDEX twin_due ON twin (gateway_id) WHERE version > reported_version;
+
+-- Every change that was asked for, by whom.
+CREATE TABLE twin_change (
+    gateway_id integer NOT NULL REFERENCES gateway,
+    version bigint NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT now(),
+    changed_by text NOT NULL,
+    patch jsonb NOT NULL,
+    PRIMARY KEY (gateway_id, version)
+);
+
+-- Wakes the worker that serves the gateway's shard; equal notifications of a transaction are one.
+CREATE FUNCTION notify_downlink() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('stocktide_downlink', (SELECT shard::text FROM gateway WHERE gateway_id = NEW.gateway_id));
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER twin_changed AFTER INSERT OR UPDATE OF version ON twin FOR EACH ROW EXECUTE FUNCTION notify_downlink();
+
+-- Commands to gateways and what came of them. `id` is what the gateway knows a command by.
+CREATE TABLE command (
+    id text COLLATE "C" PRIMARY KEY,
+    gateway_id integer NOT NULL REFERENCES gateway,
+    name text NOT NULL,
+    arguments jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    sent_at timestamptz,
+    replied_at timestamptz,
+    ok boolean,
+    reason text,
+    result jsonb
+);
+
+CREATE INDEX command_open ON command (expires_at) WHERE replied_at IS NULL;
+
+CREATE INDEX command_of_gateway ON command (gateway_id, created_at DESC);
+
+CREATE TRIGGER command_added AFTER INSERT ON command FOR EACH ROW EXECUTE FUNCTION notify_downlink();
