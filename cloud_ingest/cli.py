@@ -13,7 +13,7 @@ import typer
 from cloud_ingest.cli_command import command_app
 from cloud_ingest.cli_ledger import alarm_app, ledger_app
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
-from cloud_ingest.cli_registry import gateway_app, item_app, site_app, tenant_app
+from cloud_ingest.cli_registry import gateway_app, item_app, location_app, site_app, tenant_app
 from cloud_ingest.cli_twin import twin_app
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, fail, listing
@@ -27,6 +27,7 @@ app.add_typer(tenant_app, name="tenant")
 app.add_typer(site_app, name="site")
 app.add_typer(gateway_app, name="gateway")
 app.add_typer(item_app, name="item")
+app.add_typer(location_app, name="location")
 app.add_typer(dead_letter_app, name="dead-letter")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(alarm_app, name="alarm")

@@ -1,6 +1,7 @@
 """`stocktide cloud tenant|site|gateway|item`: the registry on the command line."""
 
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,15 +12,29 @@ from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import emit_json, listing
 
 if TYPE_CHECKING:
-    from wire_protocol.messages import CatalogItem
+    from wire_protocol.catalog import CatalogItem
 
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants.")
 site_app = typer.Typer(no_args_is_help=True, help="Sites of tenants.")
 gateway_app = typer.Typer(no_args_is_help=True, help="Gateways at sites.")
+location_app = typer.Typer(no_args_is_help=True, help="Locations of sites.")
 item_app = typer.Typer(no_args_is_help=True, help="Items of tenants.")
 
 CATALOG_BYTES_MAX: Final = 64 * 1024 * 1024
-_COLUMNS: Final = ("sku", "name", "gtin", "unit", "scale")
+_COLUMNS: Final = (
+    "sku", "name", "gtin", "unit", "scale", "reorder_point", "lot_tracked", "serial_tracked", "expiry_tracked",
+    "retired",
+)  # fmt: skip
+_NUMBERS: Final = ("scale", "reorder_point")
+_TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class Track(StrEnum):
+    """What may be noted of each piece of an item."""
+
+    LOT = "lot"
+    SERIAL = "serial"
+    EXPIRY = "expiry"
 
 
 def _done(sentence: str, document: dict[str, Any], *, json_: bool) -> None:
@@ -130,6 +145,34 @@ def enable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: J
     _done(f"gateway {name} is enabled", {"gateway": name, "state": "active"}, json_=json_)
 
 
+@location_app.command("add")
+def add_locations(
+    locations: Annotated[list[str], typer.Argument(metavar="NAME…", help="Shelves, bins, docks.")],
+    tenant: TheTenant,
+    site: Annotated[str, typer.Option("--site", "-s", help="The site.")],
+    database_url: DatabaseUrl = DATABASE_URL,
+    json_: Json = False,
+) -> None:
+    """Register locations of a site; its gateways get to know them."""
+    from cloud_store import registry  # noqa: PLC0415 - loads the database driver
+
+    with database(database_url) as connection:
+        added = registry.add_locations(connection, tenant, site, locations)
+    _done(f"{added} of {len(locations)} locations are new", {"given": len(locations), "added": added}, json_=json_)
+
+
+@location_app.command("list")
+def list_locations(
+    database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, site: Site = None, json_: Json = False
+) -> None:
+    """List locations; a stub is one that only scans have mentioned."""
+    from cloud_store import registry  # noqa: PLC0415 - loads the database driver
+
+    with database(database_url) as connection:
+        rows = registry.locations(connection, tenant, site)
+    listing(rows, ("tenant", "site", "name", "stub"), json_=json_, empty="No locations yet.")
+
+
 @item_app.command("add")
 def add_item(
     sku: str,
@@ -138,6 +181,8 @@ def add_item(
     gtin: Annotated[str | None, typer.Option(help="Barcode number, 8 to 14 digits.")] = None,
     unit: Annotated[str, typer.Option(help="Unit of its quantities.")] = "piece",
     scale: Annotated[int, typer.Option(min=0, max=6, help="Quantities count 1/10^scale of the unit.")] = 0,
+    reorder_point: Annotated[int | None, typer.Option("--reorder-at", min=0, help="Order more below this.")] = None,
+    track: Annotated[list[Track] | None, typer.Option("--track", help="What is noted of each piece.")] = None,
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
@@ -145,7 +190,9 @@ def add_item(
     from cloud_ingest.errors import InvalidCatalog  # noqa: PLC0415 - as below
     from cloud_store import registry  # noqa: PLC0415 - loads the database driver
 
-    item = _item({"sku": sku, "name": name, "gtin": gtin, "unit": unit, "scale": scale}, "the item")
+    tracked = {f"{each.value}_tracked": True for each in track or []}
+    given = {"sku": sku, "name": name, "gtin": gtin, "unit": unit, "scale": scale, "reorder_point": reorder_point}
+    item = _item(given | tracked, "the item")
     with database(database_url) as connection:
         if not registry.add_items(connection, tenant, [item]):
             raise InvalidCatalog(
@@ -161,12 +208,13 @@ def list_items(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, 
 
     with database(database_url) as connection:
         rows = list(registry.items(connection, tenant))
-    listing(rows, ("tenant", *_COLUMNS, "stub"), json_=json_, numbers=("scale",), empty="No items yet.")
+    columns = ("tenant", "sku", "name", "gtin", "unit", "scale", "reorder_point", "retired", "stub")
+    listing(rows, columns, json_=json_, numbers=_NUMBERS, empty="No items yet.")
 
 
 @item_app.command("import")
 def import_items(
-    file: Annotated[Path, typer.Argument(help="CSV with a header: sku and any of name, gtin, unit, scale.")],
+    file: Annotated[Path, typer.Argument(help="CSV with a header: sku, and any other column of `item list`.")],
     tenant: TheTenant,
     replace: Annotated[bool, typer.Option("--replace", help="Change items that exist.")] = False,
     database_url: DatabaseUrl = DATABASE_URL,
@@ -204,13 +252,17 @@ def _item(fields: dict[str, Any], where: str) -> "CatalogItem":
     from pydantic import ValidationError  # noqa: PLC0415 - only commands about items need it
 
     from cloud_ingest.errors import InvalidCatalog  # noqa: PLC0415 - as above
-    from wire_protocol.messages import CatalogItem  # noqa: PLC0415 - as above
+    from wire_protocol.catalog import CatalogItem  # noqa: PLC0415 - as above
     from wire_protocol.problems import first_problem  # noqa: PLC0415 - as above
 
     given = {name: value for name, value in fields.items() if value is not None}
     try:
-        if "scale" in given:
-            given["scale"] = int(given["scale"])
+        given |= {name: int(given[name]) for name in _NUMBERS if name in given}
+        given |= {
+            name: _TRUTHS.get(str(value).lower(), value)
+            for name, value in given.items()
+            if name.endswith("_tracked") or name == "retired"
+        }
         return CatalogItem.model_validate(given)
     except ValidationError as error:
         raise InvalidCatalog(f"{where}: {first_problem(error)}") from None

@@ -51,6 +51,9 @@ class Receiving(Protocol):
     def twin_reported(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways report their twin."""
 
+    def catalog_asked(self, gateway: str, payload: bytes) -> None:
+        """A payload on a topic where gateways ask for the catalogue."""
+
     def asked(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways ask for their site's frames."""
 
@@ -211,12 +214,19 @@ class Link:
             self._receiving.frame(Arrival(parsed.gateway, stream, topic, payload, received_ms))
         elif parsed.channel is Channel.STATUS:
             self._receiving.status(parsed.gateway, topic, payload, received_ms=received_ms, retained=retained)
-        elif parsed.channel is Channel.SITE_ASK:
-            self._receiving.asked(parsed.gateway, payload)
-        elif parsed.channel is Channel.REPORTED_TWIN:
-            self._receiving.twin_reported(parsed.gateway, payload)
-        elif parsed.channel is Channel.REPLY:
-            self._receiving.replied(parsed.gateway, payload)
+        else:
+            self._hand_on(parsed, payload)
+
+    def _hand_on(self, parsed: LinkTopic, payload: bytes) -> None:
+        receiving = self._receiving
+        handlers = {
+            Channel.SITE_ASK: receiving.asked,
+            Channel.CATALOG_ASK: receiving.catalog_asked,
+            Channel.REPORTED_TWIN: receiving.twin_reported,
+            Channel.REPLY: receiving.replied,
+        }
+        if (handler := handlers.get(parsed.channel)) is not None:
+            handler(parsed.gateway, payload)
 
     def _drop_outgoing(self) -> None:
         """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""

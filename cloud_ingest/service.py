@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from cloud_ingest import commands, downlink
+from cloud_ingest.catalogs import Catalogs
 from cloud_ingest.commands import Commands
 from cloud_ingest.contacts import Contacts
 from cloud_ingest.inbox import Arrival, Inbox
@@ -25,6 +26,7 @@ from cloud_ingest.proofs import Proofs
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.sites import Sites
 from cloud_ingest.twins import Twins
+from cloud_store.catalog import CatalogStore
 from cloud_store.commands import CommandStore
 from cloud_store.contacts import ContactStore
 from cloud_store.downlink import DownlinkFeed
@@ -63,6 +65,8 @@ class Worker:
         self._twin_store = TwinStore(url, application=f"stocktide-twins {name}")
         self._feed = DownlinkFeed(url, application=f"stocktide-downlink {name}")
         self._command_store = CommandStore(url, application=f"stocktide-commands {name}")
+        self._catalog_store = CatalogStore(url, application=f"stocktide-catalogs {name}")
+        self._catalogs = Catalogs(settings, self._catalog_store, self._link.publish)
         self._commands = Commands(settings, self._command_store, self._link.publish)
         self._twins = Twins(settings, self._twin_store, self._link.publish, self.metrics)
         self._contacts = Contacts(
@@ -92,6 +96,10 @@ class Worker:
         """Part of `link.Receiving`."""
         self._twins.reported(gateway, payload)
 
+    def catalog_asked(self, gateway: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._catalogs.asked(gateway, payload)
+
     def asked(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""
         self._sites.asked(gateway, payload)
@@ -104,6 +112,7 @@ class Worker:
         self._link.serve(shards)
         self._twins.serve(shards)
         self._commands.serve(shards)
+        self._catalogs.serve(shards)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain."""
@@ -121,8 +130,9 @@ class Worker:
                         group.create_task(self._proofs.run(), name=f"ingest[{name}].proofs"),
                         group.create_task(self._twins.run(), name=f"ingest[{name}].twins"),
                         group.create_task(self._commands.run(), name=f"ingest[{name}].commands"),
+                        group.create_task(self._catalogs.run(), name=f"ingest[{name}].catalogs"),
                         group.create_task(
-                            downlink.listen(self._feed, self._twins.wake, self._commands.wake),
+                            downlink.listen(self._feed, self._twins.wake, self._commands.wake, self._catalogs.wake),
                             name=f"ingest[{name}].downlink",
                         ),
                     ]
@@ -139,6 +149,7 @@ class Worker:
                 self._proof_store,
                 self._twin_store,
                 self._command_store,
+                self._catalog_store,
                 self._feed,
             )
             for store in (self._merger, *stores):

@@ -13,7 +13,7 @@ from cloud_store.arrivals import Gateway
 from cloud_store.connection import Connection, translated
 from cloud_store.errors import AlreadyExists, UnknownName
 from wire_protocol import names, topics
-from wire_protocol.messages import CatalogItem
+from wire_protocol.catalog import CatalogItem
 
 PAGE_ROWS: Final = 1000
 _SQL: Final = sql.load("registry")
@@ -74,10 +74,37 @@ def add_items(connection: Connection, tenant: str, items: Iterable[CatalogItem],
     with translated(), connection.transaction(), connection.cursor() as cursor:
         tenant_id = _tenant_id(connection, tenant)
         ordered = sorted(items, key=lambda item: item.sku)
-        rows = [item.model_dump() | {"tenant_id": tenant_id, "replace": replace} for item in ordered]
+        if not ordered:
+            return 0
+        version = _next_version(connection, tenant_id)
+        keys = {"tenant_id": tenant_id, "replace": replace, "catalog_version": version}
+        cursor.executemany(_SQL["add_item"], [item.model_dump() | keys for item in ordered])
+        return cursor.rowcount
+
+
+def add_locations(connection: Connection, tenant: str, site: str, locations: Iterable[str]) -> int:
+    """Register shelves of a site, all or none. Returns how many are new in the catalogue.
+
+    Raises:
+        InvalidName: one is none, or virtual.
+        UnknownName: there is no such tenant or site.
+    """
+    wanted = sorted({names.shelf(location) for location in locations})
+    with translated(), connection.transaction(), connection.cursor() as cursor:
+        tenant_id = _tenant_id(connection, tenant)
+        site_row = _one(connection, "site_id", tenant=tenant, site=site)
+        if site_row is None:
+            raise UnknownName(f"Tenant {tenant} has no site {site}.", hint=f"stocktide cloud site list -t {tenant}")
+        version = _next_version(connection, tenant_id)
+        rows = [{"site_id": site_row[0], "name": name, "catalog_version": version} for name in wanted]
         if rows:
-            cursor.executemany(_SQL["add_item"], rows)
+            cursor.executemany(_SQL["add_location"], rows)
         return cursor.rowcount if rows else 0
+
+
+def locations(connection: Connection, tenant: str | None = None, site: str | None = None) -> list[dict[str, Any]]:
+    """All shelves that are known; a stub is one that only scans have mentioned."""
+    return _all(connection, "locations", tenant=tenant, site=site)
 
 
 def tenants(connection: Connection) -> list[dict[str, Any]]:
@@ -97,6 +124,13 @@ def items(connection: Connection, tenant: str | None = None) -> Iterator[dict[st
         for row in page:
             after = {"after_tenant": row.pop("tenant_id"), "after_sku": row["sku"]}
             yield row
+
+
+def _next_version(connection: Connection, tenant_id: int) -> int:
+    row = _one(connection, "next_catalog_version", tenant_id=tenant_id)
+    assert row is not None  # noqa: S101 - an upsert returns its row
+    number: int = row[0]
+    return number
 
 
 def _tenant_id(connection: Connection, tenant: str) -> int:

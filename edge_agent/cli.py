@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from command_line.output import ErrorGroup, emit_json, facts, local_time, short_time, table
+from command_line.output import FAILED, ErrorGroup, emit_json, facts, local_time, short_time, table
 from edge_agent.cli_devices import device_app, letters_app
 from edge_agent.cli_ledger import ledger_app
 from edge_agent.cli_options import Json, LedgerPath, Limit
@@ -153,6 +153,38 @@ def twin_(ledger: LedgerPath, json_: Json = False) -> None:
             [[row.name, row.version, row.confirmed or None, _twin_state(row), row.body] for row in rows],
             numbers=["told", "confirmed"],
         )
+
+
+@app.command("item")
+def item_(
+    ledger: LedgerPath,
+    sku: SkuFilter = None,
+    limit: Limit = 50,
+    json_: Json = False,
+) -> None:
+    """What the catalogue says of items; works offline."""
+    from edge_agent import catalog  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        found, (known, locations) = list(catalog.items(connection, sku, limit=limit)), catalog.size(connection)
+        complete = catalog.place(connection).complete
+    if json_:
+        emit_json([each.model_dump() for each in found])
+        return
+    if not found:
+        typer.echo(f"There is no item {sku} in the catalogue." if sku else "The cloud has sent no catalogue yet.")
+        raise typer.Exit(FAILED if sku else 0)
+    tracked = ("lot_tracked", "serial_tracked", "expiry_tracked")
+    rows = [
+        [each.sku, each.name, each.gtin, each.unit, ", ".join(name[:-8] for name in tracked if getattr(each, name)),
+         each.reorder_point, "retired" if each.retired else None]
+        for each in found
+    ]  # fmt: skip
+    table(["sku", "name", "gtin", "unit", "tracked by", "reorder at", "state"], rows, numbers=["reorder at"],
+          optional=["tracked by", "reorder at", "state", "gtin"])  # fmt: skip
+    if not sku:
+        more = "" if complete else "; more is on its way"
+        typer.echo(f"\n{len(found)} of {known} items, {locations} locations{more}")
 
 
 @app.command()

@@ -24,6 +24,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent import database, outbox
+from edge_agent.catalog_link import CatalogLink
 from edge_agent.clock import Clock
 from edge_agent.commands import Commands
 from edge_agent.database import Connection
@@ -36,6 +37,7 @@ from edge_agent.twin import Configured, narrow
 from edge_agent.twin_link import TwinLink
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
+from wire_protocol.catalog import CatalogPage
 from wire_protocol.errors import WireError
 from wire_protocol.messages import (
     Ack,
@@ -130,6 +132,7 @@ class Uplink:
     offset_ms: int | None = None
     site: SiteLink = field(init=False)
     twin: TwinLink = field(init=False)
+    catalog: CatalogLink = field(init=False)
     _zero_ms: int | None = None
     _lanes: dict[Stream, Lane] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -140,6 +143,7 @@ class Uplink:
     def __post_init__(self) -> None:
         self.site = SiteLink(self.gateway, self.reader, self._write, self.settings, self._sender_ms)
         self.twin = TwinLink(self.reader, self._write, self.configure)
+        self.catalog = CatalogLink(self.reader, self._write, self.settings, self._sender_ms)
         self.commands.hands.sync, self.commands.hands.epoch_wanted = self._sync_now, self._epoch_wanted
 
     def wake(self) -> None:
@@ -233,6 +237,7 @@ class Uplink:
         self._contact_ms, self._zero_ms = self.clock.mono_ms(), None
         self._lanes = {stream: self._lane(stream) for stream in STREAMS}
         self.site.connected(self.epoch)
+        self.catalog.asking.connected(self._sender_ms())
         await self._report(client, "online")
         self.online = True
         log.info("uplink_up", broker=repr(self.address))
@@ -299,6 +304,9 @@ class Uplink:
             await self._say_twin(client, await self.twin.take(payload))
             for lane in self._lanes.values():
                 lane.sender.limits = self._limits()
+        elif channel is Channel.CATALOG:
+            await self.catalog.take(CatalogPage.decode(payload))
+            self._wake.set()
         elif channel is Channel.SITE_LEDGER:
             for piece in unpack(payload):
                 await self._passed_down(piece)
@@ -372,6 +380,7 @@ class Uplink:
     async def _sync_now(self) -> None:
         """The cloud wants everything that is known, and we what the site's others have."""
         self.site.asking.ask_now(self._sender_ms())
+        self.catalog.asking.ask_now(self._sender_ms())
         self._report_soon.set()
         self._twin_changed.set()
         self._wake.set()
@@ -390,10 +399,13 @@ class Uplink:
         self.site.asking.ask_now(self._sender_ms())
 
     async def _ask(self, client: _Client) -> None:
-        """Ask for the site's other logs when that is due."""
+        """Ask for the site's other logs and for the catalogue when that is due."""
         question = self.site.question()
         if question is not None:
             await client.publish(self._topic(Channel.SITE_ASK), question.encode(), qos=1)
+            _heed_cancellation()
+        if (wanted := self.catalog.question()) is not None:
+            await client.publish(self._topic(Channel.CATALOG_ASK), wanted.encode(), qos=1)
             _heed_cancellation()
 
     async def _pump(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
@@ -420,7 +432,8 @@ class Uplink:
 
     async def _sleep(self) -> None:
         """Until something is committed, a sender's deadline, or the next look at the file."""
-        ticking: list[Sender | SiteReader] = [*(lane.sender for lane in self._lanes.values()), self.site.asking]
+        ticking: list[Sender | SiteReader] = [lane.sender for lane in self._lanes.values()]
+        ticking += [self.site.asking, self.catalog.asking]
         deadlines = [deadline for each in ticking if (deadline := each.next_deadline_ms()) is not None]
         delay_s = max(0.0, (min(deadlines) - self._sender_ms()) / 1_000) if deadlines else TICK_S
         try:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from wire_protocol import PROTOCOL_VERSION, frames, messages, site_messages, twin
+from wire_protocol import PROTOCOL_VERSION, catalog, frames, messages, site_messages, twin
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import FrameHeader
 from wire_protocol.proof import ProofAnswer, ProofQuestion
@@ -24,7 +24,8 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.DESIRED_TWIN: twin.DesiredTwin,
     Channel.SITE_ASK: site_messages.SiteAsk,
     Channel.SITE_LEDGER: site_messages.SiteFrameLine,
-    Channel.CATALOG: messages.CatalogPage,
+    Channel.CATALOG: catalog.CatalogPage,
+    Channel.CATALOG_ASK: catalog.CatalogAsk,
     Channel.COMMAND: messages.Command,
     Channel.CLAIM_REQUEST: messages.ClaimRequest,
     Channel.CLAIM_RESPONSE: messages.ClaimResponse,

@@ -212,27 +212,6 @@ class GatewayStatus(Message):
     stock: StockProof | None = None
 
 
-class CatalogItem(Part):
-    """One item: its quantities are integers of `unit` / 10**`scale`."""
-
-    sku: names.Sku
-    name: Annotated[str, StringConstraints(max_length=200)] | None = None
-    gtin: Annotated[str, StringConstraints(pattern=r"^\d{8,14}$")] | None = None
-    unit: Annotated[str, StringConstraints(max_length=16)] = "piece"
-    scale: Annotated[int, Field(ge=0, le=6)] = 0
-
-
-class CatalogPage(Message):
-    """A page of items changed since a version; `more` says that another follows."""
-
-    bytes_max: ClassVar[int] = 256 * 1024
-
-    version: Count
-    items: Annotated[tuple[CatalogItem, ...], Field(max_length=500)] = ()
-    locations: Annotated[tuple[names.LocationName, ...], Field(max_length=500)] = ()
-    more: bool = False
-
-
 class Command(Message):
     """A request to a gateway; executed once although delivered twice, and never after `expires_ms`."""
 
@@ -276,8 +255,6 @@ class ClaimResponse(Message):
 __all__ = [
     "Ack",
     "Bounded",
-    "CatalogItem",
-    "CatalogPage",
     "ClaimRequest",
     "ClaimResponse",
     "ClockStatus",

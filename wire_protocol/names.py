@@ -126,6 +126,13 @@ def text(value: str, what: str) -> str:
     )
 
 
+def shelf(value: str) -> str:
+    """Return the name of a shelf unchanged, or raise InvalidName; virtual locations are not anybody's to register."""
+    if is_virtual(value):
+        raise InvalidName(f"{value!r} is not a shelf.", hint="Names that begin with @ stand for the world outside.")
+    return text(value, "location")
+
+
 def ulid(at_ms: int, entropy: bytes) -> str:
     """Make a ULID (https://github.com/ulid/spec) from a Unix time in milliseconds and 10 random bytes."""
     if len(entropy) != 10 or not 0 <= at_ms < 1 << 48:  # noqa: PLR2004 - the 80 bits of the specification

@@ -41,6 +41,7 @@ class Channel(StrEnum):
     REPORTED_TWIN = "up/twin"
     REPLY = "up/reply"
     SITE_ASK = "up/site"
+    CATALOG_ASK = "up/catalog"
     ACK = "down/ack"
     DESIRED_TWIN = "down/twin"
     SITE_LEDGER = "down/ledger"
@@ -97,6 +98,7 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _link(Channel.REPORTED_TWIN, up=True, summary="Reported twin: version applied and errors"),
     _link(Channel.REPLY, up=True, summary="Results of commands"),
     _link(Channel.SITE_ASK, up=True, summary="Asks for the frames of the site's other logs"),
+    _link(Channel.CATALOG_ASK, up=True, summary="Asks for what has changed in the catalogue"),
     _link(Channel.ACK, up=False, summary="Cumulative acknowledgement, sent after the commit"),
     _link(Channel.DESIRED_TWIN, up=False, retain=True, summary="Desired twin"),
     _link(Channel.SITE_LEDGER, up=False, summary="Frames of the site's other logs, and where they end"),

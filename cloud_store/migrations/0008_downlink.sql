@@ -57,3 +57,37 @@ CREATE INDEX command_open ON command (expires_at) WHERE replied_at IS NULL;
 CREATE INDEX command_of_gateway ON command (gateway_id, created_at DESC);
 
 CREATE TRIGGER command_added AFTER INSERT ON command FOR EACH ROW EXECUTE FUNCTION notify_downlink();
+
+-- The catalogue: what is registered, in the order of its last change, so that a gateway reads on from where it was.
+-- A version is a time in milliseconds, or one more than the last: after a failover to an older server it still grows.
+CREATE TABLE catalog (
+    tenant_id integer PRIMARY KEY REFERENCES tenant,
+    version bigint NOT NULL
+);
+
+ALTER TABLE item
+    ADD COLUMN lot_tracked boolean NOT NULL DEFAULT false,
+    ADD COLUMN serial_tracked boolean NOT NULL DEFAULT false,
+    ADD COLUMN expiry_tracked boolean NOT NULL DEFAULT false,
+    ADD COLUMN reorder_point bigint,
+    ADD COLUMN retired boolean NOT NULL DEFAULT false,
+    ADD COLUMN catalog_version bigint; -- NULL: not in the catalogue
+
+ALTER TABLE location ADD COLUMN catalog_version bigint;
+
+INSERT INTO catalog (tenant_id, version) SELECT DISTINCT tenant_id, 1 FROM item WHERE NOT stub;
+
+UPDATE item SET catalog_version = 1 WHERE NOT stub;
+
+CREATE INDEX item_catalog ON item (tenant_id, catalog_version, sku) WHERE catalog_version IS NOT NULL;
+
+CREATE INDEX location_catalog ON location (site_id, catalog_version, name) WHERE catalog_version IS NOT NULL;
+
+CREATE FUNCTION notify_catalog() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('stocktide_downlink', '');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE ON catalog FOR EACH ROW EXECUTE FUNCTION notify_catalog();

@@ -38,16 +38,50 @@ UPDATE gateway SET state = %(state)s WHERE name = %(gateway)s RETURNING gateway_
 SELECT name, gateway_id, tenant_id, site_id, state FROM gateway WHERE name = ANY(%(names)s)
 
 -- name: add_item
--- A stub becomes a real item; an item that is already registered is left alone.
-INSERT INTO item AS i (tenant_id, sku, name, gtin, unit, scale)
-VALUES (%(tenant_id)s, %(sku)s, %(name)s, %(gtin)s, %(unit)s, %(scale)s)
+-- A stub becomes a real item; an item that is already registered is left alone, and so is one that would stay as it is.
+INSERT INTO item AS i (
+    tenant_id, sku, name, gtin, unit, scale, lot_tracked, serial_tracked, expiry_tracked, reorder_point, retired,
+    catalog_version
+)
+VALUES (
+    %(tenant_id)s, %(sku)s, %(name)s, %(gtin)s, %(unit)s, %(scale)s, %(lot_tracked)s, %(serial_tracked)s,
+    %(expiry_tracked)s, %(reorder_point)s, %(retired)s, %(catalog_version)s
+)
 ON CONFLICT (tenant_id, sku) DO UPDATE
-SET name = excluded.name, gtin = excluded.gtin, unit = excluded.unit, scale = excluded.scale, stub = false
-WHERE i.stub OR %(replace)s
+SET name = excluded.name, gtin = excluded.gtin, unit = excluded.unit, scale = excluded.scale, stub = false,
+    lot_tracked = excluded.lot_tracked, serial_tracked = excluded.serial_tracked,
+    expiry_tracked = excluded.expiry_tracked, reorder_point = excluded.reorder_point, retired = excluded.retired,
+    catalog_version = excluded.catalog_version
+WHERE i.stub OR (%(replace)s AND (
+    (i.name, i.gtin, i.unit, i.scale, i.lot_tracked, i.serial_tracked, i.expiry_tracked, i.reorder_point, i.retired)
+    IS DISTINCT FROM (excluded.name, excluded.gtin, excluded.unit, excluded.scale, excluded.lot_tracked,
+        excluded.serial_tracked, excluded.expiry_tracked, excluded.reorder_point, excluded.retired)
+))
 RETURNING item_id
 
+-- name: next_catalog_version
+-- Locks the tenant's catalogue to the end of the transaction, so that versions are committed in their order.
+INSERT INTO catalog AS c (tenant_id, version)
+VALUES (%(tenant_id)s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint)
+ON CONFLICT (tenant_id) DO UPDATE SET version = greatest(c.version + 1, excluded.version)
+RETURNING version
+
+-- name: add_location
+INSERT INTO location AS l (site_id, name, catalog_version) VALUES (%(site_id)s, %(name)s, %(catalog_version)s)
+ON CONFLICT (site_id, name) DO UPDATE SET stub = false, catalog_version = excluded.catalog_version
+WHERE l.catalog_version IS NULL
+
+-- name: locations
+SELECT t.name AS tenant, s.name AS site, l.name, l.stub
+FROM location l
+JOIN site s USING (site_id)
+JOIN tenant t USING (tenant_id)
+WHERE NOT l.virtual AND (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (%(site)s::text IS NULL OR s.name = %(site)s)
+ORDER BY t.name, s.name, l.name
+
 -- name: items
-SELECT i.tenant_id, t.name AS tenant, i.sku, i.name, i.gtin, i.unit, i.scale, i.stub
+SELECT i.tenant_id, t.name AS tenant, i.sku, i.name, i.gtin, i.unit, i.scale, i.lot_tracked, i.serial_tracked,
+    i.expiry_tracked, i.reorder_point, i.retired, i.stub
 FROM item i
 JOIN tenant t USING (tenant_id)
 WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (i.tenant_id, i.sku) > (%(after_tenant)s, %(after_sku)s)

@@ -34,3 +34,19 @@ CREATE TABLE recount (
     asked_ms INTEGER NOT NULL,
     asked_hlc INTEGER NOT NULL
 );
+
+-- The catalogue, and how far it was read. A body is a wire_protocol.catalog.CatalogItem.
+CREATE TABLE catalog (
+    id INTEGER PRIMARY KEY CHECK (id = 0),
+    version INTEGER NOT NULL DEFAULT 0,
+    key TEXT NOT NULL DEFAULT '',
+    complete INTEGER NOT NULL DEFAULT 0
+);
+INSERT INTO catalog (id) VALUES (0);
+CREATE TABLE catalog_item (
+    sku TEXT PRIMARY KEY,
+    body TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE catalog_location (
+    name TEXT PRIMARY KEY
+) WITHOUT ROWID;

@@ -66,7 +66,7 @@ def gateway(ledger: Ledger, path: Path, clock: HandClock) -> Iterator[Gateway]:
     [
         ("format-disk", {}, "There is no command format-disk"),
         ("recount", {}, "location"),
-        ("recount", {"location": "#/x"}, "location"),
+        ("recount", {"location": ""}, "location"),
         ("recount", {"location": "A-1", "depth": 2}, "depth"),
         ("locate", {"device": "scale-1", "seconds": 10**9}, "seconds"),
         ("locate", {"device": "nobody"}, "not registered"),
