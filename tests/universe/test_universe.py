@@ -10,17 +10,17 @@ from stocktide.universe.universe import Size, run
 SHORT = Size(gateways=3, hours=4.0)
 # The seeds that find the slower ones today, tried first; any other will do as well.
 FOUND_BY: dict[str, int] = {
-    "fork-check-removed": 7,
+    "fork-check-removed": 13,
     "after-not-checked": 2,
-    "cursor-apart": 3,
-    "rows-apart": 3,
-    "takeover-in-silence": 12,
+    "cursor-apart": 2,
+    "rows-apart": 2,
+    "takeover-in-silence": 5,
     "dedupe-by-timestamp": 1,
     "window-off-by-one": 3,
-    "no-resend": 6,
+    "no-resend": 0,
     "step-back-ignored": 3,
-    "foreign-ack": 10,
-    "dropped-before-ack": 1,
+    "foreign-ack": 3,
+    "dropped-before-ack": 4,
     "no-retention": 3,
     "digest-not-compared": 57,
     "repeats-not-taken-out": 6,
@@ -30,7 +30,7 @@ FOUND_BY: dict[str, int] = {
     "carried-without-dedupe": 2,
     "site-cursor-apart": 2,
     "sealed-before-time": 2,
-    "lost-log-ignored": 3,
+    "lost-log-ignored": 18,
     "unlike-log-ignored": 3,
 }
 
