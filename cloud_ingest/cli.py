@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cloud_ingest.cli_command import command_app
+from cloud_ingest.cli_job import job_app
 from cloud_ingest.cli_ledger import alarm_app, ledger_app
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.cli_registry import gateway_app, item_app, location_app, site_app, tenant_app
@@ -33,6 +34,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(alarm_app, name="alarm")
 app.add_typer(twin_app, name="twin")
 app.add_typer(command_app, name="command")
+app.add_typer(job_app, name="job")
 
 
 @app.command()

@@ -36,7 +36,7 @@ def send(
 
     if name not in _KNOWN:
         raise BadInput(f"There is no command {name}.", hint=f"One of: {', '.join(_KNOWN)}")
-    given = _arguments(arguments or [])
+    given = arguments_of(arguments or [])
     with database(database_url) as connection:
         number = commands.give(connection, gateway, name, given, expires_s=expires_s, who=getuser())
         found = commands.show(connection, number)
@@ -76,7 +76,7 @@ def list_(
     listing(rows, columns, json_=json_, empty="No commands yet.")
 
 
-def _arguments(given: list[str]) -> dict[str, Any]:
+def arguments_of(given: list[str]) -> dict[str, Any]:
     """NAME=VALUE, where a value that is a whole number is one."""
     arguments: dict[str, Any] = {}
     for each in given:

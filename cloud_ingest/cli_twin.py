@@ -41,7 +41,7 @@ def set_(
     if site is not None and tenant is None:
         raise BadInput("A site belongs to a tenant.", hint="Give --tenant too.")
     wanted = twins.Selection(tuple(gateways) if gateways else None, tenant, site)
-    document, done = _read(patch), twins.Changed(0, 0, 0)
+    document, done = read_patch(patch), twins.Changed(0, 0, 0)
     with (
         database(database_url) as connection,
         typer.progressbar(length=1, label="Changing twins", file=sys.stderr, hidden=json_) as bar,
@@ -127,7 +127,8 @@ def _differences(found: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _read(patch: str) -> dict[str, Any]:
+def read_patch(patch: str) -> dict[str, Any]:
+    """A merge patch as it is given to an option: JSON, or @FILE."""
     text = patch
     if patch.startswith("@"):
         path = Path(patch[1:])

@@ -18,6 +18,7 @@ from cloud_ingest.catalogs import Catalogs
 from cloud_ingest.commands import Commands
 from cloud_ingest.contacts import Contacts
 from cloud_ingest.inbox import Arrival, Inbox
+from cloud_ingest.jobs import Jobs
 from cloud_ingest.leases import Leases
 from cloud_ingest.link import Link
 from cloud_ingest.merging import Merging
@@ -30,6 +31,7 @@ from cloud_store.catalog import CatalogStore
 from cloud_store.commands import CommandStore
 from cloud_store.contacts import ContactStore
 from cloud_store.downlink import DownlinkFeed
+from cloud_store.jobs import JobStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
 from cloud_store.proofs import ProofStore
@@ -67,6 +69,8 @@ class Worker:
         self._command_store = CommandStore(url, application=f"stocktide-commands {name}")
         self._catalog_store = CatalogStore(url, application=f"stocktide-catalogs {name}")
         self._catalogs = Catalogs(settings, self._catalog_store, self._link.publish)
+        self._job_store = JobStore(url, application=f"stocktide-jobs {name}")
+        self._jobs = Jobs(self._job_store)
         self._commands = Commands(settings, self._command_store, self._link.publish)
         self._twins = Twins(settings, self._twin_store, self._link.publish, self.metrics)
         self._contacts = Contacts(
@@ -131,8 +135,11 @@ class Worker:
                         group.create_task(self._twins.run(), name=f"ingest[{name}].twins"),
                         group.create_task(self._commands.run(), name=f"ingest[{name}].commands"),
                         group.create_task(self._catalogs.run(), name=f"ingest[{name}].catalogs"),
+                        group.create_task(self._jobs.run(), name=f"ingest[{name}].jobs"),
                         group.create_task(
-                            downlink.listen(self._feed, self._twins.wake, self._commands.wake, self._catalogs.wake),
+                            downlink.listen(
+                                self._feed, self._twins.wake, self._commands.wake, self._catalogs.wake, self._jobs.wake
+                            ),
                             name=f"ingest[{name}].downlink",
                         ),
                     ]
@@ -150,6 +157,7 @@ class Worker:
                 self._twin_store,
                 self._command_store,
                 self._catalog_store,
+                self._job_store,
                 self._feed,
             )
             for store in (self._merger, *stores):

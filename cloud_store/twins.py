@@ -87,19 +87,52 @@ def change(connection: Connection, wanted: Selection, patch: Mapping[str, Any], 
         UnknownName: no gateway is meant, or one that was named does not exist.
         InvalidTwin: what would come of it is not valid; gateways before this one are changed.
     """
-    names = None if wanted.names is None else list(wanted.names)
-    with translated():
-        parameters = {"names": names, "tenant": wanted.tenant, "site": wanted.site}
-        gateways = [row[0] for row in connection.execute(_SQL["selected"], parameters)]
-    if not gateways or (names is not None and len(gateways) < len(set(names))):
-        raise UnknownName("Not all of these gateways exist." if names else "There is no such gateway.",
-                          hint="stocktide cloud gateway list")  # fmt: skip
+    gateways = select(connection, wanted)
     changed = 0
     for start in range(0, len(gateways), BATCH_GATEWAYS):
         batch = gateways[start : start + BATCH_GATEWAYS]
         with translated(), connection.transaction():
             changed += _change(connection, batch, patch, who)
         yield Changed(start + len(batch), changed, len(gateways))
+
+
+def select(connection: Connection, wanted: Selection) -> list[int]:
+    """The numbers of the gateways that are meant.
+
+    Raises:
+        UnknownName: none is meant, or one that was named does not exist.
+    """
+    names = None if wanted.names is None else list(wanted.names)
+    with translated():
+        parameters = {"names": names, "tenant": wanted.tenant, "site": wanted.site}
+        gateways = [row[0] for row in connection.execute(_SQL["selected"], parameters)]
+    if not gateways or (names is not None and len(gateways) < len(set(names))):
+        what = "Not all of these gateways exist." if names else "There is no such gateway."
+        raise UnknownName(what, hint="stocktide cloud gateway list")
+    return gateways
+
+
+def change_one(
+    connection: Connection, gateway_id: int, patch: Mapping[str, Any], *, who: str
+) -> tuple[int, Mapping[str, Any]]:
+    """Merge a patch into one document, inside a transaction. Returns its version now, and its content before.
+
+    Raises:
+        InvalidTwin: what would come of it is not valid.
+    """
+    connection.execute(_SQL["create_missing"], {"gateways": [gateway_id]})
+    row = _locked(connection, gateway_id)
+    return row.version + _store(connection, row, patch, who), row.state
+
+
+def put_back(connection: Connection, gateway_id: int, version: int, content: Mapping[str, Any], *, who: str) -> bool:
+    """Give a document an earlier content back, as a new version; not when somebody has changed it since `version`."""
+    row = _locked(connection, gateway_id)
+    if row.version != version:
+        return False
+    if row.state != content:
+        _write(connection, row, content, {"put back": content}, who)
+    return True
 
 
 def show(connection: Connection, gateway: str) -> dict[str, Any]:
@@ -129,16 +162,34 @@ def history(connection: Connection, gateway: str, *, limit: int) -> list[dict[st
 
 def _change(connection: Connection, gateways: list[int], patch: Mapping[str, Any], who: str) -> int:
     connection.execute(_SQL["create_missing"], {"gateways": gateways})
-    changed = 0
-    for gateway_id, version, state in connection.execute(_SQL["lock"], {"gateways": gateways}).fetchall():
-        made = twin.merged(state, patch).model_dump(mode="json", exclude_defaults=True)
-        if made == state and version:
-            continue
-        row = {"gateway_id": gateway_id, "version": version + 1}
-        connection.execute(_SQL["store"], row | {"state": Jsonb(made)})
-        connection.execute(_SQL["note_change"], row | {"who": who, "patch": Jsonb(patch)})
-        changed += 1
-    return changed
+    rows = connection.execute(_SQL["lock"], {"gateways": gateways}).fetchall()
+    return sum(_store(connection, _Row(*row), patch, who) for row in rows)
+
+
+class _Row(NamedTuple):
+    gateway_id: int
+    version: int
+    state: Mapping[str, Any]
+
+
+def _locked(connection: Connection, gateway_id: int) -> _Row:
+    [row] = connection.execute(_SQL["lock"], {"gateways": [gateway_id]}).fetchall()
+    return _Row(*row)
+
+
+def _store(connection: Connection, row: _Row, patch: Mapping[str, Any], who: str) -> int:
+    """Store a document after a patch. Returns by how much its version has grown."""
+    made = twin.merged(row.state, patch).model_dump(mode="json", exclude_defaults=True)
+    if made == row.state and row.version:
+        return 0
+    _write(connection, row, made, patch, who)
+    return 1
+
+
+def _write(connection: Connection, row: _Row, content: Mapping[str, Any], patch: Mapping[str, Any], who: str) -> None:
+    key = {"gateway_id": row.gateway_id, "version": row.version + 1}
+    connection.execute(_SQL["store"], key | {"state": Jsonb(content)})
+    connection.execute(_SQL["note_change"], key | {"who": who, "patch": Jsonb(patch)})
 
 
 def _document(version: int, state: Mapping[str, Any]) -> DesiredTwin:

@@ -91,3 +91,46 @@ END
 $$;
 
 CREATE TRIGGER catalog_changed AFTER INSERT OR UPDATE ON catalog FOR EACH ROW EXECUTE FUNCTION notify_catalog();
+
+-- Jobs: a command or a change of twins for many gateways, in waves. `spec` is {"command", "arguments"} or {"patch"}.
+CREATE TABLE job (
+    job_id text COLLATE "C" PRIMARY KEY,
+    spec jsonb NOT NULL,
+    state text NOT NULL DEFAULT 'running'
+        CHECK (state IN ('running', 'paused', 'done', 'failed', 'aborted')),
+    reason text,
+    failures_percent_max real NOT NULL,
+    timeout_s integer NOT NULL,
+    rollback boolean NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text NOT NULL,
+    ended_at timestamptz
+);
+
+CREATE INDEX job_running ON job (job_id) WHERE state = 'running';
+
+-- Each gateway of a job, once. `before` is its twin's content before the change, for the way back.
+CREATE TABLE job_target (
+    job_id text COLLATE "C" NOT NULL REFERENCES job,
+    gateway_id integer NOT NULL REFERENCES gateway,
+    wave smallint NOT NULL,
+    state text NOT NULL DEFAULT 'waiting'
+        CHECK (state IN ('waiting', 'started', 'succeeded', 'failed', 'rolled back')),
+    started_at timestamptz,
+    command_id text COLLATE "C",
+    twin_version bigint,
+    before jsonb,
+    reason text,
+    PRIMARY KEY (job_id, gateway_id)
+);
+
+CREATE INDEX job_target_wave ON job_target (job_id, wave, state);
+
+CREATE FUNCTION notify_job() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('stocktide_downlink', '');
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER job_changed AFTER INSERT OR UPDATE OF state ON job FOR EACH ROW EXECUTE FUNCTION notify_job();

@@ -1,6 +1,7 @@
 """Twins on real servers and processes: from the operator's command to the device's answer and back."""
 
 import asyncio
+import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cloud_ingest.cli import app as cloud
-from cloud_store import twins
+from cloud_store import jobs, twins
 from firmware_sim.firmware import Firmware
 from firmware_sim.link import Link, LinkOptions
 from firmware_sim.pace import Pace
@@ -108,3 +109,33 @@ async def test_a_stopped_worker_changes_nothing_for_long(site: SiteStack) -> Non
     command(site, "set", post.name, "--patch", '{"limits": {"readings": 5000}}')
     site.worker.start()
     await until(site, post.name, version=1)
+
+
+async def test_a_job_goes_through_a_site_and_comes_back(site: SiteStack) -> None:
+    """A bad change stops at the first gateway, and that one is as before."""
+    posts = [site.make() for _ in range(2)]
+    for post in posts:
+        await until(site, post.name, version=0)
+    done = CliRunner().invoke(cloud, [
+        "job", "create", "--tenant", site.tenant, "--patch", '{"limits": {"readings": 5000}}', "--waves", "1,100%",
+        "--database-url", site.database_url,
+    ])  # fmt: skip
+    assert done.exit_code == 0, done.output
+    for post in posts:
+        await until(site, post.name, version=1)
+    async with device(posts[0], "probe-1", sampling_s_min=5), device(posts[1], "probe-1", sampling_s_min=5):
+        bad = CliRunner().invoke(cloud, [
+            "job", "create", *(post.name for post in posts), "--waves", "1,100%", "--rollback", "--json",
+            "--patch", '{"devices": {"probe-1": {"kind": "probe", "sampling_s": 1}}}',
+            "--database-url", site.database_url,
+        ])  # fmt: skip
+        job = json.loads(bad.output)["job"]
+        await asyncio.to_thread(
+            wait_for, lambda: jobs.listing(site.cloud, limit=1, job=job)[0]["state"] == "failed", timeout_s=SETTLE_S,
+            explain=lambda: str(jobs.listing(site.cloud, limit=1, job=job)),
+        )  # fmt: skip
+    [first, second] = jobs.targets(site.cloud, job, limit=9)
+    assert (first["state"], second["state"]) == ("rolled back", "waiting")
+    assert "a device cannot" in first["reason"]
+    assert twins.show(site.cloud, second["gateway"])["version"] == 1
+    await until(site, first["gateway"], version=3)

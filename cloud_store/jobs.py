@@ -1,0 +1,214 @@
+"""Jobs: a command or a change of twins for many gateways, in waves, with a way back.
+
+A job is a row, and its progress is in the rows of its gateways: any worker can take the next step, and one that dies in
+the middle leaves a step undone or done, never half.
+
+Invariant: a wave begins when all of the one before it have ended, and not when too many of them failed.
+"""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from cloud_store import commands, sql, twins
+from cloud_store.connection import Connection, translated
+from cloud_store.errors import UnknownName
+from cloud_store.session import Session
+from cloud_store.twins import Selection
+from wire_protocol import names, waves
+from wire_protocol.commands import parse
+from wire_protocol.twin import InvalidTwin, merged
+
+STEP_GATEWAYS_MAX: Final = 200
+_SQL: Final = sql.load("job")
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is to be done: a command with its arguments, or a merge patch of twins."""
+
+    command: str | None = None
+    arguments: Mapping[str, Any] | None = None
+    patch: Mapping[str, Any] | None = None
+
+    def check(self) -> None:
+        """Raise InvalidCommand or InvalidTwin when no gateway could take it."""
+        if self.command is not None:
+            parse(self.command, self.arguments or {})
+        elif self.patch is not None and self.patch.get("devices") is None:
+            merged({}, self.patch)
+
+    def document(self) -> dict[str, Any]:
+        """As it is stored."""
+        if self.command is not None:
+            return {"command": self.command, "arguments": dict(self.arguments or {})}
+        return {"patch": dict(self.patch or {})}
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """How: where each wave ends, what share may fail (percent), how long a gateway may take, and whether to go back."""
+
+    waves: Sequence[str] = ("1", "10%", "100%")
+    failures_percent_max: float = 5.0
+    timeout_s: int = 3600
+    rollback: bool = False
+
+
+class JobStore(Session):
+    """What a worker needs, over one connection. Not thread-safe: one call at a time.
+
+    Every method raises DatabaseUnavailable when the database is away.
+    """
+
+    def running(self) -> list[str]:
+        """The jobs under way."""
+        with translated():
+            return [row[0] for row in self._connected().execute(_SQL["running"])]
+
+    def step(self, job: str) -> bool:
+        """Take the next step of a job, if nobody else does. Returns whether another should follow at once."""
+        with translated():
+            connection = self._connected()
+            with connection.transaction():
+                row = connection.execute(_SQL["lock"], {"job": job}).fetchone()
+                return row is not None and row[2] == "running" and _step(connection, _Job(*row))
+
+
+def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollout, *, who: str) -> str:
+    """Begin a job. Returns its id.
+
+    Raises:
+        UnknownName: not all gateways exist.
+        InvalidCommand, InvalidTwin, InvalidWaves: it cannot be done like that.
+    """
+    spec.check()
+    gateways = twins.select(connection, wanted)
+    assigned = waves.assign(len(gateways), rollout.waves)
+    job = names.ulid(time.time_ns() // 1_000_000, os.urandom(10))
+    parameters = {
+        "job": job,
+        "spec": Jsonb(spec.document()),
+        "failures_percent_max": rollout.failures_percent_max,
+        "timeout_s": rollout.timeout_s,
+        "rollback": rollout.rollback,
+        "who": who,
+    }
+    with translated(), connection.transaction():
+        connection.execute(_SQL["add"], parameters)
+        connection.execute(_SQL["add_targets"], {"job": job, "gateways": gateways, "waves": assigned})
+    return job
+
+
+def pause(connection: Connection, job: str) -> None:
+    """Begin no further wave until it is resumed; what has begun goes on."""
+    _set_state(connection, job, "paused", ("running",))
+
+
+def resume(connection: Connection, job: str) -> None:
+    """Go on with a paused job."""
+    _set_state(connection, job, "running", ("paused",))
+
+
+def abort(connection: Connection, job: str, *, rollback: bool) -> int:
+    """End a job, and give twins their content of before back if asked. Returns how many went back."""
+    _set_state(connection, job, "aborted", ("running", "paused"))
+    with translated(), connection.transaction():
+        connection.execute(_SQL["lock"], {"job": job})
+        undone = _undo(connection, job, "abort") if rollback else 0
+        connection.execute(_SQL["end"], {"job": job, "state": "aborted", "reason": "aborted by an operator"})
+    return undone
+
+
+def listing(connection: Connection, *, limit: int, job: str | None = None) -> list[dict[str, Any]]:
+    """The latest jobs, or one, and how far each is."""
+    return _all(connection, "jobs", limit=limit, job=job)
+
+
+def targets(connection: Connection, job: str, *, limit: int) -> list[dict[str, Any]]:
+    """The gateways of a job."""
+    return _all(connection, "targets", limit=limit, job=job)
+
+
+class _Job(NamedTuple):
+    job: str
+    spec: Mapping[str, Any]
+    state: str
+    failures_percent_max: float
+    timeout_s: int
+    rollback: bool
+    who: str
+
+
+def _step(connection: Connection, job: _Job) -> bool:
+    connection.execute(_SQL["settle_commands"], {"job": job.job})
+    connection.execute(_SQL["settle_twins"], {"job": job.job, "timeout_s": job.timeout_s})
+    counts: dict[int, dict[str, int]] = {}
+    for wave, state, number in connection.execute(_SQL["counts"], {"job": job.job}):
+        counts.setdefault(wave, {})[state] = number
+    for wave, states in sorted(counts.items()):
+        if states.get("waiting"):
+            return _start(connection, job, wave)
+        if states.get("started"):
+            return False
+        failed, total = states.get("failed", 0), sum(states.values())
+        if 100 * failed > job.failures_percent_max * total:
+            undone = _undo(connection, job.job, job.who) if job.rollback else 0
+            back = f"; {undone} went back" if job.rollback else ""
+            reason = f"{failed} of {total} gateways of wave {wave + 1} failed{back}"
+            connection.execute(_SQL["end"], {"job": job.job, "state": "failed", "reason": reason})
+            return False
+    connection.execute(_SQL["end"], {"job": job.job, "state": "done", "reason": None})
+    return False
+
+
+def _start(connection: Connection, job: _Job, wave: int) -> bool:
+    parameters = {"job": job.job, "wave": wave, "limit": STEP_GATEWAYS_MAX}
+    for gateway_id, name in connection.execute(_SQL["waiting"], parameters).fetchall():
+        started = {"job": job.job, "gateway_id": gateway_id, **_started(connection, job, gateway_id, name)}
+        connection.execute(_SQL["start"], started)
+    return True
+
+
+def _started(connection: Connection, job: _Job, gateway_id: int, name: str) -> dict[str, Any]:
+    """Begin at one gateway; what came of it, as columns."""
+    columns: dict[str, Any] = {"state": "started", "command": None, "version": None, "before": None, "reason": None}
+    spec = job.spec
+    try:
+        if "command" in spec:
+            columns["command"] = commands.give(
+                connection, name, spec["command"], spec["arguments"], expires_s=job.timeout_s, who=job.who
+            )
+        else:
+            columns["version"], before = twins.change_one(connection, gateway_id, spec["patch"], who=job.who)
+            columns["before"] = Jsonb(before)
+    except (UnknownName, InvalidTwin) as error:
+        columns |= {"state": "failed", "reason": str(error)}
+    return columns
+
+
+def _undo(connection: Connection, job: str, who: str) -> int:
+    """Give every twin that the job has changed, and nobody since, its content of before back, as a new version."""
+    undone = 0
+    for gateway_id, version, before in connection.execute(_SQL["to_undo"], {"job": job}).fetchall():
+        if twins.put_back(connection, gateway_id, version, before, who=who):
+            connection.execute(_SQL["undone"], {"job": job, "gateway_id": gateway_id})
+            undone += 1
+    return undone
+
+
+def _set_state(connection: Connection, job: str, state: str, before: Sequence[str]) -> None:
+    with translated():
+        parameters = {"job": job, "state": state, "from": list(before)}
+        if not connection.execute(_SQL["set_state"], parameters).rowcount:
+            raise UnknownName(f"There is no job {job} that is {' or '.join(before)}.", hint="stocktide cloud job list")
+
+
+def _all(connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_SQL[statement], parameters).fetchall()

@@ -1,0 +1,108 @@
+-- name: add
+INSERT INTO job (job_id, spec, failures_percent_max, timeout_s, rollback, created_by)
+VALUES (%(job)s, %(spec)s, %(failures_percent_max)s, %(timeout_s)s, %(rollback)s, %(who)s)
+
+-- name: add_targets
+INSERT INTO job_target (job_id, gateway_id, wave)
+SELECT %(job)s, gateway_id, wave FROM unnest(%(gateways)s::integer[], %(waves)s::smallint[]) AS t (gateway_id, wave)
+
+-- name: running
+SELECT job_id FROM job WHERE state = 'running' ORDER BY job_id
+
+-- name: lock
+-- A job that another worker has in hand is left to it.
+SELECT job_id, spec, state, failures_percent_max, timeout_s, rollback, created_by
+FROM job
+WHERE job_id = %(job)s
+FOR UPDATE SKIP LOCKED
+
+-- name: settle_commands
+-- What became of the commands of a wave; the reply decides, and time.
+UPDATE job_target t
+SET state = CASE WHEN c.ok THEN 'succeeded' ELSE 'failed' END,
+    reason = CASE WHEN c.ok THEN NULL WHEN c.replied_at IS NULL THEN 'no reply in time' ELSE c.reason END
+FROM command c
+WHERE t.job_id = %(job)s AND t.state = 'started' AND c.id = t.command_id
+    AND (c.replied_at IS NOT NULL OR c.expires_at <= now())
+
+-- name: settle_twins
+UPDATE job_target t
+SET state = CASE
+        WHEN w.reported_version >= t.twin_version AND coalesce(w.reported -> 'errors', '{}'::jsonb) = '{}'::jsonb
+            THEN 'succeeded'
+        ELSE 'failed'
+    END,
+    reason = CASE
+        WHEN (w.reported ->> 'refused')::bigint >= t.twin_version THEN w.reported ->> 'reason'
+        WHEN w.reported_version < t.twin_version THEN 'not in force in time'
+        WHEN coalesce(w.reported -> 'errors', '{}'::jsonb) <> '{}'::jsonb THEN 'a device cannot: ' || (w.reported ->> 'errors')
+    END
+FROM twin w
+WHERE t.job_id = %(job)s AND t.state = 'started' AND w.gateway_id = t.gateway_id AND t.twin_version IS NOT NULL
+    AND ((w.reported ->> 'refused')::bigint >= t.twin_version
+        OR t.started_at < now() - %(timeout_s)s * interval '1 second'
+        OR (w.reported_version >= t.twin_version
+            -- Every device of the document has answered, well or badly.
+            AND NOT EXISTS (
+                SELECT FROM jsonb_object_keys(coalesce(w.state -> 'devices', '{}'::jsonb)) AS d (name)
+                WHERE NOT coalesce(w.reported -> 'confirmed', '{}'::jsonb) ? d.name
+                    AND NOT coalesce(w.reported -> 'errors', '{}'::jsonb) ? d.name
+                    AND EXISTS (
+                        SELECT FROM gateway_status s WHERE s.gateway_id = t.gateway_id AND s.devices_online > 0
+                    )
+            )))
+
+-- name: counts
+SELECT wave, state, count(*) FROM job_target WHERE job_id = %(job)s GROUP BY wave, state
+
+-- name: waiting
+SELECT g.gateway_id, g.name
+FROM job_target t
+JOIN gateway g USING (gateway_id)
+WHERE t.job_id = %(job)s AND t.wave = %(wave)s AND t.state = 'waiting'
+ORDER BY g.gateway_id
+LIMIT %(limit)s
+
+-- name: start
+UPDATE job_target
+SET state = %(state)s, started_at = now(), command_id = %(command)s, twin_version = %(version)s, before = %(before)s,
+    reason = %(reason)s
+WHERE job_id = %(job)s AND gateway_id = %(gateway_id)s
+
+-- name: to_undo
+SELECT gateway_id, twin_version, before
+FROM job_target
+WHERE job_id = %(job)s AND before IS NOT NULL AND state IN ('started', 'succeeded', 'failed')
+ORDER BY gateway_id
+
+-- name: undone
+UPDATE job_target SET state = 'rolled back' WHERE job_id = %(job)s AND gateway_id = %(gateway_id)s
+
+-- name: end
+UPDATE job SET state = %(state)s, reason = %(reason)s, ended_at = now() WHERE job_id = %(job)s
+
+-- name: set_state
+UPDATE job SET state = %(state)s WHERE job_id = %(job)s AND state = ANY(%(from)s::text[])
+
+-- name: jobs
+SELECT j.job_id AS job, j.spec, j.state, j.reason, j.created_at, j.created_by, j.ended_at,
+    count(*) AS gateways,
+    count(*) FILTER (WHERE t.state = 'waiting') AS waiting,
+    count(*) FILTER (WHERE t.state = 'started') AS started,
+    count(*) FILTER (WHERE t.state = 'succeeded') AS succeeded,
+    count(*) FILTER (WHERE t.state = 'failed') AS failed,
+    count(*) FILTER (WHERE t.state = 'rolled back') AS rolled_back
+FROM job j
+JOIN job_target t USING (job_id)
+WHERE %(job)s::text IS NULL OR j.job_id = %(job)s
+GROUP BY j.job_id
+ORDER BY j.job_id DESC
+LIMIT %(limit)s
+
+-- name: targets
+SELECT t.wave, g.name AS gateway, t.state, t.reason
+FROM job_target t
+JOIN gateway g USING (gateway_id)
+WHERE t.job_id = %(job)s
+ORDER BY t.wave, g.name
+LIMIT %(limit)s

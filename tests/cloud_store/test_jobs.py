@@ -1,0 +1,164 @@
+"""Jobs in a real database: waves in order, failures that end them, the way back."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_store import jobs, registry, twins
+from cloud_store.commands import CommandStore
+from cloud_store.connection import Connection
+from cloud_store.jobs import JobStore, Rollout, Spec
+from cloud_store.twins import Selection, TwinStore
+from wire_protocol import topics, waves
+from wire_protocol.commands import InvalidCommand
+from wire_protocol.messages import Reply
+from wire_protocol.twin import ReportedTwin
+from wire_protocol.waves import InvalidWaves
+
+pytestmark = pytest.mark.services
+GATEWAYS = [f"gw-{number:02}" for number in range(20)]
+SLOW = {"limits": {"window_frames": 2}}
+ALL_SHARDS = range(topics.SHARDS)
+
+
+@pytest.fixture
+def store(connection: Connection, database_url: str) -> Iterator[JobStore]:
+    """A store, and twenty gateways."""
+    registry.add_site(connection, "acme", "berlin")
+    for gateway in GATEWAYS:
+        registry.add_gateway(connection, "acme", "berlin", gateway)
+    with closing(JobStore(database_url)) as made:
+        yield made
+
+
+def begin(connection: Connection, spec: Spec, **how: Any) -> str:
+    """A job for all."""
+    return jobs.create(connection, Selection(tenant="acme"), spec, Rollout(**how), who="kim")
+
+
+def run(store: JobStore) -> None:
+    """All steps that can be taken now."""
+    for job in store.running():
+        while store.step(job):
+            pass
+
+
+def counts(connection: Connection, job: str) -> dict[str, Any]:
+    """How far it is."""
+    [row] = jobs.listing(connection, limit=1, job=job)
+    return row
+
+
+def obey(database_url: str, *, refuse: frozenset[str] = frozenset()) -> set[str]:
+    """What gateways would do: take their twins, or refuse. Returns who had something to do."""
+    with closing(TwinStore(database_url)) as store:
+        due = store.due(ALL_SHARDS, limit=100, again_s=3600)
+        store.pushed(due)
+        for gateway, document in due:
+            refused = gateway in refuse
+            report = ReportedTwin(version=0, refused=document.version, reason="no") if refused else None
+            store.report(gateway, report or ReportedTwin(version=document.version))
+        return {push.gateway for push in due}
+
+
+def test_waves_follow_each_other(store: JobStore, connection: Connection, database_url: str) -> None:
+    """One, then a tenth, then the rest; and the job is done when all have it in force."""
+    job = begin(connection, Spec(patch=SLOW), waves=("1", "10%", "100%"))
+    seen = []
+    while counts(connection, job)["state"] == "running":
+        run(store)
+        seen.append(len(obey(database_url)))
+        run(store)
+    assert [number for number in seen if number] == [1, 1, 18]
+    assert counts(connection, job)["succeeded"] == 20
+    assert {row["state"] for row in twins.overview(connection)} == {"in force"}
+
+
+def test_too_many_failures_end_it_and_twins_go_back(store: JobStore, connection: Connection, database_url: str) -> None:
+    """The rest of the fleet never hears of it; those that took it are as before."""
+    job = begin(connection, Spec(patch=SLOW), waves=("20%", "100%"), failures_percent_max=20.0, rollback=True)
+    run(store)
+    asked = obey(database_url, refuse=frozenset(GATEWAYS[:2]))
+    assert len(asked) == 4
+    run(store)
+    found = counts(connection, job)
+    assert (found["state"], found["waiting"], found["rolled_back"]) == ("failed", 16, 4)
+    assert "2 of 4 gateways of wave 1 failed" in found["reason"]
+    obey(database_url)
+    assert all(twins.show(connection, gateway)["state"] in ({}, None) for gateway in GATEWAYS)
+
+
+def test_what_somebody_has_changed_since_is_left_alone(
+    store: JobStore, connection: Connection, database_url: str
+) -> None:
+    """Going back must not undo the work of others."""
+    job = begin(connection, Spec(patch=SLOW), waves=("100%",))
+    run(store)
+    obey(database_url)
+    list(twins.change(connection, Selection(("gw-00",)), {"limits": {"window_frames": 7}}, who="somebody"))
+    assert jobs.abort(connection, job, rollback=True) == 19
+    assert twins.show(connection, "gw-00")["state"] == {"limits": {"window_frames": 7}}
+
+
+def test_a_paused_job_begins_nothing_until_it_is_resumed(
+    store: JobStore, connection: Connection, database_url: str
+) -> None:
+    """What has begun goes on."""
+    job = begin(connection, Spec(patch=SLOW), waves=("1", "100%"))
+    run(store)
+    jobs.pause(connection, job)
+    obey(database_url)
+    run(store)
+    assert counts(connection, job)["waiting"] == 19
+    jobs.resume(connection, job)
+    run(store)
+    assert counts(connection, job)["waiting"] == 0
+
+
+def test_a_command_for_many(store: JobStore, connection: Connection, database_url: str) -> None:
+    """Replies decide; a gateway that is gone fails when its time is over."""
+    job = begin(
+        connection, Spec("recount", {"location": "A-1"}), waves=("100%",), failures_percent_max=10.0, timeout_s=60
+    )
+    run(store)
+    with closing(CommandStore(database_url)) as commands:
+        due = commands.due(ALL_SHARDS, limit=100, again_s=60)
+        assert len(due) == 20
+        for gateway, command in due[1:]:
+            assert commands.reply(gateway, Reply(id=command.id, ok=True))
+        assert not commands.reply("gw-05", Reply(id=due[0].command.id, ok=True)), "another gateway may not answer"
+    run(store)
+    assert counts(connection, job)["started"] == 1
+    connection.execute("UPDATE command SET expires_at = now() WHERE replied_at IS NULL")
+    run(store)
+    found = counts(connection, job)
+    assert (found["state"], found["succeeded"], found["failed"]) == ("done", 19, 1)
+
+
+def test_what_cannot_be_done_is_refused_at_once(store: JobStore, connection: Connection) -> None:
+    """Before any gateway hears of it."""
+    with pytest.raises(InvalidCommand):
+        begin(connection, Spec("recount", {}))
+    with pytest.raises(InvalidWaves):
+        begin(connection, Spec(patch=SLOW), waves=("10%", "5%"))
+    assert store.running() == []
+
+
+@given(st.integers(0, 500), st.lists(st.integers(0, 100), min_size=1, max_size=8).map(sorted))
+def test_everybody_is_in_exactly_one_wave(count: int, shares: list[int]) -> None:
+    """In order, and the last wave takes the rest."""
+    assigned = waves.assign(count, [f"{share}%" for share in shares])
+    assert len(assigned) == count
+    assert assigned == sorted(assigned)
+    assert all(0 <= wave < len(shares) for wave in assigned)
+
+
+@pytest.mark.parametrize("wave", ["", "%", "ten", "-1", "101%", "1.5%", "9" * 30, "\u0661"])
+def test_what_is_no_wave_is_said(wave: str) -> None:
+    """Somebody types this."""
+    with pytest.raises(InvalidWaves):
+        waves.assign(10, [wave])
