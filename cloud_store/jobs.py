@@ -147,7 +147,9 @@ class _Job(NamedTuple):
 
 def _step(connection: Connection, job: _Job) -> bool:
     connection.execute(_SQL["settle_commands"], {"job": job.job})
-    connection.execute(_SQL["settle_twins"], {"job": job.job, "timeout_s": job.timeout_s})
+    devices = [name for name, body in (job.spec.get("patch", {}).get("devices") or {}).items() if body is not None]
+    parameters = {"job": job.job, "timeout_s": job.timeout_s, "devices": devices}
+    connection.execute(_SQL["settle_twins"], parameters)
     counts: dict[int, dict[str, int]] = {}
     for wave, state, number in connection.execute(_SQL["counts"], {"job": job.job}):
         counts.setdefault(wave, {})[state] = number

@@ -152,4 +152,6 @@ def _text(cell: object) -> str:
         return ""
     if isinstance(cell, bool):
         return "yes" if cell else ""
+    if isinstance(cell, dict | list):
+        return json.dumps(cell, ensure_ascii=False)
     return _clock_face(cell) if isinstance(cell, datetime) else str(cell)

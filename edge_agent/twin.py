@@ -69,7 +69,7 @@ def reported(connection: Connection, *, refused: int | None = None, reason: str 
     devices = rows(connection)
     return ReportedTwin(
         version=version(connection),
-        confirmed={row.name: row.confirmed for row in devices if row.confirmed},
+        confirmed={row.name: row.confirmed for row in devices if row.confirmed >= row.version},
         errors={row.name: row.problem for row in devices if row.problem},
         refused=refused,
         reason=reason,

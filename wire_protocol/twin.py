@@ -113,8 +113,9 @@ class DesiredTwin(Message):
 
 
 class ReportedTwin(Message):
-    """What a gateway has in force: the version, the version each device has confirmed, and errors by device.
+    """What a gateway has in force: the version, the devices that obey what they were last told, and errors by device.
 
+    `confirmed` has the version of each such device's configuration; one that has not answered yet is in neither.
     `refused` is the version of a document that could not be taken, with the `reason`; `version` stays in force.
     """
 

@@ -26,31 +26,26 @@ WHERE t.job_id = %(job)s AND t.state = 'started' AND c.id = t.command_id
     AND (c.replied_at IS NOT NULL OR c.expires_at <= now())
 
 -- name: settle_twins
+-- What became of the twins of a wave: refused, not in force in time, or in force and answered by the devices that the
+-- change is about. What other devices cannot is not this job's doing.
 UPDATE job_target t
-SET state = CASE
-        WHEN w.reported_version >= t.twin_version AND coalesce(w.reported -> 'errors', '{}'::jsonb) = '{}'::jsonb
-            THEN 'succeeded'
-        ELSE 'failed'
-    END,
+SET state = CASE WHEN w.reported_version >= t.twin_version AND NOT d.cannot THEN 'succeeded' ELSE 'failed' END,
     reason = CASE
-        WHEN (w.reported ->> 'refused')::bigint >= t.twin_version THEN w.reported ->> 'reason'
+        WHEN d.refused THEN w.reported ->> 'reason'
         WHEN w.reported_version < t.twin_version THEN 'not in force in time'
-        WHEN coalesce(w.reported -> 'errors', '{}'::jsonb) <> '{}'::jsonb THEN 'a device cannot: ' || (w.reported ->> 'errors')
+        WHEN d.cannot THEN 'a device cannot: ' || (w.reported ->> 'errors')
     END
 FROM twin w
+CROSS JOIN LATERAL (
+    SELECT coalesce((w.reported ->> 'refused')::bigint = w.version, false) AS refused,
+        coalesce(w.reported -> 'errors', '{}'::jsonb) ?| %(devices)s::text[] AS cannot,
+        coalesce(w.reported -> 'confirmed', '{}'::jsonb) || coalesce(w.reported -> 'errors', '{}'::jsonb) AS answered,
+        coalesce((SELECT s.devices_online > 0 FROM gateway_status s WHERE s.gateway_id = w.gateway_id), false) AS there
+) AS d
 WHERE t.job_id = %(job)s AND t.state = 'started' AND w.gateway_id = t.gateway_id AND t.twin_version IS NOT NULL
-    AND ((w.reported ->> 'refused')::bigint >= t.twin_version
+    AND (d.refused
         OR t.started_at < now() - %(timeout_s)s * interval '1 second'
-        OR (w.reported_version >= t.twin_version
-            -- Every device of the document has answered, well or badly.
-            AND NOT EXISTS (
-                SELECT FROM jsonb_object_keys(coalesce(w.state -> 'devices', '{}'::jsonb)) AS d (name)
-                WHERE NOT coalesce(w.reported -> 'confirmed', '{}'::jsonb) ? d.name
-                    AND NOT coalesce(w.reported -> 'errors', '{}'::jsonb) ? d.name
-                    AND EXISTS (
-                        SELECT FROM gateway_status s WHERE s.gateway_id = t.gateway_id AND s.devices_online > 0
-                    )
-            )))
+        OR (w.reported_version >= t.twin_version AND (d.answered ?& %(devices)s::text[] OR NOT d.there)))
 
 -- name: counts
 SELECT wave, state, count(*) FROM job_target WHERE job_id = %(job)s GROUP BY wave, state

@@ -1,0 +1,69 @@
+"""The bounds of what goes down to a fleet at once."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.settings import IngestSettings
+from cloud_ingest.twins import TURNS_PER_S, Twins
+from cloud_store.twins import Push
+from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
+
+RATE = 40
+
+
+@dataclass
+class Fleet:
+    """A store of a fleet whose twins have all just been changed."""
+
+    due_now: list[Push]
+    reports: list[str] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
+
+    def due(self, shards: Iterable[int], *, limit: int, again_s: float) -> list[Push]:
+        """Part of `TwinStore`."""
+        del shards, again_s
+        self.asked.append(limit)
+        return self.due_now[:limit]
+
+    def pushed(self, pushes: Sequence[Push]) -> None:
+        """Part of `TwinStore`."""
+        self.due_now = self.due_now[len(pushes) :]
+
+    def report(self, gateway: str, reported: ReportedTwin) -> None:
+        """Part of `TwinStore`."""
+        del reported
+        self.reports.append(gateway)
+
+
+@pytest.mark.bound("cloud.twins_per_s_max")
+async def test_a_change_of_the_whole_fleet_is_spread_over_time() -> None:
+    """Ten thousand gateways that answer at once would be a herd of our own making; who reports meanwhile is heard."""
+    document = DesiredTwin(version=1, state=DesiredState())
+    fleet = Fleet([Push(f"gw-{number}", document) for number in range(2 * RATE)])
+    at_s: list[float] = []
+
+    def publish(topic: str, payload: bytes, *, retain: bool) -> None:
+        del topic, payload
+        assert retain
+        at_s.append(time.monotonic())
+
+    settings = IngestSettings.model_construct(twins_per_s_max=RATE, status_waiting_max=100)
+    twins = Twins(settings, cast("Any", fleet), publish, WorkerMetrics())
+    running = asyncio.create_task(twins.run())
+    twins.serve(frozenset(range(64)))
+    await asyncio.sleep(0.3)
+    twins.reported("gw-x", ReportedTwin(version=1).encode())
+    async with asyncio.timeout(20):
+        while len(at_s) < 2 * RATE:  # noqa: ASYNC110 - what is waited for knows no event
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait([running])
+    assert at_s[-1] - at_s[0] > 2 - 3 / TURNS_PER_S
+    assert max(fleet.asked) == RATE // TURNS_PER_S
+    assert fleet.reports == ["gw-x"]
