@@ -16,7 +16,7 @@ DEV := .venv/.installed-dev
 PINS := pyproject.toml constraints.txt
 CODE := .
 
-.PHONY: help demo test check soak lint fmt services services-down bench lock clean
+.PHONY: help demo test check fuzz soak lint fmt services services-down bench lock clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ test: $(DEV) lint ## linters and every test, on real servers that are started be
 check: $(DEV) lint ## what to run before each commit: linters and the tests that need no server, under two minutes
 	@echo "== tests without servers"
 	@$(BIN)/python -m pytest -m 'not services and not slow' -n 2 --dist loadgroup -q $(ARGS)
+
+fuzz: $(DEV) ## coverage-guided fuzzing of every decoder (ARGS="--seconds 600 frame site")
+	@$(PIP) install -e '.[fuzz]' -c constraints.txt
+	@$(BIN)/python -m fuzz $(ARGS)
 
 soak: $(DEV) ## simulated universes on all cores until Ctrl-C (ARGS="--seeds 1000 --seed 500")
 	@$(BIN)/stocktide sim universe --soak $(ARGS)

@@ -1,0 +1,1 @@
+"""Fuzzing of everything that decodes what arrives from a network."""
