@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import psycopg
 from psycopg import errors as pg
@@ -18,6 +18,7 @@ from cloud_store import arrays
 from cloud_store.errors import DatabaseUnavailable, MergeConflict, NotMigrated, StoreError, Unstorable
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Role: TypeAlias = Literal["stocktide_ingest", "stocktide_api"]  # migration 0006 says what each may
 
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_MS: Final = 30_000
@@ -69,11 +70,17 @@ def _limited(gen: PQGen[RV], until_s: float) -> PQGen[RV]:
         return value
 
 
-def connect(database_url: str, *, application: str) -> Connection:
+def connect(database_url: str, *, application: str, role: Role | None = None) -> Connection:
     """Open an autocommit connection; `with connection.transaction():` groups statements.
+
+    Args:
+        database_url: where.
+        application: the name that the server shows.
+        role: the database role to become; None stays with the login's own rights.
 
     Raises:
         DatabaseUnavailable: no server answers there, or it refuses us.
+        NotMigrated: the role does not exist yet.
     """
     with translated(), _understood():
         connection = ImpatientConnection.connect(
@@ -88,7 +95,19 @@ def connect(database_url: str, *, application: str) -> Connection:
             keepalives_count=2,
         )
     arrays.register(connection)
+    if role is not None:
+        with translated():
+            become(connection, role)
     return connection
+
+
+def become(connection: Connection, role: Role) -> None:
+    """Give up the login's own rights for a role's, as long as the session lasts."""
+    try:
+        connection.execute("SELECT set_config('role', %s, false)", [role])
+    except psycopg.Error:
+        connection.close()
+        raise
 
 
 @contextmanager
@@ -122,7 +141,7 @@ def translated() -> Iterator[None]:
         yield
     except _CONFLICTS as error:
         raise MergeConflict(_line(error)) from error
-    except (pg.UndefinedTable, pg.UndefinedColumn) as error:
+    except (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction) as error:
         raise NotMigrated(hint="Run `stocktide cloud migrate`.") from error
     except psycopg.DataError as error:
         # Only what lies in the rows themselves: a frame that is judged unstorable loses its entries to quarantine.

@@ -96,7 +96,8 @@ class Merger:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self.database_url, application=self.application)
+            self._connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
+            copying.prepare(self._connection)
             # The server may be another, older one: see `dictionary`.
             self._ids = Dictionary()
         return self._connection
