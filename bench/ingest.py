@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from bench.gateways import Fleet, LoadGateway, epoch
 from bench.workload import Sealer, Warehouse
-from cloud_store import copying, ledger_rows, migrations, plan, proof, registry
+from cloud_store import copying, ledger_rows, migrations, plan, proof, registry, sql
 from cloud_store.arrivals import ArrivedFrame
 from cloud_store.connection import Connection, connect
 from cloud_store.dictionary import Dictionary, Vocabulary

@@ -22,7 +22,8 @@ CATALOG_BYTES_MAX: Final = 64 * 1024 * 1024
 _COLUMNS: Final = ("sku", "name", "gtin", "unit", "scale")
 
 
-def _done(sentence: str, document: dict[str, Any], *, json_: bool) -> None:
+def done(sentence: str, document: dict[str, Any], *, json_: bool) -> None:
+    """Say what was done, as a sentence or as a document."""
     if json_:
         emit_json(document)
     else:
@@ -36,7 +37,7 @@ def add_tenant(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json 
 
     with database(database_url) as connection:
         registry.add_tenant(connection, name)
-    _done(f"tenant {name} added", {"tenant": name}, json_=json_)
+    done(f"tenant {name} added", {"tenant": name}, json_=json_)
 
 
 @tenant_app.command("list")
@@ -57,7 +58,7 @@ def add_site(name: str, tenant: TheTenant, database_url: DatabaseUrl = DATABASE_
 
     with database(database_url) as connection:
         registry.add_site(connection, tenant, name)
-    _done(f"site {name} of {tenant} added", {"tenant": tenant, "site": name}, json_=json_)
+    done(f"site {name} of {tenant} added", {"tenant": tenant, "site": name}, json_=json_)
 
 
 @site_app.command("list")
@@ -85,7 +86,7 @@ def add_gateway(
     with database(database_url) as connection:
         registry.add_gateway(connection, tenant, site, name)
     document = {"tenant": tenant, "site": site, "gateway": name}
-    _done(f"gateway {name} added at {site} of {tenant}", document, json_=json_)
+    done(f"gateway {name} added at {site} of {tenant}", document, json_=json_)
 
 
 @gateway_app.command("list")
@@ -117,7 +118,7 @@ def disable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: 
 
     with database(database_url) as connection:
         registry.set_gateway_state(connection, name, "disabled")
-    _done(f"gateway {name} is disabled", {"gateway": name, "state": "disabled"}, json_=json_)
+    done(f"gateway {name} is disabled", {"gateway": name, "state": "disabled"}, json_=json_)
 
 
 @gateway_app.command("enable")
@@ -127,7 +128,7 @@ def enable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: J
 
     with database(database_url) as connection:
         registry.set_gateway_state(connection, name, "active")
-    _done(f"gateway {name} is enabled", {"gateway": name, "state": "active"}, json_=json_)
+    done(f"gateway {name} is enabled", {"gateway": name, "state": "active"}, json_=json_)
 
 
 @item_app.command("add")
@@ -151,7 +152,7 @@ def add_item(
             raise InvalidCatalog(
                 f"Item {sku} of {tenant} already exists.", hint="Change it with `item import --replace`."
             )
-    _done(f"item {sku} of {tenant} added", {"tenant": tenant, "sku": sku}, json_=json_)
+    done(f"item {sku} of {tenant} added", {"tenant": tenant, "sku": sku}, json_=json_)
 
 
 @item_app.command("list")
@@ -179,7 +180,7 @@ def import_items(
     with database(database_url) as connection:
         changed = registry.add_items(connection, tenant, items, replace=replace)
     document = {"tenant": tenant, "read": len(items), "changed": changed}
-    _done(f"{changed} of {len(items)} items added or changed", document, json_=json_)
+    done(f"{changed} of {len(items)} items added or changed", document, json_=json_)
 
 
 def _read_catalog(file: Path) -> "Iterator[CatalogItem]":

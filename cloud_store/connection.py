@@ -25,7 +25,10 @@ STATEMENT_TIMEOUT_MS: Final = 30_000
 NETWORK_TIMEOUT_MS: Final = 15_000
 SILENCE_S_MAX: Final = 45.0  # above the limit of a statement, which a server that lives keeps by itself
 LOOK_S: Final = 0.1
-READ_ONLY_OPTIONS: Final = "-c statement_timeout=10000 -c default_transaction_read_only=on"
+# In `tenant_view` are the views through which a tenant reads hypertables, under the tables' names (migration 0006).
+READ_ONLY_OPTIONS: Final = (
+    "-c statement_timeout=10000 -c default_transaction_read_only=on -c search_path=tenant_view,public"
+)
 
 # Retrying the same transaction can succeed.
 _CONFLICTS: Final = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable, pg.UniqueViolation)
