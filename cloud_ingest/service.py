@@ -26,6 +26,7 @@ from cloud_store.contacts import ContactStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
 from cloud_store.proofs import ProofStore
+from cloud_store.quotas import QuotaStore
 from cloud_store.sites import SiteStore
 
 _LOG = structlog.get_logger()
@@ -46,16 +47,17 @@ class Worker:
         self._letters = ContactStore(url, application=f"stocktide-letters {name}")
         inbox = Inbox(frames_max=settings.inbox_frames_max, bytes_max=settings.inbox_bytes_max)
         self._link = Link(settings, self, self.metrics)
+        self._quotas = QuotaStore(url, application=f"stocktide-quotas {name}")
         self._site_store = SiteStore(url, application=f"stocktide-sites {name}")
         self._sites = Sites(settings, self._site_store, self._link.publish, self.metrics)
         self._merging = Merging(
             settings, inbox=inbox, merger=self._merger, letters=self._letters, link=self._link, metrics=self.metrics,
-            merged=self._sites.merged,
+            quotas=self._quotas, merged=self._sites.merged,
         )  # fmt: skip
         self._proof_store = ProofStore(url, application=f"stocktide-proofs {name}")
         self._proofs = Proofs(settings, self._proof_store, self._link.publish, self.metrics)
         self._contacts = Contacts(
-            settings, self._store, self._link.publish, lambda: self._merging.window, self._proofs.proved
+            settings, self._store, self._link.publish, self._merging.window_of, self._proofs.proved
         )
         self._leases = Leases(
             lambda: LeaseSession(url, f"stocktide-leases {name}"), self._link.serve, self.metrics,
@@ -104,7 +106,8 @@ class Worker:
                     for task in rest:
                         task.cancel()
         finally:
-            for store in (self._merger, self._store, self._letters, self._site_store, self._proof_store):
+            stores = (self._merger, self._store, self._letters, self._quotas, self._site_store, self._proof_store)
+            for store in stores:
                 store.close()
 
     async def _drain(self) -> None:

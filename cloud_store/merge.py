@@ -121,6 +121,9 @@ def _merge_once(
         for frame in planned.merged
         if frame.arrived.stream == "ledger"
     ]
+    planned.report.tenants = {name: gateway.tenant_id for name, gateway in gateways.items()}
+    for frame in planned.merged:
+        planned.report.take(frame.gateway.name, 1, frame.arrived.frame.header.count)
     for key, told in rows.bounded.items():
         planned.report.streams[key].bounded += told
     with connection.transaction():

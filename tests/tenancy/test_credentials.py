@@ -173,6 +173,7 @@ def test_tokens_that_must_not_open(client: Client, provider: Provider) -> None:
         assert (answer.status, answer.content_type) == (401, "application/problem+json"), what
 
 
+@pytest.mark.bound("api.oidc_keys_keep_s")
 def test_an_unknown_kid_does_not_hammer_the_provider(provider: Provider) -> None:
     """Keys are kept; whoever invents ids causes one fetch in half a minute, and an outage changes nothing known."""
     clock = [0.0]
@@ -183,10 +184,17 @@ def test_an_unknown_kid_does_not_hammer_the_provider(provider: Provider) -> None
         with pytest.raises(Exception, match="unknown"):
             keys.key("invented")
     assert provider.fetches == before + 1
+    keys.keep_s = 31.5
     clock[0] = 31.0
     with pytest.raises(Exception, match="unknown"):
         keys.key("invented")
     assert provider.fetches == before + 2
+    clock[0] = 61.5
+    assert keys.key("rsa-1").key_id == "rsa-1"
+    assert provider.fetches == before + 2
+    clock[0] = 63.0
+    assert keys.key("rsa-1").key_id == "rsa-1"
+    assert provider.fetches == before + 3
     keys.url, clock[0] = "http://127.0.0.1:1/", 1_000.0
     assert keys.key("rsa-1").key_id == "rsa-1"
     with pytest.raises(ProviderUnavailable):
