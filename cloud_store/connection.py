@@ -99,17 +99,27 @@ def connect(database_url: str, *, application: str, role: Role | None = None) ->
         )
     arrays.register(connection)
     if role is not None:
-        with translated():
-            become(connection, role)
+        become(connection, role)
     return connection
 
 
 def become(connection: Connection, role: Role) -> None:
-    """Give up the login's own rights for a role's, as long as the session lasts."""
+    """Give up the login's own rights for a role's, as long as the session lasts.
+
+    Raises:
+        NotMigrated: the role does not exist yet.
+        StoreError: the login is no member of it.
+    """
     try:
-        connection.execute("SELECT set_config('role', %s, false)", [role])
-    except psycopg.Error:
+        with translated():
+            connection.execute("SELECT set_config('role', %s, false)", [role])
+    except StoreError as error:
+        login = "…" if connection.closed else connection.info.user
         connection.close()
+        if isinstance(error.__cause__, pg.InvalidParameterValue):
+            raise NotMigrated(hint="Run `stocktide cloud migrate`.") from error
+        if isinstance(error.__cause__, pg.InsufficientPrivilege):
+            raise StoreError(str(error), hint=f"GRANT {role} TO {login}") from error
         raise
 
 
