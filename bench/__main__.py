@@ -10,6 +10,7 @@ from typing import Any, Final
 BENCHMARKS: Final = {
     "agent": "events through one agent, publish to commit",
     "ingest": "movements through one ingestor, acknowledged, beside raw COPY",
+    "tenants": "a quiet tenant beside a noisy one at ten times its quota",
     "uplink": "bytes a movement",
     "cli": "cold start of the technician's command",
     "verify": "ledger verify on a million entries",

@@ -5,14 +5,14 @@ Endpoints are plain functions: FastAPI runs them in its threads, and the store i
 Invariant: every endpoint under /v1 depends on `access`, which has the tenant from the credential.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from pydantic import AwareDatetime
 
 from cloud_api import administration, problems
@@ -33,9 +33,11 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
         wait_s_max=chosen.connection_wait_s_max,
     )  # fmt: skip
 
+    registry = CollectorRegistry()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with pool:
+        with pool, _metrics_served(registry, chosen):
             yield
 
     app = FastAPI(
@@ -43,7 +45,7 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
     )
     app.state.pool, app.state.settings, app.state.verifier = pool, chosen, verifier(chosen)
     problems.install(app)
-    _measure(app)
+    _measure(app, registry)
     app.get("/healthz", tags=["operation"], summary="The process runs")(_healthz)
     app.get("/readyz", tags=["operation"], summary="The database answers", responses=problems.RESPONSES)(_readyz)
     for path, endpoint, summary in (
@@ -131,9 +133,8 @@ def _document(page: reads.Page) -> dict[str, Any]:
     return {"items": page.rows, "next": page.after}
 
 
-def _measure(app: FastAPI) -> None:
-    """Time every request by route, and serve the figures."""
-    registry = CollectorRegistry()
+def _measure(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Time every request by route."""
     seconds = Histogram("stocktide_api_request_seconds", "Requests", ["route", "status"], registry=registry)
 
     @app.middleware("http")
@@ -144,6 +145,17 @@ def _measure(app: FastAPI) -> None:
         seconds.labels(route, response.status_code).observe(perf_counter() - began)
         return response
 
-    @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+@contextmanager
+def _metrics_served(registry: CollectorRegistry, settings: ApiSettings) -> Iterator[None]:
+    """Serve the figures on a port of their own: how busy others are is no tenant's business."""
+    if settings.metrics_port is None:
+        yield
+        return
+    server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -20,6 +20,8 @@ class ApiSettings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on")
+    metrics_port: int | None = Field(None, ge=0, le=65535, description="TCP port of /metrics; absent for none")
+    metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on")
     connections_max: int = Field(8, ge=1, le=256, description="Connections to the database at most")
     connection_wait_s_max: float = Field(5.0, gt=0, description="Seconds a request waits for a connection")
     page_rows_default: int = Field(100, ge=1, le=1000, description="Rows in a page when the request does not say")

@@ -12,6 +12,7 @@ from cloud_api.settings import ApiSettings
 from cloud_store import registry
 from cloud_store.connection import connect
 from cloud_store.merge import Merger
+from stocktide.demo.servers import free_port
 from tests.cloud_api.conftest import Client, key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
@@ -98,7 +99,7 @@ def test_errors_are_problem_documents(client: Client, path: str, headers: dict[s
 def test_health_and_openapi(client: Client) -> None:
     """Every endpoint under /v1 asks for a credential in the OpenAPI document, and no other does."""
     assert client.get("/healthz").json() == client.get("/readyz").json() == {"status": "ok"}
-    assert "stocktide_api_request_seconds" in client.get("/metrics").text
+    assert client.get("/metrics").status == 404
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
         for operation in operations.values():
@@ -114,3 +115,13 @@ def test_without_a_database_the_process_is_healthy_and_not_ready() -> None:
         response = client.get("/readyz")
     assert response.status == 503
     assert "127.0.0.1" not in response.text
+
+
+def test_metrics_have_a_port_of_their_own() -> None:
+    """Whoever can reach the API must not see how busy the others are."""
+    port = free_port()
+    settings = ApiSettings(database_url="postgresql://127.0.0.1:1/none", metrics_port=port)
+    with served(create(settings)) as client:
+        client.get("/healthz")
+        figures = Client(f"http://127.0.0.1:{port}").get("/metrics").text
+    assert 'stocktide_api_request_seconds_count{route="/healthz",status="200"} 1.0' in figures
