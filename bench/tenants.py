@@ -95,52 +95,64 @@ def _registered(connection: Connection, tenant: str, number: int) -> list[str]:
 
 @contextmanager
 def _shouting(names: list[str]) -> Iterator[None]:
-    """The noisy tenant, in a process of its own, so that its load is not ours."""
-    process = multiprocessing.get_context("spawn").Process(target=_shout, args=(names, services.mqtt_url()))
+    """The noisy tenant, in a process of its own and with frames sealed beforehand, so that its work is not ours."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_shout, args=(names, services.mqtt_url(), ready))
     process.start()
     try:
+        assert ready.wait(SETTLED_S), "the noisy tenant did not get ready"
         yield
     finally:
         process.terminate()
         process.join(10)
 
 
-def _shout(names: list[str], mqtt_url: str) -> None:
-    asyncio.run(_play(names, mqtt_url, NOISY_ENTRIES, 3_600.0))
+def _shout(names: list[str], mqtt_url: str, ready: Any) -> None:
+    """Offer frames until killed."""
+    sealed = _sealed(names, NOISY_ENTRIES, SECONDS + 2 * WARM_S)
+    ready.set()
+    asyncio.run(_play(sealed, mqtt_url, settle_s=3_600.0))
 
 
 async def _listen(names: list[str], connection: Connection) -> list[float]:
     """How long each frame of the quiet tenant waited, in seconds; the first seconds do not count."""
+    sealed = _sealed(names, QUIET_ENTRIES, SECONDS + WARM_S)
     async with asyncio.timeout(SETTLED_S):
         while not await asyncio.to_thread(_subscribed, connection):  # noqa: ASYNC110 - the worker sets no event here
             await asyncio.sleep(0.05)
-    fleet = await _play(names, services.mqtt_url(), QUIET_ENTRIES, SECONDS + WARM_S)
+    waited = await _play(sealed, services.mqtt_url(), settle_s=SETTLED_S)
     skipped = int(WARM_S / INTERVAL_S)
-    return [each for gateway in fleet for each in gateway.acks.waited_s[skipped:]]  # type: ignore[attr-defined]
+    return [each for times in waited for each in times[skipped:]]
 
 
-async def _play(names: list[str], mqtt_url: str, entries: int, seconds: float) -> list[LoadGateway]:
-    """Seal a frame at each gateway in every interval; ends when all are acknowledged."""
+def _sealed(names: list[str], entries: int, seconds: float) -> dict[str, list[bytes]]:
+    """The frames of gateways for so long."""
     start_ms = time.time_ns() // 1_000_000 - 600_000
-    fleet, sources = [], []
+    fleet = {}
     for number, name in enumerate(names):
-        gateway = LoadGateway(name, epoch(), [])
-        gateway.acks = Stopwatch()
-        fleet.append(gateway)
-        sources.append((gateway, Warehouse(number, start_ms).entries(), Sealer(name, epoch())))
+        source, sealer = Warehouse(number, start_ms).entries(), Sealer(name, epoch())
+        fleet[name] = [sealer.seal(list(islice(source, entries))) for _ in range(int(seconds / INTERVAL_S))]
+    return fleet
+
+
+async def _play(sealed: dict[str, list[bytes]], mqtt_url: str, *, settle_s: float) -> list[list[float]]:
+    """Give each gateway its next frame in every interval, and wait for the acknowledgements; returns the waits."""
+    watches = {name: Stopwatch() for name in sealed}
+    fleet = [LoadGateway(name, epoch(), []) for name in sealed]
+    for gateway in fleet:
+        gateway.acks = watches[gateway.name]
     async with Fleet(mqtt_url, fleet) as running:
         await running.announced.wait()
         due = time.perf_counter()
-        until = due + seconds
-        while due < until and sources:
-            for number, (gateway, source, sealer) in enumerate(sources):
-                await asyncio.sleep(due + INTERVAL_S * number / len(sources) - time.perf_counter())
-                frame = sealer.seal(list(islice(source, entries)))
-                gateway.acks.sealed_s[len(gateway.frames) + 1] = time.perf_counter()  # type: ignore[attr-defined]
-                running.add(gateway.name, frame)
+        for turn in range(min(map(len, sealed.values()), default=0)):
+            for number, (name, frames) in enumerate(sealed.items()):
+                await asyncio.sleep(due + INTERVAL_S * number / len(sealed) - time.perf_counter())
+                watches[name].sealed_s[turn + 1] = time.perf_counter()
+                running.add(name, frames[turn])
             due += INTERVAL_S
-        await running.settled(SETTLED_S)
-    return fleet
+        await running.settled(settle_s)
+    return [watch.waited_s for watch in watches.values()]
 
 
 def _entries(connection: Connection, tenant: str) -> int:
