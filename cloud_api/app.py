@@ -2,27 +2,27 @@
 
 Endpoints are plain functions: FastAPI runs them in its threads, and the store is synchronous.
 
-Invariant: `tenant` comes from one dependency that refuses a request without it; no endpoint under /v1 lacks it.
+Invariant: every endpoint under /v1 depends on `access`, which has the tenant from the credential.
 """
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Header, Query, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
+from fastapi import Depends, FastAPI, Query, Request, Response
+from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from pydantic import AwareDatetime
 
-from cloud_api import problems
+from cloud_api import administration, problems
+from cloud_api.access import Access, access, verifier
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
 from cloud_api.settings import ApiSettings
 from cloud_store import history, reads
-from cloud_store.connection import Connection
 from cloud_store.pool import ReadPool
 from wire_protocol.entries import MovementKind
-from wire_protocol.names import SLUG_PATTERN, TEXT_CHARS_MAX, TEXT_PATTERN
+from wire_protocol.names import TEXT_CHARS_MAX, TEXT_PATTERN
 
 
 def create(settings: ApiSettings | None = None) -> FastAPI:
@@ -33,17 +33,19 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
         wait_s_max=chosen.connection_wait_s_max,
     )  # fmt: skip
 
+    registry = CollectorRegistry()
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with pool:
+        with pool, _metrics_served(registry, chosen):
             yield
 
     app = FastAPI(
         title="Stocktide", version="1", lifespan=lifespan, description="Stock, movements and gateways of one tenant."
     )
-    app.state.pool, app.state.settings = pool, chosen
+    app.state.pool, app.state.settings, app.state.verifier = pool, chosen, verifier(chosen)
     problems.install(app)
-    _measure(app)
+    _measure(app, registry)
     app.get("/healthz", tags=["operation"], summary="The process runs")(_healthz)
     app.get("/readyz", tags=["operation"], summary="The database answers", responses=problems.RESPONSES)(_readyz)
     for path, endpoint, summary in (
@@ -52,28 +54,13 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
         ("/v1/gateways", _gateways, "Gateways and how far their streams are"),
     ):
         app.get(path, tags=["inventory"], summary=summary, responses=problems.RESPONSES)(endpoint)
+    administration.install(app)
     return app
 
 
-def _connection(request: Request) -> Iterator[Connection]:
-    with request.app.state.pool.connection() as connection:
-        yield connection
-
-
-Database = Annotated[Connection, Depends(_connection)]
-
-
-def _tenant(
-    database: Database,
-    tenant: Annotated[
-        str, Header(alias="X-Stocktide-Tenant", pattern=SLUG_PATTERN, description="Whose inventory.", examples=["acme"])
-    ],
-) -> str:
-    reads.require_tenant(database, tenant)
-    return tenant
-
-
-Tenant = Annotated[str, Depends(_tenant)]
+Stock = Annotated[Access, Depends(access("stock:read"))]
+Movements = Annotated[Access, Depends(access("movements:read"))]
+Gateways = Annotated[Access, Depends(access("gateways:read"))]
 Text = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX, pattern=TEXT_PATTERN)]
 After = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
 At = Annotated[
@@ -91,41 +78,49 @@ def _healthz() -> Health:
     return Health(status="ok")
 
 
-def _readyz(database: Database) -> Health:
-    reads.totals(database)
+def _readyz(request: Request) -> Health:
+    with request.app.state.pool.connection() as connection:
+        reads.totals(connection)
     return Health(status="ok")
 
 
 def _stock(
-    request: Request, database: Database, tenant: Tenant, *, site: Text = None, sku: Text = None, location: Text = None,
+    request: Request, reader: Stock, *, site: Text = None, sku: Text = None, location: Text = None,
     virtual: bool = False, zero: bool = False, at: At = None, known_at: KnownAt = None, limit: Limit = None,
     after: After = None,
 ) -> Page[StockRow]:  # fmt: skip
-    wanted = reads.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero)
+    wanted = reads.StockFilter(tenant=reader.tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero)
     if at is None and known_at is None:
-        page = reads.stock(database, wanted, limit=_rows(request, limit), after=after)
+        page = reads.stock(reader.connection, wanted, limit=_rows(request, limit), after=after)
     else:
         moment = history.Moment(at, known_at).require_past(datetime.now(UTC))
-        page = history.stock(database, wanted, moment, limit=_rows(request, limit), after=after)
+        page = history.stock(reader.connection, wanted, moment, limit=_rows(request, limit), after=after)
     return Page[StockRow].model_validate(_document(page))
 
 
 def _movements(
-    request: Request, database: Database, tenant: Tenant, *, site: Text = None, sku: Text = None, location: Text = None,
+    request: Request, reader: Movements, *, site: Text = None, sku: Text = None, location: Text = None,
     gateway: Text = None, kind: MovementKind | None = None, since: AwareDatetime | None = None,
     until: AwareDatetime | None = None, limit: Limit = None, after: After = None,
 ) -> Page[MovementRow]:  # fmt: skip
     wanted = reads.MovementFilter(
-        tenant=tenant, site=site, sku=sku, location=location, gateway=gateway, kind=kind, since=since, until=until
+        tenant=reader.tenant,
+        site=site,
+        sku=sku,
+        location=location,
+        gateway=gateway,
+        kind=kind,
+        since=since,
+        until=until,
     )
-    page = reads.movements(database, wanted, limit=_rows(request, limit), after=after)
+    page = reads.movements(reader.connection, wanted, limit=_rows(request, limit), after=after)
     return Page[MovementRow].model_validate(_document(page))
 
 
 def _gateways(
-    request: Request, database: Database, tenant: Tenant, *, site: Text = None, limit: Limit = None, after: After = None
+    request: Request, reader: Gateways, *, site: Text = None, limit: Limit = None, after: After = None
 ) -> Page[GatewayRow]:
-    page = reads.gateways(database, limit=_rows(request, limit), tenant=tenant, site=site, after=after)
+    page = reads.gateways(reader.connection, limit=_rows(request, limit), tenant=reader.tenant, site=site, after=after)
     return Page[GatewayRow].model_validate(_document(page))
 
 
@@ -138,9 +133,8 @@ def _document(page: reads.Page) -> dict[str, Any]:
     return {"items": page.rows, "next": page.after}
 
 
-def _measure(app: FastAPI) -> None:
-    """Time every request by route, and serve the figures."""
-    registry = CollectorRegistry()
+def _measure(app: FastAPI, registry: CollectorRegistry) -> None:
+    """Time every request by route."""
     seconds = Histogram("stocktide_api_request_seconds", "Requests", ["route", "status"], registry=registry)
 
     @app.middleware("http")
@@ -151,6 +145,17 @@ def _measure(app: FastAPI) -> None:
         seconds.labels(route, response.status_code).observe(perf_counter() - began)
         return response
 
-    @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+@contextmanager
+def _metrics_served(registry: CollectorRegistry, settings: ApiSettings) -> Iterator[None]:
+    """Serve the figures on a port of their own: how busy others are is no tenant's business."""
+    if settings.metrics_port is None:
+        yield
+        return
+    server, thread = start_http_server(settings.metrics_port, settings.metrics_host, registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -12,7 +12,15 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from cloud_store.errors import DatabaseUnavailable, InvalidCursor, NotMigrated, StoreError, UnknownName
+from cloud_store.errors import (
+    DatabaseUnavailable,
+    InvalidCursor,
+    InvalidName,
+    NotMigrated,
+    QuotaExceeded,
+    StoreError,
+    UnknownName,
+)
 from cloud_store.history import InvalidMoment, TooMuchHistory
 
 MEDIA_TYPE = "application/problem+json"
@@ -20,6 +28,8 @@ _STATUS: dict[type[StoreError], HTTPStatus] = {
     InvalidCursor: HTTPStatus.BAD_REQUEST,
     InvalidMoment: HTTPStatus.BAD_REQUEST,
     TooMuchHistory: HTTPStatus.BAD_REQUEST,
+    InvalidName: HTTPStatus.BAD_REQUEST,
+    QuotaExceeded: HTTPStatus.FORBIDDEN,
     UnknownName: HTTPStatus.NOT_FOUND,
     DatabaseUnavailable: HTTPStatus.SERVICE_UNAVAILABLE,
     NotMigrated: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -38,7 +48,7 @@ class Problem(BaseModel):
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": HTTPStatus(status).phrase}
-    for status in (400, 404, 422, 503)
+    for status in (400, 401, 403, 404, 422, 429, 503)
 }
 
 

@@ -15,6 +15,7 @@ from cloud_ingest.cli_job import job_app
 from cloud_ingest.cli_ledger import alarm_app, ledger_app
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.cli_registry import gateway_app, item_app, location_app, site_app, tenant_app
+from cloud_ingest.cli_tenancy import audit_app, database_user_app, device_app, key_app
 from cloud_ingest.cli_twin import twin_app
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, fail, listing
@@ -35,6 +36,10 @@ app.add_typer(alarm_app, name="alarm")
 app.add_typer(twin_app, name="twin")
 app.add_typer(command_app, name="command")
 app.add_typer(job_app, name="job")
+app.add_typer(key_app, name="key")
+app.add_typer(audit_app, name="audit")
+app.add_typer(database_user_app, name="database-user")
+app.add_typer(device_app, name="device")
 
 
 @app.command()
@@ -44,11 +49,14 @@ def migrate(
     json_: Json = False,
 ) -> None:
     """Bring the database to the current schema."""
-    from cloud_store import migrations  # noqa: PLC0415 - only this command needs the migration tool
+    from cloud_store import audit_log, migrations  # noqa: PLC0415 - only this command needs the migration tool
 
     names = migrations.pending(database_url) if check else migrations.apply(database_url)
     if check and names:
         fail(f"The database lacks {', '.join(names)}.", "stocktide cloud migrate", 1)
+    if names:
+        with database(database_url) as connection:
+            audit_log.record(connection, "migrate", names[-1], migrations=names)
     if json_:
         emit_json({"applied": names})
     else:

@@ -38,7 +38,7 @@ def send(
         raise BadInput(f"There is no command {name}.", hint=f"One of: {', '.join(_KNOWN)}")
     given = arguments_of(arguments or [])
     with database(database_url) as connection:
-        number = commands.give(connection, gateway, name, given, expires_s=expires_s, who=getuser())
+        number = commands.send(connection, gateway, name, given, expires_s=expires_s, who=getuser())
         found = commands.show(connection, number)
         while wait and found["state"] in {"waiting", "sent"}:
             time.sleep(LOOK_S)

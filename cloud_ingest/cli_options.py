@@ -21,8 +21,20 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="R
 
 @contextmanager
 def database(url: str) -> "Iterator[Connection]":
-    """A connection for one command."""
+    """A connection for one command, in the name of whoever runs it."""
+    from cloud_store import audit_log  # noqa: PLC0415 - as below
     from cloud_store.connection import connect  # noqa: PLC0415 - only commands that need the database load a driver
 
     with closing(connect(url, application="stocktide-cli")) as connection:
+        audit_log.act_as(connection, f"cli:{_user()}")
         yield connection
+
+
+def _user() -> str:
+    """Who runs this command, as far as the machine knows."""
+    import getpass  # noqa: PLC0415 - only commands that need the database ask
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # no entry in the password file and no variable says so

@@ -37,7 +37,8 @@ class Track(StrEnum):
     EXPIRY = "expiry"
 
 
-def _done(sentence: str, document: dict[str, Any], *, json_: bool) -> None:
+def done(sentence: str, document: dict[str, Any], *, json_: bool) -> None:
+    """Say what was done, as a sentence or as a document."""
     if json_:
         emit_json(document)
     else:
@@ -51,7 +52,7 @@ def add_tenant(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json 
 
     with database(database_url) as connection:
         registry.add_tenant(connection, name)
-    _done(f"tenant {name} added", {"tenant": name}, json_=json_)
+    done(f"tenant {name} added", {"tenant": name}, json_=json_)
 
 
 @tenant_app.command("list")
@@ -72,7 +73,7 @@ def add_site(name: str, tenant: TheTenant, database_url: DatabaseUrl = DATABASE_
 
     with database(database_url) as connection:
         registry.add_site(connection, tenant, name)
-    _done(f"site {name} of {tenant} added", {"tenant": tenant, "site": name}, json_=json_)
+    done(f"site {name} of {tenant} added", {"tenant": tenant, "site": name}, json_=json_)
 
 
 @site_app.command("list")
@@ -100,7 +101,7 @@ def add_gateway(
     with database(database_url) as connection:
         registry.add_gateway(connection, tenant, site, name)
     document = {"tenant": tenant, "site": site, "gateway": name}
-    _done(f"gateway {name} added at {site} of {tenant}", document, json_=json_)
+    done(f"gateway {name} added at {site} of {tenant}", document, json_=json_)
 
 
 @gateway_app.command("list")
@@ -132,7 +133,7 @@ def disable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: 
 
     with database(database_url) as connection:
         registry.set_gateway_state(connection, name, "disabled")
-    _done(f"gateway {name} is disabled", {"gateway": name, "state": "disabled"}, json_=json_)
+    done(f"gateway {name} is disabled", {"gateway": name, "state": "disabled"}, json_=json_)
 
 
 @gateway_app.command("enable")
@@ -142,7 +143,7 @@ def enable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: J
 
     with database(database_url) as connection:
         registry.set_gateway_state(connection, name, "active")
-    _done(f"gateway {name} is enabled", {"gateway": name, "state": "active"}, json_=json_)
+    done(f"gateway {name} is enabled", {"gateway": name, "state": "active"}, json_=json_)
 
 
 @location_app.command("add")
@@ -198,7 +199,7 @@ def add_item(
             raise InvalidCatalog(
                 f"Item {sku} of {tenant} already exists.", hint="Change it with `item import --replace`."
             )
-    _done(f"item {sku} of {tenant} added", {"tenant": tenant, "sku": sku}, json_=json_)
+    done(f"item {sku} of {tenant} added", {"tenant": tenant, "sku": sku}, json_=json_)
 
 
 @item_app.command("list")
@@ -227,7 +228,7 @@ def import_items(
     with database(database_url) as connection:
         changed = registry.add_items(connection, tenant, items, replace=replace)
     document = {"tenant": tenant, "read": len(items), "changed": changed}
-    _done(f"{changed} of {len(items)} items added or changed", document, json_=json_)
+    done(f"{changed} of {len(items)} items added or changed", document, json_=json_)
 
 
 def _read_catalog(file: Path) -> "Iterator[CatalogItem]":

@@ -42,7 +42,7 @@ class Contacts:
         settings: IngestSettings,
         store: ContactStore,
         publish: Callable[[str, bytes], None],
-        window: Callable[[], int],
+        window: Callable[[LogKey], int],
         proved: Callable[[str, StockProof], None] = lambda _gateway, _proof: None,
     ) -> None:
         self._proved = proved
@@ -150,7 +150,7 @@ class Contacts:
         for number, (key, cursor) in enumerate(cursors.items(), 1):
             now_ms = time.time_ns() // 1_000_000
             rejected = verdicts.get(key, ())
-            for ack in Receiver(*key, cursor).acks(now_ms, self._window(), rejected=rejected, ask=True):
+            for ack in Receiver(*key, cursor).acks(now_ms, self._window(key), rejected=rejected, ask=True):
                 self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
             if number % self._settings.asks_per_s_max == 0:
                 await asyncio.sleep(1.0)

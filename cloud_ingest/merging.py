@@ -15,6 +15,7 @@ import structlog
 
 from cloud_ingest.inbox import Arrival, Inbox, window
 from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.pacing import Charging, Pacing
 from cloud_ingest.refusals import Refusals
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
@@ -54,10 +55,12 @@ class Merging:
         letters: ContactStore,
         link: Publishing,
         metrics: WorkerMetrics,
+        quotas: Charging,
         merged: Callable[[Sequence[MergedFrame]], None] = lambda _: None,
     ) -> None:
         self._settings, self._inbox, self._merger, self._letters = settings, inbox, merger, letters
         self._link, self._metrics, self._merged = link, metrics, merged
+        self.pacing = Pacing(quotas, self._let_on)
         self._refusals = Refusals(quiet_s=settings.refusal_quiet_s, gateways_max=settings.refused_gateways_max)
         # The last receiver of each stream: what a gateway is told while the database is away.
         self._last: dict[LogKey, Receiver] = {}
@@ -77,6 +80,10 @@ class Merging:
         # Long before the queue is full, waiting in it would outlast the gateways' resend timers.
         fill = max(self._inbox.fill, len(self._inbox) / self._settings.inbox_frames_target)
         return window(fill, self._settings.window_frames_max)
+
+    def window_of(self, log: LogKey) -> int:
+        """The window of one log: that of all, or less when its tenant is above its quota."""
+        return self.pacing.window(log, self.window)
 
     def offer(self, arrival: Arrival) -> bool:
         """A frame arrived. Without room it is not taken, and so not acknowledged. Returns whether it was taken."""
@@ -102,6 +109,7 @@ class Merging:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read_all(), name="ingest.reading")
             group.create_task(self._merge_all(), name="ingest.merging")
+            group.create_task(self.pacing.run(), name="ingest.pacing")
 
     async def _read_all(self) -> None:
         frames_max = self._settings.batch_frames_max
@@ -174,18 +182,26 @@ class Merging:
     def _report(self, batch: list[ArrivedFrame], report: MergeReport, seconds: float) -> None:
         waiting, self._stalled = self._stalled - report.streams.keys(), set()
         now_ms, room = _now_ms(), self.window
+        self.pacing.merged(report)
         for key, outcome in report.streams.items():
             receiver = outcome.receiver
-            for ack in receiver.acks(now_ms, room, rejected=outcome.rejected, bounded=outcome.bounded, ask=False):
+            told = self.pacing.window(key, room)
+            for ack in receiver.acks(now_ms, told, rejected=outcome.rejected, bounded=outcome.bounded, ask=False):
                 self._answer(key, ack)
             self._remember(key, outcome.receiver)
         for key in waiting & self._last.keys():
-            self._answer(key, self._last[key].ack(now_ms, room, ask=True))
+            self._answer(key, self._last[key].ack(now_ms, self.pacing.window(key, room), ask=True))
         for gateway in report.refused:
             self._refusals.add(gateway, time.monotonic())
         self._merged(report.merged)
         self._metrics.merged(report, seconds)
         _log(batch, report, seconds, now_ms, room)
+
+    def _let_on(self, logs: Sequence[LogKey], frames: int) -> None:
+        """Tell gateways that were told to wait that they may send so many frames."""
+        for log in logs:
+            if log in self._last:
+                self._answer(log, self._last[log].ack(_now_ms(), min(frames, self.window)))
 
     def _remember(self, key: LogKey, receiver: Receiver) -> None:
         self._last.pop(key, None)

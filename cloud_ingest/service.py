@@ -35,6 +35,7 @@ from cloud_store.jobs import JobStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
 from cloud_store.proofs import ProofStore
+from cloud_store.quotas import QuotaStore
 from cloud_store.sites import SiteStore
 from cloud_store.twins import TwinStore
 
@@ -56,11 +57,12 @@ class Worker:
         self._letters = ContactStore(url, application=f"stocktide-letters {name}")
         inbox = Inbox(frames_max=settings.inbox_frames_max, bytes_max=settings.inbox_bytes_max)
         self._link = Link(settings, self, self.metrics)
+        self._quotas = QuotaStore(url, application=f"stocktide-quotas {name}")
         self._site_store = SiteStore(url, application=f"stocktide-sites {name}")
         self._sites = Sites(settings, self._site_store, self._link.publish, self.metrics)
         self._merging = Merging(
             settings, inbox=inbox, merger=self._merger, letters=self._letters, link=self._link, metrics=self.metrics,
-            merged=self._sites.merged,
+            quotas=self._quotas, merged=self._sites.merged,
         )  # fmt: skip
         self._proof_store = ProofStore(url, application=f"stocktide-proofs {name}")
         self._proofs = Proofs(settings, self._proof_store, self._link.publish, self.metrics)
@@ -74,7 +76,7 @@ class Worker:
         self._commands = Commands(settings, self._command_store, self._link.publish)
         self._twins = Twins(settings, self._twin_store, self._link.publish, self.metrics)
         self._contacts = Contacts(
-            settings, self._store, self._link.publish, lambda: self._merging.window, self._proofs.proved
+            settings, self._store, self._link.publish, self._merging.window_of, self._proofs.proved
         )
         self._leases = Leases(
             lambda: LeaseSession(url, f"stocktide-leases {name}"), self._serve, self.metrics,
@@ -152,6 +154,7 @@ class Worker:
             stores = (
                 self._store,
                 self._letters,
+                self._quotas,
                 self._site_store,
                 self._proof_store,
                 self._twin_store,

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from psycopg.rows import dict_row
 
-from cloud_store import sql
+from cloud_store import audit_log, sql
 from cloud_store.connection import Connection, translated
 from cloud_store.plan import Plan
 
@@ -55,8 +55,12 @@ def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
 
 def clear(connection: Connection, gateway: str, kind: AlarmKind | None = None) -> int:
     """Clear the open alarms of a gateway, of one kind or all; returns how many."""
-    with translated():
-        return connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind}).rowcount
+    with translated(), connection.transaction():
+        rows = connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind}).fetchall()
+        if rows:
+            kinds = sorted(kind for kind, _ in rows)
+            audit_log.record(connection, "alarm.clear", gateway, tenant_id=rows[0][1], kinds=kinds)
+        return len(rows)
 
 
 def listing(

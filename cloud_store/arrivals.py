@@ -87,12 +87,15 @@ class StreamOutcome:
 class MergeReport:
     """What one merge did. `streams` has every log that must be answered; `refused` the gateways that must not.
 
-    `merged` are the ledger frames that the other gateways of their sites want to hear of.
+    `merged` are the ledger frames that the other gateways of their sites want to hear of. `tenants` says whose each
+    gateway is, and `taken` how many frames and entries of it were merged.
     """
 
     streams: dict[LogKey, StreamOutcome] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     merged: list[MergedFrame] = field(default_factory=list)
+    tenants: dict[str, int] = field(default_factory=dict)
+    taken: dict[str, tuple[int, int]] = field(default_factory=dict)
     frames: int = 0
     movements: int = 0
     counts: int = 0
@@ -108,6 +111,11 @@ class MergeReport:
         """Ledger entries and readings that are in the database now and were not before."""
         return self.movements + self.counts + self.readings
 
+    def take(self, gateway: str, frame_count: int, entry_count: int) -> None:
+        """Note that so much of a gateway was merged."""
+        before = self.taken.get(gateway, (0, 0))
+        self.taken[gateway] = (before[0] + frame_count, before[1] + entry_count)
+
     def add(self, other: "MergeReport") -> None:
         """Add what a later merge did. Its receivers know best where streams stand; what was rejected stays rejected."""
         for key, later in other.streams.items():
@@ -118,6 +126,9 @@ class MergeReport:
             self.streams[key] = later
         self.refused |= other.refused
         self.merged += other.merged
+        self.tenants |= other.tenants
+        for gateway, taken in other.taken.items():
+            self.take(gateway, *taken)
         for name in (
             "frames",
             "movements",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from cloud_store import cursors, site_digests, sql
+from cloud_store import audit_log, cursors, registry, site_digests, sql
 from cloud_store.connection import Connection, patient, translated
 from cloud_store.errors import UnknownName
 from cloud_store.ledger_rows import NEVER, CellKey
@@ -93,6 +93,10 @@ def rebuild(connection: Connection, site: Site, progress: Progress = lambda _: N
         for count_id, variance in found.variances.items():
             connection.execute(_SQL["set_variance"], {"count_id": count_id, "variance": variance})
         site_digests.reset(connection, site.site_id)
+        audit_log.record(
+            connection, "ledger.rebuild", site.name, tenant_id=registry.tenant_id(connection, site.tenant),
+            balances=len(found.cells), variances=len(found.variances),
+        )  # fmt: skip
         return found
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from cloud_store import sql
+from cloud_store import audit_log, sql
 from cloud_store.connection import Connection, translated
 from cloud_store.errors import UnknownName
 from cloud_store.session import Session
@@ -86,6 +86,16 @@ def give(
     with translated():
         if connection.execute(_SQL["add"], parameters).fetchone() is None:
             raise UnknownName(f"There is no active gateway {gateway}.", hint="stocktide cloud gateway list")
+    return number
+
+
+def send(
+    connection: Connection, gateway: str, name: str, arguments: Mapping[str, Any], *, expires_s: float, who: str
+) -> str:
+    """As `give`, by an operator: with a line in the audit log."""
+    with translated(), connection.transaction():
+        number = give(connection, gateway, name, arguments, expires_s=expires_s, who=who)
+        audit_log.record(connection, "command.send", gateway, command=name, arguments=dict(arguments))
     return number
 
 

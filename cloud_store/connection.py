@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import psycopg
 from psycopg import errors as pg
@@ -18,13 +18,17 @@ from cloud_store import arrays
 from cloud_store.errors import DatabaseUnavailable, MergeConflict, NotMigrated, StoreError, Unstorable
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+Role: TypeAlias = Literal["stocktide_ingest", "stocktide_api"]  # migration 0006 says what each may
 
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_MS: Final = 30_000
 NETWORK_TIMEOUT_MS: Final = 15_000
 SILENCE_S_MAX: Final = 45.0  # above the limit of a statement, which a server that lives keeps by itself
 LOOK_S: Final = 0.1
-READ_ONLY_OPTIONS: Final = "-c statement_timeout=10000 -c default_transaction_read_only=on"
+# In `tenant_view` are the views through which a tenant reads hypertables, under the tables' names (migration 0006).
+READ_ONLY_OPTIONS: Final = (
+    "-c statement_timeout=10000 -c default_transaction_read_only=on -c search_path=tenant_view,public"
+)
 
 # Retrying the same transaction can succeed.
 _CONFLICTS: Final = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable, pg.UniqueViolation)
@@ -69,11 +73,17 @@ def _limited(gen: PQGen[RV], until_s: float) -> PQGen[RV]:
         return value
 
 
-def connect(database_url: str, *, application: str) -> Connection:
+def connect(database_url: str, *, application: str, role: Role | None = None) -> Connection:
     """Open an autocommit connection; `with connection.transaction():` groups statements.
+
+    Args:
+        database_url: where.
+        application: the name that the server shows.
+        role: the database role to become; None stays with the login's own rights.
 
     Raises:
         DatabaseUnavailable: no server answers there, or it refuses us.
+        NotMigrated: the role does not exist yet.
     """
     with translated(), _understood():
         connection = ImpatientConnection.connect(
@@ -88,7 +98,29 @@ def connect(database_url: str, *, application: str) -> Connection:
             keepalives_count=2,
         )
     arrays.register(connection)
+    if role is not None:
+        become(connection, role)
     return connection
+
+
+def become(connection: Connection, role: Role) -> None:
+    """Give up the login's own rights for a role's, as long as the session lasts.
+
+    Raises:
+        NotMigrated: the role does not exist yet.
+        StoreError: the login is no member of it.
+    """
+    try:
+        with translated():
+            connection.execute("SELECT set_config('role', %s, false)", [role])
+    except StoreError as error:
+        login = "…" if connection.closed else connection.info.user
+        connection.close()
+        if isinstance(error.__cause__, pg.InvalidParameterValue):
+            raise NotMigrated(hint="Run `stocktide cloud migrate`.") from error
+        if isinstance(error.__cause__, pg.InsufficientPrivilege):
+            raise StoreError(str(error), hint=f"GRANT {role} TO {login}") from error
+        raise
 
 
 @contextmanager
@@ -122,7 +154,7 @@ def translated() -> Iterator[None]:
         yield
     except _CONFLICTS as error:
         raise MergeConflict(_line(error)) from error
-    except (pg.UndefinedTable, pg.UndefinedColumn) as error:
+    except (pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction) as error:
         raise NotMigrated(hint="Run `stocktide cloud migrate`.") from error
     except psycopg.DataError as error:
         # Only what lies in the rows themselves: a frame that is judged unstorable loses its entries to quarantine.

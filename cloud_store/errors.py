@@ -23,6 +23,18 @@ class UnknownName(StoreError, LookupError):
     usage = True
 
 
+class InvalidName(StoreError, ValueError):
+    """A name, role, scope or lifetime is not one that can be given."""
+
+    usage = True
+
+
+class QuotaExceeded(StoreError):
+    """A tenant has as many of something as it may."""
+
+    usage = True
+
+
 class AlreadyExists(StoreError):
     """A tenant, site, gateway or item of this name is already registered."""
 

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from cloud_store import commands, sql, twins
+from cloud_store import audit_log, commands, sql, twins
 from cloud_store.connection import Connection, translated
 from cloud_store.errors import UnknownName
 from cloud_store.session import Session
@@ -102,6 +102,7 @@ def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollo
     with translated(), connection.transaction():
         connection.execute(_SQL["add"], parameters)
         connection.execute(_SQL["add_targets"], {"job": job, "gateways": gateways, "waves": assigned})
+        audit_log.record(connection, "job.create", job, gateways=len(gateways), **spec.document())
     return job
 
 
@@ -117,8 +118,8 @@ def resume(connection: Connection, job: str) -> None:
 
 def abort(connection: Connection, job: str, *, rollback: bool) -> int:
     """End a job, and give twins their content of before back if asked. Returns how many went back."""
-    _set_state(connection, job, "aborted", ("running", "paused"))
     with translated(), connection.transaction():
+        _set_state(connection, job, "aborted", ("running", "paused"))
         connection.execute(_SQL["lock"], {"job": job})
         undone = _undo(connection, job, "abort") if rollback else 0
         connection.execute(_SQL["end"], {"job": job, "state": "aborted", "reason": "aborted by an operator"})
@@ -205,8 +206,9 @@ def _undo(connection: Connection, job: str, who: str) -> int:
 
 
 def _set_state(connection: Connection, job: str, state: str, before: Sequence[str]) -> None:
-    with translated():
+    with translated(), connection.transaction():
         parameters = {"job": job, "state": state, "from": list(before)}
+        audit_log.record(connection, f"job.{state}", job)
         if not connection.execute(_SQL["set_state"], parameters).rowcount:
             raise UnknownName(f"There is no job {job} that is {' or '.join(before)}.", hint="stocktide cloud job list")
 

@@ -33,7 +33,7 @@ class LeaseSession:
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
-        self._connection = connect(self._database_url, application=self._application)
+        self._connection = connect(self._database_url, application=self._application, role="stocktide_ingest")
         with translated():
             self._session.execute(_SQL["join"], _CLASSES)
         return self

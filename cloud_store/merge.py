@@ -96,7 +96,8 @@ class Merger:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self.database_url, application=self.application)
+            self._connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
+            copying.prepare(self._connection)
             # The server may be another, older one: see `dictionary`.
             self._ids = Dictionary()
         return self._connection
@@ -120,6 +121,9 @@ def _merge_once(
         for frame in planned.merged
         if frame.arrived.stream == "ledger"
     ]
+    planned.report.tenants = {name: gateway.tenant_id for name, gateway in gateways.items()}
+    for frame in planned.merged:
+        planned.report.take(frame.gateway.name, 1, frame.arrived.frame.header.count)
     for key, told in rows.bounded.items():
         planned.report.streams[key].bounded += told
     with connection.transaction():

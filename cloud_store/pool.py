@@ -6,12 +6,15 @@ from typing import Any, Self
 
 import psycopg_pool
 
-from cloud_store.connection import READ_ONLY_OPTIONS, Connection, ImpatientConnection, translated
+from cloud_store.connection import READ_ONLY_OPTIONS, Connection, ImpatientConnection, become, translated
 from cloud_store.errors import DatabaseUnavailable
 
 
 class ReadPool:
-    """Read-only connections. `with` it; opening does not wait for the database, so a reader starts without it."""
+    """Connections of the API: its own database role, read-only unless a transaction says otherwise.
+
+    `with` it; opening does not wait for the database, so a reader starts without it.
+    """
 
     def __init__(self, database_url: str, *, application: str, connections_max: int, wait_s_max: float) -> None:
         options: dict[str, Any] = {
@@ -20,6 +23,7 @@ class ReadPool:
         self._pool = psycopg_pool.ConnectionPool(
             database_url, connection_class=ImpatientConnection, kwargs=options,
             min_size=0, max_size=connections_max, timeout=wait_s_max, open=False,
+            configure=lambda connection: become(connection, "stocktide_api"),
             check=psycopg_pool.ConnectionPool.check_connection, name=application,
         )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from psycopg.rows import dict_row
 
-from cloud_store import sql
+from cloud_store import audit_log, quotas, sql
 from cloud_store.arrivals import Gateway
 from cloud_store.connection import Connection, translated
 from cloud_store.errors import AlreadyExists, UnknownName
@@ -27,42 +27,77 @@ def gateways(connection: Connection, wanted: Collection[str]) -> dict[str, Gatew
 
 def add_tenant(connection: Connection, tenant: str) -> None:
     """Register a tenant."""
-    with translated():
-        if not _one(connection, "add_tenant", name=names.slug(tenant, "tenant")):
+    with translated(), connection.transaction():
+        row = _one(connection, "add_tenant", name=names.slug(tenant, "tenant"))
+        if row is None:
             raise AlreadyExists(f"Tenant {tenant} already exists.")
+        audit_log.record(connection, "tenant.add", tenant, tenant_id=row[0])
 
 
 def add_site(connection: Connection, tenant: str, site: str) -> None:
     """Register a site of a tenant."""
-    with translated():
-        tenant_id = _tenant_id(connection, tenant)
-        if not _one(connection, "add_site", tenant_id=tenant_id, name=names.slug(site, "site")):
+    with translated(), connection.transaction():
+        number = tenant_id(connection, tenant)
+        if not _one(connection, "add_site", tenant_id=number, name=names.slug(site, "site")):
             raise AlreadyExists(f"Site {site} of {tenant} already exists.")
+        audit_log.record(connection, "site.add", site, tenant_id=number)
 
 
 def add_gateway(connection: Connection, tenant: str, site: str, gateway: str) -> None:
-    """Register a gateway at a site; its name is unique across tenants."""
-    with translated():
-        tenant_id = _tenant_id(connection, tenant)
+    """Register a gateway at a site; its name is unique across tenants.
+
+    Raises:
+        QuotaExceeded: the tenant has as many gateways as it may.
+    """
+    with translated(), connection.transaction():
+        number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)
         if site_row is None:
             raise UnknownName(
                 f"Tenant {tenant} has no site {site}.", hint=f"stocktide cloud site list --tenant {tenant}"
             )
         name = names.gateway(gateway)
+        quotas.require_room(connection, number, "gateways")
         row = _one(
             connection, "add_gateway",
-            tenant_id=tenant_id, site_id=site_row[0], name=name, shard=topics.shard(name),
+            tenant_id=number, site_id=site_row[0], name=name, shard=topics.shard(name),
         )  # fmt: skip
         if row is None:
             raise AlreadyExists(f"Gateway {gateway} already exists.", hint="Gateway names are unique across tenants.")
+        audit_log.record(connection, "gateway.add", name, tenant_id=number, site=site)
+
+
+def add_device(connection: Connection, gateway: str, device: str) -> None:
+    """Register a device of a gateway before its first scan.
+
+    Raises:
+        QuotaExceeded: the tenant has as many devices as it may. A device that a ledger entry names is taken all the
+            same, because the goods exist; it counts from then on.
+    """
+    with translated(), connection.transaction():
+        known = gateways(connection, [gateway]).get(gateway)
+        if known is None:
+            raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
+        name = names.device(device)
+        if _one(connection, "device", gateway_id=known.gateway_id, name=name):
+            raise AlreadyExists(f"Device {name} of {gateway} already exists.")
+        quotas.require_room(connection, known.tenant_id, "devices")
+        _one(connection, "add_device", gateway_id=known.gateway_id, name=name)
+        audit_log.record(connection, "device.add", name, tenant_id=known.tenant_id, gateway=gateway)
+
+
+def devices(connection: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
+    """All devices that are registered or were heard of, or those of a tenant."""
+    return _all(connection, "devices", tenant=tenant)
 
 
 def set_gateway_state(connection: Connection, gateway: str, state: Literal["active", "disabled"]) -> None:
     """Allow or refuse what a gateway sends, from the next batch on."""
-    with translated():
-        if not _one(connection, "set_gateway_state", gateway=gateway, state=state):
+    with translated(), connection.transaction():
+        row = _one(connection, "set_gateway_state", gateway=gateway, state=state)
+        if row is None:
             raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
+        audit_log.record(connection, f"gateway.{state}", gateway, tenant_id=row[0])
 
 
 def add_items(connection: Connection, tenant: str, items: Iterable[CatalogItem], *, replace: bool = False) -> int:
@@ -72,14 +107,17 @@ def add_items(connection: Connection, tenant: str, items: Iterable[CatalogItem],
         How many were added or changed.
     """
     with translated(), connection.transaction(), connection.cursor() as cursor:
-        tenant_id = _tenant_id(connection, tenant)
+        number = tenant_id(connection, tenant)
         ordered = sorted(items, key=lambda item: item.sku)
         if not ordered:
             return 0
-        version = _next_version(connection, tenant_id)
-        keys = {"tenant_id": tenant_id, "replace": replace, "catalog_version": version}
+        keys = {"tenant_id": number, "replace": replace, "catalog_version": _next_version(connection, number)}
         cursor.executemany(_SQL["add_item"], [item.model_dump() | keys for item in ordered])
-        return cursor.rowcount
+        changed = cursor.rowcount
+        if changed:
+            told = ordered[0].sku if changed == len(ordered) == 1 else f"{changed} items"
+            audit_log.record(connection, "item.add", told, tenant_id=number, replace=replace)
+        return changed
 
 
 def add_locations(connection: Connection, tenant: str, site: str, locations: Iterable[str]) -> int:
@@ -91,15 +129,16 @@ def add_locations(connection: Connection, tenant: str, site: str, locations: Ite
     """
     wanted = sorted({names.shelf(location) for location in locations})
     with translated(), connection.transaction(), connection.cursor() as cursor:
-        tenant_id = _tenant_id(connection, tenant)
+        number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)
         if site_row is None:
             raise UnknownName(f"Tenant {tenant} has no site {site}.", hint=f"stocktide cloud site list -t {tenant}")
-        version = _next_version(connection, tenant_id)
+        version = _next_version(connection, number)
         rows = [{"site_id": site_row[0], "name": name, "catalog_version": version} for name in wanted]
-        if rows:
-            cursor.executemany(_SQL["add_location"], rows)
-        return cursor.rowcount if rows else 0
+        cursor.executemany(_SQL["add_location"], rows)
+        if added := cursor.rowcount if rows else 0:
+            audit_log.record(connection, "location.add", f"{added} locations of {site}", tenant_id=number)
+        return added
 
 
 def locations(connection: Connection, tenant: str | None = None, site: str | None = None) -> list[dict[str, Any]]:
@@ -126,15 +165,21 @@ def items(connection: Connection, tenant: str | None = None) -> Iterator[dict[st
             yield row
 
 
-def _next_version(connection: Connection, tenant_id: int) -> int:
-    row = _one(connection, "next_catalog_version", tenant_id=tenant_id)
+def _next_version(connection: Connection, tenant: int) -> int:
+    row = _one(connection, "next_catalog_version", tenant_id=tenant)
     assert row is not None  # noqa: S101 - an upsert returns its row
     number: int = row[0]
     return number
 
 
-def _tenant_id(connection: Connection, tenant: str) -> int:
-    row = _one(connection, "tenant_id", tenant=tenant)
+def tenant_id(connection: Connection, tenant: str) -> int:
+    """The id of a tenant.
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    with translated():
+        row = _one(connection, "tenant_id", tenant=tenant)
     if row is None:
         raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
     number: int = row[0]

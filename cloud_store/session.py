@@ -21,5 +21,5 @@ class Session:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self.database_url, application=self.application)
+            self._connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
         return self._connection

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from cloud_store import sql
+from cloud_store import audit_log, sql
 from cloud_store.connection import Connection, translated
 from cloud_store.errors import UnknownName
 from cloud_store.session import Session
@@ -92,7 +92,10 @@ def change(connection: Connection, wanted: Selection, patch: Mapping[str, Any], 
     for start in range(0, len(gateways), BATCH_GATEWAYS):
         batch = gateways[start : start + BATCH_GATEWAYS]
         with translated(), connection.transaction():
-            changed += _change(connection, batch, patch, who)
+            changed_here = _change(connection, batch, patch, who)
+            if changed_here:
+                audit_log.record(connection, "twin.set", f"{changed_here} gateways", patch=dict(patch))
+        changed += changed_here
         yield Changed(start + len(batch), changed, len(gateways))
 
 

@@ -134,3 +134,17 @@ END
 $$;
 
 CREATE TRIGGER job_changed AFTER INSERT OR UPDATE OF state ON job FOR EACH ROW EXECUTE FUNCTION notify_job();
+
+-- Whose every row is. Jobs are the operators': they may be for gateways of several tenants.
+DO $$
+BEGIN
+    PERFORM protect_tenant_rows('twin', 'gateway_id');
+    PERFORM protect_tenant_rows('twin_change', 'gateway_id');
+    PERFORM protect_tenant_rows('command', 'gateway_id');
+    PERFORM protect_tenant_rows('catalog', 'tenant_id');
+    PERFORM protect_tenant_rows('job', NULL);
+    PERFORM protect_tenant_rows('job_target', NULL);
+END
+$$;
+
+GRANT SELECT ON twin, twin_change, command, catalog TO stocktide_api, stocktide_dashboard;

@@ -8,7 +8,7 @@ SET detail = excluded.detail, last_at = now(), times = a.times + 1
 -- name: clear
 UPDATE alarm SET cleared_at = now()
 WHERE gateway = %(gateway)s AND (%(kind)s::text IS NULL OR kind = %(kind)s) AND cleared_at IS NULL
-RETURNING kind
+RETURNING kind, tenant_id
 
 -- name: alarms
 SELECT t.name AS tenant, s.name AS site, a.gateway, a.kind, a.detail, a.first_at, a.last_at, a.times, a.cleared_at

@@ -19,32 +19,45 @@ ORDER BY b.location_id, b.item_id, b.lot_id
 LIMIT %(limit)s
 
 -- name: movements
--- Newest first; keyset pages by (at, gateway, epoch, seq). A page walks the tenant's time index.
+-- Newest first; keyset pages by (at, gateway, epoch, seq). The page is cut from the tenant's time index before any name is
+-- looked up: under row level security the planner cannot tell how few rows a join leaves, and would join them all.
+WITH wanted AS (
+    SELECT tenant_id FROM tenant WHERE name = %(tenant)s
+), page AS MATERIALIZED (
+    SELECT m.*
+    FROM movement m
+    WHERE m.tenant_id = (SELECT tenant_id FROM wanted)
+        AND (%(site)s::text IS NULL OR m.gateway_id = ANY(ARRAY(
+            SELECT gateway_id FROM gateway JOIN site USING (site_id) JOIN wanted ON site.tenant_id = wanted.tenant_id
+            WHERE site.name = %(site)s)))
+        AND (%(gateway)s::text IS NULL OR m.gateway_id = (SELECT gateway_id FROM gateway WHERE name = %(gateway)s))
+        AND (%(sku)s::text IS NULL OR m.item_id = (
+            SELECT item_id FROM item JOIN wanted USING (tenant_id) WHERE sku = %(sku)s))
+        AND (%(location)s::text IS NULL OR ARRAY[m.source_id, m.destination_id] && ARRAY(
+            SELECT location_id FROM location JOIN site USING (site_id) JOIN wanted USING (tenant_id)
+            WHERE location.name = %(location)s))
+        AND (%(kind)s::smallint IS NULL OR m.kind = %(kind)s)
+        AND (%(since)s::timestamptz IS NULL OR m.at >= %(since)s)
+        AND (%(until)s::timestamptz IS NULL OR m.at < %(until)s)
+        AND (%(after_at)s::timestamptz IS NULL OR (m.at <= %(after_at)s
+            AND (m.at, m.gateway_id, m.epoch_id, m.seq)
+                < (%(after_at)s, %(after_gateway)s, %(after_epoch)s, %(after_seq)s)))
+    ORDER BY m.at DESC, m.gateway_id DESC, m.epoch_id DESC, m.seq DESC
+    LIMIT %(limit)s
+)
 SELECT s.name AS site, g.name AS gateway, e.ulid AS epoch, m.seq, m.at, m.claimed_ms, m.kind, i.sku, lot.name AS lot,
     m.serial, m.quantity, src.name AS source, dst.name AS destination, d.name AS device, m.event, m.actor,
     m.reference, m.device_at, m.gateway_id, m.epoch_id
-FROM movement m
-JOIN tenant t USING (tenant_id)
+FROM page m
 JOIN gateway g USING (gateway_id)
-JOIN site s ON s.site_id = g.site_id
+JOIN site s USING (site_id)
 JOIN epoch e USING (epoch_id)
 JOIN item i USING (item_id)
 JOIN lot ON lot.lot_id = m.lot_id
 JOIN location src ON src.location_id = m.source_id
 JOIN location dst ON dst.location_id = m.destination_id
 LEFT JOIN device d USING (device_id)
-WHERE m.tenant_id = (SELECT tenant_id FROM tenant WHERE name = %(tenant)s)
-    AND (%(site)s::text IS NULL OR s.name = %(site)s)
-    AND (%(sku)s::text IS NULL OR i.sku = %(sku)s)
-    AND (%(location)s::text IS NULL OR src.name = %(location)s OR dst.name = %(location)s)
-    AND (%(gateway)s::text IS NULL OR g.name = %(gateway)s)
-    AND (%(kind)s::smallint IS NULL OR m.kind = %(kind)s)
-    AND (%(since)s::timestamptz IS NULL OR m.at >= %(since)s)
-    AND (%(until)s::timestamptz IS NULL OR m.at < %(until)s)
-    AND (%(after_at)s::timestamptz IS NULL
-        OR (m.at, m.gateway_id, m.epoch_id, m.seq) < (%(after_at)s, %(after_gateway)s, %(after_epoch)s, %(after_seq)s))
 ORDER BY m.at DESC, m.gateway_id DESC, m.epoch_id DESC, m.seq DESC
-LIMIT %(limit)s
 
 -- name: gateways
 SELECT t.name AS tenant, s.name AS site, g.name AS gateway, g.state AS registered, st.state, st.version, st.heard_at,

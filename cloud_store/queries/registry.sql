@@ -32,7 +32,21 @@ ON CONFLICT DO NOTHING
 RETURNING gateway_id
 
 -- name: set_gateway_state
-UPDATE gateway SET state = %(state)s WHERE name = %(gateway)s RETURNING gateway_id
+UPDATE gateway SET state = %(state)s WHERE name = %(gateway)s RETURNING tenant_id
+
+-- name: device
+SELECT device_id FROM device WHERE gateway_id = %(gateway_id)s AND name = %(name)s
+
+-- name: add_device
+INSERT INTO device (gateway_id, name) VALUES (%(gateway_id)s, %(name)s) RETURNING device_id
+
+-- name: devices
+SELECT t.name AS tenant, g.name AS gateway, d.name, d.created_at
+FROM device d
+JOIN gateway g USING (gateway_id)
+JOIN tenant t USING (tenant_id)
+WHERE %(tenant)s::text IS NULL OR t.name = %(tenant)s
+ORDER BY t.name, g.name, d.name
 
 -- name: gateways_named
 SELECT name, gateway_id, tenant_id, site_id, state FROM gateway WHERE name = ANY(%(names)s)

@@ -1,16 +1,53 @@
+-- name: stage_movements
+CREATE TEMPORARY TABLE IF NOT EXISTS staged_movement (LIKE movement) ON COMMIT DELETE ROWS
+
 -- name: copy_movements
-COPY movement (
+COPY staged_movement (
     at, hlc, seq, quantity, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id, source_id,
     destination_id, device_id, kind, serial, event, actor, reference
 ) FROM STDIN (FORMAT binary)
 
+-- name: take_movements
+INSERT INTO movement (
+    at, hlc, seq, quantity, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id, source_id,
+    destination_id, device_id, kind, serial, event, actor, reference
+)
+SELECT
+    at, hlc, seq, quantity, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id, source_id,
+    destination_id, device_id, kind, serial, event, actor, reference
+FROM staged_movement
+
+-- name: stage_readings
+CREATE TEMPORARY TABLE IF NOT EXISTS staged_reading (LIKE reading) ON COMMIT DELETE ROWS
+
 -- name: copy_readings
-COPY reading (
+COPY staged_reading (
     at, hlc, seq, value, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, device_id, metric_id
 ) FROM STDIN (FORMAT binary)
 
+-- name: take_readings
+INSERT INTO reading (
+    at, hlc, seq, value, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, device_id, metric_id
+)
+SELECT
+    at, hlc, seq, value, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, device_id, metric_id
+FROM staged_reading
+
+-- name: stage_frames
+CREATE TEMPORARY TABLE IF NOT EXISTS staged_frame (LIKE frame) ON COMMIT DELETE ROWS
+
 -- name: copy_frames
-COPY frame (
+COPY staged_frame (
     received_at, frame, first_seq, tenant_id, gateway_id, epoch_id, entries, rejected, bytes, stream, replay, digest,
     payload, verdicts
 ) FROM STDIN (FORMAT binary)
+
+-- name: take_frames
+INSERT INTO frame (
+    received_at, frame, first_seq, tenant_id, gateway_id, epoch_id, entries, rejected, bytes, stream, replay, digest,
+    payload, verdicts
+)
+SELECT
+    received_at, frame, first_seq, tenant_id, gateway_id, epoch_id, entries, rejected, bytes, stream, replay, digest,
+    payload, verdicts
+FROM staged_frame

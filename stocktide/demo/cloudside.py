@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cloud_store import proof
@@ -22,15 +22,16 @@ TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Cloud:
-    """Where the cloud's database and API are."""
+    """Where the cloud's database and API are, and an API key of each tenant."""
 
     database_url: str
     api_url: str
+    keys: dict[str, str] = field(default_factory=dict)
 
     async def is_ready(self) -> bool:
         """Whether the API answers and reaches its database."""
         try:
-            await asyncio.to_thread(self._get, "/readyz", "")
+            await asyncio.to_thread(self._get, "/readyz")
         except DemoError:
             return False
         return True
@@ -56,10 +57,9 @@ class Cloud:
                 counted[gateway] += readings
         return counted
 
-    def _get(self, path: str, tenant: str) -> dict[str, Any]:
-        request = urllib.request.Request(  # noqa: S310 - our own API on loopback
-            self.api_url + path, headers={"X-Stocktide-Tenant": tenant}
-        )
+    def _get(self, path: str, tenant: str | None = None) -> dict[str, Any]:
+        headers = {} if tenant is None else {"Authorization": f"Bearer {self.keys[tenant]}"}
+        request = urllib.request.Request(self.api_url + path, headers=headers)  # noqa: S310 - our own API on loopback
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:  # noqa: S310 - as above
                 answer: dict[str, Any] = json.load(response)

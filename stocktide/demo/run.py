@@ -5,6 +5,7 @@ Invariant: however it ends, every process and server it started has ended too, u
 
 import asyncio
 import contextlib
+import json
 import shutil
 import signal
 import tempfile
@@ -89,6 +90,8 @@ class Demo:
 
     async def _start_api(self, environment: dict[str, str]) -> None:
         port = self.cloud.api_url.rpartition(":")[2]
+        # The picture asks for stock twice a second, of each site.
+        environment = environment | {"STOCKTIDE_API_REQUESTS_PER_MINUTE_MAX": "6000"}
         await self.processes.start("api", "cloud", "api", "--port", port, ready=None, **environment)
         async with asyncio.timeout(READY_S_MAX):
             while not await self.cloud.is_ready():
@@ -111,6 +114,10 @@ class Demo:
         await self.processes.run("cloud", "migrate", **environment)
         for tenant in TENANTS:
             await self.processes.run("cloud", "tenant", "add", tenant, **environment)
+            made = await self.processes.run(
+                "cloud", "key", "create", "demo", "--tenant", tenant, "--days", "1", "--json", **environment
+            )
+            self.cloud.keys[tenant] = json.loads(made)["key"]
         for site in SITES:
             await self.processes.run("cloud", "site", "add", "--tenant", site.tenant, site.name, **environment)
             await self.processes.run(
@@ -204,6 +211,7 @@ class Demo:
         return [
             ("database", self.cloud.database_url),
             ("API", f"{self.cloud.api_url}/docs"),
+            *((f"API key of {tenant}", key) for tenant, key in self.cloud.keys.items()),
             ("cloud's broker", self.cloud_broker.url("ingest")),
             *((gateway.site.gateway, f"stocktide edge status --ledger {gateway.ledger}") for gateway in self.gateways),
             ("logs", str(self.folder)),

@@ -98,7 +98,7 @@ class Worker(Process):
         self.session = self.store.session
         self.inbox = Inbox(frames_max=INBOX_FRAMES_MAX, bytes_max=self.settings.inbox_bytes_max)
         self.contacts = VirtualContacts(
-            self.settings, VirtualContactStore(self.store), lambda _topic, _payload: None, lambda: self.window
+            self.settings, VirtualContactStore(self.store), lambda _topic, _payload: None, lambda _: self.window
         )
         self._asks: dict[str, SiteAsk] = {}
         self._merged: list[MergedFrame] = []

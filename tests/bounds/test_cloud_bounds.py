@@ -79,7 +79,7 @@ async def merged(settings: IngestSettings, arrivals: list[Arrival]) -> list[tupl
     store, inbox = CountingStore(), Inbox(frames_max=1_000, bytes_max=1 << 30)
     merging = Merging(
         settings, inbox=inbox, merger=cast("Any", store), letters=cast("Any", store), link=Published(),
-        metrics=WorkerMetrics(),
+        metrics=WorkerMetrics(), quotas=store,
     )  # fmt: skip
     for arrival in arrivals:
         assert merging.offer(arrival)
@@ -112,7 +112,7 @@ def test_windows_shrink_to_one_frame_at_the_target() -> None:
     inbox = Inbox(frames_max=1_000, bytes_max=1 << 30)
     merging = Merging(
         IngestSettings(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merger=cast("Any", None),
-        letters=cast("Any", None), link=Published(), metrics=WorkerMetrics(),
+        letters=cast("Any", None), link=Published(), metrics=WorkerMetrics(), quotas=CountingStore(),
     )  # fmt: skip
     windows = []
     for number in range(150):
@@ -171,7 +171,7 @@ class CursorStore:
 async def test_gateways_are_asked_a_few_at_a_time() -> None:
     """A fleet that is asked all at once after a takeover answers all at once."""
     store, link = CursorStore({LogKey(f"gw-{n}", "ledger", EPOCH): NO_CURSOR for n in range(25)}), Published()
-    contacts = Contacts(IngestSettings(asks_per_s_max=10), cast("Any", store), link.publish, lambda: 16)
+    contacts = Contacts(IngestSettings(asks_per_s_max=10), cast("Any", store), link.publish, lambda _: 16)
     contacts.subscribed(frozenset({1}))
     await contacts._answer()
     assert len(link.at_s) == 25
@@ -184,7 +184,7 @@ async def test_gateways_are_asked_a_few_at_a_time() -> None:
 async def test_statuses_and_their_dead_letters_wait_in_bounded_numbers() -> None:
     """The database is away and ten thousand gateways come online: their last statuses wait, not all they ever said."""
     store = CursorStore()
-    contacts = Contacts(IngestSettings(status_waiting_max=100), cast("Any", store), lambda *_: None, lambda: 16)
+    contacts = Contacts(IngestSettings(status_waiting_max=100), cast("Any", store), lambda *_: None, lambda _: 16)
     status = GatewayStatus(state="online", epoch=epoch(), version="1", at_ms=NOW_MS).encode()
     for number in range(150):
         for payload in (status, status, b"{nonsense"):

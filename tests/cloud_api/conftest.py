@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -13,6 +14,10 @@ from urllib.request import Request, urlopen
 import uvicorn
 from fastapi import FastAPI
 
+from cloud_store import api_keys, registry
+from cloud_store.connection import Connection
+from cloud_store.permissions import Role
+
 
 class Answer(NamedTuple):
     """An HTTP response."""
@@ -20,6 +25,7 @@ class Answer(NamedTuple):
     status: int
     content_type: str
     text: str
+    headers: Mapping[str, str]
 
     def json(self) -> Any:
         """The body as a document."""
@@ -34,13 +40,29 @@ class Client:
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, **query: object) -> Answer:
         """GET a path; an error status is an answer too."""
-        url = self._base + path + (f"?{urlencode(query)}" if query else "")
+        return self.ask("GET", path + (f"?{urlencode(query)}" if query else ""), headers)
+
+    def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, document: Any = None) -> Answer:
+        """A request, with a JSON body if there is a document."""
+        body = None if document is None else json.dumps(document).encode()
+        given = {**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})}
+        request = Request(self._base + path, data=body, headers=given, method=method)  # noqa: S310 - our own server
         try:
-            response = urlopen(Request(url, headers=dict(headers or {})), timeout=10)  # noqa: S310 - our own server
+            response = urlopen(request, timeout=10)  # noqa: S310 - as above
         except HTTPError as error:
             response = error
         with response:
-            return Answer(response.status, response.headers["content-type"], response.read().decode())
+            text = response.read().decode()
+            return Answer(response.status, response.headers["content-type"], text, response.headers)
+
+
+def key(connection: Connection, tenant: str, role: Role = "admin", days: float = 1, **options: Any) -> dict[str, str]:
+    """The headers of somebody with a new key."""
+    tenant_id = registry.tenant_id(connection, tenant)
+    made = api_keys.create(
+        connection, tenant_id, name=f"{role} of a test", role=role, lifetime=timedelta(days=days), **options
+    )
+    return {"Authorization": f"Bearer {made.key}"}
 
 
 @contextmanager

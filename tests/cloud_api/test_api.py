@@ -12,12 +12,14 @@ from cloud_api.settings import ApiSettings
 from cloud_store import registry
 from cloud_store.connection import connect
 from cloud_store.merge import Merger
-from tests.cloud_api.conftest import Client, served
+from stocktide.demo.servers import free_port
+from tests.cloud_api.conftest import Client, key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
 
-ACME = {"X-Stocktide-Tenant": "acme"}
-OTHER = {"X-Stocktide-Tenant": "other"}
+# The headers of both tenants' administrators; each test's database has its own keys, so the fixture fills them in.
+ACME: dict[str, str] = {}
+OTHER: dict[str, str] = {}
 
 
 def cursor(*key: object) -> str:
@@ -37,6 +39,8 @@ def client(database_url: str) -> Iterator[Client]:
             hlcs = [clock.pack(NOW_MS, n) for n in range(number)]
             entries = [movement(hlc, "receive", "@supplier", f"A-{n % 9}") for n, hlc in enumerate(hlcs)]
             merger.merge([Chain(f"gw-{tenant}").seal([*entries, count(hlcs[-1] + 1, "A-0", 50)])])
+        ACME.update(key(connection, "acme"))
+        OTHER.update(key(connection, "other"))
     with served(create(ApiSettings(database_url=database_url))) as made:
         yield made
 
@@ -69,8 +73,7 @@ def test_pages_together_are_the_whole(client: Client, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
-        ("/v1/stock", {}, 422),
-        ("/v1/stock", {"X-Stocktide-Tenant": "nobody"}, 404),
+        ("/v1/stock", {}, 401),
         ("/v1/stock?after=AAAA", ACME, 400),
         ("/v1/stock?sku=a%00b", ACME, 422),
         ("/v1/gateways?site=%00", ACME, 422),
@@ -94,13 +97,13 @@ def test_errors_are_problem_documents(client: Client, path: str, headers: dict[s
 
 
 def test_health_and_openapi(client: Client) -> None:
-    """Every endpoint under /v1 names its tenant in the OpenAPI document."""
+    """Every endpoint under /v1 asks for a credential in the OpenAPI document, and no other does."""
     assert client.get("/healthz").json() == client.get("/readyz").json() == {"status": "ok"}
-    assert "stocktide_api_request_seconds" in client.get("/metrics").text
+    assert client.get("/metrics").status == 404
     paths = client.get("/openapi.json").json()["paths"]
     for path, operations in paths.items():
-        names = {parameter["name"] for parameter in operations["get"].get("parameters", [])}
-        assert path.startswith("/v1/") == ("X-Stocktide-Tenant" in names), path
+        for operation in operations.values():
+            assert path.startswith("/v1/") == bool(operation.get("security")), path
 
 
 @pytest.mark.bound("api.connection_wait_s_max")
@@ -112,3 +115,13 @@ def test_without_a_database_the_process_is_healthy_and_not_ready() -> None:
         response = client.get("/readyz")
     assert response.status == 503
     assert "127.0.0.1" not in response.text
+
+
+def test_metrics_have_a_port_of_their_own() -> None:
+    """Whoever can reach the API must not see how busy the others are."""
+    port = free_port()
+    settings = ApiSettings(database_url="postgresql://127.0.0.1:1/none", metrics_port=port)
+    with served(create(settings)) as client:
+        client.get("/healthz")
+        figures = Client(f"http://127.0.0.1:{port}").get("/metrics").text
+    assert 'stocktide_api_request_seconds_count{route="/healthz",status="200"} 1.0' in figures

@@ -90,7 +90,7 @@ class Site:
         """How many frames the gateways have sealed."""
         return sum(len(gateway.frames) for gateway in self.gateways)
 
-    def add_gateway(self, frames: int, entries_per_frame: int = 40) -> LoadGateway:
+    def add_gateway(self, frames: int, entries_per_frame: int = 40, limits: SenderLimits = IMPATIENT) -> LoadGateway:
         """Register a gateway that has sealed so many frames, one entry in twenty a count."""
         number = len(self.gateways)
         name = f"{self.prefix}-{number}"
@@ -103,7 +103,7 @@ class Site:
             sealed.append(sealer.seal(run))
             self.entries += [(EntryKey(entry.hlc, name, epoch(), seq + n), entry) for n, entry in enumerate(run, 1)]
             seq += len(run)
-        gateway = LoadGateway(name, epoch(), sealed, limits=IMPATIENT)
+        gateway = LoadGateway(name, epoch(), sealed, limits=limits)
         self.gateways.append(gateway)
         return gateway
 

@@ -1,7 +1,7 @@
 """The worker's decisions, without servers: queue bounds, windows, leases, refusals, answers while the store is away."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,6 +20,7 @@ from cloud_store.dead_letters import DeadLetter
 from cloud_store.errors import DatabaseUnavailable
 from cloud_store.leases import Survey
 from cloud_store.plan import make
+from cloud_store.quotas import Credit
 from tests.cloud_store.histories import NOW_MS, Chain, movement
 from wire_protocol import clock
 from wire_protocol.address import BrokerAddress
@@ -127,6 +128,11 @@ class MemoryStore:
         self.cursors |= {key: outcome.receiver.cursor for key, outcome in planned.report.streams.items()}
         return planned.report
 
+    def charge(self, merged: Mapping[int, int]) -> dict[int, Credit]:
+        """Part of `QuotaStore`: nobody has a quota."""
+        del merged
+        return {}
+
     def quarantine(self, letters: Sequence[DeadLetter]) -> None:
         """Part of `ContactStore`."""
 
@@ -152,8 +158,9 @@ async def test_while_the_database_is_away_windows_are_zero_and_nothing_is_acknow
     settings = IngestSettings(batch_delay_ms=0)
     inbox = Inbox(frames_max=16, bytes_max=1 << 20)
     merging = Merging(
-        settings, inbox=inbox, merger=cast("Any", store), letters=cast("Any", store), link=link, metrics=WorkerMetrics()
-    )
+        settings, inbox=inbox, merger=cast("Any", store), letters=cast("Any", store), link=link,
+        metrics=WorkerMetrics(), quotas=store,
+    )  # fmt: skip
     chain = Chain("gw-a")
     payloads = [chain.seal([movement(clock.pack(NOW_MS, n), "receive", "@supplier", "A-1")]).payload for n in range(2)]
     async with asyncio.TaskGroup() as group:

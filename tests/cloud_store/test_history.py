@@ -29,7 +29,7 @@ from cloud_store.errors import UnknownName
 from cloud_store.history import InvalidMoment, Moment, TooMuchHistory
 from cloud_store.merge import Merger
 from cloud_store.reads import StockFilter
-from tests.cloud_api.conftest import served
+from tests.cloud_api.conftest import key, served
 from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain
 from tests.cloud_store.test_merge_agrees_with_oracle import ON_A_SERVER
@@ -341,7 +341,8 @@ def test_the_command_asks_for_a_tenant(database_url: str) -> None:
 @pytest.mark.usefixtures("late_pick")
 def test_the_api_answers_the_same(database_url: str) -> None:
     """`at` and `known_at` beside the other filters; what is no time in the past is a problem document."""
-    headers = {"X-Stocktide-Tenant": "acme"}
+    with connect(database_url, application="test") as connection:
+        headers = key(connection, "acme")
 
     def asked(**query: Any) -> Any:
         return client.get("/v1/stock", headers, **query)

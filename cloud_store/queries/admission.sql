@@ -1,0 +1,13 @@
+-- name: enter
+-- Gone with the transaction. A count of requests need not survive a crash, so it does not wait for the disk.
+SELECT set_config('stocktide.tenant_id', %(tenant_id)s::integer::text, true),
+    set_config('stocktide.actor', %(actor)s, true)
+
+-- name: writing
+SET TRANSACTION READ WRITE
+
+-- name: tenant_named
+SELECT stocktide_tenant_named(%(tenant)s)
+
+-- name: count
+SELECT allowed, made, reset_s FROM stocktide_request(%(usual)s)

@@ -1,0 +1,69 @@
+"""A database with two tenants, and a dashboard's login of the first."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from cloud_store import database_users, registry
+from cloud_store.api_keys import NewKey
+from cloud_store.connection import Connection, connect
+from tests.tenancy import two_tenants
+from tests.tenancy.two_tenants import Seen
+
+
+class Look(NamedTuple):
+    """What the first tenant saw before the second came: as the API, and as its dashboard."""
+
+    api: Seen
+    dashboard: Seen
+
+
+class Tenants(NamedTuple):
+    """The database's two tenants."""
+
+    connection: Connection
+    dashboard: str
+    before: Look
+    alpha: NewKey
+    bravo: NewKey
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    """A superuser's connection."""
+    with connect(database_url, application="test") as opened:
+        yield opened
+
+
+@pytest.fixture
+def dashboard_login(connection: Connection) -> Iterator[Callable[[str], str]]:
+    """Make a dashboard's login of a tenant; it is removed after the test."""
+    made: list[str] = []
+
+    def make(tenant: str) -> str:
+        name = f"dash_{secrets.token_hex(4)}"
+        database_users.create(connection, name, registry.tenant_id(connection, tenant))
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        two_tenants.drop_login(connection, name)
+
+
+@pytest.fixture
+def tenants(connection: Connection, dashboard_login: Callable[[str], str]) -> Tenants:
+    """Alpha, a look at everything, and then bravo, each with a row in every table."""
+    alpha = two_tenants.build(connection, "alpha")
+    connection.execute("INSERT INTO tenant (name) VALUES ('third')")
+    login = dashboard_login("alpha")
+    with two_tenants.session(connection, login=None, tenant="alpha"):
+        api = two_tenants.walk(connection)
+    with two_tenants.session(connection, login=login, tenant=None):
+        dashboard = two_tenants.walk(connection)
+    bravo = two_tenants.build(connection, "bravo")
+    dashboard_login("bravo")
+    connection.execute("ANALYZE")  # what it writes down of everybody's rows must not be readable either
+    return Tenants(connection, login, Look(api, dashboard), alpha, bravo)
