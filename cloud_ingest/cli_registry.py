@@ -159,7 +159,7 @@ def add_locations(
 
     with database(database_url) as connection:
         added = registry.add_locations(connection, tenant, site, locations)
-    _done(f"{added} of {len(locations)} locations are new", {"given": len(locations), "added": added}, json_=json_)
+    done(f"{added} of {len(locations)} locations are new", {"given": len(locations), "added": added}, json_=json_)
 
 
 @location_app.command("list")

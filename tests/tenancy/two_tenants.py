@@ -13,15 +13,15 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.sql import SQL, Identifier
 
-from cloud_store import api_keys, dead_letters, quotas, registry
+from cloud_store import api_keys, commands, dead_letters, quotas, registry, twins
 from cloud_store.alarms import Alarm, raise_all
 from cloud_store.connection import Connection
 from cloud_store.dead_letters import DeadLetter
 from cloud_store.merge import Merger
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain, count, movement
 from wire_protocol import clock
+from wire_protocol.catalog import CatalogItem
 from wire_protocol.entries import Reading
-from wire_protocol.messages import CatalogItem
 
 OWN_SCHEMAS: Final = ("public", "tenant_view")
 # What everybody may see: which roles there are is not a tenant's secret (docs/tenancy.md), nor is the server's load.
@@ -66,6 +66,9 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
         )
         connection.execute("INSERT INTO ingest_credit VALUES (%s, 0, now())", [tenant_id])
         connection.execute("INSERT INTO request_count VALUES (%s, now(), 0)", [tenant_id])
+    patch = {"devices": {f"{tenant}-probe": {"kind": "probe"}}}
+    assert list(twins.change(connection, twins.Selection((gateway,)), patch, who=tenant))
+    commands.give(connection, gateway, "recount", {"location": f"{tenant}-shelf"}, expires_s=60, who=tenant)
     quotas.change(connection, tenant_id, tenant, {"devices_max": 100})
     return api_keys.create(connection, tenant_id, name=f"{tenant} key", role="admin", lifetime=timedelta(days=1))
 
