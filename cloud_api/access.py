@@ -6,10 +6,10 @@ tenant only.
 Invariant: every endpoint under /v1 depends on `access`; none gets a connection in another way.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 from fastapi import Depends, Header, HTTPException, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -59,8 +59,11 @@ def verifier(settings: ApiSettings) -> Verifier | None:
     )  # fmt: skip
 
 
-def access(permission: Permission, *, writing: bool = False) -> Callable[..., Iterator[Access]]:
-    """The dependency of an endpoint that needs a permission."""
+def access(permission: Permission, *, writing: bool = False) -> Any:
+    """The dependency of an endpoint that needs a permission.
+
+    Its transaction is committed before the answer goes out: nobody is told of what was not kept.
+    """
 
     def opened(request: Request, response: Response, given: Given, wanted: Wanted = None) -> Iterator[Access]:
         with request.app.state.pool.connection() as connection:
@@ -79,7 +82,7 @@ def access(permission: Permission, *, writing: bool = False) -> Callable[..., It
             with admission.as_tenant(connection, credential.tenant_id, actor=credential.actor, writing=writing):
                 yield Access(connection, credential.tenant_id, credential.tenant, credential.permissions)
 
-    return opened
+    return Depends(opened, scope="function")
 
 
 def rate_headers(allowance: Allowance) -> dict[str, str]:

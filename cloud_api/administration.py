@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Query
+from fastapi import FastAPI, HTTPException, Path, Query
 from pydantic import BaseModel, Field
 
 from cloud_api import problems
@@ -78,11 +78,11 @@ def install(app: FastAPI) -> None:
     app.get("/v1/quota", summary="What the tenant uses and may use", **about)(_quota)
 
 
-def _keys(reader: Annotated[Access, Depends(access("keys:read"))]) -> list[KeyRow]:
+def _keys(reader: Annotated[Access, access("keys:read")]) -> list[KeyRow]:
     return [KeyRow.model_validate(row) for row in api_keys.listed(reader.connection)]
 
 
-def _make_key(wanted: KeyWanted, writer: Annotated[Access, Depends(access("keys:write", writing=True))]) -> KeyMade:
+def _make_key(wanted: KeyWanted, writer: Annotated[Access, access("keys:write", writing=True)]) -> KeyMade:
     beyond = permissions.of(wanted.role, wanted.scopes) - writer.permissions
     if beyond:
         raise HTTPException(HTTPStatus.FORBIDDEN, f"You may not give what you do not have: {min(beyond)}.")
@@ -95,19 +95,19 @@ def _make_key(wanted: KeyWanted, writer: Annotated[Access, Depends(access("keys:
 
 def _revoke(
     prefix: Annotated[str, Path(pattern=r"^[a-z2-7]{10}$")],
-    writer: Annotated[Access, Depends(access("keys:write", writing=True))],
+    writer: Annotated[Access, access("keys:write", writing=True)],
 ) -> None:
     api_keys.revoke(writer.connection, prefix)
 
 
 def _audit(
-    reader: Annotated[Access, Depends(access("audit:read"))],
+    reader: Annotated[Access, access("audit:read")],
     limit: Annotated[int, Query(ge=1, le=audit_log.ROWS_MAX)] = 100,
     before: Annotated[int | None, Query(ge=1, le=(1 << 63) - 1, description="Lines before this audit_id.")] = None,
 ) -> list[AuditRow]:
     return [AuditRow.model_validate(row) for row in audit_log.newest(reader.connection, limit=limit, before=before)]
 
 
-def _quota(reader: Annotated[Access, Depends(access("quota:read"))]) -> Quota:
+def _quota(reader: Annotated[Access, access("quota:read")]) -> Quota:
     (row,) = quotas.listed(reader.connection, reader.tenant)
     return Quota.model_validate(row)

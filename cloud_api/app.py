@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from pydantic import AwareDatetime
 
@@ -58,9 +58,9 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
     return app
 
 
-Stock = Annotated[Access, Depends(access("stock:read"))]
-Movements = Annotated[Access, Depends(access("movements:read"))]
-Gateways = Annotated[Access, Depends(access("gateways:read"))]
+Stock = Annotated[Access, access("stock:read")]
+Movements = Annotated[Access, access("movements:read")]
+Gateways = Annotated[Access, access("gateways:read")]
 Text = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX, pattern=TEXT_PATTERN)]
 After = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
 At = Annotated[

@@ -132,6 +132,19 @@ def test_an_administrator_makes_and_revokes_keys(connection: Connection, client:
     assert "gw-other" not in str(lines)
 
 
+def test_nobody_is_told_of_what_was_not_kept(connection: Connection, client: Client) -> None:
+    """The commit comes before the answer: a change that fails there is no success, and one that is told is in force."""
+    admin = key(connection, "acme")
+    connection.execute(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'the disk is full'; END $$;"
+        " CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON api_key DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION fail()"
+    )
+    refused = client.ask("POST", "/v1/keys", admin, {"name": "new"})
+    assert (refused.status, "disk" in refused.text) == (500, False)
+    assert len(client.get("/v1/keys", admin).json()) == 1
+
+
 def test_a_good_token_opens_what_its_role_may(client: Client, provider: Provider) -> None:
     """Tenant and role come from its claims; with several tenants the header chooses one of them."""
     for token in (provider.token(), provider.token("ec-1", "ES256"), provider.token(aud=["else", AUDIENCE])):
