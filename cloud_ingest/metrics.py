@@ -28,6 +28,9 @@ class WorkerMetrics:
             "stocktide_stock_proofs", "Stock of gateways compared with the cloud's, by result", ["result"],
             registry=registry,
         )  # fmt: skip
+        self.certificates = Counter(
+            "stocktide_certificate_requests", "Claims and renewals, by outcome", ["outcome"], registry=registry
+        )
         self.inbox_fill = Gauge("stocktide_inbox_fill_ratio", "Fill of the queue before the merge", registry=registry)
         self.shards = Gauge("stocktide_shards_leased", "Shards this worker holds", registry=registry)
         self.connected = Gauge("stocktide_broker_connected", "1 while connected to the broker", registry=registry)

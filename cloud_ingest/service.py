@@ -13,7 +13,9 @@ from typing import Final
 
 import structlog
 
+from cloud_ingest.authority import signer
 from cloud_ingest.contacts import Contacts
+from cloud_ingest.enrolment import Enrolment
 from cloud_ingest.inbox import Arrival, Inbox
 from cloud_ingest.leases import Leases
 from cloud_ingest.link import Link
@@ -23,6 +25,7 @@ from cloud_ingest.proofs import Proofs
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.sites import Sites
 from cloud_store.contacts import ContactStore
+from cloud_store.enrolment import EnrolmentStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
 from cloud_store.proofs import ProofStore
@@ -54,6 +57,15 @@ class Worker:
         )  # fmt: skip
         self._proof_store = ProofStore(url, application=f"stocktide-proofs {name}")
         self._proofs = Proofs(settings, self._proof_store, self._link.publish, self.metrics)
+        self._enrolment_store = EnrolmentStore(url, application=f"stocktide-enrolment {name}")
+        self._enrolment = Enrolment(
+            settings, self._enrolment_store,
+            signer(
+                settings.ca_dir, settings.signer_command, settings.ca_bundle_file,
+                timeout_s=settings.signer_answer_s_max,
+            ),
+            self._link.publish, self.metrics,
+        )  # fmt: skip
         self._contacts = Contacts(
             settings, self._store, self._link.publish, lambda: self._merging.window, self._proofs.proved
         )
@@ -79,6 +91,14 @@ class Worker:
         """Part of `link.Receiving`."""
         self._sites.asked(gateway, payload)
 
+    def claimed(self, claim: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._enrolment.claimed(claim, payload)
+
+    def renewing(self, gateway: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._enrolment.renewing(gateway, payload)
+
     def subscribed(self, shards: frozenset[int]) -> None:
         """Part of `link.Receiving`."""
         self._contacts.subscribed(shards)
@@ -97,6 +117,7 @@ class Worker:
                         group.create_task(self._contacts.run(), name=f"ingest[{name}].contacts"),
                         group.create_task(self._sites.run(), name=f"ingest[{name}].sites"),
                         group.create_task(self._proofs.run(), name=f"ingest[{name}].proofs"),
+                        group.create_task(self._enrolment.run(), name=f"ingest[{name}].enrolment"),
                     ]
                     await stop.wait()
                     leases.cancel()
@@ -104,7 +125,8 @@ class Worker:
                     for task in rest:
                         task.cancel()
         finally:
-            for store in (self._merger, self._store, self._letters, self._site_store, self._proof_store):
+            stores = (self._merger, self._store, self._letters, self._site_store, self._proof_store)
+            for store in (*stores, self._enrolment_store):
                 store.close()
 
     async def _drain(self) -> None:
