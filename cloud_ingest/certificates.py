@@ -133,8 +133,8 @@ def requested_key(csr_pem: str, gateway: str) -> PublicKey:
 
 
 def new_authority(key: PrivateKey, name: str, now: datetime) -> x509.Certificate:
-    """A self-signed root certificate."""
-    subject = _named(name)
+    """A self-signed root certificate; a part of its key id is in its name, so that no two authorities share one."""
+    subject = _named(f"{name} {x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()[:8]}")
     return (
         _builder(subject, subject, key.public_key(), key.public_key(), begin=EPOCH, end=now + timedelta(days=CA_DAYS))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
