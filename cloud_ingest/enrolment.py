@@ -144,8 +144,10 @@ class Enrolment:
         given = secret_hash(request.secret)
         if not hmac.compare_digest(given, _NO_HASH if claim is None else claim.secret_hash) or claim is None:
             raise Refusal("unknown", "There is no such claim, or its secret is wrong.")
+        if request.gateway not in {None, claim.gateway}:
+            raise Refusal("other-gateway", f"The claim is for another gateway than {request.gateway}.")
         wanted = _checked(request.csr_pem, claim.gateway, self._settings.certificate_days)
-        if found := _judged(claim, request.gateway, wanted.fingerprint):
+        if found := _judged(claim, wanted.fingerprint):
             return claim.gateway, found
         issue = self._signed(wanted)
         try:
@@ -155,7 +157,7 @@ class Enrolment:
         except ClaimSpent:
             # Another worker was faster, perhaps for the same key: what it has recorded is the answer.
             again = self._store.claim(name)
-            if again is None or (found := _judged(again, request.gateway, wanted.fingerprint)) is None:
+            if again is None or (found := _judged(again, wanted.fingerprint)) is None:
                 raise Refusal("busy", "The claim is being answered already; ask again.") from None
             return claim.gateway, found
         return claim.gateway, issue.pem
@@ -200,14 +202,12 @@ def _checked(csr_pem: str, gateway: str, days: float) -> Request:
         raise Refusal("invalid", str(error)) from None
 
 
-def _judged(claim: Claim, gateway: str | None, public_key: bytes) -> str | None:
+def _judged(claim: Claim, public_key: bytes) -> str | None:
     """The certificate that a claim has brought this key already; None when it is still to be used.
 
     Raises:
-        Refusal: it is good for nothing, or not for whoever asks.
+        Refusal: it is good for nothing.
     """
-    if gateway not in {None, claim.gateway}:
-        raise Refusal("other-gateway", f"The claim is for another gateway than {gateway}.")
     if claim.revoked or not claim.active:
         raise Refusal("revoked", "The claim was revoked." if claim.revoked else f"Gateway {claim.gateway} is disabled.")
     if claim.expired:

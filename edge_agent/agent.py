@@ -26,7 +26,9 @@ from edge_agent.commands import Commands
 from edge_agent.database import Connection
 from edge_agent.devices import DeviceSide
 from edge_agent.errors import AgentRunning, EdgeError
+from edge_agent.identity import IdentityFolder
 from edge_agent.ledger import Ledger
+from edge_agent.renewal import Renewal
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
 from edge_agent.sql import statement
 from edge_agent.systemd import notify
@@ -63,7 +65,9 @@ async def run(settings: EdgeSettings) -> None:
         facts = database.meta(ledger.connection)
         reader = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
         lookup = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
-        cloud_url = settings.cloud_url or facts.get("cloud_url")
+        enrolled = IdentityFolder.beside(settings.ledger).current()
+        told = enrolled.brokers[0] if enrolled is not None and enrolled.brokers else None
+        cloud_url = settings.cloud_url or told or facts.get("cloud_url")
         local_url = settings.local_url if "local_url" in settings.model_fields_set else facts.get("local_url")
         local = BrokerAddress.parse(local_url or settings.local_url)
         agent = _Agent(settings, identity, clock, reader, KnownDevices(lookup))
@@ -151,7 +155,10 @@ class _Agent:
                 task.cancel()
 
     def _make_uplink(self, cloud: BrokerAddress) -> Uplink:
+        identity = IdentityFolder.beside(self._settings.ledger)
         return Uplink(
+            tls=identity.tls,
+            renewal=Renewal(identity, self._identity.gateway, self._true_ms),
             address=cloud,
             gateway=self._identity.gateway,
             epoch=self._identity.epoch,
@@ -162,6 +169,11 @@ class _Agent:
             clock=self._clock,
             commands=Commands(self._settings.ledger, self._clock.now_ms),
         )
+
+    def _true_ms(self) -> int | None:
+        """The time as the cloud has told it; None while it has not."""
+        offset_ms = self._uplink.offset_ms if self._uplink is not None else None
+        return None if offset_ms is None else self._clock.now_ms() + offset_ms
 
     def _committed(self, appended: list[Append]) -> None:
         """After each commit, in the writer's thread."""

@@ -28,6 +28,7 @@ from edge_agent.database import Connection
 from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
+from edge_agent.renewal import Renewal
 from edge_agent.settings import EdgeSettings
 from edge_agent.site_link import CloudLost, SiteLink
 from wire_protocol import topics
@@ -36,6 +37,7 @@ from wire_protocol.errors import WireError
 from wire_protocol.messages import (
     Ack,
     Bounded,
+    CertificateResponse,
     Command,
     GatewayStatus,
     Rejected,
@@ -104,6 +106,8 @@ class Uplink:
         submit: hands a write to the ledger's writer.
         status: makes the gateway's status message.
         commands: carries out what the cloud asks for.
+        tls: what an attempt to connect proves itself with; given how many have failed before it.
+        renewal: keeps the certificate from running out, if there is one.
         settings, clock, gateway, epoch: as everywhere.
     """
 
@@ -116,6 +120,8 @@ class Uplink:
     settings: EdgeSettings
     clock: Clock
     commands: Commands
+    tls: Callable[[int], ssl.SSLContext] = lambda _attempt: ssl.create_default_context()
+    renewal: Renewal | None = None
     online: bool = False
     offset_ms: int | None = None
     site: SiteLink = field(init=False)
@@ -138,7 +144,7 @@ class Uplink:
             # It may have changed in a contact that broke while the new one was being opened.
             self.epoch = database.meta(self.reader)["epoch"]
             try:
-                async with self._client() as client:
+                async with self._client(attempt) as client:
                     attempt = 0
                     await self._ship(client)
             except* _EpochOpened:
@@ -181,7 +187,7 @@ class Uplink:
         sender.forked = at.fork
         return Lane(sender, at.source_id)
 
-    def _client(self) -> _Client:
+    def _client(self, attempt: int = 0) -> _Client:
         will = aiomqtt.Will(self._topic(Channel.STATUS), self.status("offline").encode(), qos=1, retain=True)
         mqtt_5 = self.settings.mqtt_version == "5"
         return _Client(
@@ -198,7 +204,7 @@ class Uplink:
             keepalive=self.settings.keepalive_s,
             timeout=CONNECT_TIMEOUT_S,
             max_queued_incoming_messages=INCOMING_MESSAGES_MAX,
-            tls_context=ssl.create_default_context() if self.address.tls else None,
+            tls_context=self.tls(attempt) if self.address.tls else None,
         )
 
     async def _ship(self, client: _Client) -> None:
@@ -216,6 +222,8 @@ class Uplink:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._pump(client, tasks), name=f"edge[{self.gateway}].uplink.pump")
             tasks.create_task(self._report_regularly(client), name=f"edge[{self.gateway}].uplink.status")
+            if self.renewal is not None:
+                tasks.create_task(self._renew(client, self.renewal), name=f"edge[{self.gateway}].uplink.renewal")
             # In the body, not a task: a group whose body has ended does not take its own cancellation of us back
             # (Python 3.11), and `run` could not tell it from a real one.
             await self._receive(client, tasks)
@@ -252,11 +260,21 @@ class Uplink:
                         tasks.create_task(self._obey(client, command), name=name)
                     else:
                         log.warning("command_dropped", command=command.name, id=command.id)
+                elif topic.channel is Channel.CERTIFICATE and self.renewal is not None:
+                    answer = CertificateResponse.decode(bytes(message.payload))
+                    await asyncio.to_thread(self.renewal.take, answer)
                 elif topic.channel is Channel.SITE_LEDGER:
                     for piece in unpack(bytes(message.payload)):
                         await self._passed_down(piece)
             except WireError as error:
                 log.warning("message_refused", topic=str(message.topic), reason=str(error))
+
+    async def _renew(self, client: _Client, renewal: Renewal) -> None:
+        while True:
+            question = await asyncio.to_thread(renewal.question)
+            if question is not None:
+                await client.publish(self._topic(Channel.CERTIFICATE_ASK), question.encode(), qos=1)
+            await asyncio.sleep(self.settings.certificate_look_s)
 
     async def _obey(self, client: _Client, command: Command) -> None:
         reply = await self.commands.carry_out(command)

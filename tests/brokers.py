@@ -1,6 +1,5 @@
 """The cloud's two brokers as a fleet with certificates has them, on real Mosquittos, with an authority of their own."""
 
-import os
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -36,7 +35,7 @@ def request_pem(key: ec.EllipticCurvePrivateKey, name: str | None) -> str:
 
 @dataclass
 class FleetBrokers:
-    """`with FleetBrokers(tmp_path) as brokers:`, an authority, a broker for gateways and workers, and one for claims."""
+    """`with FleetBrokers(tmp_path) as brokers:`: an authority, the broker of gateways and workers, that of claims."""
 
     folder: Path
     authority: Authority = field(init=False)
@@ -118,7 +117,7 @@ class FleetBrokers:
         )
         file = self.folder / f"{name}.pem"
         file.write_bytes(certificates.key_pem(key) + certificates.pem([made]).encode())
-        os.chmod(file, 0o600)
+        file.chmod(0o600)
         return file, Revoked(certificates.issuer_id(made), made.serial_number, datetime.now(UTC))
 
     def context(self, name: str | None = None) -> ssl.SSLContext:

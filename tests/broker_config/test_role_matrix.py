@@ -1,8 +1,9 @@
 """Every topic of the cloud's table, tried by every role in both directions on real brokers over TLS."""
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def client(brokers: FleetBrokers, user: str) -> aiomqtt.Client:
 async def test_each_role_reaches_what_the_table_says_and_nothing_else(
     brokers: FleetBrokers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Invariant I5 on the brokers as they are deployed: mutual TLS, the workers' listener, the claims broker and bridge.
+    """Invariant I5 on the brokers as deployed: mutual TLS, the workers' listener, the claims broker and its bridge.
 
     Everybody subscribes to everything and publishes everywhere; what counts is what is delivered, because Mosquitto
     accepts every subscription and filters at delivery.
@@ -97,7 +98,7 @@ async def test_old_tls_is_refused(brokers: FleetBrokers, version: ssl.TLSVersion
     for port in (brokers.cloud.port, brokers.claims.port):
         context = brokers.context("gw-a")
         context.set_ciphers("ALL:@SECLEVEL=0")
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLS"):
             context.minimum_version = context.maximum_version = version
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await asyncio.open_connection("127.0.0.1", port, ssl=context)
@@ -128,12 +129,10 @@ async def test_a_worker_needs_its_password(brokers: FleetBrokers) -> None:
                 pass
 
 
-async def refusable(publishing: "asyncio.Future[None] | object") -> None:
+async def refusable(publishing: Awaitable[None]) -> None:
     """A publish that the broker may refuse; what counts is whether it arrives."""
-    try:
-        await publishing  # type: ignore[misc]
-    except aiomqtt.MqttError as error:
-        assert "Not authorized" in str(error), error
+    with contextlib.suppress(aiomqtt.MqttError):
+        await publishing
 
 
 async def bridged(listeners: dict[str, Listener], rows: list[Topic]) -> None:
