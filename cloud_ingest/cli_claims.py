@@ -188,18 +188,18 @@ def rotate_ca(
 def retire_ca(
     key_id: Annotated[str, typer.Argument(help="The earlier authority, see `ca show`.")],
     ca_dir: CaDir,
-    force: Annotated[bool, typer.Option("--force", help="Although certificates hang on it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Although gateways hang on it.")] = False,
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
-    """Trust an earlier authority no longer, once no gateway's certificate hangs on it."""
+    """Trust an earlier authority no longer, once no gateway hangs on it."""
     from cloud_ingest.authority import Authority  # noqa: PLC0415 - loads the cryptography library
     from cloud_store import enrolment  # noqa: PLC0415 - loads the database driver
 
     with database(database_url) as connection:
-        hanging = enrolment.valid_by_issuer(connection).get(key_id, 0)
+        hanging = enrolment.gateways_by_issuer(connection).get(key_id, 0)
     if hanging and not force:
-        fail(f"{hanging} valid certificates hang on {key_id}.", "Wait until they are renewed, or use --force.", 1)
+        fail(f"{hanging} gateways still hang on {key_id}.", "Wait until they have renewed, or use --force.", 1)
     authority = Authority(ca_dir)
     authority.retire(key_id)
     _shown(authority, json_=json_)

@@ -139,10 +139,10 @@ def certificates(connection: Connection, *, gateway: str | None = None, limit: i
     return _all(connection, "certificates", gateway=gateway, limit=limit)
 
 
-def valid_by_issuer(connection: Connection) -> dict[str, int]:
-    """How many certificates still hang on each authority, by its key id."""
+def gateways_by_issuer(connection: Connection) -> dict[str, int]:
+    """How many gateways still hang on each authority, by its key id."""
     with translated():
-        return dict(connection.execute(_SQL["valid_by_issuer"]).fetchall())
+        return dict(connection.execute(_SQL["gateways_by_issuer"]).fetchall())
 
 
 class EnrolmentStore(Session):

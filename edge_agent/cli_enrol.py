@@ -54,13 +54,23 @@ def enroll(
     typer.echo("\nNext: stocktide edge run")
 
 
-def certificate(ledger: LedgerPath, json_: Json = False) -> None:
-    """What this gateway proves itself with, and until when."""
+def certificate(
+    ledger: LedgerPath,
+    renew: Annotated[bool, typer.Option("--renew", help="Have the running agent ask for the next one now.")] = False,
+    json_: Json = False,
+) -> None:
+    """What this gateway proves itself with, and until when.
+
+    It is renewed by itself at two thirds of its life; `--renew` does not wait for that.
+    """
     from edge_agent.identity import IdentityFolder  # noqa: PLC0415
 
-    found = IdentityFolder.beside(ledger).current()
+    home = IdentityFolder.beside(ledger)
+    found = home.current()
     if found is None:
         raise BadInput("This gateway is not enrolled.", hint="stocktide edge enroll CLAIM --broker mqtts://HOST")
+    if renew:
+        home.hurry()
     if json_:
         emit_json({"gateway": found.gateway, "serial": f"{found.serial:x}", "folder": str(found.folder),
                    "brokers": found.brokers, "ends_ms": found.ends_ms, "renew_ms": found.renew_ms})  # fmt: skip

@@ -30,6 +30,7 @@ from edge_agent.errors import EdgeError
 
 CURRENT: Final = "current"
 PENDING: Final = "pending"
+RENEW: Final = "renew"  # a file: the next certificate is wanted now
 KEY: Final = "key.pem"
 CERTIFICATE: Final = "certificate.pem"
 CA: Final = "ca.pem"
@@ -127,6 +128,16 @@ class IdentityFolder:
                     return self._read(folder).context()
         return current.context()
 
+    def hurry(self) -> None:
+        """Ask for the next certificate at the agent's next look, as after the cloud's authority was replaced."""
+        (self.folder / RENEW).touch(mode=0o600)
+
+    def due(self, now_ms: int) -> Identity | None:
+        """The current identity, if its successor is to be asked for at this true time."""
+        current = self.current()
+        is_due = current is not None and (now_ms >= current.renew_ms or (self.folder / RENEW).exists())
+        return current if is_due else None
+
     def pending(self, gateway: str | None) -> Pending:
         """The key that waits for its certificate, made if there is none, and a request for it.
 
@@ -162,7 +173,8 @@ class IdentityFolder:
             _write(pending.folder / name, text.encode(), mode=0o644)
         made = self._read(pending.folder)
         self._point(CURRENT, pending.folder.name)
-        (self.folder / PENDING).unlink(missing_ok=True)
+        for done in (PENDING, RENEW):
+            (self.folder / done).unlink(missing_ok=True)
         _sync(self.folder)
         self._forget()
         return made

@@ -26,8 +26,9 @@ class Renewal:
 
     def question(self) -> CertificateRequest | None:
         """What to ask now, if it is time. Touches files: call it in a thread."""
-        current, now_ms = self._identity.current(), self._now_ms()
-        if current is None or now_ms is None or now_ms < current.renew_ms:
+        now_ms = self._now_ms()
+        current = None if now_ms is None else self._identity.due(now_ms)
+        if current is None or now_ms is None:
             return None
         self._nonce = secrets.token_hex(8)
         csr_pem = self._identity.pending(self._gateway).csr_pem

@@ -1,5 +1,6 @@
 """The cloud's two brokers as a fleet with certificates has them, on real Mosquittos, with an authority of their own."""
 
+import signal
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -104,6 +105,17 @@ class FleetBrokers:
         assert self.cloud._server is not None
         target = self.cloud.data / "crl.pem"
         return f"sh -c 'cp {self.authority.crl} {target} && kill -HUP {self.cloud._server.record.pid}'"
+
+    def hand_over(self, *, server: bool = False) -> None:
+        """Give the brokers the authority's files of now, with `server` a new certificate too, and have them read."""
+        self.authority.write_crl([])
+        for broker in (self.cloud, self.claims):
+            files = {"ca.pem": self.authority.bundle.read_bytes(), "crl.pem": self.authority.crl.read_bytes()}
+            if server:
+                files["server.key"], files["server.pem"] = self.authority.server([HOST, "localhost"])
+            for name, content in files.items():
+                (broker.data / name).write_bytes(content)
+            broker.send(signal.SIGHUP)
 
     def worker_settings(self) -> dict[str, str]:
         """What a worker is told to sign here."""

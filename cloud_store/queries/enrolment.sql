@@ -102,5 +102,12 @@ WHERE %(gateway)s::text IS NULL OR g.name = %(gateway)s
 ORDER BY c.certificate_id DESC
 LIMIT %(limit)s
 
--- name: valid_by_issuer
-SELECT issuer, count(*) FROM certificate WHERE revoked_at IS NULL AND not_after > now() GROUP BY issuer
+-- name: gateways_by_issuer
+-- What counts of a gateway is its newest certificate: the one before it is still valid, and not used any more.
+SELECT issuer, count(*)
+FROM (
+    SELECT DISTINCT ON (gateway_id) issuer FROM certificate
+    WHERE revoked_at IS NULL AND not_after > now()
+    ORDER BY gateway_id, certificate_id DESC
+) newest
+GROUP BY issuer
