@@ -78,7 +78,7 @@ def read_chain(pem: bytes) -> list[x509.Certificate]:
     """
     try:
         chain = x509.load_pem_x509_certificates(pem)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise SignerFailed("This is not a certificate in PEM.") from None
     if len(chain) > CHAIN_MAX:
         raise SignerFailed(f"There are {len(chain)} certificates; at most {CHAIN_MAX} are taken.")
@@ -121,7 +121,7 @@ def requested_key(csr_pem: str, gateway: str) -> PublicKey:
         request = x509.load_pem_x509_csr(csr_pem.encode())
         key, proper = request.public_key(), request.is_signature_valid
         names = [attribute.value for attribute in request.subject]
-    except (ValueError, TypeError, UnsupportedAlgorithm, UnicodeEncodeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise InvalidRequest("The certificate signing request cannot be read.") from None
     if not proper:
         raise InvalidRequest("The certificate signing request is not signed with its own key.")

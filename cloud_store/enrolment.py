@@ -135,8 +135,9 @@ def revoked(connection: Connection) -> list[tuple[str, int, datetime]]:
 
 
 def certificates(connection: Connection, *, gateway: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-    """The newest certificates with their state: valid, expired or revoked."""
-    return _all(connection, "certificates", gateway=gateway, limit=limit)
+    """The newest certificates with their state: valid, expired or revoked; serial numbers in hexadecimal."""
+    rows = _all(connection, "certificates", gateway=gateway, limit=limit)
+    return [row | {"serial": f"{int(row['serial']):x}"} for row in rows]
 
 
 def gateways_by_issuer(connection: Connection) -> dict[str, int]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -221,7 +221,7 @@ class IdentityFolder:
                 folder, str(facts["gateway"]), tuple(facts["brokers"]), facts["claim"], certificate.serial_number,
                 _ms(certificate.not_valid_before_utc), _ms(certificate.not_valid_after_utc),
             )  # fmt: skip
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, x509.InvalidVersion) as error:
             raise IdentityUnusable(f"The identity in {folder} is damaged: {error}.") from None
 
 
@@ -231,7 +231,7 @@ def _require_fit(key_file: Path, gateway: str, certificate_pem: str, ca_pem: str
         authorities = x509.load_pem_x509_certificates(ca_pem.encode())
         public = certificate.public_key()
         names = [attribute.value for attribute in certificate.subject]
-    except (ValueError, UnicodeEncodeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise BadCertificate("The cloud's answer holds no certificate that can be read.") from None
     if public != _private_key(key_file).public_key():
         raise BadCertificate("The certificate is for another key.")
@@ -252,7 +252,7 @@ def _issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bo
 def _private_key(file: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = serialization.load_pem_private_key(file.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise IdentityUnusable(f"{file} cannot be used: {error}.") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise IdentityUnusable(f"{file} is not a P-256 key.")

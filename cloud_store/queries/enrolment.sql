@@ -90,7 +90,7 @@ WHERE revoked_at IS NOT NULL AND not_after > now()
 ORDER BY certificate_id
 
 -- name: certificates
-SELECT g.name AS gateway, c.serial::text AS serial, c.issuer, c.issued_at, c.not_after, c.revoked_at,
+SELECT g.name AS gateway, c.serial, c.issuer, c.issued_at, c.not_after, c.revoked_at,
     CASE
         WHEN c.revoked_at IS NOT NULL THEN 'revoked'
         WHEN c.not_after <= now() THEN 'expired'
