@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,12 +66,13 @@ async def run(settings: EdgeSettings) -> None:
         reader = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
         lookup = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
         enrolled = IdentityFolder.beside(settings.ledger).current()
-        told = enrolled.brokers[0] if enrolled is not None and enrolled.brokers else None
-        cloud_url = settings.cloud_url or told or facts.get("cloud_url")
+        given = settings.cloud_url or facts.get("cloud_url")
+        told = enrolled.brokers if enrolled is not None and not settings.cloud_url else ()
+        clouds = [BrokerAddress.parse(url) for url in told or ([given] if given else [])]
         local_url = settings.local_url if "local_url" in settings.model_fields_set else facts.get("local_url")
         local = BrokerAddress.parse(local_url or settings.local_url)
         agent = _Agent(settings, identity, clock, reader, KnownDevices(lookup))
-        await agent.run(local, BrokerAddress.parse(cloud_url) if cloud_url else None)
+        await agent.run(local, clouds)
 
 
 class KnownDevices:
@@ -108,7 +109,8 @@ class _Agent:
         self._devices: DeviceSide | None = None
         self._damaged: StockProof | None = None
 
-    async def run(self, local: BrokerAddress, cloud: BrokerAddress | None) -> None:
+    async def run(self, local: BrokerAddress, clouds: Sequence[BrokerAddress]) -> None:
+        cloud = clouds[0] if clouds else None
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stopping.set)
@@ -123,7 +125,7 @@ class _Agent:
         )
         with self._writer, self._devices:
             if cloud is not None:
-                self._uplink = self._make_uplink(cloud)
+                self._uplink = self._make_uplink(cloud, tuple(clouds[1:]))
             log.info(
                 "agent_started", gateway=self._identity.gateway, epoch=self._identity.epoch,
                 ledger=str(self._settings.ledger), cloud=repr(cloud) if cloud else None, local=repr(local),
@@ -154,9 +156,10 @@ class _Agent:
             for task in running:
                 task.cancel()
 
-    def _make_uplink(self, cloud: BrokerAddress) -> Uplink:
+    def _make_uplink(self, cloud: BrokerAddress, others: tuple[BrokerAddress, ...]) -> Uplink:
         identity = IdentityFolder.beside(self._settings.ledger)
         return Uplink(
+            others=others,
             tls=identity.tls,
             renewal=Renewal(identity, self._identity.gateway, self._true_ms),
             address=cloud,

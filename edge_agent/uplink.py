@@ -54,6 +54,7 @@ INCOMING_MESSAGES_MAX: Final = 1_000
 RECONNECT_DELAY_S: Final = 0.5
 SLOW_ATTEMPT: Final = 16  # what fails by itself fails again at once: wait as long as after so many attempts
 OFFSET_MS_MIN: Final = 1_000  # what is below is within what a round trip can tell; the clock counts as right
+TAKEN_OVER: Final = 0x8E  # why the broker ends us when somebody connects under our client id (MQTT 5, 3.14.2.1)
 CONNECT_TIMEOUT_S: Final = 10.0
 TIME_WAIT_MS: Final = 5_000  # how long nothing is sealed for want of the true time, from the beginning of a contact
 
@@ -67,9 +68,12 @@ class _Client(aiomqtt.Client):
     has answered to CONNECT, as one that starts or a proxy before it does, is not waited for until the timeout.
     """
 
+    taken_over = False
+
     def _on_disconnect(
         self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
     ) -> None:
+        self.taken_over = reason_code.value == TAKEN_OVER
         if not self._connected.done():
             self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
@@ -106,6 +110,7 @@ class Uplink:
         submit: hands a write to the ledger's writer.
         status: makes the gateway's status message.
         commands: carries out what the cloud asks for.
+        others: the cloud's other brokers, each tried when the one before does not answer.
         tls: what an attempt to connect proves itself with; given how many have failed before it.
         renewal: keeps the certificate from running out, if there is one.
         settings, clock, gateway, epoch: as everywhere.
@@ -120,6 +125,7 @@ class Uplink:
     settings: EdgeSettings
     clock: Clock
     commands: Commands
+    others: tuple[BrokerAddress, ...] = ()
     tls: Callable[[int], ssl.SSLContext] = lambda _attempt: ssl.create_default_context()
     renewal: Renewal | None = None
     online: bool = False
@@ -129,6 +135,7 @@ class Uplink:
     _lanes: dict[Stream, Lane] = field(default_factory=dict)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _contact_ms: int | None = None
+    _contact: _Client | None = None
 
     def __post_init__(self) -> None:
         self.site = SiteLink(self.gateway, self.reader, self._write, self.settings, self._sender_ms)
@@ -145,7 +152,7 @@ class Uplink:
             self.epoch = database.meta(self.reader)["epoch"]
             try:
                 async with self._client(attempt) as client:
-                    attempt = 0
+                    attempt, self._contact = 0, client
                     await self._ship(client)
             except* _EpochOpened:
                 log.info("epoch_goes_on", gateway=self.gateway)
@@ -157,6 +164,13 @@ class Uplink:
                 reason = str(errors.exceptions[0])
                 if attempt == 0:
                     log.warning("uplink_down", broker=repr(self.address), reason=reason)
+                if self._contact is not None and self._contact.taken_over:
+                    log.warning("uplink_taken_over", broker=repr(self.address))
+                    # By a clone of this disk, or to shut us out: whoever comes back at once only takes it back again.
+                    attempt = SLOW_ATTEMPT
+                self._contact = None
+                self.address, *rest = (*self.others, self.address)
+                self.others = tuple(rest)
             finally:
                 self.online = False
             # The link broke while we were being cancelled: a task group that has both raises the error alone.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import psutil
 from cryptography import x509
 
 from cloud_store import proof
@@ -15,6 +16,7 @@ from edge_agent import database, queries
 from edge_agent.booking import book
 from edge_agent.identity import IdentityFolder
 from tests.agent_process import AgentProcess, wait_for
+from tests.brokers import SECRET
 from tests.enrolment.conftest import Cloud
 
 Name = Callable[..., str]
@@ -135,6 +137,12 @@ def test_a_claim_is_nowhere_but_on_the_screen(cloud: Cloud, tmp_path: Path, uniq
             connection.execute("SELECT claim, certificate FROM claim LEFT JOIN certificate USING (claim_id)").fetchall()
         )
     assert secret not in dump
+    assert cloud.worker.process is not None
+    assert cloud.brokers.cloud._server is not None
+    for pid in (cloud.worker.process.pid, cloud.brokers.cloud._server.record.pid):
+        shown = " ".join(psutil.Process(pid).cmdline())
+        assert SECRET not in shown
+        assert secret not in shown
     key = next(IdentityFolder.beside(ledger).folder.glob("*/key.pem")).read_text().splitlines()[1]
     for place in (cloud.worker.log_file, ledger):
         assert key.encode() not in place.read_bytes()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -167,6 +168,35 @@ def test_an_authority_is_replaced_while_gateways_work(
         book(ledger, "receive", "TEA", number + 1, destination="A-01")
         wait_for(lambda at=ledger: waiting(at) == 0)  # type: ignore[misc]
     assert other.stop() == hurried.stop() == 0
+
+
+def test_a_clone_with_its_key_takes_turns_and_nothing_is_lost(
+    cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
+) -> None:
+    """Two disks with one certificate have one connection: each is heard in turn, what both recorded counts once."""
+    ledgers = [tmp_path / name / "ledger.db" for name in ("original", "clone")]
+    cloud.enroll(cloud.claim(unique_name()), ledgers[0])
+    shutil.copytree(ledgers[0].parent, ledgers[1].parent, symlinks=True)
+    running = []
+    for number, ledger in enumerate(ledgers):
+        book(ledger, "receive", f"TEA-{number}", number + 1, destination="A-01")
+        running.append(agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2").start("uplink_up"))
+    wait_for(lambda: entries(cloud) == len(ledgers), timeout_s=60)
+    assert any('"uplink_taken_over"' in agent.log_file.read_text() for agent in running)
+
+
+def test_the_next_broker_is_tried_when_one_does_not_answer(
+    cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
+) -> None:
+    """A gateway is told all brokers of the cloud, so that one of them may be away."""
+    cloud.worker.kill()
+    cloud.worker.environment["STOCKTIDE_GATEWAY_BROKERS"] = f"mqtts://127.0.0.1:1, {cloud.brokers.gateway_url}"
+    cloud.worker.start()
+    ledger = tmp_path / "edge" / "ledger.db"
+    assert len(cloud.enroll(cloud.claim(unique_name()), ledger)["brokers"]) == 2
+    book(ledger, "receive", "TEA", 1, destination="A-01")
+    agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start("uplink_up")
+    wait_for(lambda: waiting(ledger) == 0)
 
 
 @pytest.mark.parametrize("answer", ["nothing", "late", "failure", "another's"])
