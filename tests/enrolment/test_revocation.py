@@ -66,7 +66,7 @@ async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path:
 
     async def listen(worker: aiomqtt.Client) -> None:
         async for _ in worker.messages:
-            heard.append(time.monotonic())  # noqa: PERF401 - read while it grows
+            heard.append(time.time())  # noqa: PERF401 - read while it grows
 
     async def until(fact: Callable[[], bool]) -> None:
         async with asyncio.timeout(30):
@@ -77,15 +77,17 @@ async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path:
         await worker.subscribe(topics.up(stolen, "ledger"), qos=1)
         tasks = [group.create_task(listen(worker)), group.create_task(thief.run())]
         await until(lambda: len(heard) > 10)
-        began = time.monotonic()
         done = await asyncio.to_thread(cloud.revoke, stolen)
-        ended, refused_before = time.monotonic(), thief.refusals
+        ended, refused_before = time.time(), thief.refusals
         await until(lambda: thief.refusals > refused_before + 5)  # it keeps trying, and nothing comes through
         for task in tasks:
             task.cancel()
     assert done["certificates_revoked"] == 1
-    assert max(heard) - began < CUT_S_MAX
     assert max(heard) <= ended
+    with closing(connect(cloud.database_url, application="test")) as connection:
+        row = connection.execute("SELECT min(revoked_at) FROM certificate").fetchone()
+    assert row is not None
+    assert max(heard) - row[0].timestamp() < CUT_S_MAX  # from the moment the registry knew
     refused = await asyncio.to_thread(cloud.enroll, spare, tmp_path / "again.db", exit_code=6)
     assert "revoked" in refused["error"]
     # Nobody else was harmed: the list does not lock out those who are not on it.
@@ -182,7 +184,7 @@ def test_a_clone_with_its_key_takes_turns_and_nothing_is_lost(
         book(ledger, "receive", f"TEA-{number}", number + 1, destination="A-01")
         running.append(agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2").start("uplink_up"))
     wait_for(lambda: entries(cloud) == len(ledgers), timeout_s=60)
-    assert any('"uplink_taken_over"' in agent.log_file.read_text() for agent in running)
+    wait_for(lambda: any('"uplink_taken_over"' in agent.log_file.read_text() for agent in running))
 
 
 def test_the_next_broker_is_tried_when_one_does_not_answer(
