@@ -14,6 +14,7 @@ import typer
 from pydantic import ValidationError
 
 from broker_config import passwords, policy
+from broker_config.cli_fleet import fleet_files
 from broker_config.errors import InvalidConfig, SimExtraMissing
 from broker_config.limits import BrokerLimits
 from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, TlsFiles, render
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command("fleet")(fleet_files)
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 PORTS = "Port to listen on."
 LIMITS_HINT = "See: stocktide broker limits"

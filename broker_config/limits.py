@@ -65,6 +65,11 @@ class BrokerLimits(BaseModel):
         """The limits of one side's broker, with changes."""
         return cls.model_validate({**_DEFAULTS[side], **changes})
 
+    @classmethod
+    def for_claims(cls, **changes: int) -> Self:
+        """The limits of the broker that strangers reach: small messages, few at a time, nothing kept."""
+        return cls.model_validate({**_CLAIMS, **changes})
+
 
 _DEFAULTS: dict[Side, dict[str, int]] = {
     Side.CLOUD: {},
@@ -81,4 +86,15 @@ _DEFAULTS: dict[Side, dict[str, int]] = {
         # broker forgets, the less has to be sent again over a weak radio.
         "save_interval_s": 5,
     },
+}
+
+_CLAIMS: dict[str, int] = {
+    "packet_bytes_max": 128 * 1024,  # an answer with its chain; MQTT's own bytes come on top
+    "connections_max": 1_000,
+    "inflight_messages_max": 20,
+    "queued_messages_max": 20,
+    "queued_bytes_max": 1024 * 1024,
+    # Mosquitto 2.0 sorts clients into 1.5 times this many seconds, and a client that asks for exactly this much into
+    # the second that is being looked at: it is cut at once. One that has not said CONNECT yet counts as asking for 60.
+    "keepalive_s_max": 120,
 }

@@ -90,8 +90,13 @@ def _conf(config: MosquittoConfig) -> Iterator[str]:
     yield f"listener {config.port} {config.address}"
     yield f"max_connections {config.bounds.connections_max}"
     yield from _auth(config)
-    yield from _bounds(config.bounds)
+    yield from bounds(config.bounds)
     yield from _persistence(config)
+    yield from logging()
+
+
+def logging() -> Iterator[str]:
+    """What a broker writes down."""
     yield ""
     yield "# One line for each failure and each connection, in UTC, to standard error, which systemd keeps."
     yield "log_dest stderr"
@@ -119,7 +124,8 @@ def _auth(config: MosquittoConfig) -> Iterator[str]:
     yield f"acl_file {config.directory / ACL_FILE}"
 
 
-def _bounds(limits: BrokerLimits) -> Iterator[str]:
+def bounds(limits: BrokerLimits) -> Iterator[str]:
+    """The bounds that hold for a whole broker."""
     yield ""
     yield "# Bounds: see `stocktide broker limits`."
     yield f"max_packet_size {limits.packet_bytes_max}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloud_ingest.cli_claims import ca_app, claim_app
 from cloud_ingest.cli_command import command_app
 from cloud_ingest.cli_job import job_app
 from cloud_ingest.cli_ledger import alarm_app, ledger_app
@@ -28,6 +29,8 @@ dead_letter_app = typer.Typer(no_args_is_help=True, help="What could not be used
 app.add_typer(tenant_app, name="tenant")
 app.add_typer(site_app, name="site")
 app.add_typer(gateway_app, name="gateway")
+app.add_typer(claim_app, name="claim")
+app.add_typer(ca_app, name="ca")
 app.add_typer(item_app, name="item")
 app.add_typer(location_app, name="location")
 app.add_typer(dead_letter_app, name="dead-letter")

@@ -25,7 +25,7 @@ from cloud_ingest.settings import IngestSettings
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
-from wire_protocol.topics import Channel, LinkTopic
+from wire_protocol.topics import Channel, ClaimTopic, LinkTopic
 
 PUBLISH_TIMEOUT_S: Final = 10.0
 # Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
@@ -56,6 +56,12 @@ class Receiving(Protocol):
 
     def asked(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways ask for their site's frames."""
+
+    def claimed(self, claim: str, payload: bytes) -> None:
+        """A payload on the request topic of a claim in a shard of ours."""
+
+    def renewing(self, gateway: str, payload: bytes) -> None:
+        """A payload on a topic where gateways ask for their next certificate."""
 
     def subscribed(self, shards: frozenset[int]) -> None:
         """The broker has confirmed subscriptions for these shards."""
@@ -174,7 +180,8 @@ class Link:
             self._metrics.connected.set(0)
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
-        """Keep the subscriptions equal to what is wanted."""
+        """Keep the subscriptions equal to what is wanted; of the claims, which no broker can shard, all come here."""
+        await client.subscribe(topics.claim_filter(), 1)
         served: frozenset[int] = frozenset()
         while True:
             self._wanted_changed.clear()
@@ -208,6 +215,8 @@ class Link:
             self._metrics.frames.labels("bad_topic").inc()
             _LOG.warning("topic_ignored", topic=topic[:200], reason=str(error)[:200])
             return
+        if isinstance(parsed, ClaimTopic) and topics.shard(parsed.claim) in self._wanted:
+            self._receiving.claimed(parsed.claim, payload)
         if not isinstance(parsed, LinkTopic):
             return
         if (stream := parsed.stream) is not None:
@@ -222,6 +231,7 @@ class Link:
         handlers = {
             Channel.SITE_ASK: receiving.asked,
             Channel.CATALOG_ASK: receiving.catalog_asked,
+            Channel.CERTIFICATE_ASK: receiving.renewing,
             Channel.REPORTED_TWIN: receiving.twin_reported,
             Channel.REPLY: receiving.replied,
         }

@@ -29,6 +29,9 @@ class WorkerMetrics:
             registry=registry,
         )  # fmt: skip
         self.twins = Counter("stocktide_twins", "Twins pushed, reported, refused", ["way"], registry=registry)
+        self.certificates = Counter(
+            "stocktide_certificate_requests", "Claims and renewals, by outcome", ["outcome"], registry=registry
+        )
         self.inbox_fill = Gauge("stocktide_inbox_fill_ratio", "Fill of the queue before the merge", registry=registry)
         self.shards = Gauge("stocktide_shards_leased", "Shards this worker holds", registry=registry)
         self.connected = Gauge("stocktide_broker_connected", "1 while connected to the broker", registry=registry)

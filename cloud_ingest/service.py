@@ -14,9 +14,11 @@ from typing import Final
 import structlog
 
 from cloud_ingest import commands, downlink
+from cloud_ingest.authority import signer
 from cloud_ingest.catalogs import Catalogs
 from cloud_ingest.commands import Commands
 from cloud_ingest.contacts import Contacts
+from cloud_ingest.enrolment import Enrolment
 from cloud_ingest.inbox import Arrival, Inbox
 from cloud_ingest.jobs import Jobs
 from cloud_ingest.leases import Leases
@@ -31,6 +33,7 @@ from cloud_store.catalog import CatalogStore
 from cloud_store.commands import CommandStore
 from cloud_store.contacts import ContactStore
 from cloud_store.downlink import DownlinkFeed
+from cloud_store.enrolment import EnrolmentStore
 from cloud_store.jobs import JobStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
@@ -75,6 +78,15 @@ class Worker:
         self._jobs = Jobs(self._job_store)
         self._commands = Commands(settings, self._command_store, self._link.publish)
         self._twins = Twins(settings, self._twin_store, self._link.publish, self.metrics)
+        self._enrolment_store = EnrolmentStore(url, application=f"stocktide-enrolment {name}")
+        self._enrolment = Enrolment(
+            settings, self._enrolment_store,
+            signer(
+                settings.ca_dir, settings.signer_command, settings.ca_bundle_file,
+                timeout_s=settings.signer_answer_s_max,
+            ),
+            self._link.publish, self.metrics,
+        )  # fmt: skip
         self._contacts = Contacts(
             settings, self._store, self._link.publish, self._merging.window_of, self._proofs.proved
         )
@@ -110,6 +122,14 @@ class Worker:
         """Part of `link.Receiving`."""
         self._sites.asked(gateway, payload)
 
+    def claimed(self, claim: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._enrolment.claimed(claim, payload)
+
+    def renewing(self, gateway: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._enrolment.renewing(gateway, payload)
+
     def subscribed(self, shards: frozenset[int]) -> None:
         """Part of `link.Receiving`."""
         self._contacts.subscribed(shards)
@@ -144,6 +164,7 @@ class Worker:
                             ),
                             name=f"ingest[{name}].downlink",
                         ),
+                        group.create_task(self._enrolment.run(), name=f"ingest[{name}].enrolment"),
                     ]
                     await stop.wait()
                     leases.cancel()
@@ -161,6 +182,7 @@ class Worker:
                 self._command_store,
                 self._catalog_store,
                 self._job_store,
+                self._enrolment_store,
                 self._feed,
             )
             for store in (self._merger, *stores):

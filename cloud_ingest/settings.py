@@ -3,6 +3,7 @@
 Invariant: every bound of the worker is here, with its unit at the end of its name.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -46,5 +47,21 @@ class IngestSettings(BaseSettings):
     status_waiting_max: int = Field(10_000, ge=100, description="Gateway statuses waiting to be stored")
     refusal_quiet_s: float = Field(10.0, ge=0, description="Seconds a refused gateway is ignored before judged again")
     refused_gateways_max: int = Field(10_000, ge=1, description="Refused gateways remembered")
+    ca_dir: Path | None = Field(None, description="Directory of the certificate authority, when its key is here")
+    signer_command: str | None = Field(None, description="Command that signs, when the authority's key is elsewhere")
+    ca_bundle_file: Path | None = Field(None, description="With a signer command: the authorities to trust, PEM")
+    signer_answer_s_max: float = Field(10.0, gt=0, description="Seconds a signer command may take")
+    certificate_days: float = Field(90.0, gt=0, le=825, description="Days a gateway's certificate is valid")
+    gateway_brokers: str = Field(
+        "", description="Brokers for enrolled gateways: mqtts:// addresses with commas between"
+    )
+    claims_waiting_max: int = Field(2_000, ge=1, description="Claims and renewals waiting to be answered")
+    claims_per_s_max: float = Field(100.0, gt=0, description="Claims and renewals answered a second")
+    renewals_per_day_max: int = Field(10, ge=1, description="Certificates a gateway is given a day without a claim")
     drain_s_max: float = Field(10.0, gt=0, description="Seconds for finishing work after SIGTERM")
     log_format: Literal["console", "json"] = Field("json", description="How log events are written")
+
+    @property
+    def brokers_of_gateways(self) -> tuple[str, ...]:
+        """`gateway_brokers`, one by one."""
+        return tuple(address.strip() for address in self.gateway_brokers.split(",") if address.strip())

@@ -1,6 +1,7 @@
 """Calm tables for people, JSON for machines, one line and a hint for errors.
 
-Exit codes: 0 done, 1 it failed or something differs, 2 the command cannot be carried out as given.
+Exit codes: 0 done, 1 it failed or something differs, 2 the command cannot be carried out as given; an error with an
+`exit_code` of its own says which of several steps it was.
 """
 
 import json
@@ -33,7 +34,8 @@ class ErrorGroup(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:
             if hasattr(error, "hint"):
-                fail(str(error), error.hint, USAGE if getattr(error, "usage", False) else FAILED)
+                usual = USAGE if getattr(error, "usage", False) else FAILED
+                fail(str(error), error.hint, getattr(error, "exit_code", usual))
             if problem := _wrong_setting(error):
                 fail(problem, "docs/settings.md lists every setting.", USAGE)
             if isinstance(error, OSError) and error.filename is not None:

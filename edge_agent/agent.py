@@ -26,7 +26,9 @@ from edge_agent.commands import Commands, Hands
 from edge_agent.database import Connection
 from edge_agent.devices import DeviceSide
 from edge_agent.errors import AgentRunning, EdgeError
+from edge_agent.identity import IdentityFolder
 from edge_agent.ledger import Ledger
+from edge_agent.renewal import Renewal
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
 from edge_agent.sql import statement
 from edge_agent.systemd import notify
@@ -64,11 +66,14 @@ async def run(settings: EdgeSettings) -> None:
         facts = database.meta(ledger.connection)
         reader = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
         lookup = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
-        cloud_url = settings.cloud_url or facts.get("cloud_url")
+        enrolled = IdentityFolder.beside(settings.ledger).current()
+        given = settings.cloud_url or facts.get("cloud_url")
+        told = enrolled.brokers if enrolled is not None and not settings.cloud_url else ()
+        clouds = [BrokerAddress.parse(url) for url in told or ([given] if given else [])]
         local_url = settings.local_url if "local_url" in settings.model_fields_set else facts.get("local_url")
         local = BrokerAddress.parse(local_url or settings.local_url)
         agent = _Agent(settings, identity, clock, reader, KnownDevices(lookup))
-        await agent.run(local, BrokerAddress.parse(cloud_url) if cloud_url else None)
+        await agent.run(local, clouds)
 
 
 class KnownDevices:
@@ -110,7 +115,8 @@ class _Agent:
         self._damaged: StockProof | None = None
         self._level_timer: asyncio.TimerHandle | None = None
 
-    async def run(self, local: BrokerAddress, cloud: BrokerAddress | None) -> None:
+    async def run(self, local: BrokerAddress, clouds: Sequence[BrokerAddress]) -> None:
+        cloud = clouds[0] if clouds else None
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stopping.set)
@@ -127,7 +133,7 @@ class _Agent:
         )
         with self._writer, self._devices:
             if cloud is not None:
-                self._uplink = self._make_uplink(cloud)
+                self._uplink = self._make_uplink(cloud, tuple(clouds[1:]))
             log.info(
                 "agent_started", gateway=self._identity.gateway, epoch=self._identity.epoch,
                 ledger=str(self._settings.ledger), cloud=repr(cloud) if cloud else None, local=repr(local),
@@ -158,8 +164,12 @@ class _Agent:
             for task in running:
                 task.cancel()
 
-    def _make_uplink(self, cloud: BrokerAddress) -> Uplink:
+    def _make_uplink(self, cloud: BrokerAddress, others: tuple[BrokerAddress, ...]) -> Uplink:
+        identity = IdentityFolder.beside(self._settings.ledger)
         return Uplink(
+            others=others,
+            tls=identity.tls,
+            renewal=Renewal(identity, self._identity.gateway, self._true_ms),
             address=cloud,
             gateway=self._identity.gateway,
             epoch=self._identity.epoch,
@@ -177,6 +187,11 @@ class _Agent:
                 Hands(locate=self._locate, log_level=self._log_level),
             ),
         )
+
+    def _true_ms(self) -> int | None:
+        """The time as the cloud has told it; None while it has not."""
+        offset_ms = self._uplink.offset_ms if self._uplink is not None else None
+        return None if offset_ms is None else self._clock.now_ms() + offset_ms
 
     def _committed(self, appended: list[Append]) -> None:
         """After each commit, in the writer's thread."""

@@ -14,6 +14,7 @@ import typer
 
 from command_line.output import FAILED, ErrorGroup, emit_json, facts, local_time, short_time, table
 from edge_agent.cli_devices import device_app, letters_app
+from edge_agent.cli_enrol import certificate, enroll
 from edge_agent.cli_ledger import ledger_app
 from edge_agent.cli_options import Json, LedgerPath, Limit
 
@@ -32,6 +33,8 @@ app = typer.Typer(
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(device_app, name="device")
 app.add_typer(letters_app, name="dead-letter")
+app.command()(enroll)
+app.command()(certificate)
 
 SkuFilter = Annotated[str | None, typer.Argument(metavar="[SKU]", help="Only this SKU.")]
 LocationFilter = Annotated[str | None, typer.Option("--location", "-l", help="Only this location.")]

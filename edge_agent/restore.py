@@ -20,6 +20,7 @@ from edge_agent import database, recovery
 from edge_agent.clock import SystemClock
 from edge_agent.commands import Commands
 from edge_agent.errors import EdgeError, LedgerExists
+from edge_agent.identity import IdentityFolder
 from edge_agent.ledger import Ledger
 from edge_agent.settings import EdgeSettings
 from edge_agent.sql import statement
@@ -83,6 +84,7 @@ def restore(
             settings=settings,
             clock=clock,
             commands=Commands(path, clock.now_ms, lambda run: asyncio.wrap_future(_write(ledger, run)), settings),
+            tls=IdentityFolder.beside(path).tls,
         )
         asyncio.run(_fetch(uplink, wait_s, progress))
         with database.transaction(ledger.connection):

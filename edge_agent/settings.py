@@ -61,6 +61,9 @@ class EdgeSettings(BaseSettings):
         float,
         Field(ge=1, le=86_400, description="How often balances are compared with their digest, seconds."),
     ] = 600.0
+    certificate_look_s: Annotated[
+        float, Field(ge=0.1, le=86_400, description="How often the certificate's age is looked at, seconds.")
+    ] = 60.0
     frame_keep_s: Annotated[
         int, Field(ge=0, description="How long acknowledged frames are kept for a cloud that falls back, seconds.")
     ] = 7 * 86_400

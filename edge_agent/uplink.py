@@ -31,6 +31,7 @@ from edge_agent.database import Connection
 from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
 from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
+from edge_agent.renewal import Renewal
 from edge_agent.settings import EdgeSettings
 from edge_agent.site_link import CloudLost, SiteLink
 from edge_agent.twin import Configured, narrow
@@ -42,6 +43,7 @@ from wire_protocol.errors import WireError
 from wire_protocol.messages import (
     Ack,
     Bounded,
+    CertificateResponse,
     Command,
     GatewayStatus,
     Rejected,
@@ -59,6 +61,7 @@ INCOMING_MESSAGES_MAX: Final = 1_000
 RECONNECT_DELAY_S: Final = 0.5
 SLOW_ATTEMPT: Final = 16  # what fails by itself fails again at once: wait as long as after so many attempts
 OFFSET_MS_MIN: Final = 1_000  # what is below is within what a round trip can tell; the clock counts as right
+TAKEN_OVER: Final = 0x8E  # why the broker ends us when somebody connects under our client id (MQTT 5, 3.14.2.1)
 CONNECT_TIMEOUT_S: Final = 10.0
 # An acknowledgement and a report go out one after the other: Nagle's algorithm (RFC 896) would hold the second back
 # until the broker's delayed acknowledgement of the first, 40 ms later.
@@ -75,9 +78,12 @@ class _Client(aiomqtt.Client):
     has answered to CONNECT, as one that starts or a proxy before it does, is not waited for until the timeout.
     """
 
+    taken_over = False
+
     def _on_disconnect(
         self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
     ) -> None:
+        self.taken_over = reason_code.value == TAKEN_OVER
         if not self._connected.done():
             self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
@@ -115,6 +121,9 @@ class Uplink:
         status: makes the gateway's status message.
         commands: carries out what the cloud asks for.
         configure: tells devices what the twin wants of them.
+        others: the cloud's other brokers, each tried when the one before does not answer.
+        tls: what an attempt to connect proves itself with; given how many have failed before it.
+        renewal: keeps the certificate from running out, if there is one.
         settings, clock, gateway, epoch: as everywhere.
     """
 
@@ -128,6 +137,9 @@ class Uplink:
     clock: Clock
     commands: Commands
     configure: Callable[[Sequence[Configured]], Any] = lambda _: None
+    others: tuple[BrokerAddress, ...] = ()
+    tls: Callable[[int], ssl.SSLContext] = lambda _attempt: ssl.create_default_context()
+    renewal: Renewal | None = None
     online: bool = False
     offset_ms: int | None = None
     site: SiteLink = field(init=False)
@@ -139,6 +151,7 @@ class Uplink:
     _twin_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _report_soon: asyncio.Event = field(default_factory=asyncio.Event)
     _contact_ms: int | None = None
+    _contact: _Client | None = None
 
     def __post_init__(self) -> None:
         self.site = SiteLink(self.gateway, self.reader, self._write, self.settings, self._sender_ms)
@@ -161,8 +174,8 @@ class Uplink:
             # It may have changed in a contact that broke while the new one was being opened.
             self.epoch = database.meta(self.reader)["epoch"]
             try:
-                async with self._client() as client:
-                    attempt = 0
+                async with self._client(attempt) as client:
+                    attempt, self._contact = 0, client
                     await self._ship(client)
             except* _EpochOpened:
                 log.info("epoch_goes_on", gateway=self.gateway)
@@ -174,6 +187,13 @@ class Uplink:
                 reason = str(errors.exceptions[0])
                 if attempt == 0:
                     log.warning("uplink_down", broker=repr(self.address), reason=reason)
+                if self._contact is not None and self._contact.taken_over:
+                    log.warning("uplink_taken_over", broker=repr(self.address))
+                    # By a clone of this disk, or to shut us out: whoever comes back at once only takes it back again.
+                    attempt = SLOW_ATTEMPT
+                self._contact = None
+                self.address, *rest = (*self.others, self.address)
+                self.others = tuple(rest)
             finally:
                 self.online = False
             # The link broke while we were being cancelled: a task group that has both raises the error alone.
@@ -207,7 +227,7 @@ class Uplink:
             resend_delay_ms_max=self.settings.resend_delay_ms_max,
         )
 
-    def _client(self) -> _Client:
+    def _client(self, attempt: int = 0) -> _Client:
         will = aiomqtt.Will(self._topic(Channel.STATUS), self.status("offline").encode(), qos=1, retain=True)
         mqtt_5 = self.settings.mqtt_version == "5"
         return _Client(
@@ -225,7 +245,7 @@ class Uplink:
             timeout=CONNECT_TIMEOUT_S,
             socket_options=NO_DELAY,
             max_queued_incoming_messages=INCOMING_MESSAGES_MAX,
-            tls_context=ssl.create_default_context() if self.address.tls else None,
+            tls_context=self.tls(attempt) if self.address.tls else None,
         )
 
     async def _ship(self, client: _Client) -> None:
@@ -245,6 +265,8 @@ class Uplink:
             tasks.create_task(self._pump(client, tasks), name=f"edge[{self.gateway}].uplink.pump")
             tasks.create_task(self._report_regularly(client), name=f"edge[{self.gateway}].uplink.status")
             tasks.create_task(self._report_twin(client), name=f"edge[{self.gateway}].uplink.twin")
+            if self.renewal is not None:
+                tasks.create_task(self._renew(client, self.renewal), name=f"edge[{self.gateway}].uplink.renewal")
             # In the body, not a task: a group whose body has ended does not take its own cancellation of us back
             # (Python 3.11), and `run` could not tell it from a real one.
             await self._receive(client, tasks)
@@ -300,16 +322,31 @@ class Uplink:
                 tasks.create_task(self._obey(client, command), name=name)
             else:
                 log.warning("command_dropped", command=command.name, id=command.id)
-        elif channel is Channel.DESIRED_TWIN:
-            await self._say_twin(client, await self.twin.take(payload))
-            for lane in self._lanes.values():
-                lane.sender.limits = self._limits()
-        elif channel is Channel.CATALOG:
-            await self.catalog.take(CatalogPage.decode(payload))
-            self._wake.set()
         elif channel is Channel.SITE_LEDGER:
             for piece in unpack(payload):
                 await self._passed_down(piece)
+        else:
+            await self._provision(client, channel, payload)
+
+    async def _provision(self, client: _Client, channel: Channel, payload: bytes) -> None:
+        """Take what the cloud provides this gateway with."""
+        if channel is Channel.DESIRED_TWIN:
+            await self._say_twin(client, await self.twin.take(payload))
+            for lane in self._lanes.values():
+                lane.sender.limits = self._limits()
+        elif channel is Channel.CERTIFICATE:
+            if self.renewal is not None:
+                await asyncio.to_thread(self.renewal.take, CertificateResponse.decode(payload))
+        elif channel is Channel.CATALOG:
+            await self.catalog.take(CatalogPage.decode(payload))
+            self._wake.set()
+
+    async def _renew(self, client: _Client, renewal: Renewal) -> None:
+        while True:
+            question = await asyncio.to_thread(renewal.question)
+            if question is not None:
+                await client.publish(self._topic(Channel.CERTIFICATE_ASK), question.encode(), qos=1)
+            await asyncio.sleep(self.settings.certificate_look_s)
 
     async def _obey(self, client: _Client, command: Command) -> None:
         reply = await self.commands.carry_out(command)

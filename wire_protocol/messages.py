@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from wire_protocol import PROTOCOL_VERSION, names
+from wire_protocol.claims import SECRET_PATTERN
 from wire_protocol.entries import EntryKind, Quantity, QuantityOrZero, ReadingValues
 from wire_protocol.errors import WireError
 from wire_protocol.problems import REASON_CHARS_MAX, first_problem
@@ -23,6 +24,8 @@ TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Reason = Annotated[str, StringConstraints(max_length=REASON_CHARS_MAX)]
 VersionText = Annotated[str, StringConstraints(max_length=64)]
+# Why no certificate was given: the first five are final, after `busy` and `unavailable` it pays to ask again.
+Refused = Literal["unknown", "used", "expired", "other-gateway", "revoked", "invalid", "busy", "unavailable"]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -233,23 +236,47 @@ class Reply(Message):
 
 
 class ClaimRequest(Message):
-    """An unenrolled gateway presents its one-time claim and a certificate signing request (PEM)."""
+    """An unenrolled gateway presents its one-time claim and a certificate signing request (PEM).
 
-    gateway: names.GatewayName
+    The topic names the claim, `secret` proves it. `gateway` is absent when whatever gateway the claim is for will do.
+    """
+
+    gateway: names.GatewayName | None = None
+    secret: Annotated[str, StringConstraints(pattern=SECRET_PATTERN)]
     csr_pem: Annotated[str, StringConstraints(max_length=4096)]
     nonce: names.EventId
 
 
-class ClaimResponse(Message):
-    """The certificate and where to connect, or the reason for refusing."""
+class Issued(Message):
+    """A gateway's certificate and where to connect with it, or the refusal and its reason in words.
 
-    bytes_max: ClassVar[int] = 32 * 1024
+    `ca_pem` is every authority to be trusted, `brokers` are mqtts:// addresses in the order of preference.
+    """
+
+    bytes_max: ClassVar[int] = 64 * 1024
 
     nonce: names.EventId
+    gateway: names.GatewayName | None = None
     certificate_pem: Annotated[str, StringConstraints(max_length=8192)] | None = None
     ca_pem: Annotated[str, StringConstraints(max_length=16_384)] | None = None
-    brokers: Annotated[tuple[str, ...], Field(max_length=8)] = ()
+    brokers: Annotated[tuple[Annotated[str, StringConstraints(max_length=300)], ...], Field(max_length=8)] = ()
+    refusal: Refused | None = None
     reason: Reason | None = None
+
+
+class ClaimResponse(Issued):
+    """The answer to a ClaimRequest."""
+
+
+class CertificateRequest(Message):
+    """An enrolled gateway asks for its next certificate, for a new key (certificate signing request, PEM)."""
+
+    csr_pem: Annotated[str, StringConstraints(max_length=4096)]
+    nonce: names.EventId
+
+
+class CertificateResponse(Issued):
+    """The answer to a CertificateRequest."""
 
 
 __all__ = [
@@ -266,6 +293,7 @@ __all__ = [
     "DeviceStatus",
     "GatewayStatus",
     "InvalidMessage",
+    "Issued",
     "Message",
     "Quantity",
     "Refusal",

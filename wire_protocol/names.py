@@ -50,6 +50,7 @@ Actor = Text
 
 INGEST_USER: Final = "ingest"
 AGENT_USER: Final = "agent"
+CLAIMS_USER: Final = "claims"  # what carries claims from their own broker to the cloud's
 
 SUPPLIER: Final = "@supplier"
 CUSTOMER: Final = "@customer"

@@ -42,11 +42,13 @@ class Channel(StrEnum):
     REPLY = "up/reply"
     SITE_ASK = "up/site"
     CATALOG_ASK = "up/catalog"
+    CERTIFICATE_ASK = "up/certificate"
     ACK = "down/ack"
     DESIRED_TWIN = "down/twin"
     SITE_LEDGER = "down/ledger"
     CATALOG = "down/catalog"
     COMMAND = "down/command"
+    CERTIFICATE = "down/certificate"
     CLAIM_REQUEST = "request"
     CLAIM_RESPONSE = "response"
     DEVICE_EVENT = "event"
@@ -99,11 +101,13 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _link(Channel.REPLY, up=True, summary="Results of commands"),
     _link(Channel.SITE_ASK, up=True, summary="Asks for the frames of the site's other logs"),
     _link(Channel.CATALOG_ASK, up=True, summary="Asks for what has changed in the catalogue"),
+    _link(Channel.CERTIFICATE_ASK, up=True, summary="Asks for the next certificate before this one runs out"),
     _link(Channel.ACK, up=False, summary="Cumulative acknowledgement, sent after the commit"),
     _link(Channel.DESIRED_TWIN, up=False, retain=True, summary="Desired twin"),
     _link(Channel.SITE_LEDGER, up=False, summary="Frames of the site's other logs, and where they end"),
     _link(Channel.CATALOG, up=False, summary="Pages of items and locations"),
     _link(Channel.COMMAND, up=False, summary="Commands"),
+    _link(Channel.CERTIFICATE, up=False, summary="The next certificate, or why there is none"),
     _claim(Channel.CLAIM_REQUEST, up=True, summary="Enrolment request with a one-time claim"),
     _claim(Channel.CLAIM_RESPONSE, up=False, summary="Enrolment response"),
     _device(Channel.DEVICE_EVENT, up=True, summary="Scans: movements and counts"),
@@ -179,6 +183,11 @@ def claim(name: str, channel: Channel) -> str:
 def shard_filter(number: int) -> str:
     """What the worker that holds a shard subscribes to."""
     return f"{ROOT}/{number:02x}/+/up/#"
+
+
+def claim_filter() -> str:
+    """What every worker subscribes to; of the claims it answers those whose shard it holds."""
+    return RULES[Channel.CLAIM_REQUEST].pattern.format(claim="+")
 
 
 def down_filter(gateway: str) -> str:

@@ -1,0 +1,95 @@
+"""A gateway without a certificate asks the claims broker: one connection, one question, its answer."""
+
+import asyncio
+import ssl
+from typing import Final
+
+import aiomqtt
+
+from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
+from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage
+from wire_protocol.topics import Channel
+
+CONNECT_TIMEOUT_S: Final = 5.0
+CONNECT_ATTEMPTS: Final = 3
+ASK_AGAIN_S: Final = 3.0
+
+
+class NotConnected(Exception):
+    """The broker could not be reached, or did not let us in."""
+
+
+class NoAnswer(Exception):
+    """The broker was there, the cloud did not answer."""
+
+
+async def ask(
+    address: BrokerAddress, claim: str, request: ClaimRequest, context: ssl.SSLContext | None, *, wait_s: float,
+    mqtt_5: bool = True,
+) -> ClaimResponse:  # fmt: skip
+    """Present a claim until it is answered; asked again now and then, because whatever is on the way may be lost.
+
+    Raises:
+        NotConnected: no connection, or TLS did not come about, three times.
+        NoAnswer: nothing came within `wait_s` seconds.
+    """
+    for left in range(CONNECT_ATTEMPTS - 1, -1, -1):
+        try:
+            return await _ask_once(address, claim, request, context, wait_s=wait_s, mqtt_5=mqtt_5)
+        except NotConnected:
+            if not left:
+                raise
+    raise NotConnected  # there is at least one attempt
+
+
+async def _ask_once(
+    address: BrokerAddress, claim: str, request: ClaimRequest, context: ssl.SSLContext | None, *, wait_s: float,
+    mqtt_5: bool,
+) -> ClaimResponse:  # fmt: skip
+    client = aiomqtt.Client(
+        address.host,
+        address.port,
+        username=address.user,
+        password=address.password,
+        identifier=claim,  # what the broker's rights go by
+        protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
+        clean_session=None if mqtt_5 else True,
+        keepalive=30,
+        timeout=CONNECT_TIMEOUT_S,
+        tls_context=context,
+    )
+    connected, put_off = False, [f"The cloud did not answer within {wait_s:g} seconds."]
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s), client:
+            connected = True
+            await client.subscribe(topics.claim(claim, Channel.CLAIM_RESPONSE), qos=1)
+            async with asyncio.timeout(wait_s), asyncio.TaskGroup() as group:
+                asking = group.create_task(_repeat(client, claim, request), name="enroll.ask")
+                answer = await _answer(client, request.nonce, put_off)
+                asking.cancel()
+            return answer
+    except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
+        reason = str(errors.exceptions[0]) or "no answer"
+    raise NoAnswer(put_off[-1]) if connected else NotConnected(reason)
+
+
+async def _repeat(client: aiomqtt.Client, claim: str, request: ClaimRequest) -> None:
+    while True:
+        await client.publish(topics.claim(claim, Channel.CLAIM_REQUEST), request.encode(), qos=1)
+        await asyncio.sleep(ASK_AGAIN_S)
+
+
+async def _answer(client: aiomqtt.Client, nonce: str, put_off: list[str]) -> ClaimResponse:
+    """The answer that settles it; what only puts us off is noted in `put_off`."""
+    async for message in client.messages:
+        try:
+            answer = ClaimResponse.decode(bytes(message.payload))
+        except InvalidMessage:
+            continue
+        if answer.nonce != nonce:
+            continue
+        if answer.refusal not in {"busy", "unavailable"}:
+            return answer
+        put_off[:] = [answer.reason or answer.refusal]
+    raise aiomqtt.MqttError("the connection ended")

@@ -1,0 +1,90 @@
+"""The rendered files of a fleet's brokers: their shape, who can read them, and the command that writes them."""
+
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from broker_config import fleet, others
+from broker_config.cli import app
+from broker_config.fleet import FleetConfig
+from broker_config.mosquitto import TlsFiles
+from broker_config.policy import Action, Side, may
+from tests.broker_config.clients import all_topics
+from wire_protocol import topics
+from wire_protocol.topics import Channel
+
+TLS = TlsFiles(cafile=Path("/c/ca.pem"), certfile=Path("/c/server.pem"), keyfile=Path("/c/server.key"))
+CONFIG = FleetConfig(directory=Path("/b"), tls=TLS, crlfile=Path("/c/crl.pem"), bridge_password="correct-horse")
+
+
+def test_strangers_never_share_a_process_with_gateways() -> None:
+    """Client ids are one space in a broker: a stranger could end any gateway's connection."""
+    files = fleet.render_fleet(CONFIG)
+    cloud, claims = files[fleet.CLOUD / fleet.CONF], files[fleet.CLAIMS / fleet.CONF]
+    assert "allow_anonymous true" not in cloud
+    assert cloud.count("allow_anonymous false") == cloud.count("\nlistener ") == 2
+    assert "use_username_as_clientid true" in cloud
+    assert claims.count("\nlistener ") == 1
+    for conf in (cloud, claims):
+        listeners = [part for part in conf.split("\nlistener ")[1:] if part.startswith("888")]
+        assert all("tls_version tlsv1.2" in part for part in listeners)
+    acls = [text for name, text in files.items() if name.name.startswith("acl")]
+    assert len(acls) == 3
+    assert not any("#" in line for text in acls for line in text.splitlines() if not line.startswith("# "))
+
+
+def test_the_same_policy_for_emqx() -> None:
+    """Each topic of the table is granted to the one who may, by the certificate's name; the end is a denial."""
+    files = others.render_emqx(CONFIG)
+    acl, conf = files[others.EMQX_ACL], files[others.EMQX_CONF]
+    rules = [line for line in acl.splitlines() if not line.startswith("%%")]
+    assert rules[-1] == "{deny, all}."
+    shape = re.compile(r'\{allow, (all|\{username, "ingest"\}), (publish|subscribe), \[("[^"#]+"(, )?)+\]\}\.')
+    assert all(shape.fullmatch(rule) for rule in rules[:-1])
+    assert '"stocktide/v1/+/${username}/up/ledger"' in acl
+    assert "claim" not in next(rule for rule in rules if rule.startswith("{allow, all, publish"))
+    for wanted in ("peer_cert_as_username = cn", "peer_cert_as_clientid = cn", "verify = verify_peer",
+                   "fail_if_no_peer_cert = true", "no_match = deny"):  # fmt: skip
+        assert wanted in conf
+    assert conf.count("{") == conf.count("}")
+
+
+@pytest.mark.parametrize("user", ["gw-a", "gw-b", "ingest"])
+def test_the_same_policy_for_rabbitmq(user: str) -> None:
+    """RabbitMQ's regular expressions, tried on every topic, say what the policy says."""
+    files = others.render_rabbitmq(CONFIG, ["gw-a", "gw-b"])
+    definitions = json.loads(files[others.RABBITMQ_DEFINITIONS])
+    assert {entry["name"] for entry in definitions["users"]} == {"ingest", "gw-a", "gw-b"}
+    mine = next(entry for entry in definitions["topic_permissions"] if entry["user"] == user)
+    for topic in all_topics(Side.CLOUD):
+        for action, field in ((Action.PUBLISH, "write"), (Action.SUBSCRIBE, "read")):
+            # RabbitMQ puts the user's name in the place of {username}, and searches.
+            found = re.search(mine[field].replace("{username}", user), topic.name.replace("/", ".")) is not None
+            assert found == may(Side.CLOUD, user, action, topic.name), (user, field, topic.name)
+    assert "mqtt.ssl_cert_login = true" in files[others.RABBITMQ_CONF]
+
+
+def test_the_command_writes_everything_and_no_secret_where_others_can_read(tmp_path: Path) -> None:
+    """One command makes what the two brokers start from; the bridge's password is for the broker's eyes."""
+    out = tmp_path / "brokers"
+    command = ["fleet", "--out", str(out), "--cafile", "/c/ca.pem", "--certfile", "/c/s.pem", "--keyfile", "/c/s.key",
+               "--crlfile", "/c/crl.pem", "--rabbitmq-gateway", topics.parse(topics.link("gw-a", Channel.ACK)).gateway,
+               "--json"]  # type: ignore[union-attr]  # fmt: skip
+    first = CliRunner().invoke(app, command)
+    assert first.exit_code == 0, first.output
+    password = re.search(r"remote_password (\S+)", (out / "claims" / "mosquitto.conf").read_text())
+    assert password is not None
+    assert password[1] not in first.output
+    for file in out.rglob("*"):
+        if file.is_file():
+            is_open = stat.S_IMODE(file.stat().st_mode) & 0o077
+            assert not (is_open and password[1].encode() in file.read_bytes()), file
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+    # Again: the password is kept, so that a running broker's password file still fits.
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert password[0] in (out / "claims" / "mosquitto.conf").read_text()
+    assert {"ingest", "claims"} <= {line.split(":")[0] for line in (out / "cloud" / "passwords").read_text().split()}

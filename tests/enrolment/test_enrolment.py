@@ -1,0 +1,149 @@
+"""From an empty folder to a trusted gateway, on real brokers over TLS, with the commands that people type."""
+
+import json
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import psutil
+from cryptography import x509
+
+from cloud_store import proof
+from cloud_store.connection import connect
+from edge_agent import database, queries
+from edge_agent.booking import book
+from edge_agent.identity import IdentityFolder
+from tests.agent_process import AgentProcess, wait_for
+from tests.brokers import SECRET
+from tests.enrolment.conftest import Cloud
+
+Name = Callable[..., str]
+
+
+def waiting(ledger: Path) -> int:
+    """Entries that the cloud has not acknowledged."""
+    with closing(database.open_reader(ledger)) as reader:
+        return int(queries.status(reader, ledger)["streams"]["ledger"]["waiting"])
+
+
+def test_a_claim_makes_a_gateway_that_ships(
+    cloud: Cloud, tmp_path: Path, agents: Callable[..., AgentProcess], unique_name: Name
+) -> None:
+    """The whole way: claim, key, certificate, ledger, and an entry in the cloud over mutual TLS, without options."""
+    gateway, ledger = unique_name(), tmp_path / "edge" / "ledger.db"
+    done = cloud.enroll(cloud.claim(gateway), ledger)
+    assert done["gateway"] == gateway
+    assert done["brokers"] == [cloud.brokers.gateway_url]
+    folder = Path(done["identity"])
+    assert stat.S_IMODE((folder / "key.pem").stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    certificate = x509.load_pem_x509_certificate((folder / "certificate.pem").read_bytes())
+    assert [attribute.value for attribute in certificate.subject] == [gateway]
+
+    book(ledger, "receive", "TEA", 5, destination="A-01")
+    agents(ledger).start("uplink_up")
+    wait_for(lambda: waiting(ledger) == 0, explain=lambda: cloud.worker.log_file.read_text()[-2000:])
+    with closing(connect(cloud.database_url, application="test")) as connection:
+        assert [row.rows for row in proof.entries(connection) if row.tenant == cloud.tenant] == [1]
+
+
+def test_the_same_key_is_answered_the_same_and_another_is_refused(
+    cloud: Cloud, tmp_path: Path, unique_name: Name
+) -> None:
+    """A lost answer must not cost the claim, and a stolen claim must not make a second gateway."""
+    gateway, one, two = unique_name(), tmp_path / "one" / "ledger.db", tmp_path / "two" / "ledger.db"
+    code = cloud.claim(gateway)
+    first = cloud.enroll(code, one)
+    # As after a crash between the answer and its storing: the key is there, nothing else is.
+    home = IdentityFolder.beside(one).folder
+    (home / "pending").symlink_to((home / "current").readlink())
+    (home / "current").unlink()
+    assert cloud.enroll(code, one)["serial"] == first["serial"]
+    assert cloud.enroll(code, one)["serial"] == first["serial"]  # all is there: nothing is asked
+    refused = cloud.enroll(code, two, exit_code=6)
+    assert "used already" in refused["error"]
+    assert refused["hint"]
+    assert not two.exists()
+
+
+def test_each_refusal_says_why(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
+    """A technician on a ladder must know from one line what to do."""
+    other = tmp_path / "other" / "ledger.db"
+    cloud.run("edge", "init", "--gateway", unique_name(), "--ledger", str(other))
+    code = cloud.claim(unique_name())
+    assert "another gateway" in cloud.enroll(code, other, exit_code=6)["error"]
+
+    cloud.run("cloud", "claim", "revoke", code[:9])
+    assert "revoked" in cloud.enroll(code, tmp_path / "r.db", exit_code=6)["error"]
+
+    expired = cloud.claim(unique_name())
+    with closing(connect(cloud.database_url, application="test")) as connection:
+        connection.execute("UPDATE claim SET expires_at = now() WHERE name = %s", [expired.replace("-", "")[:8]])
+    assert "run out" in cloud.enroll(expired, tmp_path / "e.db", exit_code=6)["error"]
+
+    disabled = unique_name()
+    code = cloud.claim(disabled)
+    cloud.run("cloud", "gateway", "disable", disabled)
+    assert "disabled" in cloud.enroll(code, tmp_path / "d.db", exit_code=6)["error"]
+
+    cloud.enroll("abcd-" * 9, tmp_path / "m.db", exit_code=2)
+    states = {row["state"] for row in json.loads(cloud.run("cloud", "claim", "list", "--json").stdout)}
+    assert states == {"open", "revoked", "expired"}
+
+
+def test_an_unknown_claim_and_a_wrong_secret_look_the_same(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
+    """Whoever guesses must not learn which claims exist."""
+    from wire_protocol.claims import ClaimCode  # noqa: PLC0415 - beside its use
+
+    real = ClaimCode.parse(cloud.claim(unique_name()))
+    wrong = ClaimCode(real.name, "0" * 24).text()
+    unknown = ClaimCode("zzzzzzzz", "0" * 24).text()
+    answers = [cloud.enroll(code, tmp_path / f"{n}.db", exit_code=6) for n, code in enumerate((wrong, unknown))]
+    assert answers[0] == answers[1]
+
+
+def test_no_connection_and_no_answer_are_told_apart(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
+    """Each step that fails says which one it was: a wrong authority, and a cloud whose workers are all down."""
+    code, ledger = cloud.claim(unique_name()), tmp_path / "ledger.db"
+    done = cloud.run(
+        "edge", "enroll", "-", "--broker", cloud.brokers.claims_url, "--ledger", str(ledger), "--json",
+        text=code, code=4,
+    )  # fmt: skip
+    assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
+    cloud.run("edge", "enroll", "-", "--broker", "mqtt://127.0.0.1:1", "--ledger", str(ledger), text=code, code=2)
+    cloud.worker.kill()
+    assert "did not answer" in cloud.enroll(code, ledger, "--wait", "1", exit_code=5)["error"]
+    cloud.worker.start()
+    cloud.enroll(code, ledger)
+
+
+def test_a_claim_is_nowhere_but_on_the_screen(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
+    """The secret is stored hashed, and neither logs nor databases nor the gateway's own files repeat it."""
+    gateway, ledger = unique_name(), tmp_path / "edge" / "ledger.db"
+    shown = cloud.run("cloud", "gateway", "claim", gateway, "--tenant", cloud.tenant, "--site", "berlin").stdout
+    code = next(line.split()[1] for line in shown.splitlines() if line.startswith("claim"))
+    assert "█" in shown
+    cloud.enroll(code, ledger)
+    secret = code.replace("-", "")[8:32]
+    spellings = {secret.encode(), code.encode(), secret.upper().encode()}
+    places = [cloud.worker.log_file, cloud.brokers.cloud.log, cloud.brokers.claims.log, ledger]
+    places += [place for place in IdentityFolder.beside(ledger).folder.rglob("*") if place.is_file()]
+    for place in places:
+        assert not any(spelling in place.read_bytes() for spelling in spellings), place
+    with closing(connect(cloud.database_url, application="test")) as connection:
+        dump = str(
+            connection.execute("SELECT claim, certificate FROM claim LEFT JOIN certificate USING (claim_id)").fetchall()
+        )
+    assert secret not in dump
+    assert cloud.worker.process is not None
+    assert cloud.brokers.cloud._server is not None
+    for pid in (cloud.worker.process.pid, cloud.brokers.cloud._server.record.pid):
+        shown = " ".join(psutil.Process(pid).cmdline())
+        assert SECRET not in shown
+        assert secret not in shown
+    key = next(IdentityFolder.beside(ledger).folder.glob("*/key.pem")).read_text().splitlines()[1]
+    for place in (cloud.worker.log_file, ledger):
+        assert key.encode() not in place.read_bytes()
+    assert sqlite3.connect(ledger).execute("SELECT count(*) FROM meta").fetchone()[0] > 0

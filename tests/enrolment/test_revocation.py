@@ -1,0 +1,226 @@
+"""Shutting a gateway out, and the certificates' way through time: renewal and rotation, on real brokers over TLS."""
+
+import asyncio
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from cloud_store.connection import connect
+from edge_agent.booking import book
+from edge_agent.identity import IdentityFolder
+from edge_agent.uplink import _Client
+from tests.agent_process import AgentProcess, wait_for
+from tests.enrolment.conftest import Cloud
+from tests.enrolment.test_enrolment import waiting
+from wire_protocol import topics
+
+Name = Callable[..., str]
+Agents = Callable[..., AgentProcess]
+CUT_S_MAX = 5.0
+
+
+def entries(cloud: Cloud) -> int:
+    """How many movements the cloud has of everybody."""
+    with closing(connect(cloud.database_url, application="test")) as connection:
+        row = connection.execute("SELECT count(*) FROM movement").fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+class Thief:
+    """Somebody with a gateway's key and certificate who publishes without pause and comes back at once."""
+
+    def __init__(self, cloud: Cloud, gateway: str, identity: IdentityFolder) -> None:
+        self._port, self._context = cloud.brokers.cloud.port, identity.tls()
+        self._topic = topics.up(gateway, "ledger")
+        self.refusals = 0
+
+    async def run(self) -> None:
+        """Steal until cancelled."""
+        while True:
+            client = _Client("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
+            try:
+                async with client:
+                    while True:
+                        await client.publish(self._topic, b"stolen", qos=1)
+            except aiomqtt.MqttError:
+                self.refusals += 1
+            await asyncio.sleep(0.01)
+
+
+async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
+    """A stolen gateway must be out within seconds: its live connection, its certificate, and a claim still open."""
+    stolen, honest = unique_name(), unique_name()
+    homes = {name: tmp_path / name / "ledger.db" for name in (stolen, honest)}
+    for name, ledger in homes.items():
+        await asyncio.to_thread(cloud.enroll, await asyncio.to_thread(cloud.claim, name), ledger)
+    spare = await asyncio.to_thread(cloud.claim, stolen)
+    thief = Thief(cloud, stolen, IdentityFolder.beside(homes[stolen]))
+    heard: list[float] = []
+
+    async def listen(worker: aiomqtt.Client) -> None:
+        async for _ in worker.messages:
+            heard.append(time.time())  # noqa: PERF401 - read while it grows
+
+    async def until(fact: Callable[[], bool]) -> None:
+        async with asyncio.timeout(30):
+            while not fact():  # noqa: ASYNC110 - a fact of other processes
+                await asyncio.sleep(0.01)
+
+    async with cloud.brokers.worker(identifier="witness") as worker, asyncio.TaskGroup() as group:
+        await worker.subscribe(topics.up(stolen, "ledger"), qos=1)
+        tasks = [group.create_task(listen(worker)), group.create_task(thief.run())]
+        await until(lambda: len(heard) > 10)
+        done = await asyncio.to_thread(cloud.revoke, stolen)
+        ended, refused_before = time.time(), thief.refusals
+        await until(lambda: thief.refusals > refused_before + 5)  # it keeps trying, and nothing comes through
+        for task in tasks:
+            task.cancel()
+    assert done["certificates_revoked"] == 1
+    assert max(heard) <= ended
+    with closing(connect(cloud.database_url, application="test")) as connection:
+        row = connection.execute("SELECT min(revoked_at) FROM certificate").fetchone()
+    assert row is not None
+    assert max(heard) - row[0].timestamp() < CUT_S_MAX  # from the moment the registry knew
+    refused = await asyncio.to_thread(cloud.enroll, spare, tmp_path / "again.db", exit_code=6)
+    assert "revoked" in refused["error"]
+    # Nobody else was harmed: the list does not lock out those who are not on it.
+    other = IdentityFolder.beside(homes[honest]).tls()
+    async with aiomqtt.Client("127.0.0.1", cloud.brokers.cloud.port, tls_context=other, identifier="y") as client:
+        await client.publish(topics.up(honest, "ledger"), b"honest", qos=1)
+
+
+def test_the_agent_of_a_revoked_gateway_keeps_working_alone(
+    cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
+) -> None:
+    """What a revoked gateway sends is not taken; its technician still has a ledger that works (I7)."""
+    gateway, ledger = unique_name(), tmp_path / "edge" / "ledger.db"
+    cloud.enroll(cloud.claim(gateway), ledger)
+    agent = agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start("uplink_up")
+    cloud.revoke(gateway)
+    wait_for(lambda: '"uplink_down"' in agent.log_file.read_text())
+    book(ledger, "receive", "TEA", 5, destination="A-01")
+    assert waiting(ledger) == 1
+    assert entries(cloud) == 0
+    rows = json.loads(cloud.run("cloud", "gateway", "certificates", gateway, "--json").stdout)
+    assert [row["state"] for row in rows] == ["revoked"]
+
+
+def test_a_certificate_renews_itself_without_a_gap(
+    cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
+) -> None:
+    """Nobody climbs a ladder every 90 days. The connection stays; the next one uses the new key and certificate."""
+    gateway, ledger = unique_name(), tmp_path / "edge" / "ledger.db"
+    cloud.worker.kill()
+    cloud.worker.environment["STOCKTIDE_CERTIFICATE_DAYS"] = "0.001"  # due at once
+    cloud.worker.start()
+    first = cloud.enroll(cloud.claim(gateway), ledger)
+    cloud.worker.kill()
+    del cloud.worker.environment["STOCKTIDE_CERTIFICATE_DAYS"]
+    cloud.worker.start()
+
+    book(ledger, "receive", "TEA", 5, destination="A-01")
+    agent = agents(ledger, STOCKTIDE_EDGE_CERTIFICATE_LOOK_S="0.2", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1")
+    agent.start("certificate_renewed")
+    second = json.loads(cloud.run("edge", "certificate", "--ledger", str(ledger), "--json").stdout)
+    assert second["serial"] != first["serial"]
+    assert (Path(first["identity"]) / "key.pem").read_bytes() != (Path(second["folder"]) / "key.pem").read_bytes()
+    wait_for(lambda: waiting(ledger) == 0)
+    assert agent.log_file.read_text().count('"uplink_up"') == 1  # no gap
+    assert agent.log_file.read_text().count('"certificate_renewed"') == 1
+
+    cloud.brokers.cloud.restart()
+    book(ledger, "receive", "TEA", 6, destination="A-01")
+    wait_for(lambda: waiting(ledger) == 0)  # with the new certificate
+    assert agent.stop() == 0
+
+
+def test_an_authority_is_replaced_while_gateways_work(
+    cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
+) -> None:
+    """A rotation: gateways of the old authority and of the new one are trusted side by side, then the old one goes."""
+    brokers, ledgers = cloud.brokers, [tmp_path / name / "ledger.db" for name in ("old", "new")]
+    directory = str(brokers.authority.directory)
+    cloud.enroll(cloud.claim(unique_name()), ledgers[0])
+    hurried = agents(ledgers[0], STOCKTIDE_EDGE_CERTIFICATE_LOOK_S="0.2", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1")
+    hurried.start("uplink_up")
+
+    shown = json.loads(cloud.run("cloud", "ca", "rotate", "--ca-dir", directory, "--json").stdout)
+    assert [row["signs"] for row in shown] == [True, False]
+    old = shown[1]["key_id"]
+    brokers.hand_over()  # the bundle and the lists; the brokers keep their certificate of the old authority
+    cloud.enroll(cloud.claim(unique_name()), ledgers[1])
+    other = agents(ledgers[1], STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start("uplink_up")
+    assert cloud.run("cloud", "ca", "retire", old, "--ca-dir", directory, code=1)  # a gateway hangs on it
+
+    # The old gateway renews, early, and learns to trust the new authority; then the broker can show its certificate.
+    cloud.run("edge", "certificate", "--renew", "--ledger", str(ledgers[0]))
+    wait_for(lambda: '"certificate_renewed"' in hurried.log_file.read_text())
+    cloud.run("cloud", "ca", "retire", old, "--ca-dir", directory)
+    brokers.hand_over(server=True)
+    for broker in (brokers.cloud, brokers.claims):
+        broker.restart()
+    for number, ledger in enumerate(ledgers):
+        book(ledger, "receive", "TEA", number + 1, destination="A-01")
+        wait_for(lambda at=ledger: waiting(at) == 0)  # type: ignore[misc]
+    assert other.stop() == hurried.stop() == 0
+
+
+def test_a_clone_with_its_key_takes_turns_and_nothing_is_lost(
+    cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
+) -> None:
+    """Two disks with one certificate have one connection: each is heard in turn, what both recorded counts once."""
+    ledgers = [tmp_path / name / "ledger.db" for name in ("original", "clone")]
+    cloud.enroll(cloud.claim(unique_name()), ledgers[0])
+    shutil.copytree(ledgers[0].parent, ledgers[1].parent, symlinks=True)
+    running = []
+    for number, ledger in enumerate(ledgers):
+        book(ledger, "receive", f"TEA-{number}", number + 1, destination="A-01")
+        running.append(agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2").start("uplink_up"))
+    wait_for(lambda: entries(cloud) == len(ledgers), timeout_s=60)
+    wait_for(lambda: any('"uplink_taken_over"' in agent.log_file.read_text() for agent in running))
+
+
+def test_the_next_broker_is_tried_when_one_does_not_answer(
+    cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
+) -> None:
+    """A gateway is told all brokers of the cloud, so that one of them may be away."""
+    cloud.worker.kill()
+    cloud.worker.environment["STOCKTIDE_GATEWAY_BROKERS"] = f"mqtts://127.0.0.1:1, {cloud.brokers.gateway_url}"
+    cloud.worker.start()
+    ledger = tmp_path / "edge" / "ledger.db"
+    assert len(cloud.enroll(cloud.claim(unique_name()), ledger)["brokers"]) == 2
+    book(ledger, "receive", "TEA", 1, destination="A-01")
+    agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start("uplink_up")
+    wait_for(lambda: waiting(ledger) == 0)
+
+
+@pytest.mark.parametrize("answer", ["nothing", "late", "failure", "another's"])
+def test_a_signer_command_is_believed_nothing(cloud: Cloud, tmp_path: Path, unique_name: Name, answer: str) -> None:
+    """The authority's key may live elsewhere: whatever goes wrong there refuses the claim for now, and says why."""
+    script = tmp_path / "signer"
+    other = cloud.brokers.identity("gw-other")[0]
+    does = {
+        "nothing": "true", "late": "exec sleep 60", "failure": "echo the vault is sealed >&2; exit 3",
+        "another's": f"cat {other}",
+    }[answer]  # fmt: skip
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    cloud.worker.kill()
+    cloud.worker.environment |= {
+        "STOCKTIDE_SIGNER_COMMAND": str(script), "STOCKTIDE_CA_BUNDLE_FILE": str(cloud.brokers.authority.bundle),
+        "STOCKTIDE_SIGNER_ANSWER_S_MAX": "0.5",
+    }  # fmt: skip
+    cloud.worker.start()
+    wait_for(lambda: '"broker_connected"' in cloud.worker.log_file.read_text().split("worker_started")[-1])
+    code, ledger = cloud.claim(unique_name()), tmp_path / "ledger.db"
+    assert "operator's log" in cloud.enroll(code, ledger, "--wait", "4", exit_code=5)["error"]
+    said = {"nothing": "not a certificate", "late": "did not answer", "failure": "the vault is sealed",
+            "another's": "another name"}[answer]  # fmt: skip
+    assert said in cloud.worker.log_file.read_text()
