@@ -16,7 +16,7 @@ from cloud_store.plan import Plan
 AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs"]
 DETAIL_CHARS_MAX: Final = 2_000
 ADVICE: Final[dict[AlarmKind, str]] = {
-    "fork": "A backup was restored or a disk was cloned. The gateway fetches what it lacks and opens a new epoch.",
+    "fork": "A backup was restored, a disk was cloned, or the gateway replaced. It fetches what it lacks and opens a new epoch.",
     "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Does a second one run?",
     "stock-differs": (
         "Gateway and cloud show different stock. Verify, then rebuild what differs from its entries: "
@@ -41,6 +41,11 @@ def of_plan(planned: Plan) -> Iterable[Alarm]:
         if reason.startswith("fork"):
             yield Alarm(arrived.gateway, "fork", reason)
     for frame in planned.merged:
+        header = frame.arrived.frame.header
+        if header.frame == 1 and header.after:
+            # The gateway may have noticed before its first frame was refused; somebody must be told all the same.
+            detail = f"went on in epoch {header.epoch}, after {', '.join(sorted(header.after))}"
+            yield Alarm(frame.arrived.gateway, "fork", detail)
         repeated = [bad.reason for bad in frame.rejected if bad.reason.startswith("counts already")]
         if repeated:
             yield Alarm(frame.arrived.gateway, "repeated-events", f"{len(repeated)} scans, such as: {repeated[0]}")

@@ -101,8 +101,8 @@ def test_a_scan_in_two_logs_that_did_not_know_of_each_other_counts_once(
     report = merger.merge([new.seal([scan(3), scan(8)])])
     assert (verdicts(report, NEXT), on_hand(connection)) == ([3], 9)
     found = {alarm["kind"]: alarm["times"] for alarm in alarms.listing(connection, limit=9)}
-    assert found == {"repeated-events": 2}
-    assert alarms.clear(connection, "gw-a") == 1
+    assert found == {"fork": 1, "repeated-events": 2}
+    assert alarms.clear(connection, "gw-a") == 2
     assert alarms.listing(connection, limit=9) == []
 
 
