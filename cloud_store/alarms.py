@@ -16,7 +16,10 @@ from cloud_store.plan import Plan
 AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs"]
 DETAIL_CHARS_MAX: Final = 2_000
 ADVICE: Final[dict[AlarmKind, str]] = {
-    "fork": "A backup was restored, a disk was cloned, or the gateway replaced. It fetches what it lacks and opens a new epoch.",
+    "fork": (
+        "A backup was restored, a disk was cloned, or the gateway replaced. "
+        "It fetches what it lacks and opens a new epoch."
+    ),
     "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Does a second one run?",
     "stock-differs": (
         "Gateway and cloud show different stock. Verify, then rebuild what differs from its entries: "

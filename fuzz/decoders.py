@@ -17,10 +17,10 @@ Decoder: TypeAlias = Callable[[bytes], object]
 _NOW_MS: Final = 1_790_000_000_000
 _ULID: Final = names.ulid(_NOW_MS, bytes(10))
 _MESSAGES: Final = (
-    messages.Ack, messages.Command, messages.ClaimRequest, messages.ClaimResponse, messages.DeviceCommand,
-    messages.DeviceEvent, messages.DeviceReading, messages.DeviceReceipt, messages.DeviceStatus, messages.GatewayStatus,
-    messages.Reply, site_messages.SiteAsk, twin.DesiredTwin, twin.DeviceConfig, twin.ReportedTwin, catalog.CatalogAsk,
-    catalog.CatalogPage,
+    messages.Ack, messages.CertificateRequest, messages.CertificateResponse, messages.ClaimRequest,
+    messages.ClaimResponse, messages.Command, messages.DeviceCommand, messages.DeviceEvent, messages.DeviceReading,
+    messages.DeviceReceipt, messages.DeviceStatus, messages.GatewayStatus, messages.Reply, site_messages.SiteAsk,
+    twin.DesiredTwin, twin.DeviceConfig, twin.ReportedTwin, catalog.CatalogAsk, catalog.CatalogPage,
 )  # fmt: skip
 
 

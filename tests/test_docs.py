@@ -43,9 +43,10 @@ def test_the_page_for_firmware_authors_names_every_device_topic() -> None:
             assert f"`{rule.pattern}`" in text
 
 
-def test_every_test_that_the_guarantees_name_exists() -> None:
+@pytest.mark.parametrize("page", ["guarantees.md", "security.md"])
+def test_every_test_that_a_promise_names_exists(page: str) -> None:
     """A promise whose test was renamed or removed is no longer kept by anything."""
-    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text)
     assert len(named) > 15
     for path, name in named:
