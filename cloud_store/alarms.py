@@ -61,8 +61,13 @@ def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
         connection.execute(_SQL["raise"], {"gateway": gateway, "kind": kind, "detail": detail[:DETAIL_CHARS_MAX]})
 
 
+def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:
+    """End the open alarm of a kind, because what it was about is over: a worker's finding, nobody's action."""
+    connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind})
+
+
 def clear(connection: Connection, gateway: str, kind: AlarmKind | None = None) -> int:
-    """Clear the open alarms of a gateway, of one kind or all; returns how many."""
+    """Clear the open alarms of a gateway, of one kind or all, by an operator; returns how many."""
     with translated(), connection.transaction():
         rows = connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind}).fetchall()
         if rows:

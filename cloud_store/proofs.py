@@ -52,7 +52,7 @@ class ProofStore(Session):
             agrees = digest is not None and proof.as_text(digest) == theirs.digest
             if agrees and intact:
                 site_digests.note_proof(self._connected(), gateway, differs=False)
-                alarms.clear(self._connected(), gateway, "stock-differs")
+                alarms.settle(self._connected(), gateway, "stock-differs")
             return Comparison(digest is not None, agrees, intact)
 
     def snapshot(self, gateway: str) -> Snapshot | None:
