@@ -96,10 +96,15 @@ class Merger:
 
     def _connected(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
-            copying.prepare(self._connection)
+            connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
+            try:
+                copying.prepare(connection)
+            except BaseException:
+                # A disk without room: a session that is half prepared would fail for ever.
+                connection.close()
+                raise
             # The server may be another, older one: see `dictionary`.
-            self._ids = Dictionary()
+            self._connection, self._ids = connection, Dictionary()
         return self._connection
 
 
