@@ -190,8 +190,11 @@ class _Agent:
 
     def _true_ms(self) -> int | None:
         """The time as the cloud has told it; None while it has not."""
-        offset_ms = self._uplink.offset_ms if self._uplink is not None else None
+        offset_ms = self._offset_ms()
         return None if offset_ms is None else self._clock.now_ms() + offset_ms
+
+    def _offset_ms(self) -> int | None:
+        return self._uplink.shipping.offset_ms if self._uplink is not None else None
 
     def _committed(self, appended: list[Append]) -> None:
         """After each commit, in the writer's thread."""
@@ -286,7 +289,9 @@ class _Agent:
                 )
                 for name, at in streams.items()
             },
-            clock=ClockStatus(boot=self._clock.boot, offset_ms=self._uplink.offset_ms if self._uplink else None),
+            clock=ClockStatus(
+                boot=self._clock.boot, offset_ms=self._uplink.shipping.offset_ms if self._uplink else None
+            ),
             dead_letters=facts["dead_letters"],
             readings_dropped=facts["dropped"].get("readings_dropped", 0),
             devices_online=facts["devices_online"],

@@ -1,28 +1,19 @@
 """The catalogue on the link: asked for on contact, now and then, and when the cloud says that there is more."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import structlog
 
 from edge_agent import catalog
 from edge_agent.catalog import CatalogBook
 from edge_agent.database import Connection
-from edge_agent.ledger import Ledger
 from edge_agent.settings import EdgeSettings
+from edge_agent.writer import Write
 from wire_protocol.catalog import CatalogAsk, CatalogPage
 from wire_protocol.site import SiteReader
 
-T = TypeVar("T")
-
 log = structlog.get_logger("edge_agent.uplink")
-
-
-class Write(Protocol):
-    """A write by the ledger's writer, waited for."""
-
-    def __call__(self, run: Callable[[Ledger], T]) -> Awaitable[T]: ...
 
 
 @dataclass(slots=True)

@@ -114,12 +114,12 @@ async def _fetch(uplink: Uplink, wait_s: float, progress: Progress) -> None:
     async with _running(uplink):
         loop = asyncio.get_running_loop()
         fetched, heard_s = -1, loop.time()
-        while not uplink.site.complete:
+        while not uplink.shipping.site.complete:
             await asyncio.sleep(LOOK_S)
             now = sum(log.seq for log in recovery.fetching(uplink.reader))
             if now != fetched:
                 fetched, heard_s = now, loop.time()
-                progress(fetched, max(fetched, sum(head.seq for head in uplink.site.heads)))
+                progress(fetched, max(fetched, sum(head.seq for head in uplink.shipping.site.heads)))
             elif loop.time() - heard_s > wait_s:
                 raise NothingToRestore(f"Nothing was heard of the cloud for {wait_s:.0f} seconds.")
 

@@ -6,32 +6,24 @@ are those of `wire_protocol.site` and `recovery`.
 Invariant: a new epoch is opened only when everything that the cloud has of this gateway is here.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
 
 import structlog
 
 from edge_agent import recovery
 from edge_agent.database import Connection
-from edge_agent.ledger import Ledger
 from edge_agent.recovery import Opened, Recovery
 from edge_agent.settings import EdgeSettings
 from edge_agent.site import SiteBook, unlike_cloud
+from edge_agent.writer import Write
 from wire_protocol import frames
+from wire_protocol.frames import Frame
 from wire_protocol.replication import Verdict
 from wire_protocol.site import SiteReader
 from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame, SiteHeads
 
-T = TypeVar("T")
-
 log = structlog.get_logger("edge_agent.uplink")
-
-
-class Write(Protocol):
-    """A write by the ledger's writer, waited for."""
-
-    def __call__(self, run: Callable[[Ledger], T]) -> Awaitable[T]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +43,7 @@ class SiteLink:
         write: hands a write to the ledger's writer and waits for it.
         settings: as everywhere.
         now_ms: the senders' time.
+        decode: reads a frame.
     """
 
     gateway: str
@@ -58,6 +51,7 @@ class SiteLink:
     write: Write
     settings: EdgeSettings
     now_ms: Callable[[], int]
+    decode: Callable[[bytes], Frame] = frames.decode
     epoch: str = ""
     complete: bool = False
     """Whether everything that the cloud has of the site was here at the last look."""
@@ -79,9 +73,11 @@ class SiteLink:
         if not self.asking.due(self.now_ms()):
             return None
         logs = recovery.fetching(self.reader)
-        # Its own log only while it is staged: what is not taken would be sent again and again.
-        staged = any((each.gateway, each.epoch) == (self.gateway, self.epoch) for each in logs)
-        return SiteAsk(own=None if staged else self.epoch, logs=tuple(logs[:SITE_LOGS_MAX]))
+        return SiteAsk(own=None if self._staged(logs) else self.epoch, logs=tuple(logs[:SITE_LOGS_MAX]))
+
+    def _staged(self, logs: Sequence[LogCursor]) -> bool:
+        """Whether its own log is wanted: only while it is staged; what is not taken would be sent again and again."""
+        return any((each.gateway, each.epoch) == (self.gateway, self.epoch) for each in logs)
 
     async def take(
         self, message: SiteFrame | SiteHeads, *, forked: bool, before_opening: Callable[[], None]
@@ -101,8 +97,8 @@ class SiteLink:
         """
         if isinstance(message, SiteHeads):
             return await self._answered(message, forked=forked, before_opening=before_opening)
-        frame = frames.decode(message.frame)
-        verdict = await self.write(lambda ledger: SiteBook(ledger).receive(message, frame))
+        frame = self.decode(message.frame)
+        verdict = await self._receive(message, frame)
         if verdict is Verdict.MERGE:
             self.asking.taken()
         elif verdict is Verdict.AHEAD:
@@ -111,9 +107,15 @@ class SiteLink:
             log.error("site_log_forked", gateway=message.gateway, epoch=frame.header.epoch, frame=frame.header.frame)
             if (message.gateway, frame.header.epoch) == (self.gateway, self.epoch):
                 # The frame that was thought to be shared is not: fetch the whole.
-                await self.write(lambda ledger: Recovery(ledger).stage(from_start=True))
+                await self._stage(from_start=True)
             self.asking.ask_now(self.now_ms())
         return None
+
+    async def _receive(self, message: SiteFrame, frame: Frame) -> Verdict:
+        return await self.write(lambda ledger: SiteBook(ledger).receive(message, frame))
+
+    async def _stage(self, *, from_start: bool) -> None:
+        await self.write(lambda ledger: Recovery(ledger).stage(from_start=from_start))
 
     async def _answered(
         self, message: SiteHeads, *, forked: bool, before_opening: Callable[[], None]
@@ -128,7 +130,7 @@ class SiteLink:
         if not forked:
             return await self._compare(message.heads)
         if step := recovery.next_step(self.reader, message.heads):
-            await self.write(lambda ledger: Recovery(ledger).stage(from_start=step == "from start"))
+            await self._stage(from_start=step == "from start")
             self.asking.ask_now(self.now_ms())
             return None
         before_opening()
@@ -146,8 +148,11 @@ class SiteLink:
         elif lost:
             return CloudLost()
         else:
-            log.error("site_logs_fetched_anew", gateway=self.gateway, logs=len(unlike))
-            await self.write(lambda ledger: SiteBook(ledger).forget(*unlike))
+            await self._forget(unlike)
             self._lost_since_ms = None
             self.asking.ask_now(self.now_ms())
         return None
+
+    async def _forget(self, logs: Sequence[int]) -> None:
+        log.error("site_logs_fetched_anew", gateway=self.gateway, logs=len(logs))
+        await self.write(lambda ledger: SiteBook(ledger).forget(*logs))

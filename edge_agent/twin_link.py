@@ -3,10 +3,10 @@
 Invariant: whatever comes, the cloud is told what is in force afterwards, and why if it is not what came.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import structlog
 
@@ -14,19 +14,12 @@ from edge_agent import twin
 from edge_agent.database import Connection
 from edge_agent.ledger import Ledger
 from edge_agent.twin import Configured, TwinBook
+from edge_agent.writer import Write
 from wire_protocol.messages import InvalidMessage
 from wire_protocol.problems import REASON_CHARS_MAX
 from wire_protocol.twin import DesiredTwin, Limits, ReportedTwin, version_of
 
-T = TypeVar("T")
-
 log = structlog.get_logger("edge_agent.uplink")
-
-
-class Write(Protocol):
-    """A write by the ledger's writer, waited for."""
-
-    def __call__(self, run: Callable[[Ledger], T]) -> Awaitable[T]: ...
 
 
 @dataclass(slots=True)

@@ -8,12 +8,12 @@ Invariant: jobs run in the order they were submitted, and each either commits as
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar
 
 import structlog
 
@@ -53,6 +53,12 @@ class Job:
 
 Work: TypeAlias = Append | Job
 Committed: TypeAlias = Callable[[list[Append]], None]
+
+
+class Write(Protocol):
+    """A write by the ledger's writer, waited for."""
+
+    def __call__(self, run: Callable[[Ledger], T]) -> Awaitable[T]: ...
 
 
 class LedgerWriter:

@@ -16,15 +16,17 @@ import edge_agent.ledger
 import edge_agent.outbox
 import edge_agent.recovery
 import edge_agent.site
+import edge_agent.site_link
 from edge_agent import recovery
 from edge_agent.derivation import Derivation
 from edge_agent.ledger import Ledger
+from edge_agent.shipping import Shipping
 from edge_agent.site import SiteBook
+from edge_agent.site_link import SiteLink
 from edge_agent.sql import statement
-from stocktide.universe import bugs_cloud, bugs_edge, bugs_site, universe, uplink
+from stocktide.universe import bugs_cloud, bugs_edge, bugs_site, universe
 from stocktide.universe.network import Network
 from stocktide.universe.queries import RepeatQueries
-from stocktide.universe.uplink import VirtualUplink
 from stocktide.universe.worker import VirtualContacts, Worker
 from wire_protocol import clock, times
 from wire_protocol.replication import Receiver, Sender
@@ -128,7 +130,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "foreign-ack",
         "another epoch's acknowledgement is taken",
-        ((VirtualUplink, "_acknowledged", bugs_edge.acknowledged_for_any_log),),
+        ((Shipping, "acknowledged", bugs_edge.acknowledged_for_any_log),),
     ),
     Bug(
         "dropped-before-ack",
@@ -172,7 +174,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "site-cursor-apart",
         "another log's cursor moves in a transaction before the rows'",
-        ((VirtualUplink, "_book", staticmethod(bugs_site.cursor_apart)),),
+        ((SiteLink, "_receive", bugs_site.cursor_apart),),
     ),
     Bug(
         "time-from-wall-clock",
@@ -182,7 +184,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "sealed-before-time",
         "frames are sealed before this boot's true time is known",
-        ((VirtualUplink, "_may_seal", lambda _: True),),
+        ((Shipping, "may_seal", lambda _: True),),
     ),
     Bug(
         "lost-log-ignored",
@@ -192,12 +194,12 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "unlike-log-ignored",
         "a cloud that fell back behind a neighbour's log is not noticed",
-        ((uplink, "unlike_cloud", bugs_site.never_unlike),),
+        ((edge_agent.site_link, "unlike_cloud", bugs_site.never_unlike),),
     ),
     Bug(
         "own-log-asked-unstaged",
         "a stopped ledger asks for its own log before it can take it",
-        ((VirtualUplink, "asks_own", lambda self, _: self.forked),),
+        ((SiteLink, "_staged", bugs_site.asks_own_once_stopped),),
     ),
 )
 

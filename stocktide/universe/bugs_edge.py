@@ -6,11 +6,10 @@ from edge_agent import outbox
 from edge_agent.database import Connection
 from edge_agent.drafts import Draft, ReadingDraft
 from edge_agent.ledger import Ledger
+from edge_agent.shipping import Shipping
 from edge_agent.writer import Append
 from stocktide.universe.machine import Machine
 from stocktide.universe.network import Network
-from stocktide.universe.tasks import Steps
-from stocktide.universe.uplink import VirtualUplink
 from wire_protocol import clock, frames
 from wire_protocol.entries import ENTRIES, Count, Movement, Reading
 from wire_protocol.messages import Ack
@@ -20,7 +19,7 @@ from wire_protocol.topics import Stream
 
 _APPEND = Ledger.append
 _BODY = outbox.body
-_ACKNOWLEDGED = VirtualUplink._acknowledged  # noqa: SLF001 - as below
+_ACKNOWLEDGED = Shipping.acknowledged
 _RECEIVE = Sender.receive
 _GO_BACK = Sender._go_back  # noqa: SLF001 - a planted bug is put where the real one would be
 _ADMITTED = Sender._admitted  # noqa: SLF001 - as above
@@ -73,9 +72,9 @@ def receive_without_digest(self: Sender, ack: Ack, now_ms: int) -> list[Effect]:
     return _RECEIVE(self, ack.model_copy(update={"digest": None}), now_ms)
 
 
-def acknowledged_for_any_log(self: VirtualUplink, ack: Ack) -> Steps:
+async def acknowledged_for_any_log(self: Shipping, ack: Ack) -> None:
     """Whichever epoch is acknowledged, it is taken for this one."""
-    yield from _ACKNOWLEDGED(self, ack.model_copy(update={"epoch": self.epoch}))
+    await _ACKNOWLEDGED(self, ack.model_copy(update={"epoch": self.epoch}))
 
 
 def wall_clock(self: Ledger) -> int:

@@ -1,18 +1,19 @@
 """How the planted bugs of sites and of recovery do it wrong."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 from unittest.mock import patch
 
-from edge_agent import site
+from edge_agent import outbox, site
 from edge_agent.database import Connection
 from edge_agent.ledger import Ledger
 from edge_agent.site import SiteBook
+from edge_agent.site_link import SiteLink
 from wire_protocol.entries import LedgerEntry
 from wire_protocol.frames import Frame
 from wire_protocol.replication import Verdict
 from wire_protocol.site_messages import LogCursor, SiteFrame
+from wire_protocol.topics import STREAMS
 
 _STORE = SiteBook._store  # noqa: SLF001 - a planted bug is put where the real one would be
 _COUNTING = site._counting  # noqa: SLF001 - as above
@@ -24,7 +25,7 @@ def store_booked(self: SiteBook, log: int, message: SiteFrame, frame: Frame, *, 
     return _STORE(self, log, message, frame, booked=True)
 
 
-def cursor_apart(message: SiteFrame, frame: Frame) -> Generator[Callable[[Ledger], Any], Any, Verdict]:
+async def cursor_apart(self: SiteLink, message: SiteFrame, frame: Frame) -> Verdict:
     """The cursor of another log moves in a transaction before the rows'."""
 
     def move(ledger: Ledger) -> Verdict:
@@ -37,9 +38,9 @@ def cursor_apart(message: SiteFrame, frame: Frame) -> Generator[Callable[[Ledger
         if row is not None:
             _STORE(SiteBook(ledger), row.log, message, frame, booked=not own)
 
-    verdict: Verdict = yield move
+    verdict = await self.write(move)
     if verdict is Verdict.MERGE:
-        yield store
+        await self.write(store)
     return verdict
 
 
@@ -61,3 +62,8 @@ def never_lost(_connection: Connection, _heads: Sequence[LogCursor]) -> bool:
 def never_unlike(_connection: Connection, _heads: Sequence[LogCursor]) -> list[int]:
     """The other gateways' logs are believed to be as the cloud has them."""
     return []
+
+
+def asks_own_once_stopped(self: SiteLink, _logs: Sequence[LogCursor]) -> bool:
+    """A stopped ledger asks for its own log, staged or not."""
+    return any(outbox.position(self.reader, stream).fork for stream in STREAMS)

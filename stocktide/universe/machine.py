@@ -26,7 +26,7 @@ from stocktide.universe.devices import Device, technician
 from stocktide.universe.disk import Disk
 from stocktide.universe.network import Network
 from stocktide.universe.steps import HOUR_MS
-from stocktide.universe.tasks import Write
+from stocktide.universe.tasks import Run
 from stocktide.universe.uplink import VirtualUplink
 from stocktide.universe.weather import CALM
 from stocktide.universe.world import Process, World
@@ -177,7 +177,7 @@ class Machine(Process):
 
     # --- the writer ---------------------------------------------------------------------------------------------
 
-    def submit(self, run: Write, done: Callable[[Any], None], full: Callable[[], None]) -> None:
+    def submit(self, run: Run, done: Callable[[Any], None], full: Callable[[], None]) -> None:
         """Queue any other write."""
         self._enqueue(Submitted(Job(run), done, full))
 

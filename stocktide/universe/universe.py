@@ -3,13 +3,17 @@
 Invariant: the seed, the size and the planted bug determine every line of the trace.
 """
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 from unittest.mock import patch
+
+import structlog
 
 from cloud_store.arrivals import Gateway as RegisteredGateway
 from cloud_store.leases import Survey
@@ -43,6 +47,7 @@ LAST_FAILOVER_SHARE: Final = 0.5
 LAST_FAILOVER_COMMITS_MAX: Final = 12
 TECHNICIAN_SHARE: Final = 0.12
 THROWN_OFF_MS: Final = 10_000
+SILENT: Final = logging.CRITICAL  # nothing logs at this level
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +332,17 @@ class Universe:
             machine.disk.close()
 
 
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """What production logs is in the trace, in the words of the simulator."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(SILENT))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
 def run(seed: int, size: Size, echo: Callable[[str], None] | None = None) -> Outcome:
     """Live through one universe and report."""
     began = time.process_time()  # for the figure of speed alone
@@ -334,7 +350,7 @@ def run(seed: int, size: Size, echo: Callable[[str], None] | None = None) -> Out
     problem: Violation | None = None
     try:
         # The one source of chance in production that cannot be given as an argument.
-        with patch.object(recovery, "new_epoch", lambda _: universe.epoch()):
+        with _without_logs(), patch.object(recovery, "new_epoch", lambda _: universe.epoch()):
             universe.live()
     except Violation as violation:
         problem = violation

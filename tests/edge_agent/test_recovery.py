@@ -92,8 +92,8 @@ def uplink(gateway: SiteGateway, path: Path) -> Uplink:
         clock=clock,
         commands=Commands(path, clock.now_ms, made_nowhere, EdgeSettings(ledger=path)),
     )
-    made._lanes = {stream: made._lane(stream) for stream in ("ledger", "readings")}
-    for lane in made._lanes.values():
+    made.shipping.connected(gateway.ledger.epoch, lambda _stream, _frame, _body: None)
+    for lane in made.shipping.lanes.values():
         lane.sender.connected(0)
     return made
 
@@ -116,8 +116,8 @@ def test_a_verdict_about_another_history_is_not_believed(gateway: SiteGateway, t
         stream="ledger", epoch=gateway.ledger.epoch, frame=2, seq=8, now_ms=START_MS, window=16, want=3,
         digest="ab" * 32, rejected=(Rejected(seq=7, reason="counts already"),),
     )  # fmt: skip
-    asyncio.run(link._acknowledged(None, None, told))  # type: ignore[arg-type]  # nothing is published
-    assert link._lanes["ledger"].sender.forked
+    asyncio.run(link.shipping.acknowledged(told))
+    assert link.shipping.forked
     assert queries.balances(gateway.ledger.connection)[SHELF] == 107
     recover(gateway, LogCursor(gateway="gw-1", epoch=gateway.ledger.epoch, frame=2, seq=8, digest="ab" * 32))
     assert "e-107" in events(gateway)

@@ -62,6 +62,14 @@ def test_a_planted_bug_is_noticed_and_removed_again(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("seed", [57])
+def test_what_once_failed_holds(seed: int) -> None:
+    """57: a staged log that was not the shared one after all must be fetched from its start."""
+    outcome = run(seed, prove.PROOF_SIZE)
+    assert outcome.problem is None, (outcome.at, outcome.invariant, outcome.problem)
+
+
+@pytest.mark.slow
 def test_the_faults_happen() -> None:
     """A simulator whose disasters never strike proves nothing about them."""
     total = soak(0, 24, prove.PROOF_SIZE, processes=1)
