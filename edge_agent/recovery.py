@@ -31,6 +31,7 @@ from wire_protocol.replication import NO_CURSOR, Cursor
 from wire_protocol.site_messages import LogCursor
 from wire_protocol.topics import STREAMS
 
+NOTHING_MORE: Final = (1 << 62) - 1  # greater than any frame's number
 STAGED_FROM: Final = "staged_from"  # the last entry before those that are fetched
 
 
@@ -173,9 +174,14 @@ def fetched(connection: Connection, heads: Sequence[LogCursor]) -> bool:
 
 
 def fetching(connection: Connection) -> list[LogCursor]:
-    """How far this ledger has every log, the staged one in place of its own."""
-    rows = connection.execute(statement("known_with_staged"))
-    return [LogCursor(gateway=gateway, epoch=epoch, frame=frame, seq=seq) for gateway, epoch, frame, seq in rows]
+    """How far this ledger has every log, the staged one in place of its own.
+
+    Of an older own log that the cloud has otherwise nothing more is wanted: no frame of the cloud's follows on ours.
+    """
+    return [
+        LogCursor(gateway=gateway, epoch=epoch, frame=NOTHING_MORE if unlike else frame, seq=seq)
+        for gateway, epoch, frame, seq, unlike in connection.execute(statement("known_with_staged"))
+    ]
 
 
 def lost_by_cloud(connection: Connection, heads: Sequence[LogCursor]) -> bool:

@@ -33,6 +33,11 @@ class LogRow(NamedTuple):
     cursor: Cursor
     hlc: int
 
+    @property
+    def unlike(self) -> bool:
+        """Whether the cloud is known to have another history of it (`mark_unlike`)."""
+        return self.cursor.frame > 0 and not self.cursor.digest
+
 
 def known_logs(connection: Connection) -> list[LogCursor]:
     """How far this ledger has every log but its own."""
@@ -80,6 +85,8 @@ class SiteBook:
         row = log_row(connection, message.gateway, header.epoch, staged=staged)
         if (staged and row is None) or header.stream != "ledger":
             return Verdict.DUPLICATE
+        if row is not None and row.unlike:
+            return Verdict.DUPLICATE  # `recovery` gives it up, and then it is fetched from its start
         receiver = Receiver(message.gateway, "ledger", header.epoch, row.cursor if row else NO_CURSOR)
         verdict = receiver.offer(header, frame.digest)
         if verdict is Verdict.MERGE:

@@ -37,7 +37,8 @@ class LogCursor(Part):
 class SiteAsk(Message):
     """A gateway asks for the frames of its site's logs, its own older ones included, after what it has.
 
-    `own` is the log it writes itself, which it need not be sent; absent when it asks for that too.
+    `own` is the log it writes itself, which it need not be sent; absent when it asks for that too. A log of which
+    nothing more is wanted is named with a frame that is greater than any.
     """
 
     bytes_max: ClassVar[int] = 64 * 1024

@@ -17,7 +17,7 @@ SELECT gateway, epoch, frame, seq FROM log WHERE log > 0 AND NOT staged;
 SELECT gateway, epoch FROM log WHERE log = 0;
 
 -- name: known_with_staged
-SELECT gateway, epoch, frame, seq FROM log WHERE log > 0;
+SELECT gateway, epoch, frame, seq, frame > 0 AND digest = '' FROM log WHERE log > 0;
 
 -- name: staged_entries
 SELECT seq, body FROM site_entry WHERE log = ? AND seq > ? ORDER BY seq;

@@ -37,6 +37,7 @@ class Chaos:
             (weather.restores_per_h * gateways, self.disasters.back_up),
             (weather.clones_per_h * gateways, self.disasters.clone),
             (weather.replacements_per_h * gateways, self.disasters.replace),
+            (weather.moves_per_h * gateways, self.disasters.move),
             (weather.worker_deaths_per_h * len(self._universe.workers), self._kill_worker),
             (weather.broker_wipes_per_h, self._universe.wipe_broker),
             (weather.outages_per_h, self._outage),

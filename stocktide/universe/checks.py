@@ -158,6 +158,11 @@ class Checks:
         if not outlived:
             self._require_disturbed(machine.gateway, reason)
 
+    @staticmethod
+    def accused(machine: "Machine", reason: str) -> None:
+        """A machine was stopped for a fork, and the cloud has just its history."""
+        raise Violation("no false fork", f"{machine.name} has the cloud's history and is stopped: {reason}")
+
     def opened(self, machine: "Machine") -> None:
         """A machine goes on in a new epoch."""
         self.epochs += 1

@@ -19,6 +19,8 @@ BACKUP_AGE_MS: Final = (60_000, 8 * HOUR_MS)
 BUSY_MS: Final = 20_000
 AWAY_MS: Final = (60_000, HOUR_MS)
 REVIVED_MS: Final = (10 * 60_000, 6 * HOUR_MS)
+COPY_MS: Final = (BUSY_MS, 3 * BUSY_MS)
+SOON_MS: Final = (BUSY_MS, 10 * 60_000)
 REVIVED_SHARE: Final = 0.6
 WORST_MOMENT_SHARE: Final = 0.6
 MISFORTUNE_SHARE: Final = 0.5
@@ -129,21 +131,54 @@ class Disasters:
         self._fates.discard(old.name)
         if not self._universe.stormy:
             return
+        new = self._succeed(old, self._universe.empty_disk(old.gateway))
+        old.note(f"breaks and is replaced by {new.name}")
+        self._misfortune()
+        if self._rng.random() < REVIVED_SHARE:
+            self._plug_in_later(old, REVIVED_MS)
+        else:
+            self._scrap(old)
+
+    def _succeed(self, old: "Machine", disk: Disk) -> "Machine":
+        """Another machine with this disk takes a machine's place and devices."""
         self._world.checks.disturbed.add(old.gateway)
         old.retired = True
         if old.alive:
             old.die()
-        new = self._universe.add_machine(self._universe.empty_disk(old.gateway), old.site)
+        new = self._universe.add_machine(disk, old.site)
         for device in old.devices.values():
             device.hub = new
         new.devices, old.devices = old.devices, {}
-        old.note(f"breaks and is replaced by {new.name}")
-        self._misfortune()
-        if self._rng.random() < REVIVED_SHARE:
-            self._revivals[old.name] = old
-            self._later(REVIVED_MS, partial(self._revive, old))
-        else:
-            self._scrap(old)
+        return new
+
+    def _plug_in_later(self, old: "Machine", bounds: tuple[int, int]) -> None:
+        self._revivals[old.name] = old
+        self._later(bounds, partial(self._revive, old))
+
+    # --- moved, and back again ----------------------------------------------------------------------------------
+
+    def move(self) -> None:
+        """The disk is copied for a new machine while the old one goes on for a while; then they are exchanged.
+
+        Where the database loses just what the old one did meanwhile, the new one writes other frames of the same
+        numbers; and somebody plugs the old one in again.
+        """
+        old = self._victim()
+        if old is None or not self._room(old.gateway):
+            return
+        self._fates.add(old.name)
+        self._busy(old)
+        self._later(COPY_MS, partial(self._exchange, old, old.disk.copy()))
+
+    def _exchange(self, old: "Machine", copy: Disk) -> None:
+        self._fates.discard(old.name)
+        new = self._succeed(old, copy)
+        old.note(f"is moved to {new.name}, as it was a while ago")
+        if self._world.weather.failovers_per_h:
+            self._universe.fail_over(self._rng.randint(1, COMMITS_MAX))
+        if new.devices:
+            self._later((0, BUSY_MS), self._rng.choice(list(new.devices.values())).scan)
+        self._plug_in_later(old, SOON_MS)
 
     def _scrap(self, machine: "Machine") -> None:
         lost = set(machine.disk.content())

@@ -49,6 +49,15 @@ class NotedShipping(Shipping):
         await super()._carry_out(lane, effects)
         self.machine.world.checks.in_flight(self.machine.name, lane.sender)
 
+    async def acknowledged(self, ack: Ack) -> None:
+        sender = self.lanes[ack.stream].sender
+        stopped = sender.forked
+        shares = ack.digest is not None and outbox.digest(self.reader, ack.stream, ack.frame) == ack.digest
+        await super().acknowledged(ack)
+        # A clone hears the same acknowledgements: what is said of a fork is meant for the one whose frame it is not.
+        if shares and ack.epoch == self.epoch and sender.forked and sender.forked == ack.fork != stopped:
+            self.machine.world.checks.accused(self.machine, sender.forked)
+
     async def _learn_time(self, ack: Ack) -> None:
         boot, late_ms, zero_ms = self.clock.boot, self.machine.world.now_ms - ack.now_ms, self._zero_ms
         await super()._learn_time(ack)

@@ -34,6 +34,7 @@ class Weather:
     broker_wipes_per_h: float = 0.0
     outages_per_h: float = 0.0
     failovers_per_h: float = 0.0
+    moves_per_h: float = 0.0
 
 
 CALM: Final = Weather()
@@ -57,6 +58,7 @@ WORST: Final = Weather(
     broker_wipes_per_h=0.5,
     outages_per_h=0.3,
     failovers_per_h=0.4,
+    moves_per_h=0.15,
 )
 
 

@@ -17,7 +17,7 @@ from edge_agent.ledger import Ledger
 from edge_agent.outbox import Outbox
 from edge_agent.recovery import Opened, Recovery
 from edge_agent.settings import EdgeSettings
-from edge_agent.site_link import SiteLink
+from edge_agent.site_link import CloudLost, SiteLink
 from edge_agent.uplink import Uplink
 from tests import sites
 from tests.sites import START_MS, SiteGateway
@@ -181,6 +181,55 @@ def test_what_is_booked_in_a_new_epoch_is_later_than_the_old(gateway: SiteGatewa
     assert set(gateway.stock().variance.values()) == {0}
 
 
+def contact(gateway: SiteGateway, folder: Path, there: list[SiteFrame], *, forked: bool) -> Opened | CloudLost | None:
+    """A contact of an hour at most with a cloud that has one log of this gateway, up to what it means for its own."""
+    epoch, log_epoch = gateway.ledger.epoch, frames.decode(there[0].frame).header.epoch
+    heads = SiteHeads(heads=(head(there[-1]),), now_ms=START_MS)
+
+    async def write(run: Callable[[Ledger], Any]) -> Any:
+        with database.transaction(gateway.ledger.connection):
+            return run(gateway.ledger)
+
+    async def go(site: SiteLink) -> Opened | CloudLost | None:
+        site.connected(epoch)
+        for _ in range(60):
+            gateway.clock.turn(60_000)
+            question = site.question()
+            if question is None:
+                continue
+            have = {(log.gateway, log.epoch): log.frame for log in question.logs}
+            for message in there[have.get(("gw-1", log_epoch), 0) :]:
+                await site.take(message, forked=forked, before_opening=lambda: None)
+            outcome = await site.take(heads, forked=forked, before_opening=lambda: None)
+            if outcome is not None:
+                return outcome
+        return None
+
+    with closing(database.open_reader(folder / "gw-1.db")) as reader:
+        settings = EdgeSettings(ledger=folder / "gw-1.db")
+        return asyncio.run(go(SiteLink("gw-1", reader, write, settings, gateway.clock.mono_ms)))
+
+
+@pytest.mark.parametrize("forked", [False, True])
+def test_an_older_log_that_the_cloud_has_otherwise_is_not_fetched_for_ever(
+    gateway: SiteGateway, tmp_path: Path, *, forked: bool
+) -> None:
+    """None of the cloud's frames follows on what is here: the log must be given up, not asked for again and again."""
+    with (
+        sites.gateways(tmp_path / "dead", ["gw-1"], epoch=OLD) as (dead,),
+        sites.gateways(tmp_path / "backup", ["gw-1"], epoch=OLD) as (backup,),
+    ):
+        dead.append(scan(1))
+        gateway.fetch(dead.seal())
+        for number in (2, 3, 4):
+            backup.append(scan(number))
+            backup.seal()
+        outcome = contact(gateway, tmp_path, backup.sealed, forked=forked)
+    assert isinstance(outcome, Opened if forked else CloudLost)
+    if forked:
+        assert events(gateway) == ["e-1"]  # brought again in the new epoch; the cloud's log is fetched in its turn
+
+
 def test_a_frame_that_was_thought_to_be_shared_is_fetched_from_the_start(gateway: SiteGateway, tmp_path: Path) -> None:
     """The cloud fell back behind an acknowledged frame, and a clone wrote others: the staged log never fits."""
     epoch = gateway.ledger.epoch
@@ -194,28 +243,8 @@ def test_a_frame_that_was_thought_to_be_shared_is_fetched_from_the_start(gateway
         for number in (12, 13):
             clone.append(scan(number))
             clone.seal()
-        heads = SiteHeads(heads=(head(clone.sealed[-1]),), now_ms=START_MS)
-
-        async def write(run: Callable[[Ledger], Any]) -> Any:
-            with database.transaction(gateway.ledger.connection):
-                return run(gateway.ledger)
-
-        async def contact(site: SiteLink) -> Any:
-            site.connected(epoch)
-            for _ in range(20):
-                have = {(log.gateway, log.epoch): log.frame for log in site.question().logs}  # type: ignore[union-attr]
-                for message in clone.sealed[have.get(("gw-1", epoch), 0) :]:
-                    await site.take(message, forked=True, before_opening=lambda: None)
-                opened = await site.take(heads, forked=True, before_opening=lambda: None)
-                if opened is not None:
-                    return opened
-                gateway.clock.turn(60_000)
-            return None
-
-        with closing(database.open_reader(tmp_path / "gw-1.db")) as reader:
-            link = SiteLink("gw-1", reader, write, EdgeSettings(ledger=tmp_path / "gw-1.db"), gateway.clock.mono_ms)
-            opened = asyncio.run(contact(link))
-    assert opened is not None
+        opened = contact(gateway, tmp_path, clone.sealed, forked=True)
+    assert isinstance(opened, Opened)
     assert opened.carried == 1
     assert events(gateway) == ["e-1", "e-12", "e-13", "e-2"]
 
