@@ -159,6 +159,12 @@ class Checks:
             self._require_disturbed(machine.gateway, reason)
 
     @staticmethod
+    def shown_another(machine: "Machine", ack: Ack, *, stopped: bool) -> None:
+        """A machine has been shown the digest of a frame that it has otherwise."""
+        if not stopped:
+            raise Violation("fork noticed", f"{machine.name} is told of another {ack.stream} frame {ack.frame}, goes on")
+
+    @staticmethod
     def accused(machine: "Machine", reason: str) -> None:
         """A machine was stopped for a fork, and the cloud has just its history."""
         raise Violation("no false fork", f"{machine.name} has the cloud's history and is stopped: {reason}")

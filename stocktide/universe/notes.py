@@ -52,11 +52,16 @@ class NotedShipping(Shipping):
     async def acknowledged(self, ack: Ack) -> None:
         sender = self.lanes[ack.stream].sender
         stopped = sender.forked
-        shares = ack.digest is not None and outbox.digest(self.reader, ack.stream, ack.frame) == ack.digest
+        ours = outbox.digest(self.reader, ack.stream, ack.frame)
         await super().acknowledged(ack)
-        # A clone hears the same acknowledgements: what is said of a fork is meant for the one whose frame it is not.
-        if shares and ack.epoch == self.epoch and sender.forked and sender.forked == ack.fork != stopped:
-            self.machine.world.checks.accused(self.machine, sender.forked)
+        if ours is None or ack.digest is None or ack.epoch != self.epoch:
+            return
+        checks = self.machine.world.checks
+        if ours != ack.digest:
+            checks.shown_another(self.machine, ack, stopped=sender.forked is not None)
+        elif sender.forked and sender.forked == ack.fork != stopped:
+            # A clone hears the same acknowledgements: what is said of a fork is meant for whose frame it is not.
+            checks.accused(self.machine, sender.forked)
 
     async def _learn_time(self, ack: Ack) -> None:
         boot, late_ms, zero_ms = self.clock.boot, self.machine.world.now_ms - ack.now_ms, self._zero_ms
