@@ -162,7 +162,7 @@ class Checks:
     def shown_another(machine: "Machine", ack: Ack, *, stopped: bool) -> None:
         """A machine has been shown the digest of a frame that it has otherwise."""
         if not stopped:
-            raise Violation("fork noticed", f"{machine.name} is told of another {ack.stream} frame {ack.frame}, goes on")
+            raise Violation("fork noticed", f"{machine.name} goes on, told of another {ack.stream} frame {ack.frame}")
 
     @staticmethod
     def accused(machine: "Machine", reason: str) -> None:

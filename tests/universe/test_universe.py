@@ -34,7 +34,6 @@ FOUND_BY: dict[str, int] = {
 }
 
 
-
 @pytest.mark.parametrize("seed", range(6))
 def test_every_invariant_holds(seed: int) -> None:
     """A scan that is lost or counted twice in some weather is a broken promise."""
