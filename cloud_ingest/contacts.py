@@ -70,9 +70,10 @@ class Contacts:
         there = self._online.pop(gateway, frozenset())
         if status.state == "offline":
             there -= {status.epoch}
-        elif status.epoch not in there and not retained:
-            # A retained status may be old; whoever is really there is asked with its shard.
-            there = frozenset({*sorted(there)[-EPOCHS_REMEMBERED_MAX:], status.epoch})
+        elif (status.arrived or status.epoch not in there) and not retained:
+            # A retained status may be old; whoever is really there is asked with its shard. And whoever was there in
+            # this epoch may have left it for another without a word, and a clone of its disk come in its place.
+            there = frozenset({*sorted(there - {status.epoch})[-EPOCHS_REMEMBERED_MAX:], status.epoch})
             self._arrived.add((gateway, status.epoch))
         if there:
             if len(self._online) >= ONLINE_REMEMBERED_MAX:

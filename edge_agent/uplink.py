@@ -222,7 +222,7 @@ class Uplink:
         await client.subscribe(topics.down_filter(self.gateway), qos=1)
         _heed_cancellation()
         self.catalog.asking.connected(self.clock.mono_ms())
-        await self._report(client, "online")
+        await self._report(client, "online", arrived=True)
         self.online = True
         log.info("uplink_up", broker=repr(self.address))
         async with asyncio.TaskGroup() as tasks:
@@ -244,8 +244,9 @@ class Uplink:
         except (aiomqtt.MqttError, OSError, TimeoutError):
             log.info("farewell_not_sent", broker=repr(self.address))
 
-    async def _report(self, client: _Client, state: str) -> None:
-        await client.publish(self._topic(Channel.STATUS), self.status(state).encode(), qos=1, retain=True)
+    async def _report(self, client: _Client, state: str, *, arrived: bool = False) -> None:
+        status = self.status(state).model_copy(update={"arrived": arrived})
+        await client.publish(self._topic(Channel.STATUS), status.encode(), qos=1, retain=True)
         _heed_cancellation()
 
     async def _report_regularly(self, client: _Client) -> None:

@@ -198,13 +198,15 @@ class ClockStatus(Part):
 class GatewayStatus(Message):
     """A gateway announces itself on contact and then regularly; `offline` is its last will.
 
-    `stock` is the digest of its balances at a moment when everything was in a frame.
+    `arrived` is true in the first one of a contact: the cloud answers it with where the gateway's streams stand. `stock`
+    is the digest of its balances at a moment when everything was in a frame.
     """
 
     bytes_max: ClassVar[int] = 32 * 1024
 
     state: Literal["online", "offline"]
     epoch: names.Ulid
+    arrived: bool = False
     version: VersionText
     at_ms: TimeMs | None = None
     streams: dict[Stream, StreamStatus] = {}

@@ -25,7 +25,7 @@ VERSION: Final = version("stocktide")
 decoded = lru_cache(4_096)(frames.decode)
 
 
-def status(ledger: Ledger) -> GatewayStatus:
+def status(ledger: Ledger, *, arrived: bool) -> GatewayStatus:
     """What a gateway announces."""
     at = {stream: outbox.position(ledger.connection, stream) for stream in STREAMS}
     streams: dict[Stream, StreamStatus] = {
@@ -37,7 +37,7 @@ def status(ledger: Ledger) -> GatewayStatus:
         )
         for stream, place in at.items()
     }
-    return GatewayStatus(state="online", epoch=ledger.epoch, version=VERSION, streams=streams)
+    return GatewayStatus(state="online", epoch=ledger.epoch, arrived=arrived, version=VERSION, streams=streams)
 
 
 class NotedShipping(Shipping):

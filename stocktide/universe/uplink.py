@@ -92,7 +92,7 @@ class VirtualUplink:
         self.shipping.connected(machine.ledger.epoch, self._put)
         machine.note(f"is online in epoch {self.epoch[-4:]}")
         self.joined()
-        self._report(self._contact)
+        self._report(self._contact, arrived=True)
         machine.later(TIME_WAIT_MS, self.wake)
         self._pumping = True
         self._run(self._pump(connected=True), self._pumped)
@@ -105,12 +105,12 @@ class VirtualUplink:
             drain_entries_max=DRAIN_ENTRIES_MAX,
         )
 
-    def _report(self, contact: int) -> None:
+    def _report(self, contact: int, *, arrived: bool = False) -> None:
         """Announce, and go on doing so while this contact lasts."""
         if not self.online or contact != self._contact:
             return
         machine = self.machine
-        status = notes.status(machine.ledger)
+        status = notes.status(machine.ledger, arrived=arrived)
         self.publish(topics.link(machine.gateway, Channel.STATUS), status.encode())
         machine.later(STATUS_MS, lambda: self._report(contact))
 
