@@ -198,8 +198,8 @@ class ClockStatus(Part):
 class GatewayStatus(Message):
     """A gateway announces itself on contact and then regularly; `offline` is its last will.
 
-    `arrived` is true in the first one of a contact: the cloud answers with where the gateway's streams stand. `stock` is
-    the digest of its balances at a moment when everything was in a frame.
+    `arrived` is true in the first one of a contact; the cloud answers with where the gateway's streams stand.
+    `stock` is the digest of its balances at a moment when everything was in a frame.
     """
 
     bytes_max: ClassVar[int] = 32 * 1024
