@@ -58,9 +58,9 @@ def test_a_planted_bug_is_noticed_and_removed_again(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [30, 46, 57])
+@pytest.mark.parametrize("seed", [30, 46, 57, 1023])
 def test_what_once_failed_holds(seed: int) -> None:
-    """57: a staged log that was not the shared one after all. 30, 46: an older own log that the cloud has otherwise."""
+    """A seed is cheap to keep: docs/simulation.md says what each of these found."""
     outcome = run(seed, prove.PROOF_SIZE)
     assert outcome.problem is None, (outcome.at, outcome.invariant, outcome.problem)
 
