@@ -3,13 +3,14 @@
 Frames are taken from the gateways in turn, each gateway's own in order, so that everybody gets a first acknowledgement
 soon, even when a hundred come back at once with full windows.
 
-A gateway that has waited too long sends again what waits here still. That is dropped: to read everything twice when
-there is too much of it already would make the wait longer, and the repeats more.
+A gateway that has waited too long sends again what waits here still, or was taken and is being merged. That is dropped:
+to read everything twice when there is too much of it already would make the wait longer, and the repeats more.
 
 Invariant: what does not fit is not taken and so never acknowledged; the gateway has it and sends it again.
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -35,6 +36,7 @@ class Inbox:
     def __init__(self, *, frames_max: int, bytes_max: int) -> None:
         self._frames_max, self._bytes_max = frames_max, bytes_max
         self._waiting: dict[str, dict[bytes, Arrival]] = {}  # of each gateway, by payload, in the order they came
+        self._in_hand: set[tuple[str, bytes]] = set()
         self._frames = self._bytes = 0
         self._arrived = asyncio.Event()
 
@@ -47,9 +49,9 @@ class Inbox:
         return max(self._frames / self._frames_max, self._bytes / self._bytes_max)
 
     def offer(self, arrival: Arrival) -> Offer:
-        """Take an arrival if it does not wait here already and there is room."""
+        """Take an arrival if it is not here already and there is room."""
         queue = self._waiting.get(arrival.gateway, {})
-        if arrival.payload in queue:
+        if arrival.payload in queue or (arrival.gateway, arrival.payload) in self._in_hand:
             return "repeated"
         if self._frames >= self._frames_max or self._bytes + len(arrival.payload) > self._bytes_max:
             return "no_room"
@@ -65,7 +67,7 @@ class Inbox:
         await self._arrived.wait()
 
     def take(self, frames_max: int) -> list[Arrival]:
-        """Take frames out, one of each gateway in turn."""
+        """Take frames out, one of each gateway in turn; they are in hand until `settled`."""
         taken: list[Arrival] = []
         while self._waiting and len(taken) < frames_max:
             gateway, queue = next(iter(self._waiting.items()))
@@ -75,9 +77,14 @@ class Inbox:
                 self._waiting[gateway] = queue  # to the end of the line
         self._frames -= len(taken)
         self._bytes -= sum(len(arrival.payload) for arrival in taken)
+        self._in_hand |= {(arrival.gateway, arrival.payload) for arrival in taken}
         if not self._waiting:
             self._arrived.clear()
         return taken
+
+    def settled(self, taken: Iterable[tuple[str, bytes]]) -> None:
+        """What was taken, by gateway and payload, has been dealt with: who sends it again has not heard of that."""
+        self._in_hand -= set(taken)
 
 
 def window(fill: float, frames_max: int) -> int:

@@ -121,15 +121,24 @@ class Merging:
                 await asyncio.sleep(self._settings.batch_delay_ms / 1000)
             self._metrics.inbox_fill.set(self._inbox.fill)
             arrivals = self._inbox.take(frames_max - len(self._read))
-            read, letters = await uninterrupted(lambda: decode(arrivals))  # noqa: B023 - awaited in this iteration
+            read, letters = await uninterrupted(lambda: self._decode(arrivals))  # noqa: B023 - awaited in this iteration
             if letters:
                 await self._quarantine(letters)
-                self._settle(len(letters))
+                self._settle([(letter.gateway or "", letter.payload) for letter in letters])
             self._read += read
             if self._read:
                 self._ready.set()
             if len(self._read) >= frames_max:
                 self._room.clear()
+
+    def _decode(self, arrivals: list[Arrival]) -> tuple[list[ArrivedFrame], list[DeadLetter]]:
+        """In a thread: read payloads as far as they will be needed, so that the merge finds it done."""
+        decoded, letters = decode(arrivals)
+        for arrived in decoded:
+            last = self._last.get(arrived.log)
+            if last is None or arrived.frame.header.frame > last.cursor.frame:
+                arrived.validated()
+        return decoded, letters
 
     async def _merge_all(self) -> None:
         while True:
@@ -139,11 +148,12 @@ class Merging:
             self._room.set()
             for batch in _split(read, self._settings.batch_entries_max):
                 await self._merge(batch)
-                self._settle(len(batch))
+                self._settle([(arrived.gateway, arrived.payload) for arrived in batch])
 
-    def _settle(self, frames: int) -> None:
-        """So many of the frames that were taken are dealt with."""
-        self._unsettled -= frames
+    def _settle(self, taken: list[tuple[str, bytes]]) -> None:
+        """Of what was taken these are dealt with, by gateway and payload."""
+        self._inbox.settled(taken)
+        self._unsettled -= len(taken)
         if not self._unsettled:
             self._idle.set()
 

@@ -11,14 +11,12 @@ from wire_protocol.messages import Bounded, Rejected
 from wire_protocol.replication import Receiver
 from wire_protocol.topics import Stream
 
+Validated = tuple[Sequence[Movement | Count | Reading | None], Sequence[tuple[int, str]]]
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class ArrivedFrame:
-    """A frame as it came in, read as far as it can be without knowing what came before.
-
-    `payload` is what was on the wire: sites are passed it, and quarantine keeps it. `entries` are those of the frame's
-    rows, None where a row is unusable, and `problems` are (index, reason) of these.
-    """
+    """A frame as it came in; `payload` is what was on the wire: sites are passed it, and quarantine keeps it."""
 
     gateway: str
     stream: Stream
@@ -26,19 +24,25 @@ class ArrivedFrame:
     payload: bytes
     frame: Frame
     received_ms: int
-    entries: Sequence[Movement | Count | Reading | None]
-    problems: Sequence[tuple[int, str]]
+    _validated: Validated | None = None
 
     @classmethod
     def read(cls, gateway: str, stream: Stream, payload: bytes, received_ms: int, *, topic: str = "") -> Self:
-        """Decode a payload and validate its entries.
+        """Decode a payload.
 
         Raises:
             InvalidFrame: it is no frame.
         """
-        frame = frames.decode(payload)
-        valid, problems = entries.validate(frame.rows)
-        return cls(gateway, stream, topic or topics.up(gateway, stream), payload, frame, received_ms, valid, problems)
+        return cls(gateway, stream, topic or topics.up(gateway, stream), payload, frames.decode(payload), received_ms)
+
+    def validated(self) -> Validated:
+        """The entries of the frame's rows, None where a row is unusable, and (index, reason) of these.
+
+        Worked out when first asked for: a frame that was merged before is sent again oftener than one would think.
+        """
+        if self._validated is None:
+            self._validated = entries.validate(self.frame.rows)
+        return self._validated
 
     @property
     def log(self) -> "LogKey":

@@ -15,10 +15,12 @@ from typing import Final, TypeAlias
 from cloud_store import sql
 from cloud_store.connection import Connection
 from cloud_store.plan import PlannedFrame
+from wire_protocol import proof
 from wire_protocol.entries import Movement, Reading
 from wire_protocol.names import ADJUST
 
 WORDS_CACHED_MAX: Final = 200_000
+CELLS_CACHED_MAX: Final = 500_000
 
 Word: TypeAlias = tuple[int, str]
 _SQL: Final = sql.load("dictionary")
@@ -30,6 +32,7 @@ class WordTable:
     def __init__(self, noun: str) -> None:
         self._select, self._insert = _SQL[noun], _SQL[f"add_{noun}"]
         self.ids: dict[Word, int] = {}
+        self.words: dict[int, Word] = {}
 
     def resolve(self, connection: Connection, words: Iterable[Word]) -> None:
         """Make sure that `ids` has all these words, creating what the database lacks."""
@@ -39,6 +42,7 @@ class WordTable:
         if len(self.ids) + len(missing) > WORDS_CACHED_MAX:
             # The words of this very batch must stay; forgetting all and asking again is rare and simple.
             self.ids.clear()
+            self.words.clear()
             missing = sorted(words)
         self._read(connection, missing)
         if unknown := [word for word in missing if word not in self.ids]:
@@ -48,6 +52,7 @@ class WordTable:
     def _read(self, connection: Connection, words: list[Word]) -> None:
         for owner, word, number in connection.execute(self._select, _columns(words)):
             self.ids[owner, word] = number
+            self.words[number] = owner, word
 
 
 def _columns(words: list[Word]) -> Mapping[str, list[int] | list[str]]:
@@ -105,6 +110,7 @@ class Dictionary:
         self.devices = self._tables["devices"].ids
         self.epochs = self._tables["epochs"].ids
         self.metrics = self._tables["metrics"].ids
+        self._cell_hashes: dict[tuple[int, int, int], int] = {}
 
     def resolve(self, connection: Connection, words: Vocabulary) -> None:
         """Give every word an id; each kind in its own short transaction."""
@@ -112,3 +118,24 @@ class Dictionary:
             self._tables[noun].resolve(connection, getattr(words, noun))
         # A lot belongs to an item, so it comes after them.
         self._tables["lots"].resolve(connection, {(self.items[owner, sku], lot) for owner, sku, lot in words.lots})
+
+    def site_of(self, location_id: int) -> int:
+        """The site of a location of the batch."""
+        return self._tables["locations"].words[location_id][0]
+
+    def adjust_of(self, location_id: int) -> int:
+        """The `@adjust` of a location's site."""
+        return self.locations[self.site_of(location_id), ADJUST]
+
+    def cell_hash(self, cell: tuple[int, int, int]) -> int:
+        """`proof.cell_hash` of a cell of the batch, by the ids of its location, item and lot."""
+        found = self._cell_hashes.get(cell)
+        if found is None:
+            if len(self._cell_hashes) >= CELLS_CACHED_MAX:
+                self._cell_hashes.clear()
+            location_id, item_id, lot_id = cell
+            names = (self._tables["locations"].words[location_id][1], self._tables["items"].words[item_id][1])
+            # Lot 0 is none.
+            found = proof.cell_hash(*names, self._tables["lots"].words[lot_id][1] if lot_id else "")
+            self._cell_hashes[cell] = found
+        return found

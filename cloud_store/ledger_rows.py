@@ -12,10 +12,9 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from cloud_store.arrivals import LogKey
 from cloud_store.dictionary import Dictionary
 from cloud_store.plan import PlannedFrame
-from wire_protocol import names
+from wire_protocol import names, times
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.messages import Bounded
-from wire_protocol.times import TrueTime, true_time
 
 BOUNDED_TOLD_MAX: Final = 200
 HOUR_MS: Final = 3600 * 1000
@@ -44,14 +43,6 @@ class CellKey(NamedTuple):
     lot_id: int
 
 
-class Place(NamedTuple):
-    """A location: its name, its site, and the `@adjust` of that site."""
-
-    name: str
-    site_id: int
-    adjust_id: int
-
-
 class Step(NamedTuple):
     """One entry's effect on a cell, in the order of the site's entries."""
 
@@ -74,8 +65,9 @@ class CellChange:
 
 @dataclass(slots=True)
 class LedgerRows:
-    """Everything a batch writes about goods."""
+    """Everything a batch writes about goods, in the words of `ids`."""
 
+    ids: Dictionary
     movements: list[MovementRow] = field(default_factory=list)
     readings: list[tuple[Any, ...]] = field(default_factory=list)
     counts: list[dict[str, Any]] = field(default_factory=list)
@@ -84,13 +76,11 @@ class LedgerRows:
     hourly: dict[tuple[int, int, int, int], list[int]] = field(default_factory=dict)
     gateway_names: dict[int, str] = field(default_factory=dict)
     epoch_names: dict[int, str] = field(default_factory=dict)
-    places: dict[int, Place] = field(default_factory=dict)
-    goods: dict[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
     bounded: dict[LogKey, list[Bounded]] = field(default_factory=dict)
 
     def adjust_cell(self, cell: CellKey) -> CellKey:
         """The cell that what a count adds to this one is taken from."""
-        return CellKey(self.places[cell.location_id].adjust_id, cell.item_id, cell.lot_id)
+        return cell._replace(location_id=self.ids.adjust_of(cell.location_id))
 
 
 def postgres_time(ms: int) -> int:
@@ -100,7 +90,7 @@ def postgres_time(ms: int) -> int:
 
 def build(merged: Iterable[PlannedFrame], ids: Dictionary) -> LedgerRows:
     """Make the rows of all frames of a batch."""
-    rows = LedgerRows()
+    rows = LedgerRows(ids)
     for planned in merged:
         _FrameRows(planned, ids, rows).build()
     return rows
@@ -113,15 +103,14 @@ class _FrameRows:
         header, gateway = planned.arrived.frame.header, planned.gateway
         self.entries, self.gateway, self.ids, self.rows = planned.entries, gateway, ids, rows
         self.boots, self.received_ms = header.boots, planned.arrived.received_ms
+        # Nearly all times are: then nothing more is asked about them.
+        self.believed_ms = self.received_ms - times.AGE_MS_MAX, self.received_ms + times.AHEAD_MS_MAX
         self.log, self.epoch, self.epoch_id = (
             planned.arrived.log,
             header.epoch,
             ids.epochs[gateway.gateway_id, header.epoch],
         )
         self.adjust_id = ids.locations[gateway.site_id, names.ADJUST]
-        self.locations: dict[str, int] = {}
-        self.goods: dict[tuple[str, str | None], tuple[int, int]] = {}
-        self._location(names.ADJUST)
 
     def build(self) -> None:
         self.rows.gateway_names[self.gateway.gateway_id] = self.gateway.name
@@ -138,7 +127,8 @@ class _FrameRows:
         gateway, quantity = self.gateway, entry.quantity
         at_ms, claimed_ms = self._true_time(seq, entry)
         item_id, lot_id = self._goods(entry.sku, entry.lot)
-        source_id, destination_id = self._location(entry.source), self._location(entry.destination)
+        locations, site_id = self.ids.locations, gateway.site_id
+        source_id, destination_id = locations[site_id, entry.source], locations[site_id, entry.destination]
         device_at = None if entry.device_at_ms is None else postgres_time(entry.device_at_ms)
         self.rows.movements.append((
             postgres_time(at_ms), entry.hlc, seq, quantity, device_at, claimed_ms, gateway.tenant_id,
@@ -174,27 +164,15 @@ class _FrameRows:
         totals[way] += quantity
         totals[2] += 1
 
-    def _location(self, name: str) -> int:
-        location_id = self.locations.get(name)
-        if location_id is None:
-            location_id = self.locations[name] = self.ids.locations[self.gateway.site_id, name]
-            self.rows.places[location_id] = Place(name, self.gateway.site_id, self.adjust_id)
-        return location_id
-
     def _goods(self, sku: str, lot: str | None) -> tuple[int, int]:
-        goods = self.goods.get((sku, lot))
-        if goods is None:
-            item_id = self.ids.items[self.gateway.tenant_id, sku]
-            goods = (item_id, NO_LOT if lot is None else self.ids.lots[item_id, lot])
-            self.goods[sku, lot] = goods
-            self.rows.goods[goods] = (sku, lot or "")
-        return goods
+        item_id = self.ids.items[self.gateway.tenant_id, sku]
+        return item_id, NO_LOT if lot is None else self.ids.lots[item_id, lot]
 
     def _count(self, seq: int, entry: Count) -> None:
         gateway = self.gateway
         at_ms, claimed_ms = self._true_time(seq, entry)
         item_id, lot_id = self._goods(entry.sku, entry.lot)
-        location_id = self._location(entry.location)
+        location_id = self.ids.locations[gateway.site_id, entry.location]
         self.rows.shelves.setdefault(CellKey(location_id, item_id, lot_id), CellChange())
         self.rows.counts.append(
             {
@@ -231,12 +209,14 @@ class _FrameRows:
                 gateway.gateway_id, self.epoch_id, self._device(entry.device), self.ids.metrics[0, name],
             ))  # fmt: skip
 
-    def _true_time(self, seq: int, entry: Movement | Count | Reading) -> TrueTime:
-        found = true_time(entry, self.boots, self.received_ms)
-        if found.claimed_ms is not None:
-            told = self.rows.bounded.setdefault(self.log, [])
-            if len(told) < BOUNDED_TOLD_MAX:
-                told.append(Bounded(seq=seq, at_ms=found.at_ms))
+    def _true_time(self, seq: int, entry: Movement | Count | Reading) -> tuple[int, int | None]:
+        claimed = times.claimed_ms(entry, self.boots)
+        if self.believed_ms[0] <= claimed <= self.believed_ms[1]:
+            return claimed, None
+        found = times.bounded(claimed, self.received_ms)
+        told = self.rows.bounded.setdefault(self.log, [])
+        if len(told) < BOUNDED_TOLD_MAX:
+            told.append(Bounded(seq=seq, at_ms=found.at_ms))
         return found
 
     def _device(self, name: str | None) -> int | None:

@@ -162,16 +162,15 @@ def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerR
     alarms.raise_all(connection, alarms.of_plan(planned))
     if moved := plan.moved(planned):
         cursors.advance(connection, planned.gateways, moved)
-    site_digests.keep(connection, _digest_changes(planned, rows, changed))
+    site_digests.keep(connection, _digest_changes(planned, ids, changed))
 
 
-def _digest_changes(planned: plan.Plan, rows: ledger_rows.LedgerRows, changed: Mapping[CellKey, int]) -> dict[int, int]:
+def _digest_changes(planned: plan.Plan, ids: Dictionary, changed: Mapping[CellKey, int]) -> dict[int, int]:
     """What is added to the digest of each site of the batch. Rejected entries change no stock, but the position."""
     changes = {frame.gateway.site_id: 0 for frame in planned.merged if frame.arrived.stream == "ledger"}
-    for (location_id, item_id, lot_id), quantity in changed.items():
+    for cell, quantity in changed.items():
         if quantity:
-            place = rows.places[location_id]
-            changes[place.site_id] += proof.cell_hash(place.name, *rows.goods[item_id, lot_id]) * quantity
+            changes[ids.site_of(cell.location_id)] += ids.cell_hash(cell) * quantity
     return {site_id: proof.add(0, change) for site_id, change in changes.items()}
 
 

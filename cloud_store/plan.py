@@ -156,10 +156,11 @@ def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> Pl
         return PlannedFrame(arrived, gateway, [], lost)
     # The count in the header moves the cursor, so it must be the number of rows: asserted here again.
     assert len(frame.rows) == frame.header.count  # noqa: S101 - frames.decode promises it
-    rejected = [RejectedEntry(first + index, reason, frame.rows[index]) for index, reason in arrived.problems]
+    entries, problems = arrived.validated()
+    rejected = [RejectedEntry(first + index, reason, frame.rows[index]) for index, reason in problems]
     usable: list[tuple[int, Movement | Count | Reading]] = []
     wanted = (Movement, Count) if arrived.stream == "ledger" else (Reading,)
-    for seq, entry in enumerate(arrived.entries, first):
+    for seq, entry in enumerate(entries, first):
         if isinstance(entry, wanted):
             usable.append((seq, entry))
         elif entry is not None:

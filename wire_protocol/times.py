@@ -32,9 +32,18 @@ def true_time(entry: Movement | Count | Reading, boots: Mapping[str, int], recei
         boots: the frame header's: when each boot's monotonic clock was zero, Unix milliseconds.
         received_ms: when the cloud received the frame.
     """
+    return bounded(claimed_ms(entry, boots), received_ms)
+
+
+def claimed_ms(entry: Movement | Count | Reading, boots: Mapping[str, int]) -> int:
+    """When an entry happened, as its frame tells; not bounded yet."""
     zero_ms = boots.get(entry.boot)
-    claimed = clock.wall_ms(entry.hlc) if zero_ms is None else zero_ms + entry.mono_ms
+    return clock.wall_ms(entry.hlc) if zero_ms is None else zero_ms + entry.mono_ms
+
+
+def bounded(claimed: int, received_ms: int) -> TrueTime:
+    """A claimed time within what is believed of a frame that was received at a time."""
     if received_ms - AGE_MS_MAX <= claimed <= received_ms + AHEAD_MS_MAX:
         return TrueTime(claimed, None)
-    bounded = min(max(claimed, received_ms - AGE_MS_MAX), received_ms + AHEAD_MS_MAX)
-    return TrueTime(bounded, min(max(claimed, -CLAIM_MS_LIMIT), CLAIM_MS_LIMIT))
+    at_ms = min(max(claimed, received_ms - AGE_MS_MAX), received_ms + AHEAD_MS_MAX)
+    return TrueTime(at_ms, min(max(claimed, -CLAIM_MS_LIMIT), CLAIM_MS_LIMIT))

@@ -197,6 +197,7 @@ class Worker(Process):
 
     def _take(self) -> None:
         decoded, letters = decode(self.inbox.take(BATCH_FRAMES_MAX))
+        self.inbox.settled((letter.gateway or "", letter.payload) for letter in letters)
         if letters:
             self.note(f"cannot read {len(letters)} frames")
         self._next(lambda: self._plan(decoded, RETRY_MS))
@@ -225,7 +226,7 @@ class Worker(Process):
             self.session = self.store.session
             self._stall(batch, retry_ms)
         else:
-            self._next(lambda: self._report(planned.report))
+            self._next(lambda: self._reported(batch, planned.report))
 
     def commit(self, planned: Plan) -> None:
         """Rows and cursors, in one transaction."""
@@ -288,6 +289,10 @@ class Worker(Process):
             if key in self._last:
                 self._tell(key, self._last[key].ack(self.world.now_ms, 0))
         self.later(retry_ms, lambda: self._plan(batch, min(RETRY_MS_MAX, retry_ms * 2)))
+
+    def _reported(self, batch: list[ArrivedFrame], report: MergeReport) -> None:
+        self.inbox.settled((arrived.gateway, arrived.payload) for arrived in batch)
+        self._report(report)
 
     def _report(self, report: MergeReport) -> None:
         waiting, self._stalled = self._stalled - report.streams.keys(), set()

@@ -50,7 +50,10 @@ def test_what_waits_already_is_not_taken_twice() -> None:
     assert inbox.offer(arrival(b"1")) == "taken"
     assert [inbox.offer(arrival(b"1")), inbox.offer(arrival(b"1", "gw-b"))] == ["repeated", "taken"]
     assert len(inbox.take(10)) == 2
+    assert [inbox.offer(arrival(b"1")), inbox.offer(arrival(b"1", "gw-c"))] == ["repeated", "taken"]
+    inbox.settled([("gw-a", b"1")])
     assert inbox.offer(arrival(b"1")) == "taken"  # it was merged, or not: the merge will know
+    assert inbox.offer(arrival(b"1", "gw-b")) == "repeated"
 
 
 def test_gateways_take_turns_and_keep_their_own_order() -> None:

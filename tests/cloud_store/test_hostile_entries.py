@@ -15,7 +15,7 @@ from cloud_store.arrivals import LogKey
 from cloud_store.connection import Connection
 from cloud_store.merge import Merger
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, movement
-from wire_protocol import clock, entries, frames
+from wire_protocol import clock, frames
 from wire_protocol.messages import EPOCH_MS_MAX
 from wire_protocol.stock import Cell
 
@@ -63,8 +63,7 @@ def test_a_hostile_entry_is_rejected_and_the_rest_is_stored(
     """Its neighbours in the frame merge; the acknowledgement can be sent; the dead letter can be read."""
     pair = [movement(clock.pack(NOW_MS, n), "receive", "@supplier", "A-1") for n in range(2)]
     honest = Chain("gw-a").seal(pair)
-    valid, problems = entries.validate([GOOD, row])
-    frame = replace(honest, frame=replace(honest.frame, rows=[GOOD, row]), entries=valid, problems=problems)
+    frame = replace(honest, frame=replace(honest.frame, rows=[GOOD, row]))
     report = merger.merge([frame])
     outcome = report.streams[LogKey("gw-a", "ledger", EPOCH)]
     ack = outcome.receiver.ack(NOW_MS, 16, rejected=outcome.rejected)
