@@ -15,6 +15,7 @@ BENCHMARKS: Final = {
     "uplink": "bytes a movement",
     "cli": "cold start of the technician's command",
     "verify": "ledger verify on a million entries",
+    "tls": "movements through one ingestor from gateways with certificates over TLS, beside plain TCP",
     "enrol": "a thousand gateways by claim over TLS",
 }
 

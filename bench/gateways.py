@@ -1,13 +1,15 @@
 """Gateways as a source of load: the production sender over sealed frames that were made beforehand.
 
 Used by the benchmarks and by the fault tests: what is measured and broken is the cloud's side, so the gateway's side is
-the real protocol (`wire_protocol.replication.Sender`) without a ledger behind it. All gateways share one connection.
+the real protocol (`wire_protocol.replication.Sender`) without a ledger behind it. All gateways of a fleet share one
+connection; one that comes with a certificate is a fleet by itself.
 
 Invariant: a frame is forgotten only when it is acknowledged; a broken link is re-established for ever.
 """
 
 import asyncio
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -59,14 +61,31 @@ class LoadGateway:
 
 
 class Fleet:
-    """Gateways on one connection. `async with` it, then wait for `settled`."""
+    """Gateways on one connection. `async with` it, then wait for `settled`.
 
-    def __init__(self, mqtt_url: str, gateways: Iterable[LoadGateway], *, mqtt_version: str = "5") -> None:
+    Args:
+        mqtt_url: the broker.
+        gateways: who is to be connected.
+        mqtt_version: 5 or 3.1.1.
+        tls: of a lone gateway that shows a certificate; a lone one subscribes to its own topic only.
+    """
+
+    def __init__(
+        self,
+        mqtt_url: str,
+        gateways: Iterable[LoadGateway],
+        *,
+        mqtt_version: str = "5",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         newest = mqtt_version == "5"
         self._protocol = aiomqtt.ProtocolVersion.V5 if newest else aiomqtt.ProtocolVersion.V311
         parts = urlsplit(mqtt_url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 1883
         self.gateways = {(gateway.name, gateway.stream): gateway for gateway in gateways}
+        self._tls = tls
+        names = {name for name, _ in self.gateways}
+        self._filter = topics.link(names.pop(), Channel.ACK) if len(names) == 1 else ACK_FILTER
         self._outgoing: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
         self._tasks: asyncio.TaskGroup | None = None
         self._running: list[asyncio.Task[None]] = []
@@ -130,10 +149,12 @@ class Fleet:
             await asyncio.sleep(RECONNECT_DELAY_S)
 
     async def _connection(self) -> None:
-        client = aiomqtt.Client(self._host, self._port, protocol=self._protocol, max_inflight_messages=1000)
+        client = aiomqtt.Client(
+            self._host, self._port, protocol=self._protocol, max_inflight_messages=1000, tls_context=self._tls
+        )
         client.pending_calls_threshold = PUBLISHES_AT_ONCE
         async with client, asyncio.TaskGroup() as group:
-            await client.subscribe(ACK_FILTER, 1)
+            await client.subscribe(self._filter, 1)
             for number in range(PUBLISHES_AT_ONCE):
                 group.create_task(self._publish(client), name=f"fleet.publisher.{number}")
             for gateway in self.gateways.values():

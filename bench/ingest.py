@@ -73,11 +73,11 @@ def _fleet(connection: Connection) -> list[LoadGateway]:
 
 
 @contextmanager
-def _worker(url: str) -> Iterator[None]:
+def _worker(url: str, mqtt_url: str | None = None) -> Iterator[None]:
     command = [sys.executable, "-c", "from cloud_ingest.cli import app; app()", "ingest"]
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("wb") as log:
         worker = subprocess.Popen(
-            [*command, "--database-url", url, "--mqtt-url", services.mqtt_url()],
+            [*command, "--database-url", url, "--mqtt-url", mqtt_url or services.mqtt_url()],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
         )  # fmt: skip
         try:
