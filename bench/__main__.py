@@ -15,6 +15,7 @@ BENCHMARKS: Final = {
     "uplink": "bytes a movement",
     "cli": "cold start of the technician's command",
     "verify": "ledger verify on a million entries",
+    "rollout": "a twin changed for ten thousand gateways at once, beside what the bound on pushes admits",
     "tls": "movements through one ingestor from gateways with certificates over TLS, beside plain TCP",
     "enrol": "a thousand gateways by claim over TLS",
 }

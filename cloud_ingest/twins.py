@@ -8,11 +8,12 @@ older one never follows a newer one of this worker; the gateway refuses what ano
 """
 
 import asyncio
-import time
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
 
+from cloud_ingest.allowance import TURNS_PER_S, Allowance
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
@@ -25,7 +26,6 @@ from wire_protocol.twin import ReportedTwin
 
 RETRY_S: Final = 1.0
 AGAIN_S: Final = 30.0
-TURNS_PER_S: Final = 10
 _LOG = structlog.get_logger()
 
 
@@ -41,6 +41,7 @@ class Twins:
     def __init__(self, settings: IngestSettings, store: TwinStore, publish: Retaining, metrics: WorkerMetrics) -> None:
         self._settings, self._store, self._publish = settings, store, publish
         self._metrics = metrics
+        self._allowance = Allowance(settings.twins_per_s_max)
         self._shards: frozenset[int] = frozenset()
         self._reports: dict[str, ReportedTwin] = {}
         self._changed = False
@@ -95,21 +96,26 @@ class Twins:
             await self._push([Push(gateway, desired)])
 
     async def _push_due(self) -> None:
-        limit = max(1, self._settings.twins_per_s_max // TURNS_PER_S)
         while self._shards:
-            began = time.monotonic()
-            due = await uninterrupted(lambda: self._store.due(self._shards, limit=limit, again_s=AGAIN_S))
-            if due:
-                await self._push(due)
-            if len(due) < limit:
-                return
+            limit = self._allowance.left()
+            if 2 * limit >= self._allowance.turn:  # for one or two it is not worth asking
+                due = await uninterrupted(partial(self._due, limit))
+                if due:
+                    await self._push(due)
+                if len(due) < limit:
+                    return
+            else:
+                await asyncio.sleep(1 / (2 * TURNS_PER_S))
             if self._reports:
                 self.wake()  # whoever has reported meanwhile is not kept waiting by a change of the whole fleet
                 return
-            await asyncio.sleep(max(0.0, 1 / TURNS_PER_S - (time.monotonic() - began)))
+
+    def _due(self, limit: int) -> list[Push]:
+        return self._store.due(self._shards, limit=limit, again_s=AGAIN_S)
 
     async def _push(self, pushes: list[Push]) -> None:
         for push in pushes:
             self._publish(topics.link(push.gateway, Channel.DESIRED_TWIN), push.twin.encode(), retain=True)
+        self._allowance.spend(len(pushes))
         self._metrics.twins.labels("pushed").inc(len(pushes))
         await uninterrupted(lambda: self._store.pushed(pushes))
