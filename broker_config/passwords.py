@@ -1,12 +1,8 @@
-"""Mosquitto's password files: one `user:$7$iterations$salt$hash` a line, PBKDF2 with SHA-512.
+"""Mosquitto's password files: one `user:hash` a line (`wire_protocol.passwords`).
 
 Invariant: a password file is only ever replaced as a whole, and only its owner may read it.
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import os
 import secrets
 import tempfile
@@ -15,16 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from broker_config.errors import InvalidPasswords
-from wire_protocol import names
+from wire_protocol import names, passwords
 from wire_protocol.errors import InvalidName
+from wire_protocol.passwords import verify
 
-# Mosquitto checks a password on its only thread while all other clients wait, so a fleet that reconnects after an
-# outage pays for each iteration. Ours are random by default, where stretching adds nothing: 101 is Mosquitto's own.
-ITERATIONS: Final = 101
+__all__ = ["generate", "hashed", "read", "set_password", "verify", "write"]
+
 SALT_BYTES: Final = 12
 GENERATED_BYTES: Final = 24
 PASSWORD_CHARS_MIN: Final = 12
-_FIELDS: Final = 5
 
 
 def generate() -> str:
@@ -32,23 +27,9 @@ def generate() -> str:
     return secrets.token_urlsafe(GENERATED_BYTES)
 
 
-def hashed(password: str, *, salt: bytes | None = None, iterations: int = ITERATIONS) -> str:
-    """The hash of a password as Mosquitto stores it: `$7$101$…$…`."""
-    salt = secrets.token_bytes(SALT_BYTES) if salt is None else salt
-    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, iterations)
-    return f"$7${iterations}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
-
-
-def verify(password: str, stored: str) -> bool:
-    """Whether a password has this hash. A hash that is not well formed has no password."""
-    fields = stored.split("$")
-    if len(fields) != _FIELDS or fields[1] != "7" or not fields[2].isdecimal():
-        return False
-    try:
-        salt = base64.b64decode(fields[3], validate=True)
-    except binascii.Error:
-        return False
-    return hmac.compare_digest(hashed(password, salt=salt, iterations=int(fields[2])), stored)
+def hashed(password: str) -> str:
+    """The hash of a password under a new salt."""
+    return passwords.hashed(password, salt=secrets.token_bytes(SALT_BYTES))
 
 
 def read(file: Path) -> dict[str, str]:

@@ -8,6 +8,7 @@ import typer
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Tenant, TheTenant, database
 from cloud_ingest.cli_registry import done, tenant_app
 from cloud_ingest.defaults import DATABASE_URL
+from cloud_ingest.errors import BadInput
 from command_line.output import ErrorGroup, emit_json, listing
 
 key_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="API keys of people and programs.")
@@ -15,6 +16,8 @@ audit_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Who did what
 database_user_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Database logins that see one tenant.")
 device_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Devices of gateways.")
 
+KEY_BYTES = 24
+SALT_BYTES = 12
 QUOTAS = ("gateways", "devices", "entries_per_s", "requests_per_minute")
 
 
@@ -166,6 +169,37 @@ def add_device(
     with database(database_url) as connection:
         registry.add_device(connection, gateway, name)
     done(f"device {name} added at {gateway}", {"gateway": gateway, "device": name}, json_=json_)
+
+
+@device_app.command("key")
+def device_key(
+    name: str,
+    gateway: Annotated[str, typer.Option("--gateway", "-g", help="Its gateway; the twin there must have the device.")],
+    remove: Annotated[bool, typer.Option("--remove", help="It may not connect any more.")] = False,
+    database_url: DatabaseUrl = DATABASE_URL,
+    json_: Json = False,
+) -> None:
+    """Give a device a key for its gateway's broker and print it, this once: the twin has only its hash."""
+    import secrets  # noqa: PLC0415 - a technician's command line need not load it
+    from getpass import getuser  # noqa: PLC0415 - as above
+
+    from cloud_store import twins  # noqa: PLC0415 - loads the database driver
+    from wire_protocol.passwords import hashed  # noqa: PLC0415 - as above
+
+    key = None if remove else secrets.token_urlsafe(KEY_BYTES)
+    with database(database_url) as connection:
+        if name not in ((twins.show(connection, gateway)["state"] or {}).get("devices") or {}):
+            hint = f'stocktide cloud twin set {gateway} --patch \'{{"devices": {{"{name}": {{"kind": "scanner"}}}}}}\''
+            raise BadInput(f"The twin of {gateway} has no device {name}.", hint=hint)
+        stored = None if key is None else hashed(key, salt=secrets.token_bytes(SALT_BYTES))
+        list(twins.change(connection, twins.Selection((gateway,)), {"devices": {name: {"key": stored}}}, who=getuser()))
+    if json_:
+        emit_json({"gateway": gateway, "device": name, "key": key})
+    elif key is None:
+        typer.echo(f"device {name} of {gateway} has no key any more")
+    else:
+        typer.echo(key)
+        typer.echo(f"{name} connects to {gateway}'s broker with it as its password; it is not shown again.", err=True)
 
 
 @device_app.command("list")

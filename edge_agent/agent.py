@@ -14,16 +14,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from edge_agent import database, logs, outbox, queries, stock_proof, twin, upkeep
+from edge_agent import database, device_keys, logs, outbox, queries, stock_proof, twin, upkeep
 from edge_agent.clock import SystemClock
 from edge_agent.commands import Commands, Hands
 from edge_agent.database import Connection
+from edge_agent.device_keys import PasswordFile
 from edge_agent.devices import DeviceSide
 from edge_agent.errors import AgentRunning, EdgeError
 from edge_agent.identity import IdentityFolder
@@ -41,6 +43,7 @@ from wire_protocol.proof import StockProof
 from wire_protocol.topics import STREAMS
 
 UPKEEP_INTERVAL_S: Final = 10.0
+KEYS_RETRY_S: Final = 30.0
 
 log = structlog.get_logger("edge_agent")
 
@@ -114,6 +117,7 @@ class _Agent:
         self._devices: DeviceSide | None = None
         self._damaged: StockProof | None = None
         self._level_timer: asyncio.TimerHandle | None = None
+        self._keys_due = asyncio.Event()
 
     async def run(self, local: BrokerAddress, clouds: Sequence[BrokerAddress]) -> None:
         cloud = clouds[0] if clouds else None
@@ -155,6 +159,9 @@ class _Agent:
                 tasks.create_task(self._watchdog(), name=f"{name}.watchdog"),
                 tasks.create_task(self._scan(), name=f"{name}.scan"),
             ]
+            if (path := self._settings.device_password_file) is not None:
+                keys = self._keep_keys(PasswordFile(path, self._settings.broker_reload_command))
+                running.append(tasks.create_task(keys, name=f"{name}.keys"))
             if self._uplink is not None:
                 running.append(tasks.create_task(self._uplink.run(), name=f"{name}.uplink"))
             await stopping.wait()
@@ -214,6 +221,21 @@ class _Agent:
         self._known.refresh()
         if self._devices is not None:
             self._devices.configure(told)
+        self._keys_due.set()
+
+    async def _keep_keys(self, file: PasswordFile) -> None:
+        """Have the keys of the twin's devices in the broker's password file, from the start and whenever it changes."""
+        while True:
+            self._keys_due.clear()
+            keys = device_keys.wanted(twin.state(self._reader))
+            try:
+                had = await asyncio.wrap_future(self._writer.submit(partial(device_keys.note_keyed, wanted=keys)))
+                await asyncio.to_thread(file.put, keys, had)
+            except (EdgeError, OSError) as error:
+                log.warning("device_keys_not_written", file=str(file.path), reason=str(error))
+                await asyncio.sleep(KEYS_RETRY_S)
+            else:
+                await self._keys_due.wait()
 
     def _locate(self, device: str, seconds: int) -> None:
         if self._devices is not None:

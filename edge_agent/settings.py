@@ -23,6 +23,12 @@ class EdgeSettings(BaseSettings):
     local_url: Annotated[str, Field(description="The gateway's own broker, where devices publish.")] = (
         "mqtt://127.0.0.1:1883"
     )
+    device_password_file: Annotated[
+        Path | None, Field(description="The gateway's broker's password file, where keys of the twin's devices go.")
+    ] = None
+    broker_reload_command: Annotated[
+        str | None, Field(description="Makes the gateway's broker read its password file again.")
+    ] = None
     mqtt_version: Annotated[
         Literal["5", "3.1.1"], Field(description="MQTT version on both links; 3.1.1 for the embedded broker.")
     ] = "5"

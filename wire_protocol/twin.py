@@ -22,6 +22,7 @@ from wire_protocol import names
 from wire_protocol.entries import MetricName
 from wire_protocol.errors import WireError
 from wire_protocol.messages import Count, Message, Reason
+from wire_protocol.passwords import PasswordHash
 from wire_protocol.problems import first_problem
 
 DEVICES_MAX: Final = 1000
@@ -78,9 +79,10 @@ class DeviceBody(_Strict):
 
 
 class DesiredDevice(DeviceBody):
-    """A device that may speak at the gateway, and its configuration."""
+    """A device that may speak at the gateway, and its configuration. `key` is the hash of its password there."""
 
     kind: DeviceKind
+    key: PasswordHash | None = None
 
     def body(self) -> DeviceBody:
         """The configuration alone."""

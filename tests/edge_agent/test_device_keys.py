@@ -1,0 +1,97 @@
+"""The broker's password file: the twin's devices come and go, everybody else stays, whenever the gateway dies."""
+
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent import database, device_keys
+from edge_agent.device_keys import PasswordFile
+from edge_agent.ledger import Ledger
+from tests.edge_agent.conftest import HandClock
+from wire_protocol.passwords import hashed
+from wire_protocol.twin import InvalidTwin, merged
+
+ONE, TWO = (hashed(secret, salt=bytes(12)) for secret in ("one", "two"))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, clock: HandClock) -> Iterator[Ledger]:
+    """An empty ledger."""
+    with Ledger.create(tmp_path / "ledger.db", "gw-a", clock) as made:
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> PasswordFile:
+    """A password file with a user whom a technician has added."""
+    made = PasswordFile(tmp_path / "passwords")
+    made.path.write_text(f"agent:{TWO}\n")
+    return made
+
+
+def keep(ledger: Ledger, file: PasswordFile, keys: dict[str, str], *, dies: bool = False) -> bool:
+    """What the agent does when the twin changes; it may die before the file is written."""
+    with database.transaction(ledger.connection):
+        had = device_keys.note_keyed(ledger, keys)
+    return False if dies else file.put(keys, had)
+
+
+def users(file: PasswordFile) -> dict[str, str]:
+    """The users of the file."""
+    pairs = (line.partition(":") for line in file.path.read_text().splitlines())
+    return {user: stored for user, _, stored in pairs}
+
+
+def test_keys_come_change_and_go_and_other_users_stay(ledger: Ledger, file: PasswordFile) -> None:
+    """Removing a device from the twin must lock it out; removing the agent would lock the gateway out."""
+    assert keep(ledger, file, {"fridge-1": ONE, "till-1": ONE})
+    assert users(file) == {"agent": TWO, "fridge-1": ONE, "till-1": ONE}
+    assert keep(ledger, file, {"fridge-1": TWO})
+    assert users(file) == {"agent": TWO, "fridge-1": TWO}
+    assert not keep(ledger, file, {"fridge-1": TWO}), "nothing changed, so the broker need not read it again"
+    assert keep(ledger, file, {})
+    assert users(file) == {"agent": TWO}
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_a_gateway_that_dies_between_twin_and_file_catches_up(ledger: Ledger, file: PasswordFile) -> None:
+    """The next twin may not have the device at all, and the file may have it already."""
+    keep(ledger, file, {"fridge-1": ONE})
+    keep(ledger, file, {"till-1": ONE}, dies=True)
+    keep(ledger, file, {}, dies=True)
+    file.path.write_text(f"agent:{TWO}\nfridge-1:{ONE}\ntill-1:{ONE}\n")  # whatever of it got there
+    assert keep(ledger, file, {})
+    assert users(file) == {"agent": TWO}
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_was(ledger: Ledger, file: PasswordFile) -> None:
+    """A broker without its password file lets nobody in."""
+    directory = file.path.with_name("sub")
+    directory.mkdir()
+    (directory / "passwords").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        keep(ledger, PasswordFile(directory / "passwords"), {"fridge-1": ONE})
+    assert [path.name for path in directory.iterdir()] == ["passwords"]
+
+
+def test_a_reload_that_fails_is_no_reason_to_stop(ledger: Ledger, file: PasswordFile) -> None:
+    """The file is right; the next reload, by whomever, makes it count."""
+    broken = PasswordFile(file.path, reload_command="false")
+    assert keep(ledger, broken, {"fridge-1": ONE})
+    assert users(file)["fridge-1"] == ONE
+
+
+@pytest.mark.parametrize("key", ["secret", "$7$101$abc$def", f"{ONE}\nmallory:{ONE}", ONE.replace("$7$", "$6$")])
+def test_a_twin_takes_only_hashes(key: str) -> None:
+    """A key in plain text would be in the history, and a line feed would make a user."""
+    with pytest.raises(InvalidTwin):
+        merged({}, {"devices": {"fridge-1": {"kind": "probe", "key": key}}})
+
+
+def test_a_device_is_not_told_its_hash() -> None:
+    """Its configuration is retained on a broker that others use too."""
+    state = merged({}, {"devices": {"fridge-1": {"kind": "probe", "key": ONE}}})
+    assert device_keys.wanted(state) == {"fridge-1": ONE}
+    assert "key" not in state.devices["fridge-1"].body().model_dump()
