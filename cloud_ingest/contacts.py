@@ -144,7 +144,10 @@ class Contacts:
             self._store.trim_dead_letters()
             self._trim_at = time.monotonic() + TRIM_S
         cursors = self._store.cursors_in(shards) if shards else {}
-        cursors |= self._store.cursors_of(arrived) if arrived else {}
+        online = {(gateway, status.epoch): status for gateway, (status, _) in statuses.items() if status.streams}
+        if asked := arrived | online.keys():
+            found = self._store.cursors_of(asked)
+            cursors |= {key: at for key, at in found.items() if key[::2] in arrived or _is_behind(at, key, online)}
         return cursors, self._store.verdicts_of(cursors) if cursors else {}
 
     async def _ask(self, cursors: Mapping[LogKey, Cursor], verdicts: Mapping[LogKey, list[Rejected]]) -> None:
@@ -155,3 +158,10 @@ class Contacts:
                 self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
             if number % self._settings.asks_per_s_max == 0:
                 await asyncio.sleep(1.0)
+
+
+def _is_behind(cursor: Cursor, log: LogKey, online: Mapping[tuple[str, str], GatewayStatus]) -> bool:
+    """Whether a gateway believes that the cloud has more: it fell back, and its word of that was lost on the way."""
+    status = online.get((log.gateway, log.epoch))
+    stream = status.streams.get(log.stream) if status else None
+    return stream is not None and stream.acked_frame > cursor.frame

@@ -9,6 +9,7 @@ database.
 Invariant: all ledger cursors of a gateway with several epochs are locked by the merge that asks here.
 """
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -112,11 +113,12 @@ def _events(frame: PlannedFrame) -> Iterable[tuple[int, _Event]]:
         if entry.device is not None and entry.event is not None:
             yield seq, _Event(entry.device, entry.event)
         elif not isinstance(entry, Reading):
-            yield seq, _without_event(entry.hlc, entry.sku, entry.quantity)
+            yield seq, _without_event(entry.hlc, entry.sku, entry.quantity, entry.actor, entry.reference)
 
 
-def _without_event(hlc: int, sku: str, quantity: int) -> _Event:
-    return _Event("", f"{hlc} {quantity} {sku}")
+def _without_event(hlc: int, sku: str, quantity: int, *who_and_what_for: str | None) -> _Event:
+    # Two technicians at two machines that bear one name may book the same goods in the same millisecond.
+    return _Event("", json.dumps([hlc, quantity, sku, *who_and_what_for]))
 
 
 def _stored(connection: Connection, frame: PlannedFrame, epochs: list[int]) -> Mapping[_Event, tuple[str, int]]:
@@ -132,6 +134,9 @@ def _stored(connection: Connection, frame: PlannedFrame, epochs: list[int]) -> M
         "epochs": epochs,
     }
     stored: dict[_Event, tuple[str, int]] = {}
-    for device, event, hlc, sku, quantity, epoch, seq in connection.execute(_SQL["events"], parameters):
-        stored[_without_event(hlc, sku, quantity) if event is None else _Event(device, event)] = (epoch, seq)
+    for device, event, hlc, sku, quantity, actor, reference, epoch, seq in connection.execute(
+        _SQL["events"], parameters
+    ):
+        known = _without_event(hlc, sku, quantity, actor, reference) if event is None else _Event(device, event)
+        stored[known] = (epoch, seq)
     return stored

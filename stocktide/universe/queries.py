@@ -57,7 +57,17 @@ class RepeatQueries:
         name = next(name for name, known in self._registry.items() if known.gateway_id == wanted["gateway_id"])
         events, hlcs, epochs = set(wanted["events"]), set(wanted["hlcs"]), set(wanted["epochs"])
         return [
-            (entry.device, entry.event, entry.hlc, entry.sku, entry.quantity, key.epoch, seq)
+            (
+                entry.device,
+                entry.event,
+                entry.hlc,
+                entry.sku,
+                entry.quantity,
+                entry.actor,
+                entry.reference,
+                key.epoch,
+                seq,
+            )
             for key, entries in self._store.entries.items()
             if key.gateway == name and self._id(key.epoch) in epochs
             for seq, entry in entries
