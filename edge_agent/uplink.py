@@ -28,6 +28,8 @@ from edge_agent.clock import Clock
 from edge_agent.commands import Commands
 from edge_agent.database import Connection
 from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
+from edge_agent.firmware_link import FirmwareLink
+from edge_agent.images import ImageShelf
 from edge_agent.ledger import Ledger
 from edge_agent.renewal import Renewal
 from edge_agent.settings import EdgeSettings
@@ -39,6 +41,7 @@ from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.catalog import CatalogPage
 from wire_protocol.errors import WireError
+from wire_protocol.firmware import FirmwareChunk
 from wire_protocol.messages import Ack, CertificateResponse, Command, GatewayStatus
 from wire_protocol.replication import SenderLimits
 from wire_protocol.site_messages import unpack
@@ -97,6 +100,7 @@ class Uplink:
         status: makes the gateway's status message.
         commands: carries out what the cloud asks for.
         configure: tells devices what the twin wants of them.
+        offer: tells devices which firmware they are to run.
         others: the cloud's other brokers, each tried when the one before does not answer.
         tls: what an attempt to connect proves itself with; given how many have failed before it.
         renewal: keeps the certificate from running out, if there is one.
@@ -113,6 +117,7 @@ class Uplink:
     clock: Clock
     commands: Commands
     configure: Callable[[Sequence[Configured]], Any] = lambda _: None
+    offer: Callable[[], Any] = lambda: None
     others: tuple[BrokerAddress, ...] = ()
     tls: Callable[[int], ssl.SSLContext] = lambda _attempt: ssl.create_default_context()
     renewal: Renewal | None = None
@@ -120,13 +125,16 @@ class Uplink:
     shipping: Shipping = field(init=False)
     twin: TwinLink = field(init=False)
     catalog: CatalogLink = field(init=False)
+    firmware: FirmwareLink = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _twin_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _report_soon: asyncio.Event = field(default_factory=asyncio.Event)
     _contact: _Client | None = None
 
     def __post_init__(self) -> None:
-        self.twin = TwinLink(self.reader, self._write, self.configure)
+        shelf = ImageShelf.beside(self.settings.ledger)
+        self.firmware = FirmwareLink(self.reader, shelf, self.clock.mono_ms, self.offer)
+        self.twin = TwinLink(self.reader, self._write, self.configure, self.firmware.report, self.firmware.twin_changed)
         self.catalog = CatalogLink(self.reader, self._write, self.settings, self.clock.mono_ms)
         self.shipping = Shipping(
             gateway=self.gateway,
@@ -221,7 +229,8 @@ class Uplink:
         client.pending_calls_threshold = 2 * self.settings.window_frames_max + 8
         await client.subscribe(topics.down_filter(self.gateway), qos=1)
         _heed_cancellation()
-        self.catalog.asking.connected(self.clock.mono_ms())
+        for asking in (self.catalog.asking, self.firmware.asking):
+            asking.connected(self.clock.mono_ms())
         await self._report(client, "online", arrived=True)
         self.online = True
         log.info("uplink_up", broker=repr(self.address))
@@ -306,6 +315,10 @@ class Uplink:
         elif channel is Channel.CATALOG:
             await self.catalog.take(CatalogPage.decode(payload))
             self._wake.set()
+        elif channel is Channel.FIRMWARE:
+            if await self.firmware.take(FirmwareChunk.decode(payload)):
+                self._twin_changed.set()
+            self._wake.set()
 
     async def _renew(self, client: _Client, renewal: Renewal) -> None:
         while True:
@@ -335,13 +348,16 @@ class Uplink:
         self._wake.set()
 
     async def _ask(self, client: _Client) -> None:
-        """Ask for the site's other logs and for the catalogue when that is due."""
+        """Ask for the site's other logs, for the catalogue and for firmware images when that is due."""
         question = self.shipping.site.question()
         if question is not None:
             await client.publish(self._topic(Channel.SITE_ASK), question.encode(), qos=1)
             _heed_cancellation()
         if (wanted := self.catalog.question()) is not None:
             await client.publish(self._topic(Channel.CATALOG_ASK), wanted.encode(), qos=1)
+            _heed_cancellation()
+        if (missing := self.firmware.question()) is not None:
+            await client.publish(self._topic(Channel.FIRMWARE_ASK), missing.encode(), qos=1)
             _heed_cancellation()
 
     async def _pump(self, client: _Client) -> None:
@@ -355,7 +371,8 @@ class Uplink:
 
     async def _sleep(self) -> None:
         """Until something is committed, a sender's deadline, or the next look at the file."""
-        deadlines = (self.shipping.next_deadline_ms(), self.catalog.asking.next_deadline_ms())
+        askings = (self.catalog.asking, self.firmware.asking)
+        deadlines = (self.shipping.next_deadline_ms(), *(asking.next_deadline_ms() for asking in askings))
         next_ms = min((at for at in deadlines if at is not None), default=None)
         delay_s = TICK_S if next_ms is None else max(0.0, (next_ms - self.clock.mono_ms()) / 1_000)
         try:
