@@ -9,7 +9,6 @@ taken back until then.
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from edge_agent import twin
 from edge_agent.database import Connection
 from edge_agent.images import ImageShelf
 from edge_agent.ledger import Ledger
@@ -18,6 +17,7 @@ from edge_agent.twin import Configured
 from wire_protocol.firmware import FAILED_SHOWN_MAX, FirmwareOffer, Release, ReportedFirmware
 from wire_protocol.messages import DeviceStatus
 from wire_protocol.problems import REASON_CHARS_MAX
+from wire_protocol.twin import DesiredFirmware
 
 FINAL_FAILURES: Final = ("rolled-back", "refused")
 
@@ -35,7 +35,8 @@ class FirmwareRow(NamedTuple):
 
 def wanted(connection: Connection) -> Mapping[str, Release]:
     """The release that each model is to run."""
-    return twin.state(connection).firmware
+    found = (DesiredFirmware.model_validate_json(row[0]) for row in connection.execute(statement("wanted_firmware")))
+    return {release.model: release for release in found}
 
 
 def rows(connection: Connection) -> list[FirmwareRow]:

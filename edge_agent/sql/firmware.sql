@@ -1,3 +1,7 @@
+-- name: wanted_firmware
+-- Of the twin the releases alone: they are looked up for every piece of an image, and a twin may be large.
+SELECT r.value FROM twin, json_each(twin.state, '$.firmware') AS r;
+
 -- name: device_firmware
 -- What the devices that may speak here have said of their firmware.
 SELECT f.name, f.model, f.version, f.release, f.state, f.reason
