@@ -248,3 +248,13 @@ def test_what_cannot_be_rolled_out(store: JobStore, connection: Connection) -> N
     registry.add_gateway(connection, "bravo", "rome", "gw-b")
     with pytest.raises(InvalidFirmware, match="several tenants"):
         jobs.create(connection, Selection(("gw-1", "gw-b")), Spec(firmware=(MODEL, "1.1.0")), Rollout(), who="kim")
+
+
+@pytest.mark.parametrize("role", ["stocktide_api", "stocktide_dashboard", "stocktide_ingest"])
+def test_a_worker_reads_images_and_others_see_nothing(store: JobStore, connection: Connection, role: str) -> None:
+    """A way back that nobody has sent yet is not for dashboards; and a worker that is owned brings in no image."""
+    del store
+    for table in ("firmware_image", "firmware_release"):
+        for action in ("SELECT", "INSERT", "UPDATE", "DELETE"):
+            [(may,)] = connection.execute("SELECT has_table_privilege(%s, %s, %s)", [role, table, action]).fetchall()
+            assert may is (role == "stocktide_ingest" and action == "SELECT")

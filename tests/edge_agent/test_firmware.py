@@ -3,10 +3,15 @@
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from edge_agent import database, firmware
@@ -257,3 +262,33 @@ async def test_what_devices_ask_is_bounded_and_may_be_nonsense(tmp_path: Path) -
     running.cancel()
     await asyncio.wait([running])
     assert ("nothing" in given, "beyond" in given, "p-0" in given) == (False, False, True)
+
+
+@given(steps=st.lists(st.tuples(st.sampled_from(["honest", "lie", "old", "kill", "cut"]), st.integers(0, 40_000))))
+@settings(max_examples=40, deadline=None)
+def test_whatever_comes_in_whatever_order_the_image_is_right_or_not_there(
+    steps: list[tuple[Literal["honest", "lie", "old", "kill", "cut"], int]],
+) -> None:
+    """Kills, torn writes, lies and repetitions: what devices are given is what was signed, and it comes in the end."""
+    name, wanted_release = hashlib.sha256(BODY).hexdigest(), release("1.1.0", 1, BODY)
+    with TemporaryDirectory() as folder, Ledger.create(Path(folder) / "l.db", "gw-1", SystemClock()) as ledger:
+        wanted(ledger, 1, wanted_release)
+        images = Path(folder) / "images"
+        gateway = Gateway(ledger, images)
+        for what, number in steps:
+            part = images / f"{name}.part"
+            if what == "kill":
+                gateway = Gateway(ledger, images)
+            elif what == "cut" and part.exists():
+                os.truncate(part, min(number, part.stat().st_size))
+            elif what == "old":
+                gateway.take(piece(BODY, number, 1_000))
+            elif (ask := gateway.link.question()) is not None:
+                body = BODY if what == "honest" else bytes(len(BODY))
+                gateway.take(piece(body, ask.offset, ask.bytes, of=name))
+            size, found = gateway.shelf.read(name, 0, len(BODY))
+            assert (size, found) in [(0, b""), (len(BODY), BODY)]
+        for _ in range(2):  # what was damaged is found at its end, and fetched from its beginning
+            gateway.now_ms += 600_000
+            gateway.fetch(BODY)
+        assert gateway.shelf.read(name, 0, len(BODY)) == (len(BODY), BODY)
