@@ -12,6 +12,7 @@ import typer
 
 from cloud_ingest.cli_claims import ca_app, claim_app
 from cloud_ingest.cli_command import command_app
+from cloud_ingest.cli_firmware import firmware_app
 from cloud_ingest.cli_job import job_app
 from cloud_ingest.cli_ledger import alarm_app, ledger_app
 from cloud_ingest.cli_options import DatabaseUrl, Json, Limit, Site, Tenant, database
@@ -39,6 +40,7 @@ app.add_typer(alarm_app, name="alarm")
 app.add_typer(twin_app, name="twin")
 app.add_typer(command_app, name="command")
 app.add_typer(job_app, name="job")
+app.add_typer(firmware_app, name="firmware")
 app.add_typer(key_app, name="key")
 app.add_typer(audit_app, name="audit")
 app.add_typer(database_user_app, name="database-user")

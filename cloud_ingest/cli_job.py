@@ -1,4 +1,4 @@
-"""`stocktide cloud job`: a command or a change for many gateways, a few first."""
+"""`stocktide cloud job`: a command, a change or a firmware for many gateways, a few first."""
 
 from getpass import getuser
 from typing import Annotated, Any
@@ -25,24 +25,27 @@ def create(
     command: Annotated[str | None, typer.Option("--command", "-c", help="A command; see `command send`.")] = None,
     argument: Annotated[list[str] | None, typer.Option("--argument", "-a", help="NAME=VALUE of the command.")] = None,
     patch: Annotated[str | None, typer.Option("--patch", "-p", help="Or a change of twins, as JSON or @FILE.")] = None,
+    firmware: Annotated[
+        tuple[str, str] | None, typer.Option("--firmware", metavar="MODEL VERSION", help="Or a version for devices.")
+    ] = None,
     waves: Annotated[str, typer.Option(help="Where each wave ends: gateways, or a share of all.")] = "1,10%,100%",
     failures: Annotated[float, typer.Option(min=0, max=100, help="End it when more percent of a wave fail.")] = 5.0,
     timeout_s: Annotated[int, typer.Option("--timeout", min=1, help="Seconds that a gateway may take.")] = 3600,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Put twins back when it fails.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Go back when it fails.")] = False,
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
     """Begin a job: each wave begins when the one before it has ended well."""
     from cloud_store import jobs, twins  # noqa: PLC0415 - loads the database driver
 
-    if (command is None) == (patch is None):
-        raise BadInput("What is to be done?", hint="Give either --command or --patch.")
+    if [command, patch, firmware].count(None) != 2:  # noqa: PLR2004 - one of the three
+        raise BadInput("What is to be done?", hint="Give one of --command, --patch and --firmware.")
     if not gateways and tenant is None:
         raise BadInput("Which gateways?", hint="Name them, or give --tenant and perhaps --site.")
     if rollback and command is not None:
-        raise BadInput("A command cannot be taken back.", hint="--rollback goes with --patch.")
+        raise BadInput("A command cannot be taken back.", hint="--rollback goes with --patch and --firmware.")
     document = None if patch is None else read_patch(patch)
-    spec = jobs.Spec(command, arguments_of(argument or []), document)
+    spec = jobs.Spec(command, arguments_of(argument or []), document, firmware)
     rollout = jobs.Rollout(tuple(waves.split(",")), failures, timeout_s, rollback)
     wanted = twins.Selection(tuple(gateways) if gateways else None, tenant, site)
     with database(database_url) as connection:
@@ -68,7 +71,8 @@ def show(job: Job, database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 1000
 
     with database(database_url) as connection:
         rows = jobs.targets(connection, job, limit=limit)
-    listing(rows, ("wave", "gateway", "state", "reason"), json_=json_, numbers=("wave",), empty="There is no such job.")
+    columns = ("wave", "gateway", "state", "healthy", "reason")
+    listing(rows, columns, json_=json_, numbers=("wave",), empty="There is no such job.")
 
 
 @job_app.command("pause")
@@ -94,7 +98,7 @@ def resume(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = Fal
 @job_app.command("abort")
 def abort(
     job: Job,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Put twins back as they were.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Put twins back as they were, firmware too.")] = False,
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:

@@ -54,6 +54,9 @@ class Receiving(Protocol):
     def catalog_asked(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways ask for the catalogue."""
 
+    def firmware_asked(self, gateway: str, payload: bytes) -> None:
+        """A payload on a topic where gateways ask for a piece of a firmware image."""
+
     def asked(self, gateway: str, payload: bytes) -> None:
         """A payload on a topic where gateways ask for their site's frames."""
 
@@ -231,6 +234,7 @@ class Link:
         handlers = {
             Channel.SITE_ASK: receiving.asked,
             Channel.CATALOG_ASK: receiving.catalog_asked,
+            Channel.FIRMWARE_ASK: receiving.firmware_asked,
             Channel.CERTIFICATE_ASK: receiving.renewing,
             Channel.REPORTED_TWIN: receiving.twin_reported,
             Channel.REPLY: receiving.replied,

@@ -19,6 +19,7 @@ from cloud_ingest.catalogs import Catalogs
 from cloud_ingest.commands import Commands
 from cloud_ingest.contacts import Contacts
 from cloud_ingest.enrolment import Enrolment
+from cloud_ingest.images import Images
 from cloud_ingest.inbox import Arrival, Inbox
 from cloud_ingest.jobs import Jobs
 from cloud_ingest.leases import Leases
@@ -34,6 +35,7 @@ from cloud_store.commands import CommandStore
 from cloud_store.contacts import ContactStore
 from cloud_store.downlink import DownlinkFeed
 from cloud_store.enrolment import EnrolmentStore
+from cloud_store.firmware import FirmwareStore
 from cloud_store.jobs import JobStore
 from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
@@ -74,6 +76,8 @@ class Worker:
         self._command_store = CommandStore(url, application=f"stocktide-commands {name}")
         self._catalog_store = CatalogStore(url, application=f"stocktide-catalogs {name}")
         self._catalogs = Catalogs(settings, self._catalog_store, self._link.publish)
+        self._firmware_store = FirmwareStore(url, application=f"stocktide-firmware {name}")
+        self._images = Images(settings, self._firmware_store, self._link.publish)
         self._job_store = JobStore(url, application=f"stocktide-jobs {name}")
         self._jobs = Jobs(self._job_store)
         self._commands = Commands(settings, self._command_store, self._link.publish)
@@ -118,6 +122,10 @@ class Worker:
         """Part of `link.Receiving`."""
         self._catalogs.asked(gateway, payload)
 
+    def firmware_asked(self, gateway: str, payload: bytes) -> None:
+        """Part of `link.Receiving`."""
+        self._images.asked(gateway, payload)
+
     def asked(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""
         self._sites.asked(gateway, payload)
@@ -157,6 +165,7 @@ class Worker:
                         group.create_task(self._twins.run(), name=f"ingest[{name}].twins"),
                         group.create_task(self._commands.run(), name=f"ingest[{name}].commands"),
                         group.create_task(self._catalogs.run(), name=f"ingest[{name}].catalogs"),
+                        group.create_task(self._images.run(), name=f"ingest[{name}].images"),
                         group.create_task(self._jobs.run(), name=f"ingest[{name}].jobs"),
                         group.create_task(
                             downlink.listen(
@@ -181,6 +190,7 @@ class Worker:
                 self._twin_store,
                 self._command_store,
                 self._catalog_store,
+                self._firmware_store,
                 self._job_store,
                 self._enrolment_store,
                 self._feed,

@@ -44,6 +44,9 @@ class IngestSettings(BaseSettings):
     proof_scan_s: float = Field(600.0, ge=0, description="Seconds between two scans of a site's balances")
     proof_answer_s_max: float = Field(20.0, gt=0, description="Seconds a gateway is waited for in a comparison")
     twins_per_s_max: int = Field(200, ge=1, description="Twins pushed to gateways per second")
+    firmware_chunks_per_s_max: float = Field(
+        200.0, gt=0, description="Pieces of firmware images sent to gateways per second"
+    )
     status_waiting_max: int = Field(10_000, ge=100, description="Gateway statuses waiting to be stored")
     refusal_quiet_s: float = Field(10.0, ge=0, description="Seconds a refused gateway is ignored before judged again")
     refused_gateways_max: int = Field(10_000, ge=1, description="Refused gateways remembered")

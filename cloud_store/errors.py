@@ -41,6 +41,12 @@ class AlreadyExists(StoreError):
     usage = True
 
 
+class InvalidFirmware(StoreError, ValueError):
+    """A firmware release cannot be added or rolled out as asked."""
+
+    usage = True
+
+
 class InvalidCursor(StoreError, ValueError):
     """A page cursor is not one that this server gave out."""
 

@@ -1,4 +1,7 @@
-"""Jobs: a command or a change of twins for many gateways, in waves, with a way back.
+"""Jobs: a command, a change of twins or a firmware release for many gateways, in waves, with a way back.
+
+A firmware release is a change of twins as well; it has ended at a gateway when its devices say so, and its way back is
+another release, because a device takes none a second time.
 
 A job is a row, and its progress is in the rows of its gateways: any worker can take the next step, and one that dies in
 the middle leaves a step undone or done, never half.
@@ -9,19 +12,20 @@ Invariant: a wave begins when all of the one before it have ended, and not when 
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from cloud_store import audit_log, commands, sql, twins
+from cloud_store import audit_log, commands, firmware, sql, twins
 from cloud_store.connection import Connection, translated
-from cloud_store.errors import UnknownName
+from cloud_store.errors import InvalidFirmware, UnknownName
 from cloud_store.session import Session
 from cloud_store.twins import Selection
 from wire_protocol import names, waves
 from wire_protocol.commands import parse
+from wire_protocol.firmware import Release
 from wire_protocol.twin import InvalidTwin, merged
 
 STEP_GATEWAYS_MAX: Final = 200
@@ -30,11 +34,17 @@ _SQL: Final = sql.load("job")
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is to be done: a command with its arguments, or a merge patch of twins."""
+    """What is to be done: a command with its arguments, a merge patch of twins, or a version for a model of devices.
+
+    `release` and `back`, the way back from it, are found when the job begins.
+    """
 
     command: str | None = None
     arguments: Mapping[str, Any] | None = None
     patch: Mapping[str, Any] | None = None
+    firmware: tuple[str, str] | None = None
+    release: Release | None = None
+    back: Release | None = None
 
     def check(self) -> None:
         """Raise InvalidCommand or InvalidTwin when no gateway could take it."""
@@ -43,10 +53,19 @@ class Spec:
         elif self.patch is not None and self.patch.get("devices") is None:
             merged({}, self.patch)
 
+    def summary(self) -> dict[str, Any]:
+        """As it is told: of a way back that nobody has taken yet, the signature is told to nobody."""
+        if self.release is not None:
+            return {"firmware": self.release.model, "version": self.release.version, "release": self.release.release}
+        return self.document()
+
     def document(self) -> dict[str, Any]:
         """As it is stored."""
         if self.command is not None:
             return {"command": self.command, "arguments": dict(self.arguments or {})}
+        if self.release is not None:
+            back = None if self.back is None else self.back.model_dump()
+            return {"firmware": self.release.model_dump(), "back": back}
         return {"patch": dict(self.patch or {})}
 
 
@@ -85,10 +104,11 @@ def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollo
 
     Raises:
         UnknownName: not all gateways exist.
-        InvalidCommand, InvalidTwin, InvalidWaves: it cannot be done like that.
+        InvalidCommand, InvalidTwin, InvalidWaves, InvalidFirmware: it cannot be done like that.
     """
     spec.check()
     gateways = twins.select(connection, wanted)
+    spec = _with_release(connection, spec, gateways, rollback=rollout.rollback)
     assigned = waves.assign(len(gateways), rollout.waves)
     job = names.ulid(time.time_ns() // 1_000_000, os.urandom(10))
     parameters = {
@@ -102,7 +122,7 @@ def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollo
     with translated(), connection.transaction():
         connection.execute(_SQL["add"], parameters)
         connection.execute(_SQL["add_targets"], {"job": job, "gateways": gateways, "waves": assigned})
-        audit_log.record(connection, "job.create", job, gateways=len(gateways), **spec.document())
+        audit_log.record(connection, "job.create", job, gateways=len(gateways), **spec.summary())
     return job
 
 
@@ -117,11 +137,16 @@ def resume(connection: Connection, job: str) -> None:
 
 
 def abort(connection: Connection, job: str, *, rollback: bool) -> int:
-    """End a job, and give twins their content of before back if asked. Returns how many went back."""
+    """End a job, and give twins their content of before back if asked. Returns how many went back.
+
+    Raises:
+        UnknownName: there is no such job under way.
+        InvalidFirmware: it is to go back, and there is no way back.
+    """
     with translated(), connection.transaction():
         _set_state(connection, job, "aborted", ("running", "paused"))
-        connection.execute(_SQL["lock"], {"job": job})
-        undone = _undo(connection, job, "abort") if rollback else 0
+        row = connection.execute(_SQL["wait_for"], {"job": job}).fetchone()
+        undone = _undo(connection, _Job(*row), "abort") if rollback and row is not None else 0
         connection.execute(_SQL["end"], {"job": job, "state": "aborted", "reason": "aborted by an operator"})
     return undone
 
@@ -147,10 +172,7 @@ class _Job(NamedTuple):
 
 
 def _step(connection: Connection, job: _Job) -> bool:
-    connection.execute(_SQL["settle_commands"], {"job": job.job})
-    devices = [name for name, body in (job.spec.get("patch", {}).get("devices") or {}).items() if body is not None]
-    parameters = {"job": job.job, "timeout_s": job.timeout_s, "devices": devices}
-    connection.execute(_SQL["settle_twins"], parameters)
+    _settle(connection, job)
     counts: dict[int, dict[str, int]] = {}
     for wave, state, number in connection.execute(_SQL["counts"], {"job": job.job}):
         counts.setdefault(wave, {})[state] = number
@@ -161,13 +183,26 @@ def _step(connection: Connection, job: _Job) -> bool:
             return False
         failed, total = states.get("failed", 0), sum(states.values())
         if 100 * failed > job.failures_percent_max * total:
-            undone = _undo(connection, job.job, job.who) if job.rollback else 0
+            undone = _undo(connection, job, job.who) if job.rollback else 0
             back = f"; {undone} went back" if job.rollback else ""
             reason = f"{failed} of {total} gateways of wave {wave + 1} failed{back}"
             connection.execute(_SQL["end"], {"job": job.job, "state": "failed", "reason": reason})
             return False
     connection.execute(_SQL["end"], {"job": job.job, "state": "done", "reason": None})
     return False
+
+
+def _settle(connection: Connection, job: _Job) -> None:
+    """Note what has become of those that were begun."""
+    parameters = {"job": job.job, "timeout_s": job.timeout_s}
+    connection.execute(_SQL["settle_commands"], parameters)
+    if "firmware" in job.spec:
+        release = job.spec["firmware"]
+        which = {"model": release["model"], "release": release["release"]}
+        connection.execute(_SQL["settle_firmware"], parameters | which)
+        return
+    devices = [name for name, body in (job.spec.get("patch", {}).get("devices") or {}).items() if body is not None]
+    connection.execute(_SQL["settle_twins"], parameters | {"devices": devices})
 
 
 def _start(connection: Connection, job: _Job, wave: int) -> bool:
@@ -188,21 +223,60 @@ def _started(connection: Connection, job: _Job, gateway_id: int, name: str) -> d
                 connection, name, spec["command"], spec["arguments"], expires_s=job.timeout_s, who=job.who
             )
         else:
-            columns["version"], before = twins.change_one(connection, gateway_id, spec["patch"], who=job.who)
+            patch = _patch(spec["firmware"]) if "firmware" in spec else spec["patch"]
+            columns["version"], before = twins.change_one(connection, gateway_id, patch, who=job.who)
             columns["before"] = Jsonb(before)
     except (UnknownName, InvalidTwin) as error:
         columns |= {"state": "failed", "reason": str(error)}
     return columns
 
 
-def _undo(connection: Connection, job: str, who: str) -> int:
+def _undo(connection: Connection, job: _Job, who: str) -> int:
     """Give every twin that the job has changed, and nobody since, its content of before back, as a new version."""
     undone = 0
-    for gateway_id, version, before in connection.execute(_SQL["to_undo"], {"job": job}).fetchall():
-        if twins.put_back(connection, gateway_id, version, before, who=who):
-            connection.execute(_SQL["undone"], {"job": job, "gateway_id": gateway_id})
+    for gateway_id, version, before in connection.execute(_SQL["to_undo"], {"job": job.job}).fetchall():
+        if "firmware" in job.spec:
+            went = _send_back(connection, job.spec, gateway_id, who)
+        else:
+            went = twins.put_back(connection, gateway_id, version, before, who=who)
+        if went:
+            connection.execute(_SQL["undone"], {"job": job.job, "gateway_id": gateway_id})
             undone += 1
     return undone
+
+
+def _send_back(connection: Connection, spec: Mapping[str, Any], gateway_id: int, who: str) -> bool:
+    """Want the version before, if the job's release is still what is wanted."""
+    release, back = spec["firmware"], spec["back"]
+    if back is None:
+        raise InvalidFirmware(
+            f"There is no way back from {release['model']} {release['version']}.",
+            hint="Add the version before once more, with --replaces, and roll it out by a job.",
+        )
+    if not twins.wants_release(connection, gateway_id, release["model"], release["release"]):
+        return False
+    twins.change_one(connection, gateway_id, _patch(back), who=who)
+    return True
+
+
+def _patch(release: Mapping[str, Any]) -> dict[str, Any]:
+    """The change of a twin that wants a release; every field is in it, so that nothing of the last one stays."""
+    return {"firmware": {release["model"]: dict(release)}}
+
+
+def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *, rollback: bool) -> Spec:
+    """Find the releases of a job that rolls firmware out."""
+    if spec.firmware is None:
+        return spec
+    tenant = firmware.tenant_of(connection, gateways)
+    release = firmware.newest(connection, tenant, *spec.firmware)
+    back = firmware.way_back(connection, tenant, release)
+    if rollback and back is None:
+        raise InvalidFirmware(
+            f"There is no way back from {release.model} {release.version}.",
+            hint="Add the version before once more, with --replaces; or roll out without --rollback.",
+        )
+    return replace(spec, release=release, back=back)
 
 
 def _set_state(connection: Connection, job: str, state: str, before: Sequence[str]) -> None:

@@ -138,6 +138,12 @@ def put_back(connection: Connection, gateway_id: int, version: int, content: Map
     return True
 
 
+def wants_release(connection: Connection, gateway_id: int, model: str, release: int) -> bool:
+    """Whether a document still wants a firmware release; locks it, inside a transaction."""
+    wanted = _locked(connection, gateway_id).state.get("firmware", {}).get(model, {})
+    return bool(wanted.get("release") == release)
+
+
 def show(connection: Connection, gateway: str) -> dict[str, Any]:
     """Desired and reported state of a gateway.
 

@@ -21,14 +21,16 @@ from typing import Final
 
 import structlog
 
-from edge_agent import database, device_keys, logs, outbox, queries, stock_proof, twin, upkeep
+from edge_agent import database, device_keys, firmware, logs, outbox, queries, stock_proof, twin, upkeep
 from edge_agent.clock import SystemClock
 from edge_agent.commands import Commands, Hands
 from edge_agent.database import Connection
 from edge_agent.device_keys import PasswordFile
 from edge_agent.devices import DeviceSide
 from edge_agent.errors import AgentRunning, EdgeError
+from edge_agent.firmware_server import FirmwareServer
 from edge_agent.identity import IdentityFolder
+from edge_agent.images import ImageShelf
 from edge_agent.ledger import Ledger
 from edge_agent.renewal import Renewal
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
@@ -38,6 +40,7 @@ from edge_agent.twin import Configured
 from edge_agent.uplink import Uplink
 from edge_agent.writer import Append, LedgerWriter
 from wire_protocol.address import BrokerAddress
+from wire_protocol.firmware import FirmwareAsk
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
 from wire_protocol.proof import StockProof
 from wire_protocol.topics import STREAMS
@@ -75,15 +78,15 @@ async def run(settings: EdgeSettings) -> None:
         clouds = [BrokerAddress.parse(url) for url in told or ([given] if given else [])]
         local_url = settings.local_url if "local_url" in settings.model_fields_set else facts.get("local_url")
         local = BrokerAddress.parse(local_url or settings.local_url)
-        agent = _Agent(settings, identity, clock, reader, KnownDevices(lookup))
+        agent = _Agent(settings, identity, clock, reader, KnownDevices(lookup, ImageShelf.beside(settings.ledger)))
         await agent.run(local, clouds)
 
 
 class KnownDevices:
     """The devices that may speak here; a device that is added while the agent runs is found on its first message."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection, shelf: ImageShelf) -> None:
+        self._connection, self._shelf = connection, shelf
         self._names: frozenset[str] = frozenset()
 
     def refresh(self) -> None:
@@ -93,6 +96,10 @@ class KnownDevices:
     def configs(self) -> list[Configured]:
         """What every device of the twin is told."""
         return twin.configs(self._connection)
+
+    def offers(self, device: str | None = None) -> list[Configured]:
+        """Which firmware devices are to run."""
+        return firmware.offers(self._connection, self._shelf, device)
 
     def __call__(self, device: str) -> bool:
         if device in self._names:
@@ -115,6 +122,7 @@ class _Agent:
             lambda: Ledger.open(settings.ledger, clock), committed=self._committed, refusing=self._refusing
         )
         self._devices: DeviceSide | None = None
+        self._firmware: FirmwareServer | None = None
         self._damaged: StockProof | None = None
         self._level_timer: asyncio.TimerHandle | None = None
         self._keys_due = asyncio.Event()
@@ -130,11 +138,17 @@ class _Agent:
             lambda: self._writer,
             self._known,
             configs=self._known.configs,
+            offers=self._known.offers,
+            asked=self._firmware_asked,
             confirmed=self._confirmed,
             mqtt_5=self._settings.mqtt_version == "5",
             keepalive_s=self._settings.keepalive_s,
             inflight_max=self._settings.local_inflight_max,
         )
+        self._firmware = FirmwareServer(
+            ImageShelf.beside(self._settings.ledger), self._devices.chunk, self._writer.depth,
+            self._settings.firmware_chunks_per_s_max,
+        )  # fmt: skip
         with self._writer, self._devices:
             if cloud is not None:
                 self._uplink = self._make_uplink(cloud, tuple(clouds[1:]))
@@ -162,6 +176,8 @@ class _Agent:
             if (path := self._settings.device_password_file) is not None:
                 keys = self._keep_keys(PasswordFile(path, self._settings.broker_reload_command))
                 running.append(tasks.create_task(keys, name=f"{name}.keys"))
+            if self._firmware is not None:
+                running.append(tasks.create_task(self._firmware.run(), name=f"{name}.firmware"))
             if self._uplink is not None:
                 running.append(tasks.create_task(self._uplink.run(), name=f"{name}.uplink"))
             await stopping.wait()
@@ -186,6 +202,7 @@ class _Agent:
             settings=self._settings,
             clock=self._clock,
             configure=self._configure,
+            offer=self._offer,
             commands=Commands(
                 self._settings.ledger,
                 self._clock.now_ms,
@@ -236,6 +253,16 @@ class _Agent:
                 await asyncio.sleep(KEYS_RETRY_S)
             else:
                 await self._keys_due.wait()
+
+    def _offer(self) -> None:
+        if self._devices is not None:
+            self._devices.offer(self._known.offers())
+
+    def _firmware_asked(self, device: str, ask: FirmwareAsk) -> None:
+        """A device wants a piece of an image, in the local broker's thread."""
+        if self._firmware is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended; the device asks again
+                self._loop.call_soon_threadsafe(self._firmware.asked, device, ask)
 
     def _locate(self, device: str, seconds: int) -> None:
         if self._devices is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from command_line.output import FAILED, ErrorGroup, emit_json, facts, local_time, short_time, table
-from edge_agent.cli_devices import device_app, letters_app
+from edge_agent.cli_devices import device_app, firmware, letters_app
 from edge_agent.cli_enrol import certificate, enroll
 from edge_agent.cli_ledger import ledger_app
 from edge_agent.cli_options import Json, LedgerPath, Limit
@@ -33,6 +33,7 @@ app = typer.Typer(
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(device_app, name="device")
 app.add_typer(letters_app, name="dead-letter")
+app.command()(firmware)
 app.command()(enroll)
 app.command()(certificate)
 

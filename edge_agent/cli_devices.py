@@ -62,6 +62,39 @@ def list_(ledger: LedgerPath, json_: Json = False) -> None:
     table(["device", "kind", "state", "seen"], [[*row[:3], local_time(row[3])] for row in rows])
 
 
+def firmware(ledger: LedgerPath, json_: Json = False) -> None:
+    """Which firmware this gateway's devices are to run, and how far they are."""
+    from edge_agent import database, firmware  # noqa: PLC0415
+    from edge_agent.images import ImageShelf  # noqa: PLC0415
+
+    shelf = ImageShelf.beside(ledger)
+    with contextlib.closing(database.open_reader(ledger)) as connection:
+        wanted, rows = firmware.wanted(connection), firmware.rows(connection)
+    releases = list(wanted.values())
+    fetched = [shelf.fetched(release) for release in releases]
+    if json_:
+        shown = [
+            release.model_dump(exclude_none=True) | {"fetched": size}
+            for release, size in zip(releases, fetched, strict=True)
+        ]
+        emit_json({"wanted": shown, "devices": [row._asdict() for row in rows]})
+        return
+    table(
+        ["model", "version", "release", "here"],
+        [
+            [release.model, release.version, release.release, f"{100 * size // release.size} %"]
+            for release, size in zip(releases, fetched, strict=True)
+        ],
+        numbers=["release", "here"],
+    )
+    typer.echo("")
+    table(
+        ["device", "model", "runs", "release", "state", "why"],
+        [[row.name, row.model, row.version, row.release, row.state, row.reason] for row in rows],
+        numbers=["release"],
+    )
+
+
 @letters_app.command("list")
 def letters(ledger: LedgerPath, limit: Limit = 50, json_: Json = False) -> None:
     """Messages that could not be used, with the reason; nothing of them is lost."""

@@ -26,6 +26,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from edge_agent import firmware
 from edge_agent.errors import BadInput, UnknownDevice
 from edge_agent.ledger import Ledger
 from edge_agent.letters import redraft
@@ -35,6 +36,7 @@ from edge_agent.writer import Append, LedgerWriter
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
+from wire_protocol.firmware import FirmwareAsk
 from wire_protocol.messages import DeviceCommand, DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.names import EVENT_ID_PATTERN
 from wire_protocol.topics import Channel, DeviceTopic
@@ -67,7 +69,9 @@ class DeviceSide:
         writer: a function returning the writer (it and this object know each other).
         known: whether a device may speak here.
         configs: what every device of the twin is told; asked for at each contact with the broker, in its thread.
-        confirmed: called after a device's answer to its configuration was committed, in the writer's thread.
+        offers: which firmware devices, or one, are to run; asked for as `configs`, and when a device says what it is.
+        asked: a device asks for a piece of an image; called in the broker's thread.
+        confirmed: called after what a device says of itself was committed, in the writer's thread.
         mqtt_5: speak MQTT 5; otherwise 3.1.1.
         keepalive_s: MQTT keepalive in seconds.
         inflight_max: how many messages the broker may have unacknowledged.
@@ -81,13 +85,15 @@ class DeviceSide:
         known: Callable[[str], bool],
         *,
         configs: Callable[[], Sequence[Configured]] = tuple,
+        offers: Callable[[str | None], Sequence[Configured]] = lambda _: (),
+        asked: Callable[[str, FirmwareAsk], None] = lambda _device, _ask: None,
         confirmed: Callable[[], None] = lambda: None,
         mqtt_5: bool,
         keepalive_s: int,
         inflight_max: int,
     ) -> None:
         self._address, self._writer, self._known = address, writer, known
-        self._configs, self._confirmed = configs, confirmed
+        self._configs, self._offers, self._asked, self._confirmed = configs, offers, asked, confirmed
         self._mqtt_5, self._keepalive_s, self._inflight_max = mqtt_5, keepalive_s, inflight_max
         self.connected = threading.Event()
         # A reconnect makes a new session of message ids; acknowledgements of the old one must not be sent into it.
@@ -145,6 +151,15 @@ class DeviceSide:
         for device, payload in told:
             self._client.publish(topics.device(device, Channel.DEVICE_CONFIG), payload, qos=1, retain=True)
 
+    def offer(self, told: Sequence[Configured]) -> None:
+        """Tell devices which firmware they are to run; kept by the broker for those that are not there now."""
+        for device, payload in told:
+            self._client.publish(topics.device(device, Channel.DEVICE_FIRMWARE), payload, qos=1, retain=True)
+
+    def chunk(self, device: str, payload: bytes) -> None:
+        """Give a device a piece of an image; one that is lost is asked for again."""
+        self._client.publish(topics.device(device, Channel.DEVICE_FIRMWARE_CHUNK), payload, qos=0)
+
     def locate(self, device: str, seconds: int) -> None:
         """Let a device blink and beep."""
         command = DeviceCommand(seconds=seconds)
@@ -158,7 +173,8 @@ class DeviceSide:
             return
         self._session += 1
         channels = (Channel.DEVICE_EVENT, Channel.DEVICE_READING, Channel.DEVICE_STATUS)
-        client.subscribe([(topics.device_filter(channel), 1) for channel in channels])
+        asks = (topics.device_filter(Channel.DEVICE_FIRMWARE_ASK), 0)
+        client.subscribe([*((topics.device_filter(channel), 1) for channel in channels), asks])
 
     def _on_subscribe(
         self, _client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
@@ -169,6 +185,7 @@ class DeviceSide:
         self.connected.set()
         # Retained, but a broker without its memory has forgotten.
         self.configure(self._configs())
+        self.offer(self._offers(None))
         log.info("listening_to_devices", broker=repr(self._address))
 
     def _on_disconnect(
@@ -199,6 +216,9 @@ class DeviceSide:
         if topic.channel is Channel.DEVICE_STATUS:
             self._note_status(topic.device, DeviceStatus.decode(payload), message)
             return
+        if topic.channel is Channel.DEVICE_FIRMWARE_ASK:
+            self._asked(topic.device, FirmwareAsk.decode(payload))
+            return
         made = redraft(message.topic, payload)
         self._writer().append(made, self._token(message, topic.device, made.event or ""))
 
@@ -211,10 +231,15 @@ class DeviceSide:
             if status.config_version is not None:
                 answer = (status.config_version, status.config_problem, device)
                 ledger.connection.execute(statement("confirm_config"), answer)
+            if status.model is not None:
+                firmware.note(ledger, device, status)
 
         done = self._settle_after(note, self._token(message), refused=None)
-        if status.config_version is not None:
+        if status.config_version is not None or status.model is not None:
             done.add_done_callback(lambda _: self._confirmed())
+        if status.model is not None:
+            # It may have said for the first time what it is.
+            done.add_done_callback(lambda _: self.offer(self._offers(device)))
 
     def _dead_letter(self, message: MQTTMessage, reason: str) -> None:
         """Keep the message with its reason, then acknowledge it: the stream goes on."""

@@ -47,6 +47,13 @@ def m004_twin(db: Database) -> None:
         db.execute(statement)
 
 
+@ledger_migrations(transactional=False)
+def m005_firmware(db: Database) -> None:
+    """What devices say of their firmware."""
+    for statement in script("schema_005"):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a ledger file to the current schema; a no-op when it is there."""
     ledger_migrations.apply(Database(connection))

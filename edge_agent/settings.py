@@ -70,6 +70,9 @@ class EdgeSettings(BaseSettings):
     certificate_look_s: Annotated[
         float, Field(ge=0.1, le=86_400, description="How often the certificate's age is looked at, seconds.")
     ] = 60.0
+    firmware_chunks_per_s_max: Annotated[
+        float, Field(gt=0, le=10_000, description="Pieces of firmware images given to devices per second.")
+    ] = 100.0
     frame_keep_s: Annotated[
         int, Field(ge=0, description="How long acknowledged frames are kept for a cloud that falls back, seconds.")
     ] = 7 * 86_400

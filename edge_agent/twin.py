@@ -5,12 +5,14 @@ Rules: `wire_protocol.twin`.
 Invariant: everything a document changes here is changed in one transaction with its version.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from edge_agent.database import Connection
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
+from wire_protocol.firmware import ReportedFirmware
 from wire_protocol.twin import DesiredState, DesiredTwin, DeviceBody, DeviceConfig, Limits, ReportedTwin
 
 
@@ -64,7 +66,13 @@ def configs(connection: Connection) -> list[Configured]:
     return [_configured(row.name, row.version, row.body) for row in rows(connection)]
 
 
-def reported(connection: Connection, *, refused: int | None = None, reason: str | None = None) -> ReportedTwin:
+def reported(
+    connection: Connection,
+    firmware: Mapping[str, ReportedFirmware],
+    *,
+    refused: int | None = None,
+    reason: str | None = None,
+) -> ReportedTwin:
     """What the cloud is told; `refused` and `reason` when a document was just refused."""
     devices = rows(connection)
     return ReportedTwin(
@@ -73,6 +81,7 @@ def reported(connection: Connection, *, refused: int | None = None, reason: str 
         errors={row.name: row.problem for row in devices if row.problem},
         refused=refused,
         reason=reason,
+        firmware=dict(firmware),
     )
 
 

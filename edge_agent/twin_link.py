@@ -3,7 +3,7 @@
 Invariant: whatever comes, the cloud is told what is in force afterwards, and why if it is not what came.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from edge_agent.database import Connection
 from edge_agent.ledger import Ledger
 from edge_agent.twin import Configured, TwinBook
 from edge_agent.writer import Write
+from wire_protocol.firmware import ReportedFirmware
 from wire_protocol.messages import InvalidMessage
 from wire_protocol.problems import REASON_CHARS_MAX
 from wire_protocol.twin import DesiredTwin, Limits, ReportedTwin, version_of
@@ -30,15 +31,19 @@ class TwinLink:
         reader: a read-only connection to the ledger.
         write: hands a write to the ledger's writer and waits for it.
         configure: tells devices what they are to be; called after the commit.
+        firmware: how far devices are with their firmware, by model.
+        changed: called when another document is in force.
     """
 
     reader: Connection
     write: Write
     configure: Callable[[Sequence[Configured]], Any]
+    firmware: Callable[[], Mapping[str, ReportedFirmware]] = dict
+    changed: Callable[[], Any] = lambda: None
 
     def report(self) -> ReportedTwin:
         """What is in force."""
-        return twin.reported(self.reader)
+        return twin.reported(self.reader, self.firmware())
 
     def limits(self) -> Limits:
         """How far the twin narrows the settings."""
@@ -53,11 +58,12 @@ class TwinLink:
         except InvalidMessage as error:
             log.warning("twin_refused", reason=str(error), version=version_of(payload))
             reason = str(error)[:REASON_CHARS_MAX]
-            return twin.reported(self.reader, refused=version_of(payload) or 0, reason=reason)
+            return twin.reported(self.reader, self.firmware(), refused=version_of(payload) or 0, reason=reason)
         told = await self.write(partial(_apply, desired))
         if told is not None:
             log.info("twin_in_force", version=desired.version, devices_told=len(told))
             self.configure(told)
+            self.changed()
         return self.report()
 
 

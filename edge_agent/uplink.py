@@ -1,4 +1,4 @@
-"""The uplink: a connection to the cloud's broker, and what goes over it. The only importer of aiomqtt.
+"""The uplink: a connection to the cloud's broker, and what goes over it.
 
 What a ledger does on a contact is `shipping`'s; this module connects, waits, reads and publishes. MQTT's own QoS 1 is
 used hop by hop and never trusted end to end.
@@ -19,15 +19,16 @@ from typing import Any, Final, TypeVar
 
 import aiomqtt
 import structlog
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent import database
 from edge_agent.catalog_link import CatalogLink
 from edge_agent.clock import Clock
+from edge_agent.cloud_client import CloudClient
 from edge_agent.commands import Commands
 from edge_agent.database import Connection
 from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
+from edge_agent.firmware_link import FirmwareLink
+from edge_agent.images import ImageShelf
 from edge_agent.ledger import Ledger
 from edge_agent.renewal import Renewal
 from edge_agent.settings import EdgeSettings
@@ -39,6 +40,7 @@ from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.catalog import CatalogPage
 from wire_protocol.errors import WireError
+from wire_protocol.firmware import FirmwareChunk
 from wire_protocol.messages import Ack, CertificateResponse, Command, GatewayStatus
 from wire_protocol.replication import SenderLimits
 from wire_protocol.site_messages import unpack
@@ -51,39 +53,12 @@ TICK_S: Final = 0.2  # how often entries that another process committed are noti
 INCOMING_MESSAGES_MAX: Final = 1_000
 RECONNECT_DELAY_S: Final = 0.5
 SLOW_ATTEMPT: Final = 16  # what fails by itself fails again at once: wait as long as after so many attempts
-TAKEN_OVER: Final = 0x8E  # why the broker ends us when somebody connects under our client id (MQTT 5, 3.14.2.1)
 CONNECT_TIMEOUT_S: Final = 10.0
 # An acknowledgement and a report go out one after the other: Nagle's algorithm (RFC 896) would hold the second back
 # until the broker's delayed acknowledgement of the first, 40 ms later.
 NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
 log = structlog.get_logger("edge_agent.uplink")
-
-
-class _Client(aiomqtt.Client):
-    """Notices what aiomqtt passes over.
-
-    A PUBACK with a reason code of 0x80 or above is a failed publish; and a connection that the broker closes before it
-    has answered to CONNECT, as one that starts or a proxy before it does, is not waited for until the timeout.
-    """
-
-    taken_over = False
-
-    def _on_disconnect(
-        self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
-    ) -> None:
-        self.taken_over = reason_code.value == TAKEN_OVER
-        if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
-
-    def _on_publish(
-        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
-    ) -> None:
-        if reason_code.is_failure:
-            # Nothing else to do: the frame stays unacknowledged, so its sender sends it again.
-            log.warning("publish_refused", reason=str(reason_code))
-        super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
 @dataclass(slots=True)
@@ -97,6 +72,7 @@ class Uplink:
         status: makes the gateway's status message.
         commands: carries out what the cloud asks for.
         configure: tells devices what the twin wants of them.
+        offer: tells devices which firmware they are to run.
         others: the cloud's other brokers, each tried when the one before does not answer.
         tls: what an attempt to connect proves itself with; given how many have failed before it.
         renewal: keeps the certificate from running out, if there is one.
@@ -113,6 +89,7 @@ class Uplink:
     clock: Clock
     commands: Commands
     configure: Callable[[Sequence[Configured]], Any] = lambda _: None
+    offer: Callable[[], Any] = lambda: None
     others: tuple[BrokerAddress, ...] = ()
     tls: Callable[[int], ssl.SSLContext] = lambda _attempt: ssl.create_default_context()
     renewal: Renewal | None = None
@@ -120,13 +97,16 @@ class Uplink:
     shipping: Shipping = field(init=False)
     twin: TwinLink = field(init=False)
     catalog: CatalogLink = field(init=False)
+    firmware: FirmwareLink = field(init=False)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _twin_changed: asyncio.Event = field(default_factory=asyncio.Event)
     _report_soon: asyncio.Event = field(default_factory=asyncio.Event)
-    _contact: _Client | None = None
+    _contact: CloudClient | None = None
 
     def __post_init__(self) -> None:
-        self.twin = TwinLink(self.reader, self._write, self.configure)
+        shelf = ImageShelf.beside(self.settings.ledger)
+        self.firmware = FirmwareLink(self.reader, shelf, self.clock.mono_ms, self.offer)
+        self.twin = TwinLink(self.reader, self._write, self.configure, self.firmware.report, self.firmware.twin_changed)
         self.catalog = CatalogLink(self.reader, self._write, self.settings, self.clock.mono_ms)
         self.shipping = Shipping(
             gateway=self.gateway,
@@ -194,10 +174,10 @@ class Uplink:
             resend_delay_ms_max=self.settings.resend_delay_ms_max,
         )
 
-    def _client(self, attempt: int = 0) -> _Client:
+    def _client(self, attempt: int = 0) -> CloudClient:
         will = aiomqtt.Will(self._topic(Channel.STATUS), self.status("offline").encode(), qos=1, retain=True)
         mqtt_5 = self.settings.mqtt_version == "5"
-        return _Client(
+        return CloudClient(
             self.address.host,
             self.address.port,
             username=self.address.user,
@@ -215,13 +195,14 @@ class Uplink:
             tls_context=self.tls(attempt) if self.address.tls else None,
         )
 
-    async def _ship(self, client: _Client) -> None:
+    async def _ship(self, client: CloudClient) -> None:
         """One contact: announce, then receive, pump and report until the link breaks."""
         # aiomqtt warns above this many calls on their way; two windows of frames and some reports are no surprise.
         client.pending_calls_threshold = 2 * self.settings.window_frames_max + 8
         await client.subscribe(topics.down_filter(self.gateway), qos=1)
         _heed_cancellation()
-        self.catalog.asking.connected(self.clock.mono_ms())
+        for asking in (self.catalog.asking, self.firmware.asking):
+            asking.connected(self.clock.mono_ms())
         await self._report(client, "online", arrived=True)
         self.online = True
         log.info("uplink_up", broker=repr(self.address))
@@ -244,12 +225,12 @@ class Uplink:
         except (aiomqtt.MqttError, OSError, TimeoutError):
             log.info("farewell_not_sent", broker=repr(self.address))
 
-    async def _report(self, client: _Client, state: str, *, arrived: bool = False) -> None:
+    async def _report(self, client: CloudClient, state: str, *, arrived: bool = False) -> None:
         status = self.status(state).model_copy(update={"arrived": arrived})
         await client.publish(self._topic(Channel.STATUS), status.encode(), qos=1, retain=True)
         _heed_cancellation()
 
-    async def _report_regularly(self, client: _Client) -> None:
+    async def _report_regularly(self, client: CloudClient) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.settings.status_interval_s):
@@ -257,7 +238,7 @@ class Uplink:
             self._report_soon.clear()
             await self._report(client, "online")
 
-    async def _report_twin(self, client: _Client) -> None:
+    async def _report_twin(self, client: CloudClient) -> None:
         """Report the twin in force on contact, and whenever devices have answered."""
         while True:
             self._twin_changed.clear()
@@ -265,11 +246,11 @@ class Uplink:
             await self._twin_changed.wait()
             await asyncio.sleep(TICK_S)  # the devices of a site answer together
 
-    async def _say_twin(self, client: _Client, report: ReportedTwin) -> None:
+    async def _say_twin(self, client: CloudClient, report: ReportedTwin) -> None:
         await client.publish(self._topic(Channel.REPORTED_TWIN), report.encode(), qos=1)
         _heed_cancellation()
 
-    async def _receive(self, client: _Client, tasks: asyncio.TaskGroup) -> None:
+    async def _receive(self, client: CloudClient, tasks: asyncio.TaskGroup) -> None:
         async for message in client.messages:
             try:
                 topic = topics.parse(str(message.topic))
@@ -278,7 +259,7 @@ class Uplink:
             except WireError as error:
                 log.warning("message_refused", topic=str(message.topic), reason=str(error))
 
-    async def _take(self, client: _Client, tasks: asyncio.TaskGroup, channel: Channel, payload: bytes) -> None:
+    async def _take(self, client: CloudClient, tasks: asyncio.TaskGroup, channel: Channel, payload: bytes) -> None:
         if channel is Channel.ACK:
             await self.shipping.acknowledged(Ack.decode(payload))
         elif channel is Channel.COMMAND:
@@ -295,7 +276,7 @@ class Uplink:
         else:
             await self._provision(client, channel, payload)
 
-    async def _provision(self, client: _Client, channel: Channel, payload: bytes) -> None:
+    async def _provision(self, client: CloudClient, channel: Channel, payload: bytes) -> None:
         """Take what the cloud provides this gateway with."""
         if channel is Channel.DESIRED_TWIN:
             await self._say_twin(client, await self.twin.take(payload))
@@ -306,15 +287,19 @@ class Uplink:
         elif channel is Channel.CATALOG:
             await self.catalog.take(CatalogPage.decode(payload))
             self._wake.set()
+        elif channel is Channel.FIRMWARE:
+            if await self.firmware.take(FirmwareChunk.decode(payload)):
+                self._twin_changed.set()
+            self._wake.set()
 
-    async def _renew(self, client: _Client, renewal: Renewal) -> None:
+    async def _renew(self, client: CloudClient, renewal: Renewal) -> None:
         while True:
             question = await asyncio.to_thread(renewal.question)
             if question is not None:
                 await client.publish(self._topic(Channel.CERTIFICATE_ASK), question.encode(), qos=1)
             await asyncio.sleep(self.settings.certificate_look_s)
 
-    async def _obey(self, client: _Client, command: Command) -> None:
+    async def _obey(self, client: CloudClient, command: Command) -> None:
         reply = await self.commands.carry_out(command)
         if reply is None:
             return
@@ -334,8 +319,8 @@ class Uplink:
         self.shipping.epoch_wanted()
         self._wake.set()
 
-    async def _ask(self, client: _Client) -> None:
-        """Ask for the site's other logs and for the catalogue when that is due."""
+    async def _ask(self, client: CloudClient) -> None:
+        """Ask for the site's other logs, for the catalogue and for firmware images when that is due."""
         question = self.shipping.site.question()
         if question is not None:
             await client.publish(self._topic(Channel.SITE_ASK), question.encode(), qos=1)
@@ -343,8 +328,11 @@ class Uplink:
         if (wanted := self.catalog.question()) is not None:
             await client.publish(self._topic(Channel.CATALOG_ASK), wanted.encode(), qos=1)
             _heed_cancellation()
+        if (missing := self.firmware.question()) is not None:
+            await client.publish(self._topic(Channel.FIRMWARE_ASK), missing.encode(), qos=1)
+            _heed_cancellation()
 
-    async def _pump(self, client: _Client) -> None:
+    async def _pump(self, client: CloudClient) -> None:
         """Ship what there is, again and again."""
         await self.shipping.begin()
         while True:
@@ -355,7 +343,8 @@ class Uplink:
 
     async def _sleep(self) -> None:
         """Until something is committed, a sender's deadline, or the next look at the file."""
-        deadlines = (self.shipping.next_deadline_ms(), self.catalog.asking.next_deadline_ms())
+        askings = (self.catalog.asking, self.firmware.asking)
+        deadlines = (self.shipping.next_deadline_ms(), *(asking.next_deadline_ms() for asking in askings))
         next_ms = min((at for at in deadlines if at is not None), default=None)
         delay_s = TICK_S if next_ms is None else max(0.0, (next_ms - self.clock.mono_ms()) / 1_000)
         try:
@@ -364,7 +353,7 @@ class Uplink:
         except TimeoutError:
             return
 
-    def _put(self, client: _Client, tasks: asyncio.TaskGroup, stream: Stream, frame: int, body: bytes) -> None:
+    def _put(self, client: CloudClient, tasks: asyncio.TaskGroup, stream: Stream, frame: int, body: bytes) -> None:
         """Part of `Shipping`."""
         publish = client.publish(topics.up(self.gateway, stream), body, qos=1)
         # A task each, because the window wants several on their way at once; asyncio starts them in order.

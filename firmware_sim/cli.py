@@ -11,6 +11,7 @@ import typer
 from command_line.output import ErrorGroup, emit_json, table
 from firmware_sim import builtin, cli_fleet
 from firmware_sim.cli_convert import convert_app
+from firmware_sim.cli_device import device
 from firmware_sim.cli_options import Boot, Json, MqttVersionText, Quiet, StallS
 from firmware_sim.cli_output import emit_report, number
 from firmware_sim.pace import parse_speed
@@ -24,6 +25,7 @@ app = typer.Typer(
     help="Devices that behave like real firmware; replays of recorded data.",
 )  # fmt: skip
 app.add_typer(convert_app, name="convert")
+app.command()(device)
 
 Site = Annotated[list[str] | None, typer.Option("--site", "-s", help="Only this site; may be given several times.")]
 Map = Annotated[list[str] | None, typer.Option("--map", "-m", metavar="SITE=URL", help="The broker of one site.")]

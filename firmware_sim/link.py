@@ -24,6 +24,7 @@ from firmware_sim.firmware import Outgoing
 from firmware_sim.happening import Happening
 from firmware_sim.pace import Pace
 from firmware_sim.unit import Unit
+from firmware_sim.update_link import UpdateLink
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceCommand, DeviceReceipt, DeviceStatus, InvalidMessage
@@ -70,6 +71,7 @@ class Link:
         self.online = False
         self.problem: str | None = None
         self._address, self._pace, self._options, self._rng = address, pace, options, rng
+        self._update = UpdateLink(unit)
         self._horizon_ms = start_ms  # at `max` speed: how far this device's own time has come
         self._hurried = False  # at `max` speed: nothing will happen before something is said, so time jumps
         self._ended = False
@@ -126,13 +128,15 @@ class Link:
         while not self.is_done:
             if await self._is_away():
                 continue
+            self._update.booted(self._pace.link_ms())
             try:
                 async with self._connected() as client:
                     await finish(client.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0))
-                    for channel in (Channel.DEVICE_CONFIG, Channel.DEVICE_COMMAND):
-                        await finish(client.subscribe(topics.device(self.name, channel), qos=1))
+                    for channel in (Channel.DEVICE_CONFIG, Channel.DEVICE_COMMAND, *self._update.channels):
+                        await finish(client.subscribe(topics.device(self.name, channel), qos=RULES[channel].qos))
                     attempt, self.problem, self.online = 0, None, True
                     self.unit.firmware.reconnected()
+                    self._update.reached(self._pace.link_ms())
                     await self._contact(client)
                     await self._say(client, "offline")
             except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
@@ -208,7 +212,9 @@ class Link:
         answers = firmware.config is not None or firmware.config_problem is not None
         status = DeviceStatus(
             state=state,
-            firmware=FIRMWARE,
+            firmware=self._update.version or FIRMWARE,
+            model=self._update.model,
+            update=self._update.status(),
             config_version=firmware.config_version if answers else None,
             config_problem=firmware.config_problem,
             at_ms=at_ms,
@@ -222,6 +228,8 @@ class Link:
             try:
                 if topic.channel is Channel.DEVICE_CONFIG:
                     await self._configure(client, _payload(message))
+                elif topic.channel in self._update.channels:
+                    self._update.take(topic.channel, _payload(message), self._pace.link_ms())
                 elif topic.channel is Channel.DEVICE_COMMAND:
                     self.unit.firmware.blink(DeviceCommand.decode(_payload(message)).seconds, self._pace.link_ms())
                 else:
@@ -242,13 +250,18 @@ class Link:
             self._wake.clear()
             now_ms = self._now_ms()
             messages = iter(self.unit.poll(now_ms, self._pace.link_ms()))
-            if self.unit.firmware.back_ms(now_ms) is not None:
+            if self.unit.firmware.back_ms(now_ms) is not None or self._update.restart_wanted(self._pace.link_ms()):
                 return
+            if (ask := self._update.ask(self._pace.link_ms())) is not None:
+                await self._publish(client, [Outgoing(now_ms, Channel.DEVICE_FIRMWARE_ASK, ask.encode())])
+            if self._update.news():
+                await self._say(client, "online")
             while batch := list(islice(messages, INFLIGHT_MESSAGES_MAX)):
                 await self._publish(client, batch)
             next_ms = self.unit.next_ms(now_ms)
             if not self._jump(next_ms):
-                await self._sleep(next_ms, self.unit.firmware.next_link_ms())
+                due = (self.unit.firmware.next_link_ms(), self._update.next_ms())
+                await self._sleep(next_ms, min((at_ms for at_ms in due if at_ms is not None), default=None))
 
     async def _publish(self, client: aiomqtt.Client, batch: list[Outgoing]) -> None:
         # A task each, because a round trip each in turn is slow; asyncio starts them in order.

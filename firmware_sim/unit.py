@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 from firmware_sim.faults import Air, Stage
 from firmware_sim.firmware import Firmware, Outgoing
+from firmware_sim.updater import Updater
 
 
 @dataclass(slots=True)
 class Unit:
-    """A device as a fleet runs it."""
+    """A device as a fleet runs it. With an `updater`, its firmware can be exchanged."""
 
     firmware: Firmware
     air: Air
+    updater: Updater | None = None
+    _booted: int | None = None
 
     @classmethod
     def plain(cls, name: str, *, seed: int = 1, boot: int = 1, memory_events_max: int | None = None) -> "Unit":
@@ -35,7 +38,19 @@ class Unit:
     def poll(self, now_ms: int, link_ms: int) -> list[Outgoing]:
         """What reaches the broker now."""
         self.air.push(self.firmware.poll(now_ms, link_ms))
+        self.started(link_ms)
         return self.air.due(now_ms)
+
+    def started(self, link_ms: int) -> None:
+        """Start its firmware, if the device has been switched on since it was last asked."""
+        if self._booted != self.firmware.boot:
+            self._booted = self.firmware.boot
+            self.restart(link_ms)
+
+    def restart(self, link_ms: int) -> None:
+        """Let the boot loader decide what runs from now on."""
+        if self.updater is not None:
+            self.updater.power_on(link_ms)
 
     def next_ms(self, now_ms: int) -> int | None:
         """The next time of the simulated world at which something changes."""

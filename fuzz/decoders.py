@@ -7,7 +7,19 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias
 
-from wire_protocol import catalog, clock, commands, entries, frames, messages, names, site_messages, topics, twin
+from wire_protocol import (
+    catalog,
+    clock,
+    commands,
+    entries,
+    firmware,
+    frames,
+    messages,
+    names,
+    site_messages,
+    topics,
+    twin,
+)  # fmt: skip
 from wire_protocol.entries import Movement
 from wire_protocol.frames import FrameHeader
 from wire_protocol.proof import StockProof
@@ -21,6 +33,7 @@ _MESSAGES: Final = (
     messages.ClaimResponse, messages.Command, messages.DeviceCommand, messages.DeviceEvent, messages.DeviceReading,
     messages.DeviceReceipt, messages.DeviceStatus, messages.GatewayStatus, messages.Reply, site_messages.SiteAsk,
     twin.DesiredTwin, twin.DeviceConfig, twin.ReportedTwin, catalog.CatalogAsk, catalog.CatalogPage,
+    firmware.FirmwareAsk, firmware.FirmwareOffer,
 )  # fmt: skip
 
 
@@ -45,6 +58,7 @@ DECODERS: Final[Mapping[str, Decoder]] = {
     "command": command,
     "topic": topic,
     "site": site_messages.unpack,
+    "image": firmware.FirmwareChunk.decode,
     **{message.__name__: message.decode for message in _MESSAGES},
 }
 
@@ -61,6 +75,13 @@ def samples() -> dict[str, list[bytes]]:
     at = catalog.CatalogPosition(version=3, key="iSKU-1")
     item = catalog.CatalogItem(sku="SKU-1", name="Milk", gtin="4006381333931", reorder_point=3)
     heads = site_messages.SiteHeads(heads=(), now_ms=_NOW_MS)
+    release = firmware.FirmwareOffer(
+        model="probe-x", version="1.2.0", release=_NOW_MS, size=3, sha256="a" * 64, replaces="1.3.0",
+        signature="b" * 128,
+    )  # fmt: skip
+    line = firmware.FirmwareChunkLine(sha256="a" * 64, offset=0, size=3, digest="c" * 64)
+    update = messages.UpdateStatus(release=_NOW_MS, state="rolled-back", reason="not healthy in time")
+    told = firmware.ReportedFirmware(release=_NOW_MS, version="1.2.0", devices=2, healthy=1, failed={"p-2": "no"})
     proof = StockProof(position="0" * 16, digest="1" * 16, cells=1)
     made: dict[str, Any] = {
         "Ack": messages.Ack(stream="ledger", epoch=_ULID, frame=1, seq=2, window=16, now_ms=_NOW_MS),
@@ -68,13 +89,17 @@ def samples() -> dict[str, list[bytes]]:
         "DeviceEvent": messages.DeviceEvent(id="1-1", kind="pick", sku="SKU-1", quantity=1, source="A"),
         "DeviceReading": messages.DeviceReading(id="1-1", values={"temperature_c": 4.5}),
         "DeviceReceipt": messages.DeviceReceipt(committed=("1-1",)),
-        "DeviceStatus": messages.DeviceStatus(state="online", config_version=3),
+        "DeviceStatus": messages.DeviceStatus(state="online", config_version=3, model="probe-x", update=update),
         "GatewayStatus": messages.GatewayStatus(state="online", epoch=_ULID, version="1", at_ms=_NOW_MS, stock=proof),
         "Reply": messages.Reply(id="c-1", ok=True, result={"a": [1, {"b": None}]}),
         "SiteAsk": site_messages.SiteAsk(own=_ULID),
         "DesiredTwin": twin.DesiredTwin(version=1, state=state),
         "DeviceConfig": twin.DeviceConfig(version=1, sampling_s=3),
-        "ReportedTwin": twin.ReportedTwin(version=1, confirmed={"p-1": 1}, errors={"p-2": "no"}),
+        "ReportedTwin": twin.ReportedTwin(
+            version=1, confirmed={"p-1": 1}, errors={"p-2": "no"}, firmware={"probe-x": told}
+        ),
+        "FirmwareAsk": firmware.FirmwareAsk(sha256="a" * 64, offset=0, bytes=3),
+        "FirmwareOffer": release,
         "CatalogAsk": catalog.CatalogAsk(after=at),
         "CatalogPage": catalog.CatalogPage(after=at, upto=at, head=3, items=(item,), locations=("A-1",)),
     }
@@ -83,6 +108,7 @@ def samples() -> dict[str, list[bytes]]:
         # The second without compression, where turning a bit changes a word and not a checksum.
         "frame": [sealed, zlib.decompress(sealed)],
         "site": [piece.encode() + heads.encode()],
+        "image": [firmware.FirmwareChunk(line, b"abc").encode()],
         "topic": [topics.up("gw-1", "ledger").encode(), b"stocktide/v1/dev/scanner-1/event"],
         "command": [made["Command"].encode()],
         **{name: [message.encode()] for name, message in made.items()},

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.drafts import from_event
+from wire_protocol.firmware import FirmwareOffer
 from wire_protocol.messages import DeviceEvent, DeviceReading, DeviceReceipt, Message
 from wire_protocol.topics import TOPICS
 from wire_protocol.twin import DeviceConfig
@@ -26,7 +27,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_examples_for_firmware_authors_are_valid() -> None:
     """Whoever copies an example must get a receipt, not a refusal."""
     text = (ROOT / "docs" / "firmware.md").read_text(encoding="utf-8")
-    kinds: list[type[Message]] = [DeviceEvent, DeviceReading, DeviceReceipt, DeviceConfig]
+    kinds: list[type[Message]] = [DeviceEvent, DeviceReading, DeviceReceipt, DeviceConfig, FirmwareOffer]
     examples = re.findall(r"```json\n(.*?)\n```", text, flags=re.DOTALL)
     assert len(examples) == len(kinds)
     for kind, example in zip(kinds, examples, strict=True):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from wire_protocol import PROTOCOL_VERSION, catalog, frames, messages, site_messages, twin
+from wire_protocol import PROTOCOL_VERSION, catalog, firmware, frames, messages, site_messages, twin
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import FrameHeader
 from wire_protocol.proof import ProofAnswer, ProofQuestion
@@ -37,6 +37,11 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.DEVICE_RECEIPT: messages.DeviceReceipt,
     Channel.DEVICE_CONFIG: twin.DeviceConfig,
     Channel.DEVICE_COMMAND: messages.DeviceCommand,
+    Channel.FIRMWARE_ASK: firmware.FirmwareAsk,
+    Channel.FIRMWARE: firmware.FirmwareChunkLine,
+    Channel.DEVICE_FIRMWARE: firmware.FirmwareOffer,
+    Channel.DEVICE_FIRMWARE_ASK: firmware.FirmwareAsk,
+    Channel.DEVICE_FIRMWARE_CHUNK: firmware.FirmwareChunkLine,
 }
 # What is inside other messages, or the second kind on a topic: entries, the end of a site's frames, the stock proof.
 PARTS: Final[tuple[type[BaseModel], ...]] = (
@@ -160,6 +165,12 @@ def _message(rule: TopicRule) -> dict[str, Any]:
         made["description"] = (
             "One after the other: a line of JSON with a line feed and a frame as it was sealed. The last may be a line "
             f"without a frame: a SiteHeads, the end of an answer. At most {site_messages.PIECES_BYTES_MAX} bytes."
+        )
+    elif payload is firmware.FirmwareChunkLine:
+        made["contentType"] = "application/octet-stream"
+        made["description"] = (
+            "A line of JSON with a line feed, and behind it the bytes of the piece. At most "
+            f"{firmware.FirmwareChunk.bytes_max} bytes."
         )
     elif issubclass(payload, messages.Message):
         made["description"] = f"At most {payload.bytes_max} bytes."

@@ -102,14 +102,26 @@ class DeviceReading(_Strict):
     at_ms: TimeMs | None = None
 
 
+class UpdateStatus(Part):
+    """Where a device is with a release of its firmware (`wire_protocol.firmware`), and why it did not take it."""
+
+    release: Count
+    state: Literal["downloading", "testing", "healthy", "rolled-back", "refused"]
+    reason: Reason | None = None
+
+
 class DeviceStatus(Message):
     """Whether a device is there; its last will says `offline`.
 
     `config_version` is the configuration it works with; `config_problem` says why it cannot work with a newer one.
+    `firmware` is the version that runs. A device whose firmware can be exchanged says its `model`, and in `update`
+    where it is with the latest release that it was offered.
     """
 
     state: Literal["online", "offline"]
     firmware: VersionText | None = None
+    model: Annotated[str, StringConstraints(pattern=names.SLUG_PATTERN)] | None = None
+    update: UpdateStatus | None = None
     battery_pct: Annotated[int, Field(ge=0, le=100)] | None = None
     config_version: Count | None = None
     config_problem: Reason | None = None
@@ -302,4 +314,5 @@ __all__ = [
     "Rejected",
     "Reply",
     "StreamStatus",
+    "UpdateStatus",
 ]

@@ -43,12 +43,14 @@ class Channel(StrEnum):
     SITE_ASK = "up/site"
     CATALOG_ASK = "up/catalog"
     CERTIFICATE_ASK = "up/certificate"
+    FIRMWARE_ASK = "up/firmware"
     ACK = "down/ack"
     DESIRED_TWIN = "down/twin"
     SITE_LEDGER = "down/ledger"
     CATALOG = "down/catalog"
     COMMAND = "down/command"
     CERTIFICATE = "down/certificate"
+    FIRMWARE = "down/firmware"
     CLAIM_REQUEST = "request"
     CLAIM_RESPONSE = "response"
     DEVICE_EVENT = "event"
@@ -57,6 +59,9 @@ class Channel(StrEnum):
     DEVICE_RECEIPT = "receipt"
     DEVICE_CONFIG = "config"
     DEVICE_COMMAND = "command"
+    DEVICE_FIRMWARE = "firmware"
+    DEVICE_FIRMWARE_ASK = "firmware-ask"
+    DEVICE_FIRMWARE_CHUNK = "firmware-chunk"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +107,14 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _link(Channel.SITE_ASK, up=True, summary="Asks for the frames of the site's other logs"),
     _link(Channel.CATALOG_ASK, up=True, summary="Asks for what has changed in the catalogue"),
     _link(Channel.CERTIFICATE_ASK, up=True, summary="Asks for the next certificate before this one runs out"),
+    _link(Channel.FIRMWARE_ASK, up=True, summary="Asks for the next piece of a firmware image"),
     _link(Channel.ACK, up=False, summary="Cumulative acknowledgement, sent after the commit"),
     _link(Channel.DESIRED_TWIN, up=False, retain=True, summary="Desired twin"),
     _link(Channel.SITE_LEDGER, up=False, summary="Frames of the site's other logs, and where they end"),
     _link(Channel.CATALOG, up=False, summary="Pages of items and locations"),
     _link(Channel.COMMAND, up=False, summary="Commands"),
     _link(Channel.CERTIFICATE, up=False, summary="The next certificate, or why there is none"),
+    _link(Channel.FIRMWARE, up=False, summary="A piece of a firmware image"),
     _claim(Channel.CLAIM_REQUEST, up=True, summary="Enrolment request with a one-time claim"),
     _claim(Channel.CLAIM_RESPONSE, up=False, summary="Enrolment response"),
     _device(Channel.DEVICE_EVENT, up=True, summary="Scans: movements and counts"),
@@ -116,6 +123,9 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _device(Channel.DEVICE_RECEIPT, up=False, qos=0, summary="Event ids the ledger has committed or refused"),
     _device(Channel.DEVICE_CONFIG, up=False, retain=True, summary="Device configuration"),
     _device(Channel.DEVICE_COMMAND, up=False, summary="Asks a device to show where it is"),
+    _device(Channel.DEVICE_FIRMWARE, up=False, retain=True, summary="The firmware release that a device is to run"),
+    _device(Channel.DEVICE_FIRMWARE_ASK, up=True, qos=0, summary="Asks for a piece of a firmware image"),
+    _device(Channel.DEVICE_FIRMWARE_CHUNK, up=False, qos=0, summary="A piece of a firmware image"),
 )
 RULES: Final[dict[Channel, TopicRule]] = {rule.channel: rule for rule in TOPICS}
 

@@ -21,6 +21,7 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, StringConstraint
 from wire_protocol import names
 from wire_protocol.entries import MetricName
 from wire_protocol.errors import WireError
+from wire_protocol.firmware import MODELS_MAX, Model, Release, ReportedFirmware
 from wire_protocol.messages import Count, Message, Reason
 from wire_protocol.passwords import PasswordHash
 from wire_protocol.problems import first_problem
@@ -98,11 +99,24 @@ class Limits(_Strict):
     frame_keep_bytes: Annotated[int, Field(ge=1 << 20)] | None = None
 
 
+class DesiredFirmware(Release):
+    """The release that all devices of a model are to run (`wire_protocol.firmware`)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
 class DesiredState(_Strict):
-    """What operators edit: the content of a twin without its version."""
+    """What operators edit: the content of a twin without its version. Firmware is by model."""
 
     devices: Annotated[dict[names.DeviceName, DesiredDevice], Field(max_length=DEVICES_MAX)] = {}
     limits: Limits = Limits()
+    firmware: Annotated[dict[Model, DesiredFirmware], Field(max_length=MODELS_MAX)] = {}
+
+    @model_validator(mode="after")
+    def _of_its_model(self) -> Self:
+        if any(model != release.model for model, release in self.firmware.items()):
+            raise ValueError("a release stands under the model that it is for")
+        return self
 
 
 class DesiredTwin(Message):
@@ -119,6 +133,7 @@ class ReportedTwin(Message):
 
     `confirmed` has the version of each such device's configuration; one that has not answered yet is in neither.
     `refused` is the version of a document that could not be taken, with the `reason`; `version` stays in force.
+    `firmware` says, by model, how far devices are with the release that is wanted of them.
     """
 
     bytes_max: ClassVar[int] = 256 * 1024
@@ -128,6 +143,7 @@ class ReportedTwin(Message):
     errors: Annotated[dict[names.DeviceName, Reason], Field(default_factory=dict, max_length=DEVICES_MAX)]
     refused: Count | None = None
     reason: Reason | None = None
+    firmware: Annotated[dict[Model, ReportedFirmware], Field(default_factory=dict, max_length=MODELS_MAX)]
 
 
 class DeviceConfig(Message, DeviceBody):

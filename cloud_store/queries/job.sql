@@ -47,6 +47,41 @@ WHERE t.job_id = %(job)s AND t.state = 'started' AND w.gateway_id = t.gateway_id
         OR t.started_at < now() - %(timeout_s)s * interval '1 second'
         OR (w.reported_version >= t.twin_version AND (d.answered ?& %(devices)s::text[] OR NOT d.there)))
 
+-- name: settle_firmware
+-- What became of a release: refused or failed somewhere, cannot be had, healthy at all devices of its model, replaced by
+-- somebody, or none of it in time. Which devices there are of a model, the gateway knows.
+WITH heard AS (
+    SELECT s.gateway_id, w.reported, w.version, told,
+        s.started_at < now() - %(timeout_s)s * interval '1 second' AS late,
+        (w.state #>> ARRAY['firmware', %(model)s::text, 'release'])::bigint IS NOT DISTINCT FROM %(release)s AS wanted,
+        coalesce((told ->> 'release')::bigint = %(release)s, false) AS current,
+        (told ->> 'devices')::bigint AS devices,
+        (told ->> 'healthy')::bigint AS healthy
+    FROM job_target s
+    JOIN twin w USING (gateway_id)
+    CROSS JOIN LATERAL (SELECT w.reported #> ARRAY['firmware', %(model)s::text] AS told) AS r
+    WHERE s.job_id = %(job)s AND s.state = 'started'
+), judged AS (
+    SELECT h.*, h.current AND h.healthy >= h.devices AS done, CASE
+            WHEN (h.reported ->> 'refused')::bigint = h.version THEN h.reported ->> 'reason'
+            WHEN NOT h.wanted THEN 'somebody has asked for another version'
+            WHEN h.current AND h.told -> 'failed' <> '{}'::jsonb THEN (
+                SELECT string_agg(f.key || ' ' || f.value, '; ' ORDER BY f.key)
+                FROM jsonb_each_text(h.told -> 'failed') AS f
+            )
+            WHEN h.current AND h.told ->> 'problem' IS NOT NULL THEN h.told ->> 'problem'
+            WHEN h.late AND h.current AND h.healthy < h.devices
+                THEN format('not in time: %%s of %%s devices are healthy', h.healthy, h.devices)
+            WHEN h.late AND NOT h.current THEN 'not in time: nothing was heard of it'
+        END AS failure
+    FROM heard h
+)
+UPDATE job_target t
+SET state = CASE WHEN d.failure IS NULL THEN 'succeeded' ELSE 'failed' END,
+    reason = CASE WHEN d.failure IS NULL AND d.devices = 0 THEN 'no device of this model' ELSE left(d.failure, 200) END
+FROM judged d
+WHERE t.job_id = %(job)s AND t.gateway_id = d.gateway_id AND (d.failure IS NOT NULL OR d.done)
+
 -- name: counts
 SELECT wave, state, count(*) FROM job_target WHERE job_id = %(job)s GROUP BY wave, state
 
@@ -73,6 +108,13 @@ ORDER BY gateway_id
 -- name: undone
 UPDATE job_target SET state = 'rolled back' WHERE job_id = %(job)s AND gateway_id = %(gateway_id)s
 
+-- name: wait_for
+-- The same for an operator, who waits for the worker that has it in hand.
+SELECT job_id, spec, state, failures_percent_max, timeout_s, rollback, created_by
+FROM job
+WHERE job_id = %(job)s
+FOR UPDATE
+
 -- name: end
 UPDATE job SET state = %(state)s, reason = %(reason)s, ended_at = now() WHERE job_id = %(job)s
 
@@ -95,9 +137,16 @@ ORDER BY j.job_id DESC
 LIMIT %(limit)s
 
 -- name: targets
-SELECT t.wave, g.name AS gateway, t.state, t.reason
+-- Of firmware also how far it is: the gateway's last word about the job's release, or about the way back.
+SELECT t.wave, g.name AS gateway, t.state, t.reason, CASE
+        WHEN r.told ->> 'release' IN (j.spec #>> '{firmware,release}', j.spec #>> '{back,release}')
+            THEN format('%%s: %%s of %%s', r.told ->> 'version', r.told ->> 'healthy', r.told ->> 'devices')
+    END AS healthy
 FROM job_target t
+JOIN job j USING (job_id)
 JOIN gateway g USING (gateway_id)
+LEFT JOIN twin w USING (gateway_id)
+CROSS JOIN LATERAL (SELECT w.reported #> ARRAY['firmware', j.spec #>> '{firmware,model}'] AS told) AS r
 WHERE t.job_id = %(job)s
 ORDER BY t.wave, g.name
 LIMIT %(limit)s

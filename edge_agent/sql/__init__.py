@@ -13,7 +13,18 @@ def _file(name: str) -> str:
 @cache
 def _statements() -> dict[str, str]:
     named: dict[str, str] = {}
-    for group in ("ledger", "derivation", "outbox", "site", "proof", "queries", "twin", "command", "catalog"):
+    for group in (
+        "ledger",
+        "derivation",
+        "outbox",
+        "site",
+        "proof",
+        "queries",
+        "twin",
+        "command",
+        "catalog",
+        "firmware",
+    ):
         for block in re.split(r"^-- name: ", _file(group), flags=re.MULTILINE)[1:]:
             name, _, body = block.partition("\n")
             named[name.strip()] = body.strip().rstrip(";")

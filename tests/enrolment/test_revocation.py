@@ -13,8 +13,8 @@ import pytest
 
 from cloud_store.connection import connect
 from edge_agent.booking import book
+from edge_agent.cloud_client import CloudClient
 from edge_agent.identity import IdentityFolder
-from edge_agent.uplink import _Client
 from tests.agent_process import AgentProcess, wait_for
 from tests.enrolment.conftest import Cloud
 from tests.enrolment.test_enrolment import waiting
@@ -44,7 +44,7 @@ class Thief:
     async def run(self) -> None:
         """Steal until cancelled."""
         while True:
-            client = _Client("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
+            client = CloudClient("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
             try:
                 async with client:
                     while True:

@@ -149,3 +149,24 @@ def test_convert_writes_a_recording(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "1 row left out: the quantity is zero (first: in.csv line 3)" in result.stdout
     assert json.loads(CliRunner().invoke(app, ["list", str(out), "--json"]).stdout)[0]["gateway"] == "store-367"
+
+
+@pytest.mark.parametrize(
+    ("model", "factory", "key", "why"),
+    [
+        ("../x", "1.0.0", None, "no model and version"),
+        ("probe-x", "one", None, "no model and version"),
+        ("probe-x", "1.0.0", b"rubbish", "no public key"),
+        ("probe-x", "1.0.0", None, "no public key"),
+    ],
+)
+def test_a_device_needs_a_model_and_a_key_to_trust(
+    tmp_path: Path, model: str, factory: str, key: bytes | None, why: str
+) -> None:
+    """A device that trusted nobody, or anybody, would be no test of anything."""
+    if key is not None:
+        (tmp_path / "key.pub").write_bytes(key)
+    options = ["--model", model, "--factory", factory, "--trust", str(tmp_path / "key.pub"), "--folder", str(tmp_path)]
+    done = CliRunner().invoke(app, ["device", "probe-1", "--broker", "mqtt://127.0.0.1", *options])
+    assert done.exit_code == 2
+    assert why in done.stderr

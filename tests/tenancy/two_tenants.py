@@ -4,6 +4,7 @@ Whatever is bravo's has the word in it where there is room for a word. Where the
 after bravo has come must see what the first saw.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -13,7 +14,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.sql import SQL, Identifier
 
-from cloud_store import api_keys, commands, dead_letters, quotas, registry, twins
+from cloud_store import api_keys, commands, dead_letters, firmware, quotas, registry, twins
 from cloud_store.alarms import Alarm, raise_all
 from cloud_store.connection import Connection
 from cloud_store.dead_letters import DeadLetter
@@ -22,6 +23,7 @@ from tests.cloud_store.histories import BOOT, NOW_MS, Chain, count, movement
 from wire_protocol import clock
 from wire_protocol.catalog import CatalogItem
 from wire_protocol.entries import Reading
+from wire_protocol.firmware import Release
 
 OWN_SCHEMAS: Final = ("public", "tenant_view")
 # What everybody may see: which roles there are is not a tenant's secret (docs/tenancy.md), nor is the server's load.
@@ -69,6 +71,12 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
     patch = {"devices": {f"{tenant}-probe": {"kind": "probe"}}}
     assert list(twins.change(connection, twins.Selection((gateway,)), patch, who=tenant))
     commands.give(connection, gateway, "recount", {"location": f"{tenant}-shelf"}, expires_s=60, who=tenant)
+    body = f"{tenant} image".encode()
+    release = Release(
+        model=f"{tenant}-model", version="1.0", release=1, size=len(body), sha256=hashlib.sha256(body).hexdigest(),
+        signature="0" * 128,
+    )  # fmt: skip
+    firmware.add(connection, tenant, [release], body, who=tenant)
     quotas.change(connection, tenant_id, tenant, {"devices_max": 100})
     return api_keys.create(connection, tenant_id, name=f"{tenant} key", role="admin", lifetime=timedelta(days=1))
 
