@@ -113,6 +113,11 @@ class Checks:
     def forgot(self, machine: "Machine", boots: Iterable[str]) -> None:
         """A machine's disk is another than it was; the times of these boots are no longer known to it."""
         self._known.pop(machine.name, None)
+        self.forks[machine.name].clear()  # of a later past
+        self.untaught(boots)
+
+    def untaught(self, boots: Iterable[str]) -> None:
+        """A disk has entries of these boots, and not their times."""
         for boot in boots:
             self.late_ms.pop(boot, None)
 

@@ -173,7 +173,7 @@ class Disasters:
     def _exchange(self, old: "Machine", copy: Disk) -> None:
         self._fates.discard(old.name)
         # The copy has entries of a boot of which only the old one was told the time.
-        self._world.checks.forgot(old, old.disk.taught_boots() - copy.taught_boots())
+        self._world.checks.untaught(old.disk.taught_boots() - copy.taught_boots())
         new = self._succeed(old, copy)
         old.note(f"is moved to {new.name}, as it was a while ago")
         if self._world.weather.failovers_per_h:
