@@ -3,8 +3,8 @@
 A scan that was committed just before a gateway died, and whose receipt was lost, is sent again to the gateway's
 replacement. When the old disk is plugged in later, its log goes on and brings the same scan again. Within one log the
 ledger itself takes an event once, and a new epoch begins only after it has fetched the older logs; so what is left to
-look for are logs that went on without knowing of each other, which is rare. Only then is anything asked of the
-database.
+look for are logs that went on without knowing of each other, which is rare, and what a new epoch has carried over. Only
+then is anything asked of the database.
 
 Invariant: all ledger cursors of a gateway with several epochs are locked by the merge that asks here.
 """
@@ -103,6 +103,9 @@ def _strangers(planned: Plan, log: LogKey, other: str, logs: Mapping[str, _Log],
     at = planned.cursors.get(log._replace(epoch=other))
     if at is None or at.frame == 0:
         return False
+    if frame.arrived.frame.header.carried:
+        # It knew that log, and perhaps a verdict on it from before the database fell back: it counts otherwise now.
+        return True
     mine = {epoch: head.model_dump() for epoch, head in frame.arrived.frame.header.after.items()}
     known = (mine or (logs[log.epoch].after if log.epoch in logs else {})).get(other)
     return known is None or (at.frame, at.digest) != (known["frame"], known["digest"])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from edge_agent import stock_proof
+from edge_agent import database, stock_proof
 from edge_agent.database import Connection
 from edge_agent.derivation import OWN, Derivation, rebuild
 from edge_agent.errors import LedgerCorrupt
@@ -21,6 +21,7 @@ from wire_protocol.frames import FrameHeader, LogHead
 from wire_protocol.messages import Bounded, Rejected
 from wire_protocol.topics import Stream
 
+CARRIED: Final = "carried"  # how many entries the epoch began with
 _SOURCES: Final[dict[Stream, str]] = {"ledger": "entries_to_seal", "readings": "readings_to_seal"}
 _WAITING: Final[dict[Stream, str]] = {"ledger": "waiting_entries", "readings": "waiting_readings"}
 
@@ -121,6 +122,7 @@ class Outbox:
         """Encode as many of the entries as fit the frame's size bound."""
         zeros = dict(self.ledger.connection.execute(statement("boot_zeros")))
         after = self._older_logs() if stream == "ledger" and at.sealed_frame == 0 else {}
+        carried = int(database.meta(self.ledger.connection).get(CARRIED, "0")) if stream == "ledger" else 0
         entries = _of_few_boots(entries)
         while True:
             boots = {entry.boot for entry in entries}
@@ -134,6 +136,7 @@ class Outbox:
                 boots={boot: zeros[boot] for boot in sorted(boots) if boot in zeros},
                 replay=replay,
                 after=after,
+                carried=at.sealed_seq < carried,
             )
             try:
                 return header, frames.seal(header, entries)

@@ -83,6 +83,7 @@ class Recovery:
             connection.execute(statement("delete_site_entries"), (staged.log, 0))
             connection.execute(statement("delete_log"), (staged.log,))
         self._append(carried)
+        connection.execute(statement("set_meta"), (outbox.CARRIED, str(len(carried))))
         rebuild(connection)
         return Opened(epoch, len(carried), len(older) + len(rest) - len(carried))
 

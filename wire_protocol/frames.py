@@ -68,7 +68,8 @@ class FrameHeader(BaseModel):
     `boots` maps each boot id in the frame to the true time (Unix, milliseconds) at which its monotonic clock was zero,
     as the cloud's acknowledgements have told it: with an entry's `mono_ms` it gives the entry's true time, whatever the
     wall clock said then. `replay` says that the entries were recorded before this contact. `after` maps older epochs of
-    the gateway to how far the ledger knows them.
+    the gateway to how far the ledger knows them. `carried` says that some of the entries were taken over from an older
+    epoch, because the cloud did not have them there.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
@@ -83,6 +84,7 @@ class FrameHeader(BaseModel):
     boots: Annotated[dict[names.Ulid, BootMs], Field(max_length=BOOTS_MAX)] = {}
     replay: bool = False
     after: Annotated[dict[names.Ulid, LogHead], Field(max_length=EPOCHS_MAX)] = {}
+    carried: bool = False
 
     @property
     def last_seq(self) -> int:

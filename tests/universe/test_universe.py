@@ -58,7 +58,7 @@ def test_a_planted_bug_is_noticed_and_removed_again(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [30, 46, 57, 1023, 1111, 1146])
+@pytest.mark.parametrize("seed", [30, 46, 57, 1023, 1111, 1146, 2205])
 def test_what_once_failed_holds(seed: int) -> None:
     """A seed is cheap to keep: docs/simulation.md says what each of these found."""
     outcome = run(seed, prove.PROOF_SIZE)
