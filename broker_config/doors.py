@@ -117,6 +117,11 @@ def claimants(users: Mapping[str, str]) -> Admit:
     return admit
 
 
+def only(port: int, side: Side, users: Mapping[str, str] | None) -> Door:
+    """The one door of a broker without TLS; without users it is open to anybody."""
+    return Door(ONLY, port, anybody if users is None else by_password(users, side))
+
+
 def fleet(
     tls: TlsFiles, crlfile: Path | None, claims: Mapping[str, str], *, gateway_port: int = 0, claims_port: int = 0,
     worker_port: int = 0,

@@ -55,8 +55,7 @@ class EmbeddedBroker:
         self, *, port: int = 0, side: Side = Side.CLOUD, users: Mapping[str, str] | None = None,
         given: Sequence[Door] = (),
     ) -> None:  # fmt: skip
-        only = Door(doors.ONLY, port, doors.anybody if users is None else doors.by_password(users, side))
-        self._side, self._given = side, list(given) or [only]
+        self._side, self._given = side, list(given) or [doors.only(port, side, users)]
         self._listeners: dict[str, _Listener] = {}
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._clients: dict[str, asyncio.Task[Any]] = {}
