@@ -163,7 +163,7 @@ async def test_nobody_can_take_a_gateway_s_place(fleet: Fleet, *, clean: bool) -
     """A client id of another's choosing must neither end a gateway's connection nor inherit its session."""
     async with AsyncExitStack() as stack:
         worker = await stack.enter_async_context(fleet.client(INGEST_USER))
-        victim = await stack.enter_async_context(fleet.client("gw-a", clean_session=False))
+        victim = await stack.enter_async_context(fleet.client("gw-a", identifier="gw-a", clean_session=False))
         await worker.subscribe(f"{topics.ROOT}/#", qos=1)
         await victim.subscribe(topics.down_filter("gw-a"), qos=1)
         other = await stack.enter_async_context(fleet.client("gw-b", identifier="gw-a", clean_session=clean))
