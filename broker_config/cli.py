@@ -3,9 +3,6 @@
 Invariant: nothing is printed but the answer, on standard output; what went wrong goes to standard error with a hint.
 """
 
-import asyncio
-import json
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +12,8 @@ from pydantic import ValidationError
 
 from broker_config import passwords, policy
 from broker_config.cli_fleet import fleet_files
-from broker_config.errors import InvalidConfig, SimExtraMissing
+from broker_config.cli_run import run, run_fleet
+from broker_config.errors import InvalidConfig
 from broker_config.limits import BrokerLimits
 from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, TlsFiles, render
 from broker_config.policy import Side
@@ -30,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("fleet")(fleet_files)
+app.command("run")(run)
+app.command("run-fleet")(run_fleet)
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 PORTS = "Port to listen on."
 LIMITS_HINT = "See: stocktide broker limits"
@@ -71,21 +71,6 @@ def render_files(
     typer.echo(f"\nStart it with: {start}")
     if auth is Auth.PASSWORD:
         typer.echo(f"Add users with: stocktide broker passwd {config.directory / PASSWORD_FILE} USER")
-
-
-@app.command()
-def run(
-    side: Annotated[Side, typer.Option(help="The cloud's broker, or a gateway's own.")] = Side.CLOUD,
-    port: Annotated[int, typer.Option(min=0, max=65535, help=f"{PORTS} 0 takes a free one.")] = 1883,
-    password_file: Annotated[Path | None, typer.Option("--passwords", help="Users, see `passwd`.")] = None,
-    anonymous: Annotated[bool, typer.Option(help="Let everybody in; loopback only, as always.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Run the embedded broker in the foreground until SIGTERM. For demos and tests: it forgets everything."""
-    if (password_file is None) != anonymous:
-        raise InvalidConfig("Who may connect?", hint="Give either --passwords FILE or --anonymous.")
-    users = passwords.read(password_file) if password_file else None
-    asyncio.run(_serve(port, side, users, as_json=as_json))
 
 
 @app.command()
@@ -139,20 +124,6 @@ def show_limits(as_json: AsJson = False) -> None:
         emit_json([dict(zip(heads, row, strict=True)) for row in rows])
     else:
         table(heads, [[str(cell) for cell in row] for row in rows])
-
-
-async def _serve(port: int, side: Side, users: dict[str, str] | None, *, as_json: bool) -> None:
-    try:
-        from broker_config.embedded import EmbeddedBroker  # noqa: PLC0415 - amqtt comes with stocktide[sim] only
-    except ModuleNotFoundError as error:
-        raise SimExtraMissing from error
-    stopped = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    async with EmbeddedBroker(port=port, side=side, users=users) as broker:
-        text = json.dumps({"url": broker.url}) if as_json else f"listening on {broker.url}"
-        print(text, flush=True)  # noqa: T201 - the answer; whoever starts us waits for this line
-        await stopped.wait()
 
 
 def _tls(cafile: Path | None, certfile: Path | None, keyfile: Path | None) -> TlsFiles | None:

@@ -8,6 +8,7 @@ Invariant: a grant's filter is a row of `TOPICS` with the owner's placeholder ke
 never ends in `#`.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -73,8 +74,8 @@ def grants(side: Side) -> tuple[Grant, ...]:
     )
 
 
-def filters(side: Side, user: str, action: Action) -> tuple[str, ...]:
-    """The MQTT filters that a user of a broker is granted for an action.
+def filters(side: Side, user: str, action: Action, roles: Collection[Role] | None = None) -> tuple[str, ...]:
+    """The MQTT filters that a user of a broker is granted for an action, in some roles or in any.
 
     Any user is an owner of the topics with its name in them; whether there is a gateway of that name is for the
     registry to say. A name that is not well formed owns nothing, or `+` would own everything.
@@ -85,18 +86,20 @@ def filters(side: Side, user: str, action: Action) -> tuple[str, ...]:
     return tuple(
         grant.filter_for(user)
         for grant in grants(side)
-        if grant.action is action and (grant.role in _SERVICE_ROLES) == is_service
+        if grant.action is action
+        and (grant.role in _SERVICE_ROLES) == is_service
+        and (roles is None or grant.role in roles)
     )
 
 
-def may(side: Side, user: str, action: Action, topic: str) -> bool:
+def may(side: Side, user: str, action: Action, topic: str, roles: Collection[Role] | None = None) -> bool:
     """Whether a user may publish on a topic, or be given what arrives on it."""
-    return any(matches(granted, topic) for granted in filters(side, user, action))
+    return any(matches(granted, topic) for granted in filters(side, user, action, roles))
 
 
-def may_ask(side: Side, user: str, wanted: str) -> bool:
+def may_ask(side: Side, user: str, wanted: str, roles: Collection[Role] | None = None) -> bool:
     """Whether a subscription could ever deliver anything: what it delivers is checked again, topic by topic."""
-    return any(overlap(granted, wanted) for granted in filters(side, user, Action.SUBSCRIBE))
+    return any(overlap(granted, wanted) for granted in filters(side, user, Action.SUBSCRIBE, roles))
 
 
 def matches(pattern: str, topic: str) -> bool:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import serialization
 from cloud_ingest import certificates
 from cloud_ingest.certificates import PrivateKey, PublicKey, Revoked
 from cloud_ingest.errors import AuthorityExists, AuthorityMissing, IngestError, SignerFailed
+from wire_protocol import names
 
 CURRENT: Final = "current"
 KEY: Final = "key.pem"
@@ -240,6 +241,14 @@ class Authority:
         current, key = self.current(), certificates.new_key()
         certificate = certificates.server_certificate(
             current.key, current.certificate, key.public_key(), hosts, now=datetime.now(UTC), days=days
+        )
+        return certificates.key_pem(key), certificates.pem([certificate]).encode()
+
+    def worker(self, days: float = certificates.SERVER_DAYS) -> tuple[bytes, bytes]:
+        """A new key for workers and its certificate, both PEM: a client's, in the workers' own name."""
+        current, key = self.current(), certificates.new_key()
+        certificate = certificates.client_certificate(
+            current.key, current.certificate, key.public_key(), names.INGEST_USER, now=datetime.now(UTC), days=days
         )
         return certificates.key_pem(key), certificates.pem([certificate]).encode()
 

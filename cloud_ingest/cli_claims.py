@@ -79,6 +79,11 @@ def revoke_gateway(
     reload_command: Reload = None,
     mqtt_url: MqttUrl = MQTT_URL,
     mqtt_ca_file: Annotated[str | None, typer.Option(envvar="STOCKTIDE_MQTT_CA_FILE", help="Authorities, PEM.")] = None,
+    mqtt_cert_file: Annotated[
+        str | None, typer.Option(envvar="STOCKTIDE_MQTT_CERT_FILE", help="The workers' certificate, PEM.")
+    ] = None,
+    mqtt_key_file: Annotated[str | None, typer.Option(envvar="STOCKTIDE_MQTT_KEY_FILE", help="Its key, PEM.")] = None,
+    mqtt_version: Annotated[str, typer.Option(envvar="STOCKTIDE_MQTT_VERSION", help="5 or 3.1.1.")] = "5",
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
@@ -94,7 +99,12 @@ def revoke_gateway(
     try:
         done |= {"crl": _write_crl(ca_dir, reload_command, database_url), "reloaded": reload_command is not None}
     finally:  # whatever became of the list, the connection is to end
-        asyncio.run(evict(mqtt_url, gateway, ca_file=mqtt_ca_file))
+        asyncio.run(
+            evict(
+                mqtt_url, gateway, ca_file=mqtt_ca_file, cert_file=mqtt_cert_file, key_file=mqtt_key_file,
+                mqtt_5=mqtt_version == "5",
+            )
+        )  # fmt: skip
     done["evicted"] = True
     if json_:
         emit_json(done)
@@ -214,14 +224,25 @@ def server_certificate(
     json_: Json = False,
 ) -> None:
     """Make a broker's key and certificate."""
-    from cloud_ingest.authority import Authority, write  # noqa: PLC0415 - loads the cryptography library
+    from cloud_ingest.authority import Authority  # noqa: PLC0415 - loads the cryptography library
 
     key, certificate = Authority(ca_dir).server(hosts, days)
-    out.mkdir(parents=True, exist_ok=True)
-    write(out / "server.key", key, mode=0o600)
-    write(out / "server.pem", certificate, mode=0o644)
-    made = {"key": str(out / "server.key"), "certificate": str(out / "server.pem"), "hosts": hosts}
-    emit_json(made) if json_ else facts([("key", made["key"]), ("certificate", made["certificate"])])
+    made = _written(out, "server", key, certificate)
+    emit_json(made | {"hosts": hosts}) if json_ else facts(list(made.items()))
+
+
+@ca_app.command("worker")
+def worker_certificate(
+    out: Annotated[Path, typer.Option(help="Directory for worker.pem and worker.key.")],
+    ca_dir: CaDir,
+    days: Annotated[float, typer.Option(min=1, max=7300, help="How long it is valid.")] = 730,
+    json_: Json = False,
+) -> None:
+    """Make the workers' key and certificate, for a broker that knows them by it: the embedded one does."""
+    from cloud_ingest.authority import Authority  # noqa: PLC0415 - loads the cryptography library
+
+    made = _written(out, "worker", *Authority(ca_dir).worker(days))
+    emit_json(made) if json_ else facts(list(made.items()))
 
 
 @ca_app.command("crl")
@@ -231,6 +252,15 @@ def revocation_list(
     """Write the revocation list, which brokers read on reload."""
     written = _write_crl(ca_dir, reload_command, database_url)
     emit_json({"crl": written}) if json_ else typer.echo(f"{written} written")
+
+
+def _written(out: Path, name: str, key: bytes, certificate: bytes) -> dict[str, Any]:
+    from cloud_ingest.authority import write  # noqa: PLC0415 - loads the cryptography library
+
+    out.mkdir(parents=True, exist_ok=True)
+    write(out / f"{name}.key", key, mode=0o600)
+    write(out / f"{name}.pem", certificate, mode=0o644)
+    return {"key": str(out / f"{name}.key"), "certificate": str(out / f"{name}.pem")}
 
 
 def _write_crl(ca_dir: Path | None, reload_command: str | None, database_url: str) -> str | None:

@@ -25,6 +25,7 @@ from cloud_store.enrolment import Claim, ClaimSpent, EnrolmentStore, GatewayRevo
 from cloud_store.errors import StoreError
 from wire_protocol import topics
 from wire_protocol.messages import (
+    TWIN_CHARS_MAX,
     CertificateRequest,
     CertificateResponse,
     ClaimRequest,
@@ -105,7 +106,8 @@ class Enrolment:
         except InvalidMessage:
             self._metrics.certificates.labels("malformed").inc()
             return None
-        return self._answer(ClaimResponse, request.nonce, f"claim {name}", lambda: self._claim(name, request))
+        answer = self._answer(ClaimResponse, request.nonce, f"claim {name}", lambda: self._claim(name, request))
+        return answer if answer.gateway is None else self._with_twin(answer, answer.gateway)
 
     def answer_renewal(self, gateway: str, payload: bytes) -> CertificateResponse | None:
         """The answer to a gateway; its name is the broker's word, by the certificate it has now."""
@@ -138,6 +140,17 @@ class Enrolment:
         self._metrics.certificates.labels(outcome).inc()
         _LOG.info("certificate_refused", asked=what, refusal=outcome)
         return kind(nonce=nonce, refusal=outcome, reason=said)
+
+    def _with_twin(self, answer: ClaimResponse, gateway: str) -> ClaimResponse:
+        """The answer with the gateway's twin, if there is one and room for it; else the first contact brings it."""
+        try:
+            twin = self._store.twin(gateway)
+        except StoreError:
+            return answer  # the certificate is issued, and what there is of it must not wait for a database
+        if twin is None or len(text := twin.encode().decode()) > TWIN_CHARS_MAX:
+            return answer
+        whole = answer.model_copy(update={"twin": text})
+        return whole if len(whole.encode()) <= ClaimResponse.bytes_max else answer
 
     def _claim(self, name: str, request: ClaimRequest) -> tuple[str, str]:
         claim = self._store.claim(name)

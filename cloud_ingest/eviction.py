@@ -8,11 +8,11 @@ Invariant: nothing is published or subscribed under the gateway's name.
 """
 
 import asyncio
-import ssl
 from typing import Final
 
 import aiomqtt
 
+from cloud_ingest import broker_tls
 from cloud_ingest.errors import EvictionFailed
 from wire_protocol.address import BrokerAddress
 
@@ -20,13 +20,17 @@ CONNECT_TIMEOUT_S: Final = 5.0
 AGAIN_S: Final = 1.0  # a broker that was told to read its revocation list has done so by then
 
 
-async def evict(mqtt_url: str, gateway: str, *, ca_file: str | None, mqtt_5: bool = True, times: int = 2) -> None:
+async def evict(
+    mqtt_url: str, gateway: str, *, ca_file: str | None, cert_file: str | None = None, key_file: str | None = None,
+    mqtt_5: bool = True, times: int = 2,
+) -> None:  # fmt: skip
     """End a gateway's connection, and once more a second later: it may have come back before the list was read.
 
     Raises:
         EvictionFailed: the broker could not be reached, or refused us.
     """
     address = BrokerAddress.parse(mqtt_url)
+    tls = broker_tls.context(address, ca_file, cert_file, key_file)
     for number in range(times):
         if number:
             await asyncio.sleep(AGAIN_S)
@@ -39,7 +43,7 @@ async def evict(mqtt_url: str, gateway: str, *, ca_file: str | None, mqtt_5: boo
             protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
             clean_session=None if mqtt_5 else True,
             timeout=CONNECT_TIMEOUT_S,
-            tls_context=ssl.create_default_context(cafile=ca_file) if address.tls else None,
+            tls_context=tls,
         )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S), client:

@@ -9,7 +9,6 @@ Invariant: this module decides nothing about frames; it hands payloads on and pu
 import asyncio
 import random
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import aiomqtt
 import structlog
 from aiomqtt import ProtocolVersion
 
+from cloud_ingest import broker_tls
 from cloud_ingest.inbox import Arrival
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
@@ -160,7 +160,9 @@ class Link:
             identifier=f"stocktide-ingest-{settings.worker_name}-{random.getrandbits(48):012x}",
             protocol=ProtocolVersion.V5 if newest else ProtocolVersion.V311,
             keepalive=settings.mqtt_keepalive_s,
-            tls_context=ssl.create_default_context(cafile=settings.mqtt_ca_file) if address.tls else None,
+            tls_context=broker_tls.context(
+                address, settings.mqtt_ca_file, settings.mqtt_cert_file, settings.mqtt_key_file
+            ),
             max_inflight_messages=1000,
             max_queued_incoming_messages=settings.inbox_frames_max,
             timeout=PUBLISH_TIMEOUT_S,

@@ -32,6 +32,7 @@ class WorkerMetrics:
         self.certificates = Counter(
             "stocktide_certificate_requests", "Claims and renewals, by outcome", ["outcome"], registry=registry
         )
+        self.cuts = Counter("stocktide_gateways_cut", "Revoked gateways whose connection was ended", registry=registry)
         self.inbox_fill = Gauge("stocktide_inbox_fill_ratio", "Fill of the queue before the merge", registry=registry)
         self.shards = Gauge("stocktide_shards_leased", "Shards this worker holds", registry=registry)
         self.connected = Gauge("stocktide_broker_connected", "1 while connected to the broker", registry=registry)

@@ -27,6 +27,7 @@ from cloud_ingest.link import Link
 from cloud_ingest.merging import Merging
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.proofs import Proofs
+from cloud_ingest.revocations import Revocations
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.sites import Sites
 from cloud_ingest.twins import Twins
@@ -41,6 +42,7 @@ from cloud_store.leases import LeaseSession
 from cloud_store.merge import Merger
 from cloud_store.proofs import ProofStore
 from cloud_store.quotas import QuotaStore
+from cloud_store.revocations import RevocationStore
 from cloud_store.sites import SiteStore
 from cloud_store.twins import TwinStore
 
@@ -91,6 +93,8 @@ class Worker:
             ),
             self._link.publish, self.metrics,
         )  # fmt: skip
+        self._revocation_store = RevocationStore(url, application=f"stocktide-revocations {name}")
+        self._revocations = Revocations(settings, self._revocation_store, self.metrics)
         self._contacts = Contacts(
             settings, self._store, self._link.publish, self._merging.window_of, self._proofs.proved
         )
@@ -147,6 +151,7 @@ class Worker:
         self._twins.serve(shards)
         self._commands.serve(shards)
         self._catalogs.serve(shards)
+        self._revocations.serve(shards)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain."""
@@ -169,11 +174,17 @@ class Worker:
                         group.create_task(self._jobs.run(), name=f"ingest[{name}].jobs"),
                         group.create_task(
                             downlink.listen(
-                                self._feed, self._twins.wake, self._commands.wake, self._catalogs.wake, self._jobs.wake
+                                self._feed,
+                                self._twins.wake,
+                                self._commands.wake,
+                                self._catalogs.wake,
+                                self._jobs.wake,
+                                self._revocations.wake,
                             ),
                             name=f"ingest[{name}].downlink",
                         ),
                         group.create_task(self._enrolment.run(), name=f"ingest[{name}].enrolment"),
+                        group.create_task(self._revocations.run(), name=f"ingest[{name}].revocations"),
                     ]
                     await stop.wait()
                     leases.cancel()
@@ -193,6 +204,7 @@ class Worker:
                 self._firmware_store,
                 self._job_store,
                 self._enrolment_store,
+                self._revocation_store,
                 self._feed,
             )
             for store in (self._merger, *stores):

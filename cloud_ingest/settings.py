@@ -21,6 +21,8 @@ class IngestSettings(BaseSettings):
     mqtt_url: str = Field(MQTT_URL, description="Broker: mqtt:// or mqtts://[user:password@]host[:port]")
     mqtt_version: Literal["5", "3.1.1"] = Field("5", description="MQTT protocol version that the broker speaks")
     mqtt_ca_file: str | None = Field(None, description="CA certificates for mqtts://, PEM; the system's when absent")
+    mqtt_cert_file: str | None = Field(None, description="Our certificate for mqtts://, PEM; absent for a password")
+    mqtt_key_file: str | None = Field(None, description="The key of that certificate, PEM")
     mqtt_keepalive_s: int = Field(30, ge=5, le=600, description="Seconds of silence before the link is probed")
     reconnect_delay_s_max: float = Field(20.0, gt=0, description="Longest pause between two connection attempts")
     worker_name: str = Field("ingest", max_length=48, description="Name of this worker in logs and in the database")

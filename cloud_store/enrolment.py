@@ -10,11 +10,12 @@ from typing import Any, Final
 
 from psycopg.rows import dict_row
 
-from cloud_store import registry, sql
+from cloud_store import registry, sql, twins
 from cloud_store.connection import Connection, translated
 from cloud_store.errors import AlreadyExists, StoreError, UnknownName
 from cloud_store.session import Session
 from wire_protocol import names
+from wire_protocol.twin import DesiredTwin
 
 CLAIM_LIFE_S: Final = 24 * 3600
 _SQL: Final = sql.load("enrolment")
@@ -154,6 +155,12 @@ class EnrolmentStore(Session):
         with translated():
             row = self._connected().execute(_SQL["claim_named"], {"name": name}).fetchone()
         return None if row is None else Claim(*row)
+
+    def twin(self, gateway: str) -> DesiredTwin | None:
+        """What the cloud wants a gateway to be; None while nobody has said."""
+        with translated():
+            row = self._connected().execute(_SQL["twin_of"], {"gateway": gateway}).fetchone()
+        return None if row is None else twins.document(*row)
 
     def use_claim(self, claim: Claim, issue: Issue) -> None:
         """Use a claim up for a certificate.

@@ -59,7 +59,7 @@ class TwinStore(Session):
         parameters = {"shards": sorted(shards), "limit": limit, "again_s": again_s}
         with translated():
             rows = self._connected().execute(_SQL["due"], parameters).fetchall()
-        return [Push(name, _document(version, state)) for name, version, state in rows]
+        return [Push(name, document(version, state)) for name, version, state in rows]
 
     def pushed(self, pushes: Sequence[Push]) -> None:
         """Note that these were handed to the broker."""
@@ -75,7 +75,7 @@ class TwinStore(Session):
             row = self._connected().execute(_SQL["report"], parameters).fetchone()
         if row is None or row[0] == row[2] or reported.refused == row[0]:
             return None  # unknown here, or it has it, or it has said that it cannot take it
-        return _document(row[0], row[1])
+        return document(row[0], row[1])
 
 
 def change(connection: Connection, wanted: Selection, patch: Mapping[str, Any], *, who: str) -> Iterator[Changed]:
@@ -201,7 +201,8 @@ def _write(connection: Connection, row: _Row, content: Mapping[str, Any], patch:
     connection.execute(_SQL["note_change"], key | {"who": who, "patch": Jsonb(patch)})
 
 
-def _document(version: int, state: Mapping[str, Any]) -> DesiredTwin:
+def document(version: int, state: Mapping[str, Any]) -> DesiredTwin:
+    """A stored document as a gateway is sent it."""
     return DesiredTwin(version=version, state=DesiredState.model_validate_json(json.dumps(state)))
 
 

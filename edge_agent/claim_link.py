@@ -47,11 +47,13 @@ async def _ask_once(
     address: BrokerAddress, claim: str, request: ClaimRequest, context: ssl.SSLContext | None, *, wait_s: float,
     mqtt_5: bool,
 ) -> ClaimResponse:  # fmt: skip
+    # A claims broker that asks who is there is told the claim; one that does not, passes over it.
+    user, password = (address.user, address.password) if address.user else (claim, request.secret)
     client = aiomqtt.Client(
         address.host,
         address.port,
-        username=address.user,
-        password=address.password,
+        username=user,
+        password=password,
         identifier=claim,  # what the broker's rights go by
         protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
         clean_session=None if mqtt_5 else True,

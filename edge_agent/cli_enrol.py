@@ -47,7 +47,7 @@ def enroll(
     if json_:
         emit_json({"gateway": identity.gateway, "ledger": str(ledger), "new_ledger": done.new_ledger,
                    "identity": str(identity.folder), "serial": f"{identity.serial:x}", "brokers": identity.brokers,
-                   "ends_ms": identity.ends_ms})  # fmt: skip
+                   "ends_ms": identity.ends_ms, "twin": done.twin})  # fmt: skip
         return
     facts([("gateway", identity.gateway), ("brokers", ", ".join(identity.brokers) or "none were told"),
            ("valid until", local_time(identity.ends_ms)), ("renewed from", local_time(identity.renew_ms))])  # fmt: skip

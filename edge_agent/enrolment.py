@@ -21,9 +21,11 @@ from edge_agent.clock import SystemClock
 from edge_agent.errors import EdgeError
 from edge_agent.identity import Identity, IdentityFolder, Pending
 from edge_agent.ledger import Ledger
+from edge_agent.twin import TwinBook
 from wire_protocol.address import BrokerAddress
 from wire_protocol.claims import ClaimCode
-from wire_protocol.messages import ClaimRequest, ClaimResponse, Refused
+from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage, Refused
+from wire_protocol.twin import DesiredTwin
 
 Told = Callable[[str, str], None]
 
@@ -91,10 +93,11 @@ class NoLedger(StepFailed):
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """What came of it; `new_ledger` says whether there was none before."""
+    """What came of it; `new_ledger` says whether there was none before, `twin` the version that came along."""
 
     identity: Identity
     new_ledger: bool
+    twin: int | None = None
 
 
 def enroll(
@@ -108,11 +111,14 @@ def enroll(
     """
     folder = IdentityFolder.beside(ledger)
     current = folder.current()
+    first: str | None = None
     if current is not None and current.claim == code.name:
         identity = current  # a run before this one came as far as that
         told("identity", "is here already")
     else:
-        identity = _enrolled(code, broker, ledger, folder, ca_file=ca_file, wait_s=wait_s, told=told, mqtt_5=mqtt_5)
+        identity, first = _enrolled(
+            code, broker, ledger, folder, ca_file=ca_file, wait_s=wait_s, told=told, mqtt_5=mqtt_5
+        )
     is_new = make_ledger and not ledger.exists()
     if is_new:
         with (
@@ -121,13 +127,34 @@ def enroll(
         ):
             pass
         told("ledger", f"{ledger} made")
-    return Enrolled(identity, is_new)
+    version = _first_twin(ledger, first, told) if first is not None and ledger.exists() else None
+    return Enrolled(identity, is_new, version)
+
+
+def _first_twin(ledger: Path, text: str, told: Told) -> int | None:
+    """Put the twin of the answer in force, by the rules of any other; one that cannot be taken costs nothing else."""
+    try:
+        desired = DesiredTwin.decode(text.encode())
+    except InvalidMessage as error:
+        told("twin", f"cannot be taken, which the cloud will be told on the first contact: {error}")
+        return None
+    with (
+        _step(NoLedger, "Mend it, then run the same command again."),
+        Ledger.open(ledger, SystemClock()) as opened,
+        database.transaction(opened.connection),
+    ):
+        is_newer = TwinBook(opened).apply(desired) is not None
+    if not is_newer:
+        return None
+    told("twin", f"version {desired.version}, {len(desired.state.devices)} devices")
+    return desired.version
 
 
 def _enrolled(
     code: ClaimCode, broker: str, ledger: Path, folder: IdentityFolder, *, ca_file: Path | None, wait_s: float,
     told: Told, mqtt_5: bool,
-) -> Identity:  # fmt: skip
+) -> tuple[Identity, str | None]:  # fmt: skip
+    """The identity that a claim has brought, and the twin that came with it."""
     gateway = _gateway(ledger)
     address = BrokerAddress.parse(broker)
     with _step(KeyNotMade, "Run as the user who owns the ledger's folder, and see that the disk has room."):
@@ -144,7 +171,7 @@ def _enrolled(
         raise NotAnswered(str(error), hint="Run the same command again; the claim is still good.") from None
     identity = _stored(folder, pending, gateway, code, answer)
     told("certificate", f"{identity.gateway}, serial {identity.serial:x}")
-    return identity
+    return identity, answer.twin
 
 
 def _stored(

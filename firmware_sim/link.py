@@ -143,6 +143,10 @@ class Link:
                 self.problem = _first_line(errors)
             finally:
                 self.online = False
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # A broker that ends in the same moment, as at Ctrl-C, would hide the cancellation.
+                raise asyncio.CancelledError
             if self.problem is not None:
                 # Full jitter, as the gateways do, so that a shop's devices do not come back in step.
                 ceiling_s = min(self._options.reconnect_s_max, RECONNECT_S * 2 ** min(attempt, 16))

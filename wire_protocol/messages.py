@@ -19,6 +19,7 @@ from wire_protocol.proof import StockProof
 from wire_protocol.topics import Stream
 
 EPOCH_MS_MAX: Final = (1 << 47) - 1
+TWIN_CHARS_MAX: Final = 48 * 1024  # in the answer to a claim
 
 TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
@@ -279,7 +280,14 @@ class Issued(Message):
 
 
 class ClaimResponse(Issued):
-    """The answer to a ClaimRequest."""
+    """The answer to a ClaimRequest.
+
+    `twin` is the gateway's desired twin as it would come on its topic, so that the gateway knows its devices before its
+    first contact. It is taken or refused by itself, and left out when it is too large for one message; the first
+    contact brings it then.
+    """
+
+    twin: Annotated[str, StringConstraints(max_length=TWIN_CHARS_MAX)] | None = None
 
 
 class CertificateRequest(Message):

@@ -41,6 +41,12 @@ JOIN gateway g ON g.gateway_id = c.gateway_id
 LEFT JOIN certificate k ON k.claim_id = c.claim_id
 WHERE c.name = %(name)s
 
+-- name: twin_of
+SELECT t.version, t.state
+FROM twin t
+JOIN gateway g USING (gateway_id)
+WHERE g.name = %(gateway)s AND t.version > 0
+
 -- name: lock_gateway
 -- A revocation takes the same lock: a certificate is either revoked by it or never issued.
 SELECT gateway_id, tenant_id FROM gateway WHERE name = %(gateway)s AND state = 'active' FOR NO KEY UPDATE

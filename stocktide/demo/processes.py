@@ -59,20 +59,21 @@ class Processes:
         except TimeoutError:
             raise ProcessFailed(f"{name} did not get ready.\n{_tail(log)}", hint=f"See {log}") from None
 
-    async def run(self, *arguments: str, **environment: str) -> str:
-        """Run a `stocktide` command to its end and return what it printed.
+    async def run(self, *arguments: str, text: str = "", **environment: str) -> str:
+        """Run a `stocktide` command to its end, with `text` on its standard input, and return what it printed.
 
         Raises:
             ProcessFailed: it ended with another exit code than 0.
         """
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "stocktide", *arguments,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
             env=os.environ | environment,
         )  # fmt: skip
-        output, _ = await process.communicate()
+        output, errors = await process.communicate(text.encode())
         if process.returncode:
-            raise ProcessFailed(f"stocktide {' '.join(arguments)} failed:\n{output.decode(errors='replace')}")
+            said = (output + errors).decode(errors="replace")
+            raise ProcessFailed(f"stocktide {' '.join(arguments)} failed:\n{said}")
         return output.decode(errors="replace")
 
     def check(self) -> None:

@@ -25,7 +25,8 @@ from stocktide.demo.errors import DemoError
 from stocktide.demo.plan import CUT_SITE, SITES, TENANTS, Site, Timing
 from stocktide.demo.processes import READY_S_MAX, Processes
 from stocktide.demo.screen import Picture, Screen, SiteRow
-from stocktide.demo.servers import Broker, free_port, postgres
+from stocktide.demo.servers import HOST, Broker, free_port, postgres
+from stocktide.demo.trust import Trust
 from wire_protocol.address import BrokerAddress
 
 PICTURE_INTERVAL_S = 0.5
@@ -34,13 +35,18 @@ POLL_S = 0.1
 
 @dataclass(slots=True)
 class Gateway:
-    """A site's gateway as the demo runs it: ledger, own broker, and the proxy its uplink goes through."""
+    """A site's gateway as the demo runs it: ledger, own broker, and the proxy its uplink goes through, if any."""
 
     site: Site
     ledger: Path
     broker: Broker
-    proxy: FaultProxy
     fleet: Fleet
+    proxy: FaultProxy | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether its uplink is cut at present."""
+        return self.proxy is not None and self.proxy.state is not Link.UP
 
     def status(self) -> dict[str, int]:
         """Entries and readings, frames sealed, and what the cloud has not acknowledged."""
@@ -62,27 +68,29 @@ class Demo:
     screen: Screen
     timing: Timing
     processes: Processes
-    cloud_broker: Broker = field(default_factory=lambda: Broker("broker-cloud", "cloud"))
+    trust: Trust
     gateways: list[Gateway] = field(default_factory=list)
     cloud: Cloud = field(default_factory=lambda: Cloud("", ""))
     waiting_since: dict[str, float] = field(default_factory=dict)
 
     async def build(self, database_url: str, stack: AsyncExitStack) -> None:
         """Everything up to the first event."""
-        self.cloud = Cloud(database_url, f"http://127.0.0.1:{free_port()}")
-        with self.screen.step("MQTT brokers: the cloud's and three gateways' own"):
-            await self._start_brokers(stack)
-        environment = {
-            "STOCKTIDE_DATABASE_URL": database_url,
-            "STOCKTIDE_MQTT_URL": self.cloud_broker.url("ingest"),
-            "STOCKTIDE_MQTT_VERSION": "3.1.1",
-        }
-        with self.screen.step(f"schema migrated; {len(TENANTS)} tenants, {len(SITES)} gateways registered"):
-            await self._register(environment)
-        with self.screen.step(f"ingest worker and HTTP API on {self.cloud.api_url}"):
+        self.cloud = Cloud(database_url, f"http://{HOST}:{free_port()}")
+        environment = {"STOCKTIDE_DATABASE_URL": database_url} | self.trust.worker_environment()
+        with self.screen.step(f"schema migrated; {len(TENANTS)} tenants, {len(SITES)} claims for their gateways"):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.trust.make_authority())
+                tasks.create_task(self._register(environment))
+        with self.screen.step("MQTT brokers: the cloud's, over TLS alone, and three gateways' own"):
+            await self._start_brokers(environment, stack)
+        with self.screen.step(f"worker by its certificate; HTTP API on {self.cloud.api_url}"):
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.processes.start("worker", "cloud", "ingest", ready="lease", **environment))
                 tasks.create_task(self._start_api(environment))
+        with self.screen.step("three gateways enrolled by claim over TLS"):
+            async with asyncio.TaskGroup() as tasks:
+                for gateway in self.gateways:
+                    tasks.create_task(self._enrol(gateway))
         with self.screen.step("edge agents of london, dublin and berlin, each on its ledger"):
             async with asyncio.TaskGroup() as tasks:
                 for gateway in self.gateways:
@@ -98,43 +106,48 @@ class Demo:
                 self.processes.check()
                 await asyncio.sleep(POLL_S)
 
-    async def _start_brokers(self, stack: AsyncExitStack) -> None:
-        brokers = {site: Broker(f"broker-{site.name}", "gateway") for site in SITES}
+    async def _start_brokers(self, environment: dict[str, str], stack: AsyncExitStack) -> None:
+        brokers = {site: Broker(f"broker-{site.name}") for site in SITES}
         async with asyncio.TaskGroup() as tasks:
-            users = ["ingest", *(site.gateway for site in SITES)]
-            tasks.create_task(self.cloud_broker.start(self.processes, users))
+            tasks.create_task(self.trust.start_broker(environment))
             for site, broker in brokers.items():
                 tasks.create_task(broker.start(self.processes, ["agent"], devices.names(site, self.timing)))
         for site, broker in brokers.items():
-            proxy = await stack.enter_async_context(FaultProxy("127.0.0.1", self.cloud_broker.port))
             fleet = devices.fleet(site, BrokerAddress.parse(broker.url(DEVICE)), self.timing)
-            self.gateways.append(Gateway(site, self.folder / site.gateway / "ledger.db", broker, proxy, fleet))
+            self.gateways.append(Gateway(site, self.folder / site.gateway / "ledger.db", broker, fleet))
+        cut = next(gateway for gateway in self.gateways if gateway.site is CUT_SITE)
+        cut.proxy = await stack.enter_async_context(FaultProxy(HOST, self.trust.gateway_port))
 
     async def _register(self, environment: dict[str, str]) -> None:
         await self.processes.run("cloud", "migrate", **environment)
-        for tenant in TENANTS:
-            await self.processes.run("cloud", "tenant", "add", tenant, **environment)
-            made = await self.processes.run(
-                "cloud", "key", "create", "demo", "--tenant", tenant, "--days", "1", "--json", **environment
-            )
-            self.cloud.keys[tenant] = json.loads(made)["key"]
-        for site in SITES:
-            await self.processes.run("cloud", "site", "add", "--tenant", site.tenant, site.name, **environment)
-            await self.processes.run(
-                "cloud", "gateway", "add", "--tenant", site.tenant, "--site", site.name, site.gateway, **environment
-            )
+        async with asyncio.TaskGroup() as tasks:
+            for tenant in TENANTS:
+                tasks.create_task(self._register_tenant(tenant, environment))
 
-    async def _start_agent(self, gateway: Gateway) -> None:
-        ledger = ["--ledger", str(gateway.ledger)]
+    async def _register_tenant(self, tenant: str, environment: dict[str, str]) -> None:
+        await self.processes.run("cloud", "tenant", "add", tenant, **environment)
+        made = await self.processes.run(
+            "cloud", "key", "create", "demo", "--tenant", tenant, "--days", "1", "--json", **environment
+        )
+        self.cloud.keys[tenant] = json.loads(made)["key"]
+        for site in (site for site in SITES if site.tenant == tenant):
+            await self.processes.run("cloud", "site", "add", "--tenant", tenant, site.name, **environment)
+            await self.trust.claim(site, environment)
+
+    async def _enrol(self, gateway: Gateway) -> None:
         known = [f"--device={name}" for name in devices.names(gateway.site, self.timing)]
         await self.processes.run(
-            "edge", "init", *ledger, "--gateway", gateway.site.gateway, *known,
-            "--cloud", self.cloud_broker.url(gateway.site.gateway, gateway.proxy.port),
+            "edge", "init", "--ledger", str(gateway.ledger), "--gateway", gateway.site.gateway, *known,
             "--local", gateway.broker.url("agent"),
         )  # fmt: skip
+        await self.trust.enrol(gateway.site, gateway.ledger)
+
+    async def _start_agent(self, gateway: Gateway) -> None:
+        # Where its broker is, a gateway was told when it enrolled; one goes by a proxy that can be cut.
+        detour = [] if gateway.proxy is None else ["--cloud", f"mqtts://{HOST}:{gateway.proxy.port}"]
         await self.processes.start(
-            f"agent-{gateway.site.name}", "edge", "run", *ledger, "--mqtt-version", "3.1.1",
-            ready="listening_to_devices", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2",
+            f"agent-{gateway.site.name}", "edge", "run", "--ledger", str(gateway.ledger), "--mqtt-version", "3.1.1",
+            *detour, ready="listening_to_devices", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2",
         )  # fmt: skip
 
     async def play(self) -> None:
@@ -157,7 +170,7 @@ class Demo:
             raise DemoError(f"Some events have no receipt: {report.missing[:3]}", hint=f"See {self.folder}")
 
     async def _cut_and_heal(self) -> None:
-        proxy = next(gateway.proxy for gateway in self.gateways if gateway.site is CUT_SITE)
+        proxy = next(gateway.proxy for gateway in self.gateways if gateway.proxy is not None)
         await asyncio.sleep(self.timing.cut_after_s)
         proxy.cut()
         await asyncio.sleep(self.timing.cut_for_s)
@@ -186,7 +199,7 @@ class Demo:
                 SiteRow(
                     site.name, sent.events + sent.readings, sent.receipts, status["entries"],
                     status["waiting"], status["frames"], stored[site.gateway], now - since,
-                    "up" if gateway.proxy.state is Link.UP else "cut",
+                    "cut" if gateway.is_cut else "up",
                 )
             )  # fmt: skip
         on_hand = []
@@ -196,7 +209,7 @@ class Demo:
         self.screen.show(Picture(self._headline(), rows, on_hand), last=last)
 
     def _headline(self) -> str:
-        if any(gateway.proxy.state is not Link.UP for gateway in self.gateways):
+        if any(gateway.is_cut for gateway in self.gateways):
             return f"The uplink of {CUT_SITE.name} is cut; its devices go on."
         return "Replaying real transactions (UCI Online Retail, December 2010)."
 
@@ -212,7 +225,8 @@ class Demo:
             ("database", self.cloud.database_url),
             ("API", f"{self.cloud.api_url}/docs"),
             *((f"API key of {tenant}", key) for tenant, key in self.cloud.keys.items()),
-            ("cloud's broker", self.cloud_broker.url("ingest")),
+            ("cloud's broker", self.trust.gateways_url),
+            ("its authority", str(self.trust.bundle)),
             *((gateway.site.gateway, f"stocktide edge status --ledger {gateway.ledger}") for gateway in self.gateways),
             ("logs", str(self.folder)),
         ]
@@ -249,7 +263,7 @@ async def run(screen: Screen, *, keep: bool, timing: Timing) -> bool:
                 database_url = await asyncio.to_thread(servers.enter_context, postgres(folder / "postgres"))
             async with AsyncExitStack() as stack:
                 processes = await stack.enter_async_context(Processes(folder))
-                demo = Demo(folder, screen, timing, processes)
+                demo = Demo(folder, screen, timing, processes, Trust(folder / "trust", processes))
                 await demo.build(database_url, stack)
                 with screen.live():
                     await demo.play()

@@ -1,4 +1,4 @@
-"""The demo's servers: PostgreSQL from its wheel, and the embedded brokers with the product's own topic policy."""
+"""The demo's servers: PostgreSQL from its wheel, and the gateways' own brokers with the product's topic policy."""
 
 import contextlib
 import secrets
@@ -7,10 +7,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from firmware_sim.link import DEVICE
 from stocktide.demo.errors import DemoError
 from stocktide.demo.processes import Processes
+
+HOST: Final = "127.0.0.1"
 
 
 @contextlib.contextmanager
@@ -36,25 +39,24 @@ def postgres(folder: Path) -> Iterator[str]:
 def free_port() -> int:
     """A port on loopback that nobody uses."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
 @dataclass(slots=True)
 class Broker:
-    """An embedded broker with a password for each service and gateway, and one for all devices."""
+    """A gateway's own embedded broker, with a password for its agent and one for all devices."""
 
     name: str
-    side: str
     port: int = field(default_factory=free_port)
     passwords: dict[str, str] = field(default_factory=dict)
 
-    def url(self, user: str, port: int | None = None) -> str:
-        """The address for a user; `port` when it goes through a proxy."""
-        return f"mqtt://{user}:{self.passwords[user]}@127.0.0.1:{port or self.port}"
+    def url(self, user: str) -> str:
+        """The address for a user."""
+        return f"mqtt://{user}:{self.passwords[user]}@{HOST}:{self.port}"
 
-    async def start(self, processes: Processes, users: Sequence[str], devices: Sequence[str] = ()) -> None:
+    async def start(self, processes: Processes, users: Sequence[str], devices: Sequence[str]) -> None:
         """Write the password file and start the broker. `url("{device}")` is then the address of any device."""
         from broker_config import passwords  # noqa: PLC0415
 
@@ -64,6 +66,6 @@ class Broker:
         file = processes.folder / f"{self.name}.passwords"
         passwords.write(file, hashed)
         await processes.start(
-            self.name, "broker", "run", "--side", self.side, "--port", str(self.port), "--passwords", str(file),
+            self.name, "broker", "run", "--side", "gateway", "--port", str(self.port), "--passwords", str(file),
             ready="listening on",
         )  # fmt: skip

@@ -109,22 +109,58 @@ def test_every_limit_is_bounded_documented_and_ends_in_its_unit() -> None:
         assert field.metadata
 
 
-@pytest.mark.parametrize("as_json", [True, False])
-async def test_run_serves_until_it_is_told_to_stop(*, as_json: bool) -> None:
-    """The demo and scripts wait for the first line, and stop it with SIGTERM."""
+async def _started(*options: str) -> tuple[asyncio.subprocess.Process, str]:
+    """The embedded broker as a process, and the line that says where it listens."""
     program = [sys.executable, "-c", "from broker_config.cli import app; app()"]
-    options = ["run", "--anonymous", "--port", "0", *(["--json"] if as_json else [])]
     pipe = asyncio.subprocess.PIPE
     broker = await asyncio.create_subprocess_exec(*program, *options, stdout=pipe, stderr=pipe)
     assert broker.stdout is not None
-    line = (await broker.stdout.readline()).decode()
-    url = json.loads(line)["url"] if as_json else line.removeprefix("listening on ").strip()
-    _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    return broker, (await broker.stdout.readline()).decode()
+
+
+async def _stopped(broker: asyncio.subprocess.Process) -> tuple[int | None, bytes]:
     broker.send_signal(signal.SIGTERM)
     async with asyncio.timeout(20):
         _, errors = await broker.communicate()
+    return broker.returncode, errors
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+async def test_run_serves_until_it_is_told_to_stop(*, as_json: bool) -> None:
+    """The demo and scripts wait for the first line, and stop it with SIGTERM."""
+    broker, line = await _started("run", "--anonymous", "--port", "0", *(["--json"] if as_json else []))
+    url = json.loads(line)["url"] if as_json else line.removeprefix("listening on ").strip()
+    _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+    assert await _stopped(broker) == (0, b"")
     writer.transport.abort()
-    assert (broker.returncode, errors) == (0, b"")
+
+
+async def test_a_running_broker_reads_its_files_again(tmp_path: Path) -> None:
+    """`passwd` says that SIGHUP is enough; a file that cannot be read then must not open or close anything."""
+    file = tmp_path / "passwords"
+    passwords.set_password(file, "gw-a", "correct-horse-battery")
+    broker, line = await _started("run", "--passwords", str(file), "--port", "0", "--json")
+    port = int(json.loads(line)["url"].rpartition(":")[2])
+
+    async def read_again() -> bytes:
+        broker.send_signal(signal.SIGHUP)
+        assert broker.stderr is not None
+        async with asyncio.timeout(20):
+            return await broker.stderr.readline()
+
+    async def connects(user: str) -> None:
+        async with aiomqtt.Client("127.0.0.1", port, username=user, password="correct-horse-battery"):
+            pass
+
+    await connects("gw-a")
+    passwords.set_password(file, "gw-b", "correct-horse-battery")
+    assert await read_again() == b"read again\n"
+    await connects("gw-b")
+    file.write_text("no password file")
+    assert b"error" in await read_again()
+    await connects("gw-b")
+    code, _ = await _stopped(broker)
+    assert code == 0
 
 
 def test_the_package_does_not_need_amqtt_until_it_runs_a_broker() -> None:

@@ -1,43 +1,26 @@
 """Every topic of the cloud's table, tried by every role in both directions on real brokers over TLS."""
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import Awaitable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiomqtt
 import pytest
 
 from tests.broker_config.clients import Listener, Topic
+from tests.broker_config.matrix import CLAIMANTS, attempt, refusable, show, wanted
 from tests.brokers import FleetBrokers
 from wire_protocol import topics
 from wire_protocol.names import INGEST_USER
-from wire_protocol.topics import TOPICS, Role
 
 pytestmark = [pytest.mark.services]
-OWNERS = {"{gateway}": ("gw-a", "gw-b"), "{claim}": ("c1a1m00a", "c1a1m00b")}
-CLAIMANTS = OWNERS["{claim}"]
 
 
 @pytest.fixture(scope="module")
 def brokers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetBrokers]:
     with FleetBrokers(tmp_path_factory.mktemp("brokers")) as made:
         yield made
-
-
-def table() -> list[Topic]:
-    """Every concrete topic with the one who may publish and the one who may subscribe, read from the table anew."""
-    made = []
-    for rule in TOPICS:
-        for placeholder, owners in OWNERS.items():
-            for owner in owners if placeholder in rule.pattern else ():
-                shard = f"{topics.shard(owner):02x}"
-                name = rule.pattern.replace(placeholder, owner).replace("{shard}", shard)
-                up = rule.publisher in {Role.GATEWAY, Role.CLAIMANT}
-                made.append(Topic(name, rule, owner if up else INGEST_USER, INGEST_USER if up else owner))
-    return made
 
 
 def client(brokers: FleetBrokers, user: str) -> aiomqtt.Client:
@@ -54,30 +37,10 @@ async def test_each_role_reaches_what_the_table_says_and_nothing_else(
     Everybody subscribes to everything and publishes everywhere; what counts is what is delivered, because Mosquitto
     accepts every subscription and filters at delivery.
     """
-    rows = table()
-    users = [INGEST_USER, *(name for owners in OWNERS.values() for name in owners)]
-    async with AsyncExitStack() as stack:
-        listeners = {}
-        for user in users:
-            listeners[user] = Listener(await stack.enter_async_context(client(brokers, user)))
-            for wanted in (f"{topics.ROOT}/#", "$SYS/#", "#"):
-                await listeners[user].client.subscribe(wanted, qos=1)
-        await bridged(listeners, rows)
-        for user, listener in listeners.items():
-            for row in rows:
-                await refusable(listener.client.publish(row.name, user, qos=1))
-            mine = next(row for row in rows if row.publisher == user)
-            await listener.client.publish(mine.name, f"{user} has tried", qos=1)
-            await listeners[mine.subscriber].until((mine.name, f"{user} has tried"))
-        for user in users:
-            row = next(row for row in rows if row.subscriber == user)
-            await listeners[row.publisher].client.publish(row.name, "end", qos=1)
-            await listeners[user].until((row.name, "end"))
-    given = {user: {pair for pair in listener.given if pair[1] in listeners} for user, listener in listeners.items()}
-    wanted_of = {user: {(row.name, row.publisher) for row in rows if row.subscriber == user} for user in users}
+    given = await attempt(lambda user: client(brokers, user), bridged)
     with capsys.disabled():
-        show(rows, users, given)
-    assert given == wanted_of
+        show(given)
+    assert given == wanted()
 
 
 async def test_nobody_can_take_a_gateway_s_place(brokers: FleetBrokers) -> None:
@@ -129,12 +92,6 @@ async def test_a_worker_needs_its_password(brokers: FleetBrokers) -> None:
                 pass
 
 
-async def refusable(publishing: Awaitable[None]) -> None:
-    """A publish that the broker may refuse; what counts is whether it arrives."""
-    with contextlib.suppress(aiomqtt.MqttError):
-        await publishing
-
-
 async def bridged(listeners: dict[str, Listener], rows: list[Topic]) -> None:
     """Wait until the bridge between the two brokers carries claims in both directions."""
     up = next(row for row in rows if row.publisher in CLAIMANTS)
@@ -148,17 +105,3 @@ async def bridged(listeners: dict[str, Listener], rows: list[Topic]) -> None:
                         await listeners[row.subscriber].until((row.name, "hello"))
                 except TimeoutError:
                     continue
-
-
-def show(rows: list[Topic], users: list[str], given: dict[str, set[tuple[str, str]]]) -> None:
-    """Who may publish (p) and who is given (s) what was published by the right one; `.` is refused, `!` is wrong."""
-    width = max(len(row.name) for row in rows)
-    print(f"\n{'topic':<{width}}  " + "  ".join(f"{user:<8}" for user in users))  # noqa: T201 - the matrix
-    for row in rows:
-        cells = []
-        for user in users:
-            sent = any((row.name, user) in pairs for pairs in given.values())
-            got = any(name == row.name for name, _ in given[user])
-            wrong = sent != (row.publisher == user) or got != (row.subscriber == user)
-            cells.append(("p" if sent else "") + ("s" if got else "") + ("!" if wrong else "") or ".")
-        print(f"{row.name:<{width}}  " + "  ".join(f"{cell:<8}" for cell in cells))  # noqa: T201 - the matrix

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edge_agent import database, twin
+from edge_agent.enrolment import _first_twin
 from edge_agent.ledger import Ledger
 from edge_agent.sql import statement
 from edge_agent.twin import Configured, TwinBook
@@ -69,6 +70,23 @@ def test_an_older_document_changes_nothing(ledger: Ledger) -> None:
     assert apply(ledger, desired(4, b={})) is None
     assert apply(ledger, desired(5, b={})) is None
     assert (twin.version(ledger.connection), known(ledger)) == (5, ["a", "till-1"])
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"v":1,"version":3,"state":{"novel":1}}'])
+def test_a_first_twin_that_cannot_be_taken_costs_nothing_else(ledger: Ledger, tmp_path: Path, text: str) -> None:
+    """The certificate it came with is good; the document comes again with the first contact, and is refused there."""
+    told: list[tuple[str, str]] = []
+    assert _first_twin(tmp_path / "ledger.db", text, lambda *step: told.append(step)) is None
+    assert [step for step, _ in told] == ["twin"]
+    assert twin.version(ledger.connection) == 0
+
+
+def test_a_first_twin_is_no_newer_than_what_is_in_force(ledger: Ledger, tmp_path: Path) -> None:
+    """A gateway that enrols again may have heard of a later one meanwhile."""
+    path = tmp_path / "ledger.db"
+    assert _first_twin(path, desired(2, a={}).encode().decode(), lambda *_: None) == 2
+    assert _first_twin(path, desired(2, b={}).encode().decode(), lambda *_: None) is None
+    assert (twin.version(ledger.connection), known(ledger)) == (2, ["a", "till-1"])
 
 
 def link(ledger: Ledger, told: list[Configured]) -> TwinLink:

@@ -49,6 +49,47 @@ def test_a_claim_makes_a_gateway_that_ships(
         assert [row.rows for row in proof.entries(connection) if row.tenant == cloud.tenant] == [1]
 
 
+def test_the_first_twin_comes_with_the_certificate(
+    cloud: Cloud, tmp_path: Path, agents: Callable[..., AgentProcess], unique_name: Name
+) -> None:
+    """A gateway must know its devices before its first contact: they may speak from the agent's first second on."""
+    gateway, ledger = unique_name(), tmp_path / "edge" / "ledger.db"
+    code = cloud.claim(gateway)
+    fridge = {"devices": {"fridge-1": {"kind": "probe", "sampling_s": 60}}, "limits": {"window_frames": 4}}
+    cloud.run("cloud", "twin", "set", gateway, "--patch", json.dumps(fridge))
+    assert cloud.enroll(code, ledger)["twin"] == 1
+    shown = json.loads(cloud.run("edge", "twin", "--ledger", str(ledger), "--json").stdout)
+    assert (shown["version"], shown["limits"]) == (1, {"window_frames": 4})
+    assert [(device["name"], device["version"]) for device in shown["devices"]] == [("fridge-1", 1)]
+
+    def reported() -> int:
+        return int(json.loads(cloud.run("cloud", "twin", "show", gateway, "--json").stdout)["reported_version"])
+
+    assert reported() == 0
+    agents(ledger).start("uplink_up")
+    wait_for(lambda: reported() == 1)
+    assert "twin_in_force" not in {line.get("event") for line in agents(ledger).log()}  # it was so before
+
+
+def test_a_twin_that_has_no_room_comes_with_the_first_contact(
+    cloud: Cloud, tmp_path: Path, agents: Callable[..., AgentProcess], unique_name: Name
+) -> None:
+    """A site of many devices must still get its certificate: the answer has a bound, the twin a way of its own."""
+    gateway, ledger = unique_name(), tmp_path / "edge" / "ledger.db"
+    code = cloud.claim(gateway)
+    notes = {f"note_{number}": "x" * 250 for number in range(60)}
+    devices = {f"probe-{number}": {"kind": "probe", "settings": notes} for number in range(4)}
+    cloud.run("cloud", "twin", "set", gateway, "--patch", json.dumps({"devices": devices}))
+    assert cloud.enroll(code, ledger)["twin"] is None
+
+    def version() -> int:
+        return int(json.loads(cloud.run("edge", "twin", "--ledger", str(ledger), "--json").stdout)["version"])
+
+    assert version() == 0
+    agents(ledger).start("uplink_up")
+    wait_for(lambda: version() == 1)
+
+
 def test_the_same_key_is_answered_the_same_and_another_is_refused(
     cloud: Cloud, tmp_path: Path, unique_name: Name
 ) -> None:

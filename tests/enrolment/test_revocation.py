@@ -96,6 +96,54 @@ async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path:
         await client.publish(topics.up(honest, "ledger"), b"honest", qos=1)
 
 
+@pytest.mark.parametrize("revocation", ["registry", "certificate"])
+async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
+    cloud: Cloud, tmp_path: Path, unique_name: Name, revocation: str
+) -> None:
+    """Whoever disables a gateway from a dashboard's database has no broker at hand; the workers have."""
+    names = [unique_name(), unique_name()]
+    homes = [tmp_path / name / "ledger.db" for name in names]
+    for name, ledger in zip(names, homes, strict=True):
+        await asyncio.to_thread(cloud.enroll, await asyncio.to_thread(cloud.claim, name), ledger)
+
+    def revoke(name: str) -> None:
+        with closing(connect(cloud.database_url, application="test")) as connection:
+            if revocation == "registry":
+                connection.execute("UPDATE gateway SET state = 'disabled' WHERE name = %s", [name])
+            else:
+                connection.execute(
+                    "UPDATE certificate c SET revoked_at = now() FROM gateway g"
+                    " WHERE g.gateway_id = c.gateway_id AND g.name = %s", [name],
+                )  # fmt: skip
+
+    def is_asked(name: str) -> bool:
+        with closing(connect(cloud.database_url, application="test")) as connection:
+            row = connection.execute("SELECT cut_asked_at IS NOT NULL FROM gateway WHERE name = %s", [name]).fetchone()
+        assert row is not None
+        return bool(row[0])
+
+    def client(number: int) -> CloudClient:
+        context = IdentityFolder.beside(homes[number]).tls()
+        return CloudClient("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="x", timeout=5)
+
+    async def cut(number: int) -> None:
+        """Connect, revoke, and wait until the broker ends it."""
+        async with client(number) as connected:
+            await asyncio.to_thread(revoke, names[number])
+            async with asyncio.timeout(CUT_S_MAX):
+                with pytest.raises(aiomqtt.MqttError):
+                    await anext(connected.messages)
+        await asyncio.to_thread(wait_for, lambda: not is_asked(names[number]))
+
+    await cut(0)
+    # No list was written, so it can come back; it is not chased, while the next one is cut as the first was.
+    async with client(0) as again:
+        await cut(1)
+        await again.publish(topics.up(names[0], "ledger"), b"still connected", qos=1)
+    logged = [json.loads(line) for line in cloud.worker.log_file.read_text().splitlines() if '"gateway_cut"' in line]
+    assert [line["gateway"] for line in logged] == names
+
+
 def test_the_agent_of_a_revoked_gateway_keeps_working_alone(
     cloud: Cloud, tmp_path: Path, agents: Agents, unique_name: Name
 ) -> None:

@@ -97,6 +97,23 @@ async def test_a_cancelled_fleet_stops_at_once(private_broker: Brokers) -> None:
                 await running
 
 
+async def test_a_fleet_that_is_cancelled_while_its_broker_goes_stops_at_once(private_broker: Brokers) -> None:
+    """Ctrl-C ends both in one moment: what breaks at the end of a connection must not hide the cancellation."""
+    broker = private_broker()
+    for turns in range(12):  # of the event loop, from the end of the connection to the cancellation
+        agent = SmallAgent(broker.port)
+        async with agent.running(), FaultProxy("127.0.0.1", broker.port) as proxy, asyncio.timeout(20):
+            fleet = _fleet(proxy.port, Unit.plain("scanner-1"), 1_000, speed=10.0)
+            running = asyncio.create_task(fleet.run(), name="fleet")
+            await agent.has(lambda agent=agent: len(agent.events) > 0)  # type: ignore[misc]
+            proxy.cut()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+
 async def test_what_is_no_receipt_is_counted(private_broker: Brokers) -> None:
     """Firmware must survive whatever arrives on its topic."""
     broker = private_broker()
