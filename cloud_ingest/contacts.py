@@ -8,7 +8,7 @@ Invariant: the rate of asking is bounded; a fleet that is asked all at once woul
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -53,6 +53,7 @@ class Contacts:
         self._online: dict[str, frozenset[str]] = {}
         self._new_shards: set[int] = set()
         self._sending: set[tuple[str, Stream]] = set()
+        self._acknowledged: set[LogKey] = set()
         self._work = asyncio.Event()
         self._trim_at = 0.0
 
@@ -101,6 +102,10 @@ class Contacts:
         if arrived or topics.shard(gateway) in self._new_shards:
             self._sending.add((gateway, stream))
 
+    def acknowledged(self, logs: Iterable[LogKey]) -> None:
+        """These were acknowledged just now: a cursor that was read a moment ago would ask for what is there."""
+        self._acknowledged.update(logs)
+
     async def run(self) -> None:
         """Store and answer until cancelled; what could not be stored for want of a database is tried again."""
         while True:
@@ -117,6 +122,7 @@ class Contacts:
     async def _answer(self) -> None:
         letters, statuses = list(self._letters), dict(self._statuses)
         shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
+        self._acknowledged.clear()
         cursors, verdicts = await uninterrupted(lambda: self._look_up(letters, statuses, shards, arrived))
         del self._letters[: len(letters)]
         for gateway, heard in statuses.items():
@@ -124,7 +130,8 @@ class Contacts:
                 del self._statuses[gateway]
         self._new_shards -= shards
         self._arrived -= arrived
-        cursors = {key: cursor for key, cursor in cursors.items() if key[:2] not in self._sending}
+        said = self._acknowledged
+        cursors = {key: at for key, at in cursors.items() if key[:2] not in self._sending and key not in said}
         self._sending.clear()
         if cursors:
             _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))

@@ -8,7 +8,7 @@ Invariant: an acknowledgement is built only from the report of a committed merge
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import structlog
@@ -57,9 +57,10 @@ class Merging:
         metrics: WorkerMetrics,
         quotas: Charging,
         merged: Callable[[Sequence[MergedFrame]], None] = lambda _: None,
+        acknowledged: Callable[[Iterable[LogKey]], None] = lambda _: None,
     ) -> None:
         self._settings, self._inbox, self._merger, self._letters = settings, inbox, merger, letters
-        self._link, self._metrics, self._merged = link, metrics, merged
+        self._link, self._metrics, self._merged, self._acknowledged = link, metrics, merged, acknowledged
         self.pacing = Pacing(quotas, self._let_on)
         self._refusals = Refusals(quiet_s=settings.refusal_quiet_s, gateways_max=settings.refused_gateways_max)
         # The last receiver of each stream: what a gateway is told while the database is away.
@@ -199,6 +200,7 @@ class Merging:
             for ack in receiver.acks(now_ms, told, rejected=outcome.rejected, bounded=outcome.bounded, ask=False):
                 self._answer(key, ack)
             self._remember(key, outcome.receiver)
+        self._acknowledged(report.streams)
         for key in waiting & self._last.keys():
             self._answer(key, self._last[key].ack(now_ms, self.pacing.window(key, room), ask=True))
         for gateway in report.refused:

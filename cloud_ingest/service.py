@@ -70,6 +70,7 @@ class Worker:
         self._merging = Merging(
             settings, inbox=inbox, merger=self._merger, letters=self._letters, link=self._link, metrics=self.metrics,
             quotas=self._quotas, merged=self._sites.merged,
+            acknowledged=lambda logs: self._contacts.acknowledged(logs),  # noqa: PLW0108 - they are made further down
         )  # fmt: skip
         self._proof_store = ProofStore(url, application=f"stocktide-proofs {name}")
         self._proofs = Proofs(settings, self._proof_store, self._link.publish, self.metrics)

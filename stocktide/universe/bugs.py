@@ -17,6 +17,7 @@ import edge_agent.outbox
 import edge_agent.recovery
 import edge_agent.site
 import edge_agent.site_link
+from cloud_ingest import contacts
 from edge_agent import recovery
 from edge_agent.derivation import Derivation
 from edge_agent.ledger import Ledger
@@ -78,8 +79,9 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug("stale-plan", "a plan is carried out on cursors that have moved", ((Worker, "require_fresh", _nothing),)),
     Bug(
         "takeover-in-silence",
-        "a worker that takes a shard over asks nobody",
-        ((VirtualContacts, "subscribed", _nothing),),
+        "a worker that takes a shard over asks nobody, nor whoever claims more than the cloud has (with one of the two"
+        " gone, the other catches it)",
+        ((VirtualContacts, "subscribed", _nothing), (contacts, "_is_behind", lambda *_: False)),
     ),
     Bug("gap-accepted", "a frame ahead of the cursor is merged", ((Receiver, "offer", bugs_cloud.offer_with_gaps),)),
     Bug(

@@ -15,7 +15,7 @@ from typing import Final
 from stocktide.universe.bugs import BUGS, BY_NAME, FINDINGS, Bug, planted
 from stocktide.universe.universe import Outcome, Size, run
 
-SEEDS_MAX: Final = 40
+SEEDS_MAX: Final = 64
 PROOF_SIZE: Final = Size(gateways=3, hours=12.0)
 
 
