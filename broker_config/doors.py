@@ -87,7 +87,10 @@ def by_password(users: Mapping[str, str], side: Side) -> Admit:
     def admit(caller: Caller) -> Admitted | None:
         if not _knows_password(caller, users):
             return None
-        return Admitted(caller.user or "", ROLES[side], caller.client_id)
+        user = caller.user or ""
+        # A client id is the key of a session: nobody may take up another's by its name.
+        client_id = caller.client_id if user == SERVICE_USER[side] else f"{user}/{caller.client_id}"
+        return Admitted(user, ROLES[side], client_id)
 
     return admit
 

@@ -74,7 +74,7 @@ def set_password(file: Path, user: str, password: str) -> None:
 
 
 def write(file: Path, users: Mapping[str, str]) -> None:
-    """Replace a password file: mode 0600, and the owner it had, so that a running broker can still reload it."""
+    """Replace a password file: mode 0600, or as it was, so that a running broker can still reload it."""
     text = "".join(f"{user}:{stored}\n" for user, stored in users.items())
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # makes it 0600
     try:
@@ -82,8 +82,10 @@ def write(file: Path, users: Mapping[str, str]) -> None:
             partial.write(text)
             partial.flush()
             os.fsync(partial.fileno())
-        if file.exists() and os.geteuid() == 0:
-            os.chown(name, file.stat().st_uid, file.stat().st_gid)
+        if file.exists():
+            Path(name).chmod(file.stat().st_mode & 0o640)
+            if os.geteuid() == 0:
+                os.chown(name, file.stat().st_uid, file.stat().st_gid)
         Path(name).replace(file)
     except BaseException:
         Path(name).unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import structlog
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
 from cloud_store.commands import CommandStore
-from cloud_store.errors import StoreError
+from cloud_store.errors import StoreError, Unstorable
 from wire_protocol import topics
 from wire_protocol.messages import InvalidMessage, Reply
 from wire_protocol.topics import Channel
@@ -56,6 +56,8 @@ class Commands:
             self._work.clear()
             try:
                 await self._store_replies()
+                if self._replies:
+                    self._work.set()
                 if self._look:
                     self._look = False
                     await self._send_due()
@@ -65,9 +67,13 @@ class Commands:
                 await asyncio.sleep(RETRY_S)
 
     async def _store_replies(self) -> None:
-        while self._replies:
-            (gateway, number), reply = next(iter(self._replies.items()))
-            taken = await uninterrupted(lambda: self._store.reply(gateway, reply))  # noqa: B023 - awaited here
+        # Those that are here now: one that replies without end must not keep the others from being sent theirs.
+        for (gateway, number), reply in list(self._replies.items()):
+            try:
+                taken = await uninterrupted(lambda: self._store.reply(gateway, reply))  # noqa: B023 - awaited here
+            except Unstorable as error:
+                _LOG.warning("reply_dropped", gateway=gateway, id=number, reason=str(error))
+                taken = False
             self._replies.pop((gateway, number), None)
             if taken:
                 _LOG.info("command_answered", gateway=gateway, id=number, ok=reply.ok, reason=reply.reason)

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from cloud_ingest.errors import EvictionFailed
+from cloud_ingest.errors import IngestError
 from cloud_ingest.eviction import evict
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
@@ -53,7 +53,7 @@ class Revocations:
                         await self._note(cut)
                     for problem in filter(None, ends):
                         raise problem
-            except (StoreError, EvictionFailed) as error:
+            except (StoreError, IngestError) as error:
                 _LOG.warning("gateway_not_cut", reason=str(error), hint=error.hint)
                 self.wake()
                 await asyncio.sleep(RETRY_S)

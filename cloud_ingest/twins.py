@@ -17,7 +17,7 @@ from cloud_ingest.allowance import TURNS_PER_S, Allowance
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
-from cloud_store.errors import StoreError
+from cloud_store.errors import StoreError, Unstorable
 from cloud_store.twins import Push, TwinStore
 from wire_protocol import topics
 from wire_protocol.messages import InvalidMessage
@@ -41,7 +41,7 @@ class Twins:
     def __init__(self, settings: IngestSettings, store: TwinStore, publish: Retaining, metrics: WorkerMetrics) -> None:
         self._settings, self._store, self._publish = settings, store, publish
         self._metrics = metrics
-        self._allowance = Allowance(settings.twins_per_s_max)
+        self._allowance, self._answers = Allowance(settings.twins_per_s_max), Allowance(settings.twins_per_s_max)
         self._shards: frozenset[int] = frozenset()
         self._reports: dict[str, ReportedTwin] = {}
         self._changed = False
@@ -74,9 +74,11 @@ class Twins:
             await self._work.wait()
             self._work.clear()
             try:
-                while self._reports:
-                    gateway = next(iter(self._reports))
+                # Those that are here now: one that reports without end must not keep the others from being pushed.
+                for gateway in list(self._reports):
                     await self._store_report(gateway, self._reports[gateway])
+                if self._reports:
+                    self._work.set()
                 if self._changed:
                     self._changed = False
                     await self._push_due()
@@ -86,13 +88,20 @@ class Twins:
                 await asyncio.sleep(RETRY_S)
 
     async def _store_report(self, gateway: str, report: ReportedTwin) -> None:
-        desired = await uninterrupted(lambda: self._store.report(gateway, report))
+        try:
+            desired = await uninterrupted(lambda: self._store.report(gateway, report))
+        except Unstorable as error:
+            # Tried again, it would hold up everybody's for ever.
+            _LOG.warning("report_dropped", gateway=gateway, reason=str(error))
+            desired = None
         if self._reports.get(gateway) is report:
             del self._reports[gateway]
         self._metrics.twins.labels("refused" if report.refused is not None else "reported").inc()
         if report.refused is not None:
             _LOG.error("twin_refused", gateway=gateway, version=report.refused, reason=report.reason)
-        if desired is not None:
+        # An allowance of their own, so that one that asks without end keeps nobody waiting; who gets no answer is due.
+        if desired is not None and self._answers.left():
+            self._answers.spend(1)
             await self._push([Push(gateway, desired)])
 
     async def _push_due(self) -> None:
@@ -101,6 +110,7 @@ class Twins:
             if 2 * limit >= self._allowance.turn:  # for one or two it is not worth asking
                 due = await uninterrupted(partial(self._due, limit))
                 if due:
+                    self._allowance.spend(len(due))
                     await self._push(due)
                 if len(due) < limit:
                     return
@@ -116,6 +126,5 @@ class Twins:
     async def _push(self, pushes: list[Push]) -> None:
         for push in pushes:
             self._publish(topics.link(push.gateway, Channel.DESIRED_TWIN), push.twin.encode(), retain=True)
-        self._allowance.spend(len(pushes))
         self._metrics.twins.labels("pushed").inc(len(pushes))
         await uninterrupted(lambda: self._store.pushed(pushes))

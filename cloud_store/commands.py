@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from cloud_store import audit_log, sql
 from cloud_store.connection import Connection, translated
+from cloud_store.dead_letters import printable, storable
 from cloud_store.errors import UnknownName
 from cloud_store.session import Session
 from wire_protocol import commands, names
@@ -56,8 +57,8 @@ class CommandStore(Session):
             "gateway": gateway,
             "id": reply.id,
             "ok": reply.ok,
-            "reason": reply.reason,
-            "result": Jsonb(reply.result),
+            "reason": printable(reply.reason),
+            "result": Jsonb(storable(reply.result)),
         }
         with translated():
             return self._connected().execute(_SQL["reply"], parameters).rowcount == 1

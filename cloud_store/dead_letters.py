@@ -6,7 +6,8 @@ first, so neither a resend loop nor a hostile gateway can fill the disk or push 
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -103,6 +104,19 @@ def _columns(letter: DeadLetter) -> dict[str, Any]:
 def printable(text: str | None) -> str | None:
     """Text that PostgreSQL takes: without NUL and lone surrogates, which a hostile sender may well put there."""
     return None if text is None else text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def storable(value: Any) -> Any:
+    """A JSON value that PostgreSQL takes: printable texts, and null for a number that JSON does not have."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {printable(str(name)): storable(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(item) for item in value]
+    return value
 
 
 def _json(row: object) -> bytes | None:

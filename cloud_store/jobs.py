@@ -25,10 +25,11 @@ from cloud_store.session import Session
 from cloud_store.twins import Selection
 from wire_protocol import names, waves
 from wire_protocol.commands import parse
-from wire_protocol.firmware import Release
+from wire_protocol.firmware import NO_ROOM, Release
 from wire_protocol.twin import InvalidTwin, merged
 
 STEP_GATEWAYS_MAX: Final = 200
+NO_DEVICE_WAIT_S: Final = 300.0  # how long a gateway that knows no device of a model may just not know them yet
 _SQL: Final = sql.load("job")
 
 
@@ -199,7 +200,9 @@ def _settle(connection: Connection, job: _Job) -> None:
     if "firmware" in job.spec:
         release = job.spec["firmware"]
         which = {"model": release["model"], "release": release["release"]}
-        connection.execute(_SQL["settle_firmware"], parameters | which)
+        connection.execute(
+            _SQL["settle_firmware"], parameters | which | {"empty_s": NO_DEVICE_WAIT_S, "no_room": NO_ROOM}
+        )
         return
     devices = [name for name, body in (job.spec.get("patch", {}).get("devices") or {}).items() if body is not None]
     connection.execute(_SQL["settle_twins"], parameters | {"devices": devices})
@@ -236,7 +239,12 @@ def _undo(connection: Connection, job: _Job, who: str) -> int:
     undone = 0
     for gateway_id, version, before in connection.execute(_SQL["to_undo"], {"job": job.job}).fetchall():
         if "firmware" in job.spec:
-            went = _send_back(connection, job.spec, gateway_id, who)
+            try:
+                went = _send_back(connection, job.spec, gateway_id, who)
+            except InvalidTwin as error:
+                went = False
+                note = {"job": job.job, "gateway_id": gateway_id, "reason": f"cannot be sent back: {error}"[:200]}
+                connection.execute(_SQL["not_undone"], note)
         else:
             went = twins.put_back(connection, gateway_id, version, before, who=who)
         if went:

@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from cloud_store import audit_log, sql
 from cloud_store.connection import Connection, translated
+from cloud_store.dead_letters import storable
 from cloud_store.errors import UnknownName
 from cloud_store.session import Session
 from wire_protocol import twin
@@ -69,7 +70,7 @@ class TwinStore(Session):
 
     def report(self, gateway: str, reported: ReportedTwin) -> DesiredTwin | None:
         """Store what a gateway says it has in force. Returns the document when it has not got it."""
-        said = Jsonb(json.loads(reported.encode()))
+        said = Jsonb(storable(json.loads(reported.encode())))
         parameters = {"gateway": gateway, "version": reported.version, "reported": said}
         with translated():
             row = self._connected().execute(_SQL["report"], parameters).fetchone()

@@ -248,6 +248,7 @@ class _Agent:
             try:
                 had = await asyncio.wrap_future(self._writer.submit(partial(device_keys.note_keyed, wanted=keys)))
                 await asyncio.to_thread(file.put, keys, had)
+                await asyncio.wrap_future(self._writer.submit(partial(device_keys.note_written, wanted=keys)))
             except (EdgeError, OSError) as error:
                 log.warning("device_keys_not_written", file=str(file.path), reason=str(error))
                 await asyncio.sleep(KEYS_RETRY_S)

@@ -14,7 +14,7 @@ import structlog
 from edge_agent import firmware
 from edge_agent.database import Connection
 from edge_agent.images import ImageShelf
-from wire_protocol.firmware import LINK_CHUNK_BYTES, FirmwareAsk, FirmwareChunk, Release, ReportedFirmware
+from wire_protocol.firmware import LINK_CHUNK_BYTES, NO_ROOM, FirmwareAsk, FirmwareChunk, Release, ReportedFirmware
 from wire_protocol.site import SiteReader
 
 LOOK_MS: Final = 60_000  # how often an image is asked for again that could not be had
@@ -84,7 +84,7 @@ class FirmwareLink:
         try:
             whole = await asyncio.to_thread(self.shelf.add, release, line.offset, chunk.piece)
         except OSError as error:
-            return self._give_up(release, f"it cannot be kept here: {error.strerror}")
+            return self._give_up(release, f"{NO_ROOM}: {error.strerror}")
         if not whole and not self.shelf.fetched(release):
             self._fetches[release.sha256] = self._fetches.get(release.sha256, 0) + 1
             if self._fetches[release.sha256] >= FETCHES_MAX:

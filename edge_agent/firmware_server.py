@@ -10,12 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import structlog
+
 from edge_agent.images import ImageShelf
 from wire_protocol.firmware import DEVICE_CHUNK_BYTES, FirmwareAsk, FirmwareChunk, FirmwareChunkLine
 
 ASKS_WAITING_MAX: Final = 1_000
 BUSY_JOBS: Final = 100
 BUSY_LOOK_S: Final = 0.05
+
+log = structlog.get_logger("edge_agent.firmware")
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class FirmwareServer:
 
     async def run(self) -> None:
         """Answer until cancelled."""
+        await asyncio.to_thread(self.shelf.check)
         loop = asyncio.get_running_loop()
         next_s = loop.time()
         while True:
@@ -61,7 +66,13 @@ class FirmwareServer:
     async def _answer(self, device: str, ask: FirmwareAsk) -> None:
         """Send a piece; what is not here is passed over, as it was never offered."""
         wanted = min(ask.bytes, DEVICE_CHUNK_BYTES)
-        size, piece = await asyncio.to_thread(self.shelf.read, ask.sha256, ask.offset, wanted)
+        try:
+            size, piece = await asyncio.to_thread(self.shelf.read, ask.sha256, ask.offset, wanted)
+        except OSError as error:
+            # A bad sector under an image is no reason to keep scans waiting.
+            log.warning("image_not_readable", image=ask.sha256, reason=str(error))
+            await asyncio.to_thread(self.shelf.forget, ask.sha256)
+            return
         if not piece:
             return
         digest = hashlib.sha256(piece).hexdigest()

@@ -8,6 +8,7 @@ Invariants: what ends in `.img` has the SHA-256 of its name; a piece is on the d
 most `IMAGES_KEPT_MAX` images are kept.
 """
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Collection
@@ -70,6 +71,19 @@ class ImageShelf:
                 return os.fstat(file.fileno()).st_size, file.read(size)
         except FileNotFoundError:
             return 0, b""
+
+    def forget(self, sha256: str) -> None:
+        """Throw an image away, so that it is fetched again."""
+        with contextlib.suppress(OSError):
+            self._whole(sha256).unlink()
+
+    def check(self) -> None:
+        """Throw away what is not what was signed any more; reads everything, so it is for the agent's start."""
+        for whole in self.folder.glob("*.img") if self.folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                if _digest(whole) == whole.stem:
+                    continue
+            self.forget(whole.stem)
 
     def tidy(self, wanted: Collection[str]) -> None:
         """Forget parts that nobody wants, and of the images the oldest that nobody wants."""

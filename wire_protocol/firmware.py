@@ -22,6 +22,8 @@ LINK_CHUNK_BYTES: Final = 32 * 1024
 DEVICE_CHUNK_BYTES: Final = 8 * 1024
 CHUNK_BYTES_MAX: Final = 64 * 1024
 FAILED_SHOWN_MAX: Final = 50
+NO_ROOM: Final = "it cannot be kept here"
+"""How a problem begins that may pass by itself."""
 _LINE_END: Final = b"\n"
 
 Model = Annotated[str, StringConstraints(pattern=names.SLUG_PATTERN)]

@@ -19,7 +19,7 @@ ITERATIONS: Final = 101
 _FIELDS: Final = 5
 
 PasswordHash = Annotated[
-    str, StringConstraints(pattern=r"^\$7\$[1-9][0-9]{0,6}\$[A-Za-z0-9+/]{16,64}={0,2}\$[A-Za-z0-9+/]{86}==$")
+    str, StringConstraints(pattern=r"^\$7\$[1-9][0-9]{0,4}\$[A-Za-z0-9+/]{16,64}={0,2}\$[A-Za-z0-9+/]{86}==$")
 ]
 
 

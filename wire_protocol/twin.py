@@ -118,6 +118,12 @@ class DesiredState(_Strict):
             raise ValueError("a release stands under the model that it is for")
         return self
 
+    @model_validator(mode="after")
+    def _nobody_else(self) -> Self:
+        if names.AGENT_USER in self.devices:
+            raise ValueError(f"no device may be named {names.AGENT_USER}: that is the agent's user name at its broker")
+        return self
+
 
 class DesiredTwin(Message):
     """What the cloud wants a gateway to be; an older version never overwrites a newer one."""

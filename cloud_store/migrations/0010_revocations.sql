@@ -6,7 +6,9 @@ CREATE INDEX gateway_to_cut ON gateway (shard) WHERE cut_asked_at IS NOT NULL;
 
 CREATE FUNCTION ask_to_cut_gateway() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.cut_asked_at := CASE WHEN NEW.state = 'disabled' THEN now() END; -- one that is enabled again stays connected
+    -- Enabling takes back no wish that nobody has carried out yet: it may be a revoked certificate's connection that is
+    -- open still. Whoever has a good one connects again.
+    NEW.cut_asked_at := CASE WHEN NEW.state = 'disabled' THEN now() ELSE OLD.cut_asked_at END;
     PERFORM pg_notify('stocktide_downlink', NEW.shard::text);
     RETURN NEW;
 END

@@ -53,6 +53,7 @@ WHERE t.job_id = %(job)s AND t.state = 'started' AND w.gateway_id = t.gateway_id
 WITH heard AS (
     SELECT s.gateway_id, w.reported, w.version, told,
         s.started_at < now() - %(timeout_s)s * interval '1 second' AS late,
+        s.started_at < now() - least(%(timeout_s)s, %(empty_s)s) * interval '1 second' AS settled,
         (w.state #>> ARRAY['firmware', %(model)s::text, 'release'])::bigint IS NOT DISTINCT FROM %(release)s AS wanted,
         coalesce((told ->> 'release')::bigint = %(release)s, false) AS current,
         (told ->> 'devices')::bigint AS devices,
@@ -62,14 +63,17 @@ WITH heard AS (
     CROSS JOIN LATERAL (SELECT w.reported #> ARRAY['firmware', %(model)s::text] AS told) AS r
     WHERE s.job_id = %(job)s AND s.state = 'started'
 ), judged AS (
-    SELECT h.*, h.current AND h.healthy >= h.devices AS done, CASE
+    -- A gateway that knows no device of the model may only not know them yet: after a restore it takes some minutes.
+    SELECT h.*, h.current AND h.healthy >= h.devices AND (h.devices > 0 OR h.settled) AS done, CASE
             WHEN (h.reported ->> 'refused')::bigint = h.version THEN h.reported ->> 'reason'
             WHEN NOT h.wanted THEN 'somebody has asked for another version'
             WHEN h.current AND h.told -> 'failed' <> '{}'::jsonb THEN (
                 SELECT string_agg(f.key || ' ' || f.value, '; ' ORDER BY f.key)
                 FROM jsonb_each_text(h.told -> 'failed') AS f
             )
-            WHEN h.current AND h.told ->> 'problem' IS NOT NULL THEN h.told ->> 'problem'
+            -- Where there is just no room it is tried again.
+            WHEN h.current AND h.told ->> 'problem' IS NOT NULL
+                AND (h.late OR NOT starts_with(h.told ->> 'problem', %(no_room)s)) THEN h.told ->> 'problem'
             WHEN h.late AND h.current AND h.healthy < h.devices
                 THEN format('not in time: %%s of %%s devices are healthy', h.healthy, h.devices)
             WHEN h.late AND NOT h.current THEN 'not in time: nothing was heard of it'
@@ -104,6 +108,9 @@ SELECT gateway_id, twin_version, before
 FROM job_target
 WHERE job_id = %(job)s AND before IS NOT NULL AND state IN ('started', 'succeeded', 'failed')
 ORDER BY gateway_id
+
+-- name: not_undone
+UPDATE job_target SET state = 'failed', reason = %(reason)s WHERE job_id = %(job)s AND gateway_id = %(gateway_id)s
 
 -- name: undone
 UPDATE job_target SET state = 'rolled back' WHERE job_id = %(job)s AND gateway_id = %(gateway_id)s

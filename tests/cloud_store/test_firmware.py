@@ -14,7 +14,7 @@ from cloud_store.jobs import JobStore, Rollout, Spec
 from cloud_store.twins import Selection, TwinStore
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
-from wire_protocol.firmware import IMAGE_BYTES_MAX, FirmwareAsk, Release, ReportedFirmware
+from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware
 from wire_protocol.twin import DesiredTwin, ReportedTwin
 
 pytestmark = pytest.mark.services
@@ -151,9 +151,21 @@ def test_a_wave_ends_when_all_devices_are_healthy(store: JobStore, connection: C
         obey(database_url, lambda gateway, _: {"devices": 0, "healthy": 0} if gateway == "gw-2" else {}) == GATEWAYS[1:]
     )
     run(store)
+    assert states(connection, job)["gw-2"] == ("started", None), "it may only not know its devices yet"
+    connection.execute("UPDATE job_target SET started_at = now() - interval '6 minutes' WHERE state = 'started'")
+    run(store)
     assert states(connection, job)["gw-2"] == ("succeeded", "no device of this model")
     [row] = jobs.listing(connection, limit=1, job=job)
     assert (row["state"], row["succeeded"]) == ("done", 4)
+
+
+def test_a_full_disk_at_a_gateway_may_pass(store: JobStore, connection: Connection, database_url: str) -> None:
+    """It tries again by itself, and there is a time limit anyway."""
+    job = begin(connection, waves=("1", "100%"))
+    run(store)
+    obey(database_url, lambda *_: {"healthy": 0, "problem": f"{NO_ROOM}: No space left on device"})
+    run(store)
+    assert states(connection, job)["gw-1"] == ("started", None)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ def file(tmp_path: Path) -> PasswordFile:
     """A password file with a user whom a technician has added."""
     made = PasswordFile(tmp_path / "passwords")
     made.path.write_text(f"agent:{TWO}\n")
+    made.path.chmod(0o640)
     return made
 
 
@@ -35,7 +36,12 @@ def keep(ledger: Ledger, file: PasswordFile, keys: dict[str, str], *, dies: bool
     """What the agent does when the twin changes; it may die before the file is written."""
     with database.transaction(ledger.connection):
         had = device_keys.note_keyed(ledger, keys)
-    return False if dies else file.put(keys, had)
+    if dies:
+        return False
+    changed = file.put(keys, had)
+    with database.transaction(ledger.connection):
+        device_keys.note_written(ledger, keys)
+    return changed
 
 
 def users(file: PasswordFile) -> dict[str, str]:
@@ -53,7 +59,7 @@ def test_keys_come_change_and_go_and_other_users_stay(ledger: Ledger, file: Pass
     assert not keep(ledger, file, {"fridge-1": TWO}), "nothing changed, so the broker need not read it again"
     assert keep(ledger, file, {})
     assert users(file) == {"agent": TWO}
-    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o640, "the broker is in the file's group"
 
 
 def test_a_gateway_that_dies_between_twin_and_file_catches_up(ledger: Ledger, file: PasswordFile) -> None:
@@ -76,11 +82,35 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(ledger: Ledger, file: Pas
     assert [path.name for path in directory.iterdir()] == ["passwords"]
 
 
-def test_a_reload_that_fails_is_no_reason_to_stop(ledger: Ledger, file: PasswordFile) -> None:
-    """The file is right; the next reload, by whomever, makes it count."""
-    broken = PasswordFile(file.path, reload_command="false")
-    assert keep(ledger, broken, {"fridge-1": ONE})
+@pytest.mark.parametrize("command", ["false", "no-such-command", "'"])
+def test_a_reload_that_fails_is_tried_again(ledger: Ledger, tmp_path: Path, file: PasswordFile, command: str) -> None:
+    """Until the broker has read the file, a device that was removed is still let in."""
+    broken = PasswordFile(file.path, reload_command=command)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"did not read|No such file"):
+            keep(ledger, broken, {"fridge-1": ONE})
     assert users(file)["fridge-1"] == ONE
+    broken.reload_command = f"touch {tmp_path / 'read'}"
+    assert not keep(ledger, broken, {"fridge-1": ONE})
+    assert (tmp_path / "read").exists()
+    (tmp_path / "read").unlink()
+    keep(ledger, broken, {"fridge-1": ONE})
+    assert not (tmp_path / "read").exists(), "once is enough"
+
+
+def test_who_comes_later_under_a_name_that_the_twin_once_had_stays(ledger: Ledger, file: PasswordFile) -> None:
+    """A technician adds a user by hand; the twin has long forgotten that name."""
+    keep(ledger, file, {"fridge-1": ONE})
+    keep(ledger, file, {})
+    file.path.write_text(f"{file.path.read_text()}fridge-1:{TWO}\n")
+    keep(ledger, file, {"till-1": ONE})
+    assert users(file) == {"agent": TWO, "fridge-1": TWO, "till-1": ONE}
+
+
+def test_a_twin_cannot_take_the_agents_own_account() -> None:
+    """The gateway would be deaf to its own broker, and a device would be the agent."""
+    with pytest.raises(InvalidTwin, match="agent"):
+        merged({}, {"devices": {"agent": {"kind": "probe", "key": ONE}}})
 
 
 @pytest.mark.parametrize("key", ["secret", "$7$101$abc$def", f"{ONE}\nmallory:{ONE}", ONE.replace("$7$", "$6$")])

@@ -292,3 +292,39 @@ def test_whatever_comes_in_whatever_order_the_image_is_right_or_not_there(
             gateway.now_ms += 600_000
             gateway.fetch(BODY)
         assert gateway.shelf.read(name, 0, len(BODY)) == (len(BODY), BODY)
+
+
+async def test_an_image_that_has_rotted_is_fetched_again(tmp_path: Path) -> None:
+    """Every device would download it three times, refuse it, and never be asked to again."""
+    shelf = ImageShelf(tmp_path)
+    good, bad = image("1.0.0"), image("1.1.0")
+    for made, version in ((good, "1.0.0"), (bad, "1.1.0")):
+        assert shelf.add(release(version, 1), 0, made)
+    rotten = shelf._whole(release("1.1.0", 1).sha256)
+    rotten.write_bytes(bad[:-1] + bytes([bad[-1] ^ 1]))
+    shelf.check()
+    assert (shelf.has(release("1.0.0", 1)), shelf.has(release("1.1.0", 1))) == (True, False)
+    assert shelf.fetched(release("1.1.0", 1)) == 0
+
+
+async def test_a_disk_that_cannot_be_read_costs_an_image_and_not_the_agent(tmp_path: Path) -> None:
+    """Devices ask again and again: the agent would end again and again, and take no scans."""
+    shelf, given = ImageShelf(tmp_path), list[str]()
+    made = release("1.0.0", 1)
+    shelf.add(made, 0, image("1.0.0"))
+    server = FirmwareServer(shelf, lambda device, _: given.append(device), lambda: 0, 1_000)
+    running = asyncio.create_task(server.run())
+    await asyncio.sleep(0.1)
+    whole = shelf._whole(made.sha256)
+    whole.unlink()
+    whole.mkdir()
+    server.asked("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
+    await asyncio.sleep(0.2)
+    assert not running.done()
+    whole.rmdir()
+    shelf.add(made, 0, image("1.0.0"))
+    server.asked("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
+    await asyncio.sleep(0.2)
+    running.cancel()
+    await asyncio.wait([running])
+    assert given == ["probe-1"]
