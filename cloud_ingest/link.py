@@ -129,10 +129,8 @@ class Link:
                 reason = str(next(_leaves(group)))
                 failures = 0 if time.monotonic() - began > self._settings.reconnect_delay_s_max else failures + 1
                 _LOG.warning("broker_lost", broker=self._address.host, reason=reason, failures=failures)
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # A client that fails while it disconnects would hide the cancellation.
-                raise asyncio.CancelledError
+            # A client that fails while it disconnects would hide the cancellation.
+            _heed_cancellation()
             self._drop_outgoing()
             delay_s = min(self._settings.reconnect_delay_s_max, 0.1 * 2 ** min(failures, 10))
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a herd, not a secret
@@ -197,6 +195,7 @@ class Link:
                 await client.subscribe([(topics.shard_filter(shard), 1) for shard in shards])
                 self._receiving.subscribed(frozenset(shards))
             served = wanted
+            _heed_cancellation()
             await self._wanted_changed.wait()
 
     async def _publish(self, client: aiomqtt.Client) -> None:
@@ -204,6 +203,7 @@ class Link:
             topic, payload, qos, retain = await self._outgoing.get()
             try:
                 await client.publish(topic, payload, qos=qos, retain=retain)
+                _heed_cancellation()
                 self._metrics.acks.labels("published").inc()
             finally:
                 self._outgoing.task_done()
@@ -249,6 +249,17 @@ class Link:
         while not self._outgoing.empty():
             self._outgoing.get_nowait()
             self._outgoing.task_done()
+
+
+def _heed_cancellation() -> None:
+    """Raise a cancellation of the current task that was swallowed.
+
+    aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with the
+    answer (https://bugs.python.org/issue37658): a worker that was asked to stop would wait for itself for ever.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def _chunks(shards: list[int]) -> Iterator[list[int]]:
