@@ -7,10 +7,11 @@ import aiomqtt
 import pytest
 from paho.mqtt.reasoncodes import ReasonCode
 
-from broker_config import passwords
+from broker_config import doors, passwords
+from broker_config.doors import Caller
 from broker_config.embedded import EmbeddedBroker
 from broker_config.errors import BrokerStartFailed
-from broker_config.policy import Side
+from broker_config.policy import SERVICE_USER, Side
 from tests.broker_config.clients import HOST, all_topics, expected, try_everything, users
 
 SECRET = "correct-horse-battery"
@@ -199,3 +200,18 @@ async def _raw_session(broker: EmbeddedBroker, user: str, topic: str) -> asyncio
     writer.write(b"\x82" + bytes([len(subscribe)]) + subscribe)
     assert (await reader.readexactly(5))[0] == 0x90  # SUBACK, whatever it says
     return writer
+
+
+def test_nobody_takes_up_another_users_session_by_its_client_id() -> None:
+    """What waits for one device would be handed to another; only the agent, of which there is one, chooses freely."""
+    admit = doors.by_password(_users(Side.GATEWAY), Side.GATEWAY)
+
+    def admitted(user: str) -> str:
+        found = admit(Caller(user=user, password=SECRET, client_id="stocktide-agent", common_name=None))
+        assert found is not None
+        return found.client_id
+
+    devices = [user for user in users(Side.GATEWAY) if user != SERVICE_USER[Side.GATEWAY]]
+    assert len({admitted(user) for user in users(Side.GATEWAY)}) == len(users(Side.GATEWAY))
+    assert admitted(SERVICE_USER[Side.GATEWAY]) == "stocktide-agent"
+    assert all(admitted(user) == f"{user}/stocktide-agent" for user in devices)
