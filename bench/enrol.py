@@ -14,11 +14,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from cloud_ingest.enrolment import secret_hash
-from cloud_store import enrolment, migrations, registry
-from cloud_store.connection import connect
-from edge_agent.claim_link import ask
-from edge_agent.identity import IdentityFolder
+from cloud_ingest.services.enrolment import secret_hash
+from cloud_store.base import migrations
+from cloud_store.base.connection import connect
+from cloud_store.identity import enrolment
+from cloud_store.tenancy import registry
+from edge_agent.identity.claim_client import ask
+from edge_agent.identity.keystore import IdentityFolder
 from tests import services
 from tests.brokers import FleetBrokers
 from tests.services import databases

@@ -17,10 +17,13 @@ from typing import Any, Final
 
 from bench.gateways import Fleet, LoadGateway, epoch
 from bench.workload import Sealer, Warehouse
-from cloud_store import copying, ledger_rows, migrations, plan, proof, registry, sql
-from cloud_store.arrivals import ArrivedFrame
-from cloud_store.connection import Connection, connect
-from cloud_store.dictionary import Dictionary, Vocabulary
+from cloud_store.base import migrations, sql
+from cloud_store.base.connection import Connection, connect
+from cloud_store.merge import ledger_rows, plan
+from cloud_store.merge.arrivals import ArrivedFrame
+from cloud_store.merge.dictionary import Dictionary, Vocabulary
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
 from tests import services
 from tests.services import databases
 from wire_protocol import topics
@@ -43,8 +46,10 @@ def run() -> dict[str, Any]:
             with _worker(url):
                 seconds = asyncio.run(_ship(fleet, connection))
             moved = GATEWAYS * FRAMES * ENTRIES
-            assert sum(row.distinct for row in proof.entries(connection)) == moved, "not every movement arrived once"
-            assert not proof.imbalance(connection), "the double entry does not hold"
+            assert sum(row.distinct for row in snapshots.entries(connection)) == moved, (
+                "not every movement arrived once"
+            )
+            assert not snapshots.imbalance(connection), "the double entry does not hold"
             copied = _raw_copy(connection, fleet)
     return {
         "movements": moved,
@@ -74,7 +79,7 @@ def _fleet(connection: Connection) -> list[LoadGateway]:
 
 @contextmanager
 def _worker(url: str, mqtt_url: str | None = None) -> Iterator[None]:
-    command = [sys.executable, "-c", "from cloud_ingest.cli import app; app()", "ingest"]
+    command = [sys.executable, "-c", "from cloud_cli.app import app; app()", "ingest"]
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("wb") as log:
         worker = subprocess.Popen(
             [*command, "--database-url", url, "--mqtt-url", mqtt_url or services.mqtt_url()],
@@ -114,7 +119,7 @@ def _raw_copy(connection: Connection, fleet: list[LoadGateway]) -> float:
     began = time.perf_counter()
     for start in range(0, len(rows), COPY_ROWS):
         with connection.transaction(), connection.cursor() as cursor, cursor.copy(straight) as copy:
-            copy.set_types(copying.MOVEMENT_TYPES)
+            copy.set_types(copy.MOVEMENT_TYPES)
             for row in rows[start : start + COPY_ROWS]:
                 copy.write_row(row)
     return len(rows) / (time.perf_counter() - began)

@@ -19,8 +19,9 @@ import aiomqtt
 
 from bench.ingest import SETTLED_S, _subscribed, _worker
 from cloud_ingest.settings import IngestSettings
-from cloud_store import migrations, registry
-from cloud_store.connection import Connection, connect
+from cloud_store.base import migrations
+from cloud_store.base.connection import Connection, connect
+from cloud_store.tenancy import registry
 from tests import services
 from tests.services import PrivateBroker, databases
 from wire_protocol import topics

@@ -16,8 +16,9 @@ from typing import Any, Final
 from bench.gateways import Fleet, LoadGateway, epoch
 from bench.ingest import SETTLED_S, _subscribed, _worker
 from bench.workload import Sealer, Warehouse
-from cloud_store import migrations, registry
-from cloud_store.connection import Connection, connect
+from cloud_store.base import migrations
+from cloud_store.base.connection import Connection, connect
+from cloud_store.tenancy import registry
 from tests import services
 from tests.brokers import FleetBrokers
 from tests.services import databases

@@ -18,8 +18,10 @@ from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from bench.agent import running_agent
-from cloud_store import migrations, registry, twins
-from cloud_store.connection import Connection, connect
+from cloud_store.base import migrations
+from cloud_store.base.connection import Connection, connect
+from cloud_store.provisioning import twins
+from cloud_store.tenancy import registry
 from tests import services
 from tests.services import PrivateBroker, databases
 

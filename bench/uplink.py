@@ -6,8 +6,9 @@ import random
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.drafts import draft
-from firmware_sim import builtin, recording
+from edge_agent.ledger.drafts import draft
+from firmware_sim.recordings import recording
+from firmware_sim.scenarios import builtin
 from wire_protocol import clock, frames, names
 from wire_protocol.frames import FrameHeader
 

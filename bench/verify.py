@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edge_agent import audit, database
-from edge_agent.clock import SystemClock
-from edge_agent.drafts import draft
-from edge_agent.ledger import Ledger
+from edge_agent.ledger import audit, database
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.drafts import draft
+from edge_agent.ledger.ledger import Ledger
 
 ENTRIES = 1_000_000
 BATCH = 20_000

@@ -18,10 +18,10 @@ from cloud_api import credentials
 from cloud_api.credentials import Credential, Unauthenticated, WrongTenant
 from cloud_api.oidc import KeySet, ProviderUnavailable, Verifier
 from cloud_api.settings import ApiSettings
-from cloud_store import admission
-from cloud_store.admission import Allowance
-from cloud_store.connection import Connection
-from cloud_store.permissions import PERMISSIONS, Permission
+from cloud_store.base.connection import Connection
+from cloud_store.tenancy import admission
+from cloud_store.tenancy.admission import Allowance
+from cloud_store.tenancy.permissions import PERMISSIONS, Permission
 from wire_protocol.names import SLUG_PATTERN
 
 WINDOW_S: Final = 60

@@ -12,8 +12,9 @@ from pydantic import BaseModel, Field
 
 from cloud_api import problems
 from cloud_api.access import Access, access
-from cloud_store import api_keys, audit_log, permissions, quotas
-from cloud_store.permissions import Permission, Role
+from cloud_store.base import audit_log
+from cloud_store.tenancy import api_keys, permissions, quotas
+from cloud_store.tenancy.permissions import Permission, Role
 
 
 class KeyWanted(BaseModel, extra="forbid"):

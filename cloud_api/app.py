@@ -19,8 +19,8 @@ from cloud_api import administration, problems
 from cloud_api.access import Access, access, verifier
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
 from cloud_api.settings import ApiSettings
-from cloud_store import history, reads
-from cloud_store.pool import ReadPool
+from cloud_store.base.pool import ReadPool
+from cloud_store.reports import history, stock_levels
 from wire_protocol.entries import MovementKind
 from wire_protocol.names import TEXT_CHARS_MAX, TEXT_PATTERN
 
@@ -71,7 +71,7 @@ KnownAt = Annotated[
     AwareDatetime | None,
     Query(description="Only what had been received by this time; with `at` it repeats a report as it was."),
 ]
-Limit = Annotated[int | None, Query(ge=1, le=reads.PAGE_ROWS_MAX, description="Rows in the page at most.")]
+Limit = Annotated[int | None, Query(ge=1, le=stock_levels.PAGE_ROWS_MAX, description="Rows in the page at most.")]
 
 
 def _healthz() -> Health:
@@ -80,7 +80,7 @@ def _healthz() -> Health:
 
 def _readyz(request: Request) -> Health:
     with request.app.state.pool.connection() as connection:
-        reads.totals(connection)
+        stock_levels.totals(connection)
     return Health(status="ok")
 
 
@@ -89,9 +89,11 @@ def _stock(
     virtual: bool = False, zero: bool = False, at: At = None, known_at: KnownAt = None, limit: Limit = None,
     after: After = None,
 ) -> Page[StockRow]:  # fmt: skip
-    wanted = reads.StockFilter(tenant=reader.tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero)
+    wanted = stock_levels.StockFilter(
+        tenant=reader.tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero
+    )
     if at is None and known_at is None:
-        page = reads.stock(reader.connection, wanted, limit=_rows(request, limit), after=after)
+        page = stock_levels.stock(reader.connection, wanted, limit=_rows(request, limit), after=after)
     else:
         moment = history.Moment(at, known_at).require_past(datetime.now(UTC))
         page = history.stock(reader.connection, wanted, moment, limit=_rows(request, limit), after=after)
@@ -103,7 +105,7 @@ def _movements(
     gateway: Text = None, kind: MovementKind | None = None, since: AwareDatetime | None = None,
     until: AwareDatetime | None = None, limit: Limit = None, after: After = None,
 ) -> Page[MovementRow]:  # fmt: skip
-    wanted = reads.MovementFilter(
+    wanted = stock_levels.MovementFilter(
         tenant=reader.tenant,
         site=site,
         sku=sku,
@@ -113,14 +115,16 @@ def _movements(
         since=since,
         until=until,
     )
-    page = reads.movements(reader.connection, wanted, limit=_rows(request, limit), after=after)
+    page = stock_levels.movements(reader.connection, wanted, limit=_rows(request, limit), after=after)
     return Page[MovementRow].model_validate(_document(page))
 
 
 def _gateways(
     request: Request, reader: Gateways, *, site: Text = None, limit: Limit = None, after: After = None
 ) -> Page[GatewayRow]:
-    page = reads.gateways(reader.connection, limit=_rows(request, limit), tenant=reader.tenant, site=site, after=after)
+    page = stock_levels.gateways(
+        reader.connection, limit=_rows(request, limit), tenant=reader.tenant, site=site, after=after
+    )
     return Page[GatewayRow].model_validate(_document(page))
 
 
@@ -129,7 +133,7 @@ def _rows(request: Request, limit: int | None) -> int:
     return settings.page_rows_default if limit is None else limit
 
 
-def _document(page: reads.Page) -> dict[str, Any]:
+def _document(page: stock_levels.Page) -> dict[str, Any]:
     return {"items": page.rows, "next": page.after}
 
 

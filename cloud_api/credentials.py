@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from cloud_api.oidc import InvalidToken, Verifier
-from cloud_store import admission, api_keys, permissions
-from cloud_store.connection import Connection
-from cloud_store.permissions import Permission
+from cloud_store.base.connection import Connection
+from cloud_store.tenancy import admission, api_keys, permissions
+from cloud_store.tenancy.permissions import Permission
 
 SUBJECT_CHARS_MAX: Final = 100
 

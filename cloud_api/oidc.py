@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import jwt
 
-from cloud_store import permissions
-from cloud_store.permissions import Role
+from cloud_store.tenancy import permissions
+from cloud_store.tenancy.permissions import Role
 
 Algorithm: TypeAlias = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 JWKS_BYTES_MAX: Final = 256 * 1024

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from cloud_store.errors import (
+from cloud_store.base.errors import (
     DatabaseUnavailable,
     InvalidCursor,
     InvalidName,
@@ -21,7 +21,7 @@ from cloud_store.errors import (
     StoreError,
     UnknownName,
 )
-from cloud_store.history import InvalidMoment, TooMuchHistory
+from cloud_store.reports.history import InvalidMoment, TooMuchHistory
 
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[StoreError], HTTPStatus] = {

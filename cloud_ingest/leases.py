@@ -13,8 +13,8 @@ import structlog
 
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.threads import uninterrupted
-from cloud_store.errors import StoreError
-from cloud_store.leases import LeaseSession, Survey
+from cloud_store.base.errors import StoreError
+from cloud_store.base.leases import LeaseSession, Survey
 from wire_protocol.topics import SHARDS
 
 RETRY_DELAY_S_MAX: Final = 5.0

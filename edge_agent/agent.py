@@ -21,24 +21,27 @@ from typing import Final
 
 import structlog
 
-from edge_agent import database, device_keys, firmware, logs, outbox, queries, stock_proof, twin, upkeep
-from edge_agent.clock import SystemClock
-from edge_agent.commands import Commands, Hands
-from edge_agent.database import Connection
-from edge_agent.device_keys import PasswordFile
-from edge_agent.devices import DeviceSide
+from edge_agent import logs
+from edge_agent.devices import device_keys
+from edge_agent.devices.device_keys import PasswordFile
+from edge_agent.devices.firmware_server import FirmwareServer
+from edge_agent.devices.mqtt import DeviceSide
 from edge_agent.errors import AgentRunning, EdgeError
-from edge_agent.firmware_server import FirmwareServer
-from edge_agent.identity import IdentityFolder
-from edge_agent.images import ImageShelf
-from edge_agent.ledger import Ledger
-from edge_agent.renewal import Renewal
+from edge_agent.identity.keystore import IdentityFolder
+from edge_agent.identity.renewal import Renewal
+from edge_agent.ledger import database, outbox, queries, stock_digest
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.database import Connection
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from edge_agent.ledger.writer import Append, LedgerWriter
+from edge_agent.link.commands import Commands, Hands
+from edge_agent.link.uplink import Uplink
+from edge_agent.provisioning import firmware, retention, twin
+from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.twin import Configured
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
-from edge_agent.sql import statement
 from edge_agent.systemd import notify
-from edge_agent.twin import Configured
-from edge_agent.uplink import Uplink
-from edge_agent.writer import Append, LedgerWriter
 from wire_protocol.address import BrokerAddress
 from wire_protocol.firmware import FirmwareAsk
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
@@ -286,7 +289,7 @@ class _Agent:
             await asyncio.sleep(UPKEEP_INTERVAL_S)
             try:
                 done = await asyncio.wrap_future(
-                    self._writer.submit(lambda ledger: upkeep.upkeep(ledger, self._settings))
+                    self._writer.submit(lambda ledger: retention.upkeep(ledger, self._settings))
                 )
             except EdgeError as error:
                 log.warning("upkeep_postponed", reason=str(error))
@@ -304,9 +307,9 @@ class _Agent:
                 log.error("stock_damaged", hint="stocktide edge ledger verify, then stocktide edge ledger rebuild")
             await asyncio.sleep(self._settings.stock_scan_interval_s)
 
-    def _scan_once(self) -> stock_proof.Scan:
+    def _scan_once(self) -> stock_digest.Scan:
         with contextlib.closing(database.open_reader(self._settings.ledger)) as connection:
-            return stock_proof.scan(connection)
+            return stock_digest.scan(connection)
 
     @staticmethod
     async def _watch(ended: "Future[None]") -> None:
@@ -345,7 +348,7 @@ class _Agent:
             dead_letters=facts["dead_letters"],
             readings_dropped=facts["dropped"].get("readings_dropped", 0),
             devices_online=facts["devices_online"],
-            stock=self._damaged or stock_proof.sealed(self._reader),
+            stock=self._damaged or stock_digest.sealed(self._reader),
         )
 
 

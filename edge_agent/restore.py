@@ -16,15 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from edge_agent import database, recovery
-from edge_agent.clock import SystemClock
-from edge_agent.commands import Commands
 from edge_agent.errors import EdgeError, LedgerExists
-from edge_agent.identity import IdentityFolder
-from edge_agent.ledger import Ledger
+from edge_agent.identity.keystore import IdentityFolder
+from edge_agent.ledger import database, recovery
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from edge_agent.link.commands import Commands
+from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
-from edge_agent.sql import statement
-from edge_agent.uplink import Uplink
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import GatewayStatus
 

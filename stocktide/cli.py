@@ -23,9 +23,9 @@ class Part:
 
 
 PARTS: Final[dict[str, Part]] = {
-    "edge": Part("edge_agent.cli", "edge", "The gateway: ledger, technician's commands, agent."),
+    "edge": Part("edge_agent.cli.app", "edge", "The gateway: ledger, technician's commands, agent."),
     "cloud": Part("stocktide.cloud", "cloud", "The cloud: ingest workers, registry, stock, API."),
-    "broker": Part("broker_config.cli", "all", "Brokers: configuration and rights from the topic policy."),
+    "broker": Part("broker_config.cli.app", "all", "Brokers: configuration and rights from the topic policy."),
     "sim": Part("stocktide.sim", "sim", "Devices that behave like real firmware; replays of recorded data."),
     "schema": Part("stocktide.schema", "all", "The message schemas: JSON Schema and AsyncAPI."),
     "demo": Part("stocktide.demo.cli", "all", "The whole system on this machine, proved, in two minutes."),

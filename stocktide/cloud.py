@@ -1,7 +1,7 @@
 """`stocktide cloud`: the commands of the ingest worker and of the HTTP API, side by side."""
 
 from cloud_api.cli import app as api
-from cloud_ingest.cli import app
+from cloud_cli.app import app
 
 app.registered_commands += api.registered_commands
 

@@ -1,7 +1,7 @@
 """`stocktide sim`: the commands of the device simulator, and the universe beside them."""
 
-from firmware_sim.cli import app
-from stocktide.universe.cli import universe
+from firmware_sim.cli.app import app
+from simulation.cli import universe
 
 app.command("universe")(universe)
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from broker_config import fleet, passwords
 from broker_config.fleet import FleetConfig
 from broker_config.mosquitto import TlsFiles
-from cloud_ingest import certificates
-from cloud_ingest.authority import Authority
-from cloud_ingest.certificates import Revoked
+from cloud_identity import certificates
+from cloud_identity.authority import Authority
+from cloud_identity.certificates import Revoked
 from tests.services import PrivateBroker
 from tests.services.server import HOST, free_port
 from wire_protocol import names

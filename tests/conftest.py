@@ -112,7 +112,7 @@ def _server_url() -> str:
 @pytest.fixture(scope="session")
 def _template(_server_url: str) -> str:
     """The name of a migrated database, made once per run."""
-    from cloud_store import migrations  # noqa: PLC0415 - the tests of the other parts run without cloud_store
+    from cloud_store.base import migrations  # noqa: PLC0415 - the tests of the other parts run without cloud_store
 
     databases.ensure_template(_server_url, _template_name(), migrations.apply)
     return _template_name()

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self, TypeAlias
 
-from firmware_sim.proxy import FaultProxy
+from firmware_sim.faults.proxy import FaultProxy
 
 LOSS: Final = 0.2
 DELAY_S: Final = 0.25  # each way

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from edge_agent import database, outbox, queries
-from edge_agent.drafts import Draft, draft
-from edge_agent.ledger import Ledger
-from edge_agent.outbox import Outbox
-from edge_agent.site import SiteBook, known_logs
+from edge_agent.ledger import database, outbox, queries
+from edge_agent.ledger.drafts import Draft, draft
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.outbox import Outbox
+from edge_agent.ledger.site_logs import SiteBook, known_logs
 from tests.edge_agent.conftest import HandClock
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement

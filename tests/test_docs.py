@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.drafts import from_event
+from edge_agent.ledger.drafts import from_event
 from wire_protocol.firmware import FirmwareOffer
 from wire_protocol.messages import DeviceEvent, DeviceReading, DeviceReceipt, Message
 from wire_protocol.topics import TOPICS

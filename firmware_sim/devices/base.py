@@ -8,10 +8,10 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from firmware_sim.faults import Delay, Duplicate, Reorder, Silence, Stage
-from firmware_sim.firmware import MEMORY_EVENTS_MAX, SkewedClock
-from firmware_sim.happening import Happening
-from firmware_sim.windows import Window, Windows
+from firmware_sim.faults.radio import Delay, Duplicate, Reorder, Silence, Stage
+from firmware_sim.firmware.event_queue import MEMORY_EVENTS_MAX, SkewedClock
+from firmware_sim.firmware.happening import Happening
+from firmware_sim.firmware.windows import Window, Windows
 from wire_protocol import names
 
 HOUR_MS: Final = 3_600_000

@@ -15,8 +15,8 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from firmware_sim.devices.base import SECOND_MS, Device, PerHour, Pieces, Skus, arrivals
-from firmware_sim.happening import Happening, Scan
-from firmware_sim.windows import Window
+from firmware_sim.firmware.happening import Happening, Scan
+from firmware_sim.firmware.windows import Window
 from wire_protocol import names
 
 READS_MIN: Final = 3

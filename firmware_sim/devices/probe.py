@@ -12,8 +12,8 @@ from pydantic import Field, StringConstraints
 
 from firmware_sim.devices.base import SECOND_MS, Device
 from firmware_sim.errors import BadScenario
-from firmware_sim.happening import Happening, Sample
-from firmware_sim.windows import Window
+from firmware_sim.firmware.happening import Happening, Sample
+from firmware_sim.firmware.windows import Window
 
 # Columns as the UCI Occupancy Detection files name them, and what our readings call them.
 METRICS: Final = {"Temperature": "temperature_c", "Humidity": "humidity_pct", "Light": "light_lux", "CO2": "co2_ppm"}

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from firmware_sim.devices.base import Device, PerHour, Pieces, Rate, Shelves, Skus, arrivals
-from firmware_sim.happening import Happening, Scan
-from firmware_sim.windows import Window
+from firmware_sim.firmware.happening import Happening, Scan
+from firmware_sim.firmware.windows import Window
 
 
 class Scanner(Device):

@@ -13,8 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloud_store import proof
-from cloud_store.connection import connect
+from cloud_store.base.connection import connect
+from cloud_store.reports import snapshots
 from stocktide.demo.errors import DemoError
 
 TIMEOUT_S = 5.0
@@ -50,10 +50,10 @@ class Cloud:
     def _stored(self) -> Counter[str]:
         counted: Counter[str] = Counter()
         with closing(connect(self.database_url, application="stocktide-demo")) as connection:
-            for row in proof.entries(connection):
+            for row in snapshots.entries(connection):
                 if row.table != "reading":
                     counted[row.gateway] += row.rows
-            for (_, gateway), readings in proof.readings(connection).items():
+            for (_, gateway), readings in snapshots.readings(connection).items():
                 counted[gateway] += readings
         return counted
 

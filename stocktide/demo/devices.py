@@ -5,12 +5,13 @@ A site is called by its recorded name here, which is what the recording and the 
 
 from functools import lru_cache
 
-from firmware_sim import builtin, replay
-from firmware_sim.fleet import Fleet, Stream
-from firmware_sim.happening import SHOP, Happening, Sample
-from firmware_sim.link import LinkOptions
-from firmware_sim.replay import Plan
-from firmware_sim.unit import Unit
+from firmware_sim.firmware.happening import SHOP, Happening, Sample
+from firmware_sim.fleet.device import Unit
+from firmware_sim.fleet.fleet import Fleet, Stream
+from firmware_sim.fleet.link import LinkOptions
+from firmware_sim.recordings import replay
+from firmware_sim.recordings.replay import Plan
+from firmware_sim.scenarios import builtin
 from stocktide.demo.plan import SEED, SITES, Site, Timing
 from wire_protocol.address import BrokerAddress
 

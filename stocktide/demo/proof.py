@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloud_store import connection as cloud_connection
-from cloud_store import proof
-from edge_agent import audit, database, queries
+from cloud_store.base import connection as cloud_connection
+from cloud_store.reports import snapshots
+from edge_agent.ledger import audit, database, queries
 from stocktide.demo.plan import Site
 from wire_protocol.stock import Cell, differences, imbalance
 
@@ -57,7 +57,7 @@ def prove(database_url: str, ledgers: dict[Site, Path], sent: dict[str, tuple[in
     """
     with contextlib.closing(cloud_connection.connect(database_url, application="stocktide-demo-proof")) as cloud:
         sites = [_site(cloud, site, path, *sent[site.gateway]) for site, path in ledgers.items()]
-        unbalanced = proof.imbalance(cloud)
+        unbalanced = snapshots.imbalance(cloud)
     problems = [
         f"{tenant}: {sku}{f' lot {lot}' if lot else ''} sums to {total} over all locations"
         for (tenant, sku, lot), total in sorted(unbalanced.items())
@@ -72,8 +72,8 @@ def _site(
         edge = queries.balances(reader)
         status = queries.status(reader, path)
         findings = audit.verify(reader).findings
-    there = proof.balances(cloud, site.tenant, site.name)
-    stored = {row.table: row for row in proof.entries(cloud) if row.gateway == site.gateway}
+    there = snapshots.balances(cloud, site.tenant, site.name)
+    stored = {row.table: row for row in snapshots.entries(cloud) if row.gateway == site.gateway}
     goods = [stored[table] for table in ("movement", "count") if table in stored]
     row = SiteProof(
         site=site,
@@ -83,7 +83,7 @@ def _site(
         cloud_distinct=sum(found.distinct for found in goods),
         readings_sent=readings_sent,
         ledger_readings=status["readings"],
-        cloud_readings=proof.readings(cloud).get((site.tenant, site.gateway), 0),
+        cloud_readings=snapshots.readings(cloud).get((site.tenant, site.gateway), 0),
         cells=len(edge),
         edge_total=sum(quantity for cell, quantity in edge.items() if not cell.location.startswith("@")),
     )

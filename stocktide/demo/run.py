@@ -15,10 +15,10 @@ from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_agent import database, queries
-from firmware_sim.fleet import Fleet
-from firmware_sim.link import DEVICE
-from firmware_sim.proxy import FaultProxy, Link
+from edge_agent.ledger import database, queries
+from firmware_sim.faults.proxy import FaultProxy, Link
+from firmware_sim.fleet.fleet import Fleet
+from firmware_sim.fleet.link import DEVICE
 from stocktide.demo import devices, proof
 from stocktide.demo.cloudside import Cloud
 from stocktide.demo.errors import DemoError

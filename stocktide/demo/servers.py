@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from firmware_sim.link import DEVICE
+from firmware_sim.fleet.link import DEVICE
 from stocktide.demo.errors import DemoError
 from stocktide.demo.processes import Processes
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_store import proof, registry
-from cloud_store.arrivals import ArrivedFrame
-from cloud_store.connection import Connection, connect
-from cloud_store.merge import Merger
-from edge_agent import audit
+from cloud_store.base.connection import Connection, connect
+from cloud_store.merge.arrivals import ArrivedFrame
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
+from edge_agent.ledger import audit
 from tests import sites
 from tests.sites import SiteGateway, Step
 from wire_protocol.site_messages import SiteFrame
@@ -86,8 +87,8 @@ def test_edge_cloud_and_oracle_agree_on_everything(
 def _require_agreement(cloud: Connection, site: str, made: list[SiteGateway]) -> None:
     expected = sites.defined(made)
     assert imbalance(expected.on_hand.items()) == {}
-    assert proof.balances(cloud, "acme", site) == expected.on_hand
-    assert proof.variances(cloud, "acme", site) == expected.variance
+    assert snapshots.balances(cloud, "acme", site) == expected.on_hand
+    assert snapshots.variances(cloud, "acme", site) == expected.variance
     for gateway in made:
         stock = gateway.stock()
         assert (stock.on_hand, stock.variance) == (expected.on_hand, expected.variance)

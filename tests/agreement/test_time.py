@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cloud_store import history, registry
-from cloud_store.arrivals import ArrivedFrame
-from cloud_store.connection import Connection, connect
-from cloud_store.history import Moment
-from cloud_store.merge import Merger
-from cloud_store.reads import StockFilter
-from edge_agent import database, queries
-from edge_agent.drafts import draft
-from edge_agent.outbox import Outbox
+from cloud_store.base.connection import Connection, connect
+from cloud_store.merge.arrivals import ArrivedFrame
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import history
+from cloud_store.reports.history import Moment
+from cloud_store.reports.stock_levels import StockFilter
+from cloud_store.tenancy import registry
+from edge_agent.ledger import database, queries
+from edge_agent.ledger.drafts import draft
+from edge_agent.ledger.outbox import Outbox
 from tests import sites
 from tests.sites import START_MS, SiteGateway
 from wire_protocol.site_messages import SiteFrame

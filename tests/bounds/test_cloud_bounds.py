@@ -15,19 +15,20 @@ from typing import Any, cast
 import pytest
 
 from bench.gateways import epoch
-from cloud_ingest.contacts import Contacts
-from cloud_ingest.inbox import Arrival, Inbox
-from cloud_ingest.link import Link
-from cloud_ingest.merging import Merging
+from cloud_ingest.merge.inbox import Arrival, Inbox
+from cloud_ingest.merge.loop import Merging
+from cloud_ingest.merge.presence import Contacts
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
-from cloud_store import dead_letters, migrations
-from cloud_store.arrivals import ArrivedFrame, LogKey, MergeReport
-from cloud_store.connection import connect
-from cloud_store.contacts import ContactStore
-from cloud_store.dead_letters import DeadLetter
-from cloud_store.errors import DatabaseUnavailable
-from cloud_store.pool import ReadPool
+from cloud_ingest.transport.link import Link
+from cloud_store.base import migrations
+from cloud_store.base.connection import connect
+from cloud_store.base.errors import DatabaseUnavailable
+from cloud_store.base.pool import ReadPool
+from cloud_store.merge import dead_letters
+from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport
+from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.merge.presence import ContactStore
 from tests.agent_process import wait_for
 from tests.bounds.clients import Doorkeeper
 from tests.cloud_ingest.conftest import Site, Workers, site_at, worker  # noqa: F401 - fixtures
@@ -236,9 +237,9 @@ async def test_a_worker_that_cannot_drain_gives_up_in_time(
     site.require_agreement()
 
 
-@pytest.mark.bound("cloud_store.dead_letters.ROWS_MAX")
-@pytest.mark.bound("cloud_store.dead_letters.ROWS_PER_GATEWAY_MAX")
-@pytest.mark.bound("cloud_store.dead_letters.PAYLOAD_BYTES_MAX")
+@pytest.mark.bound("cloud_store.merge.dead_letters.ROWS_MAX")
+@pytest.mark.bound("cloud_store.merge.dead_letters.ROWS_PER_GATEWAY_MAX")
+@pytest.mark.bound("cloud_store.merge.dead_letters.PAYLOAD_BYTES_MAX")
 def test_a_flood_of_dead_letters_pushes_nobody_elses_out(database_url: str) -> None:
     """One hostile gateway must neither fill the disk nor hide what went wrong at the others."""
     huge = os.urandom(dead_letters.PAYLOAD_BYTES_MAX + 1)

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from cloud_ingest.allowance import TURNS_PER_S
 from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.services.twins import Twins
 from cloud_ingest.settings import IngestSettings
-from cloud_ingest.twins import Twins
-from cloud_store.twins import Push
+from cloud_ingest.token_bucket import TURNS_PER_S
+from cloud_store.provisioning.twins import Push
 from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
 
 RATE = 40

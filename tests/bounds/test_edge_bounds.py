@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import pytest
 
-from edge_agent import database, outbox, queries
-from edge_agent.booking import book
-from edge_agent.clock import SystemClock
-from edge_agent.devices import DeviceSide, Token
-from edge_agent.ledger import Ledger
-from edge_agent.sql import statement
-from edge_agent.writer import Append
+from edge_agent.devices.mqtt import DeviceSide, Token
+from edge_agent.ledger import database, outbox, queries
+from edge_agent.ledger.booking import book
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from edge_agent.ledger.writer import Append
 from tests.agent_process import AgentProcess, wait_for
 from tests.bounds.clients import Doorkeeper
 from tests.edge_agent.devices import Scanner

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from cloud_ingest.images import Images
+from cloud_ingest.services.images import Images
 from cloud_ingest.settings import IngestSettings
 from tests.firmware_sim.images import image, piece
 from wire_protocol.firmware import FirmwareAsk, FirmwareChunk

@@ -10,13 +10,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloud_store import proof, registry
-from cloud_store.connection import connect
-from edge_agent import database, queries
-from edge_agent.clock import SystemClock
-from edge_agent.drafts import Draft
-from edge_agent.ledger import Ledger
-from edge_agent.sql import statement
+from cloud_store.base.connection import connect
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
+from edge_agent.ledger import database, queries
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.drafts import Draft
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
 from tests.agent_process import AgentProcess, wait_for
 from tests.edge_agent.devices import Scanner
 from tests.services import PrivateBroker
@@ -29,7 +30,7 @@ MEMORY_BYTES_MAX = 200 << 20
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.bound("edge_agent.writer.BATCH_JOBS_MAX")
+@pytest.mark.bound("edge_agent.ledger.writer.BATCH_JOBS_MAX")
 def test_a_backlog_of_a_million_entries_drains_while_devices_are_served(
     tmp_path: Path,
     private_broker: Callable[..., PrivateBroker],
@@ -72,7 +73,7 @@ def test_a_backlog_of_a_million_entries_drains_while_devices_are_served(
         worker.kill()
         worker.wait(10)
     with closing(connect(database_url, application="tests")) as connection:
-        rows = [row for row in proof.entries(connection) if row.gateway == gateway]
+        rows = [row for row in snapshots.entries(connection) if row.gateway == gateway]
     assert sum(row.rows for row in rows) == sum(row.distinct for row in rows) >= at_least
 
 

@@ -8,9 +8,9 @@ from typing import cast
 import pytest
 
 from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.proofs import Proofs
+from cloud_ingest.services.stock_checks import Proofs
 from cloud_ingest.settings import IngestSettings
-from cloud_store.proofs import Comparison, ProofStore, Snapshot
+from cloud_store.reports.stock_checks import Comparison, ProofStore, Snapshot
 from wire_protocol import proof
 from wire_protocol.messages import Command, Reply
 from wire_protocol.proof import ProofQuestion, StockProof

@@ -7,12 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from cloud_store import connection as connections
-from cloud_store.errors import DatabaseUnavailable
+from cloud_store.base import connection as connections
+from cloud_store.base.errors import DatabaseUnavailable
 from tests.services import PrivateDatabase
 
 
-@pytest.mark.bound("cloud_store.connection.SILENCE_S_MAX")
+@pytest.mark.bound("cloud_store.base.connection.SILENCE_S_MAX")
 def test_a_silent_database_is_given_up(
     private_database: Callable[..., PrivateDatabase], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.services.sites import Sites
 from cloud_ingest.settings import IngestSettings
-from cloud_ingest.sites import Sites
-from cloud_store import registry
-from cloud_store.arrivals import MergeReport
-from cloud_store.connection import connect
-from cloud_store.contacts import ContactStore
-from cloud_store.merge import Merger
-from cloud_store.sites import SiteStore
+from cloud_store.base.connection import connect
+from cloud_store.merge.arrivals import MergeReport
+from cloud_store.merge.batch import Merger
+from cloud_store.merge.presence import ContactStore
+from cloud_store.provisioning.sites import SiteStore
+from cloud_store.tenancy import registry
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock, topics
 from wire_protocol.messages import GatewayStatus
@@ -34,7 +34,7 @@ class Down:
     messages: list[tuple[str, SiteFrame | SiteHeads]] = field(default_factory=list)
 
     def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
-        """Part of `cloud_ingest.link.Link`."""
+        """Part of `cloud_ingest.transport.link.Link`."""
         del qos
         self.messages += [(topic, piece) for piece in unpack(payload)]
 

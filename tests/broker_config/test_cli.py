@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker_config import passwords
-from broker_config.cli import app
+from broker_config.cli.app import app
 from broker_config.limits import BrokerLimits
 from broker_config.policy import Side, grants
 from tests.services import PrivateBroker
@@ -111,7 +111,7 @@ def test_every_limit_is_bounded_documented_and_ends_in_its_unit() -> None:
 
 async def _started(*options: str) -> tuple[asyncio.subprocess.Process, str]:
     """The embedded broker as a process, and the line that says where it listens."""
-    program = [sys.executable, "-c", "from broker_config.cli import app; app()"]
+    program = [sys.executable, "-c", "from broker_config.cli.app import app; app()"]
     pipe = asyncio.subprocess.PIPE
     broker = await asyncio.create_subprocess_exec(*program, *options, stdout=pipe, stderr=pipe)
     assert broker.stdout is not None
@@ -165,5 +165,7 @@ async def test_a_running_broker_reads_its_files_again(tmp_path: Path) -> None:
 
 def test_the_package_does_not_need_amqtt_until_it_runs_a_broker() -> None:
     """A gateway installs stocktide[edge] and renders its broker's configuration without the sim extra."""
-    program = "import sys, broker_config.cli; assert not {'amqtt', 'pydantic_settings'} & set(sys.modules), sys.modules"
+    program = (
+        "import sys, broker_config.cli.app; assert not {'amqtt', 'pydantic_settings'} & set(sys.modules), sys.modules"
+    )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

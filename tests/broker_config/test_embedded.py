@@ -7,9 +7,10 @@ import aiomqtt
 import pytest
 from paho.mqtt.reasoncodes import ReasonCode
 
-from broker_config import doors, passwords
-from broker_config.doors import Caller
-from broker_config.embedded import EmbeddedBroker
+from broker_config import passwords
+from broker_config.embedded import listeners
+from broker_config.embedded.broker import EmbeddedBroker
+from broker_config.embedded.listeners import Caller
 from broker_config.errors import BrokerStartFailed
 from broker_config.policy import SERVICE_USER, Side
 from tests.broker_config.clients import HOST, all_topics, expected, try_everything, users
@@ -204,7 +205,7 @@ async def _raw_session(broker: EmbeddedBroker, user: str, topic: str) -> asyncio
 
 def test_nobody_takes_up_another_users_session_by_its_client_id() -> None:
     """What waits for one device would be handed to another; only the agent, of which there is one, chooses freely."""
-    admit = doors.by_password(_users(Side.GATEWAY), Side.GATEWAY)
+    admit = listeners.by_password(_users(Side.GATEWAY), Side.GATEWAY)
 
     def admitted(user: str) -> str:
         found = admit(Caller(user=user, password=SECRET, client_id="stocktide-agent", common_name=None))

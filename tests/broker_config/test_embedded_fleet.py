@@ -11,15 +11,16 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-from broker_config import doors, passwords
-from broker_config.embedded import EmbeddedBroker
+from broker_config import passwords
+from broker_config.embedded import listeners
+from broker_config.embedded.broker import EmbeddedBroker
 from broker_config.errors import InvalidConfig
 from broker_config.mosquitto import TlsFiles
-from cloud_ingest import certificates
-from cloud_ingest.authority import Authority
-from cloud_ingest.certificates import Revoked
-from cloud_ingest.eviction import evict
-from edge_agent.cloud_client import CloudClient
+from cloud_identity import certificates
+from cloud_identity.authority import Authority
+from cloud_identity.certificates import Revoked
+from cloud_ingest.transport.eviction import evict
+from edge_agent.link.cloud_client import CloudClient
 from tests.broker_config.clients import HOST
 from tests.broker_config.matrix import CLAIMANTS, attempt, show, wanted
 from wire_protocol import topics
@@ -41,10 +42,10 @@ class Fleet:
     def crl(self) -> Path:
         return self.folder / "crl.pem"
 
-    def doors(self) -> list[doors.Door]:
+    def doors(self) -> list[listeners.Door]:
         tls = TlsFiles(cafile=self.authority.bundle, certfile=self.folder / "server.pem",
                        keyfile=self.folder / "server.key")  # fmt: skip
-        return doors.fleet(tls, self.crl, {claim: passwords.hashed(SECRET) for claim in CLAIMANTS})
+        return listeners.fleet(tls, self.crl, {claim: passwords.hashed(SECRET) for claim in CLAIMANTS})
 
     def context(self, name: str | None = None, *, authority: Authority | None = None) -> ssl.SSLContext:
         """TLS for a client: with a certificate of that name, of our authority or another's."""
@@ -78,8 +79,8 @@ class Fleet:
     def client(self, user: str, **options: object) -> aiomqtt.Client:
         """The client of anybody of the matrix."""
         if user in CLAIMANTS:
-            return self._client(doors.CLAIMS, None, username=user, password=SECRET, **options)
-        return self._client(doors.WORKERS if user == INGEST_USER else doors.GATEWAYS, user, **options)
+            return self._client(listeners.CLAIMS, None, username=user, password=SECRET, **options)
+        return self._client(listeners.WORKERS if user == INGEST_USER else listeners.GATEWAYS, user, **options)
 
     def _client(self, door: str, name: str | None, **options: object) -> aiomqtt.Client:
         chosen = {"identifier": f"any-{name}", "tls_context": self.context(name), "timeout": 5.0} | options
@@ -123,7 +124,7 @@ async def test_without_a_certificate_of_ours_nobody_gets_past_the_handshake(flee
     other = Authority.create(tmp_path / "other", "Stocktide test")
     server = fleet.context()
     server.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
-    for door in (doors.GATEWAYS, doors.WORKERS):
+    for door in (listeners.GATEWAYS, listeners.WORKERS):
         for context in (fleet.context(), fleet.context("gw-a", authority=other), server):
             reader, writer = await asyncio.open_connection(HOST, fleet.broker.port_of(door), ssl=context)
             async with asyncio.timeout(5):  # whoever is let in is waited for longer
@@ -131,17 +132,17 @@ async def test_without_a_certificate_of_ours_nobody_gets_past_the_handshake(flee
                     await reader.readexactly(1)
             writer.transport.abort()
         assert await fleet.is_shut_out(door, None)  # not even TLS
-    assert not await fleet.is_shut_out(doors.GATEWAYS, fleet.context("gw-a"))
+    assert not await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-a"))
 
 
 async def test_each_door_takes_its_own_kind_only(fleet: Fleet) -> None:
     """A gateway is no worker, a worker no gateway; a password is no certificate and a certificate no claim."""
-    assert await fleet.is_shut_out(doors.WORKERS, fleet.context("gw-a"))
-    assert await fleet.is_shut_out(doors.GATEWAYS, fleet.context(INGEST_USER))
-    assert await fleet.is_shut_out(doors.GATEWAYS, fleet.context("Not A Name"))
-    assert await fleet.is_shut_out(doors.CLAIMS, fleet.context("gw-a"))
+    assert await fleet.is_shut_out(listeners.WORKERS, fleet.context("gw-a"))
+    assert await fleet.is_shut_out(listeners.GATEWAYS, fleet.context(INGEST_USER))
+    assert await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("Not A Name"))
+    assert await fleet.is_shut_out(listeners.CLAIMS, fleet.context("gw-a"))
     for user, password in ((None, None), (CLAIMANTS[0], "wrong"), ("c1a1m00z", SECRET), (INGEST_USER, SECRET)):
-        assert await fleet.is_shut_out(doors.CLAIMS, fleet.context(), username=user, password=password)
+        assert await fleet.is_shut_out(listeners.CLAIMS, fleet.context(), username=user, password=password)
 
 
 async def test_a_claim_named_as_a_gateway_is_no_gateway(fleet: Fleet) -> None:
@@ -180,21 +181,21 @@ async def test_nobody_can_take_a_gateway_s_place(fleet: Fleet, *, clean: bool) -
 async def test_a_revoked_gateway_is_cut_off_and_kept_out(fleet: Fleet) -> None:
     """The list keeps it out, the workers' takeover ends what it has open; others are not disturbed by either."""
     ca_file, key_file = str(fleet.authority.bundle), str(fleet.identity(INGEST_USER, fleet.authority))
-    url = f"mqtts://{HOST}:{fleet.broker.port_of(doors.WORKERS)}"
+    url = f"mqtts://{HOST}:{fleet.broker.port_of(listeners.WORKERS)}"
     async with AsyncExitStack() as stack:
         honest = await stack.enter_async_context(fleet.client("gw-b"))
         thief = fleet.client("gw-a")
         await thief.__aenter__()
         await fleet.hand_over(fleet.revoked("gw-a"))
-        assert await fleet.is_shut_out(doors.GATEWAYS, fleet.context("gw-a"))
+        assert await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-a"))
         await thief.publish(topics.up("gw-a", "ledger"), b"still there", qos=1)  # a list ends no connection
         await evict(url, "gw-a", ca_file=ca_file, cert_file=key_file, key_file=key_file, mqtt_5=False, times=1)
         with pytest.raises(aiomqtt.MqttError):
             async with asyncio.timeout(10):
                 await anext(thief.messages)
         await honest.publish(topics.up("gw-b", "ledger"), b"as before", qos=1)
-        assert await fleet.is_shut_out(doors.GATEWAYS, fleet.context("gw-a"))
-    assert not await fleet.is_shut_out(doors.GATEWAYS, fleet.context("gw-b"))
+        assert await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-a"))
+    assert not await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-b"))
 
 
 async def test_a_list_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
@@ -203,14 +204,14 @@ async def test_a_list_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
     fleet.crl.write_bytes(b"half")
     with pytest.raises(InvalidConfig):
         await fleet.broker.open(fleet.doors())
-    assert await fleet.is_shut_out(doors.GATEWAYS, fleet.context("gw-a"))
-    assert not await fleet.is_shut_out(doors.GATEWAYS, fleet.context("gw-b"))
+    assert await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-a"))
+    assert not await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-b"))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 async def test_old_tls_is_refused(fleet: Fleet, version: ssl.TLSVersion) -> None:
     """TLS before 1.2 has known weaknesses; a broker must not fall back to it."""
-    for door in (doors.GATEWAYS, doors.CLAIMS, doors.WORKERS):
+    for door in (listeners.GATEWAYS, listeners.CLAIMS, listeners.WORKERS):
         context = fleet.context("gw-a")
         context.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.warns(DeprecationWarning, match="TLS"):

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from broker_config import fleet, others
-from broker_config.cli import app
+from broker_config.cli.app import app
 from broker_config.fleet import FleetConfig
 from broker_config.mosquitto import TlsFiles
 from broker_config.policy import Action, Side, may

@@ -14,9 +14,9 @@ from urllib.request import Request, urlopen
 import uvicorn
 from fastapi import FastAPI
 
-from cloud_store import api_keys, registry
-from cloud_store.connection import Connection
-from cloud_store.permissions import Role
+from cloud_store.base.connection import Connection
+from cloud_store.tenancy import api_keys, registry
+from cloud_store.tenancy.permissions import Role
 
 
 class Answer(NamedTuple):

@@ -9,9 +9,9 @@ import pytest
 
 from cloud_api.app import create
 from cloud_api.settings import ApiSettings
-from cloud_store import registry
-from cloud_store.connection import connect
-from cloud_store.merge import Merger
+from cloud_store.base.connection import connect
+from cloud_store.merge.batch import Merger
+from cloud_store.tenancy import registry
 from stocktide.demo.servers import free_port
 from tests.cloud_api.conftest import Client, key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement

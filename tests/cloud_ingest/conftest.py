@@ -15,8 +15,9 @@ import pytest
 
 from bench.gateways import Fleet, LoadGateway, epoch
 from bench.workload import Sealer, Warehouse
-from cloud_store import proof, registry
-from cloud_store.connection import Connection, connect
+from cloud_store.base.connection import Connection, connect
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
 from wire_protocol import stock
 from wire_protocol.entries import LedgerEntry
 from wire_protocol.replication import SenderLimits
@@ -37,7 +38,7 @@ class WorkerProcess:
 
     def start(self) -> "WorkerProcess":
         """Start it; nothing is waited for, the gateways must cope."""
-        command = [sys.executable, "-c", "from cloud_ingest.cli import app; app()", "ingest"]
+        command = [sys.executable, "-c", "from cloud_cli.app import app; app()", "ingest"]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--worker-name", self.name],
@@ -118,12 +119,12 @@ class Site:
 
     def _require_agreement(self, connection: Connection) -> None:
         expected = stock.oracle(self.entries)
-        rows = [row for row in proof.entries(connection) if row.tenant == self.prefix]
+        rows = [row for row in snapshots.entries(connection) if row.tenant == self.prefix]
         assert sum(row.rows for row in rows) == sum(row.distinct for row in rows) == len(self.entries)
-        found = proof.balances(connection, self.prefix, "berlin")
+        found = snapshots.balances(connection, self.prefix, "berlin")
         assert list(stock.differences(found.items(), expected.on_hand.items())) == []
-        assert proof.variances(connection, self.prefix, "berlin") == expected.variance
-        assert proof.imbalance(connection) == {}
+        assert snapshots.variances(connection, self.prefix, "berlin") == expected.variance
+        assert snapshots.imbalance(connection) == {}
 
 
 @pytest.fixture

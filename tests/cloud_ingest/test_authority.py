@@ -14,9 +14,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cloud_ingest import certificates
-from cloud_ingest.authority import Authority, CommandSigner, KeyFileSigner, Request, signer
-from cloud_ingest.certificates import Revoked
+from cloud_identity import certificates
+from cloud_identity.authority import Authority, CommandSigner, KeyFileSigner, Request, signer
+from cloud_identity.certificates import Revoked
 from cloud_ingest.errors import AuthorityExists, AuthorityMissing, InvalidRequest, SignerFailed
 from tests.brokers import request_pem
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from cloud_ingest.cli import app
+from cloud_cli.app import app
 
 Run = Callable[..., Result]
 

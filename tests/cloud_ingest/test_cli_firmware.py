@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from cloud_ingest.cli import app
+from cloud_cli.app import app
 
 pytestmark = pytest.mark.services
 Run = Callable[..., Result]

@@ -6,11 +6,11 @@ from contextlib import closing
 
 import pytest
 
-from cloud_ingest.contacts import Contacts
+from cloud_ingest.merge.presence import Contacts
 from cloud_ingest.settings import IngestSettings
-from cloud_store import registry
-from cloud_store.connection import connect
-from cloud_store.contacts import ContactStore
+from cloud_store.base.connection import connect
+from cloud_store.merge.presence import ContactStore
+from cloud_store.tenancy import registry
 from wire_protocol import names, topics
 from wire_protocol.messages import Ack, GatewayStatus, StreamStatus
 

@@ -14,15 +14,16 @@ from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_ingest import certificates
-from cloud_ingest.authority import Authority, KeyFileSigner
-from cloud_ingest.enrolment import Enrolment, secret_hash
+from cloud_identity import certificates
+from cloud_identity.authority import Authority, KeyFileSigner
 from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.services.enrolment import Enrolment, secret_hash
 from cloud_ingest.settings import IngestSettings
-from cloud_store import enrolment, registry
-from cloud_store.connection import connect
-from cloud_store.enrolment import EnrolmentStore
-from cloud_store.errors import AlreadyExists, UnknownName
+from cloud_store.base.connection import connect
+from cloud_store.base.errors import AlreadyExists, UnknownName
+from cloud_store.identity import enrolment
+from cloud_store.identity.enrolment import EnrolmentStore
+from cloud_store.tenancy import registry
 from tests.brokers import request_pem
 from wire_protocol.claims import CODE_BYTES, ClaimCode
 from wire_protocol.messages import CertificateRequest, CertificateResponse, ClaimRequest, ClaimResponse

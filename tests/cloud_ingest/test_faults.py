@@ -10,10 +10,11 @@ from contextlib import closing
 
 import pytest
 
-from broker_config.embedded import EmbeddedBroker
-from cloud_store import dead_letters, migrations
-from cloud_store.connection import connect
-from cloud_store.leases import LeaseSession
+from broker_config.embedded.broker import EmbeddedBroker
+from cloud_store.base import migrations
+from cloud_store.base.connection import connect
+from cloud_store.base.leases import LeaseSession
+from cloud_store.merge import dead_letters
 from tests.cloud_ingest.conftest import Site, Workers
 from tests.services import PrivateBroker, PrivateDatabase
 from wire_protocol import topics

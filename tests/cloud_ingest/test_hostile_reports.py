@@ -6,15 +6,16 @@ from contextlib import closing
 
 import pytest
 
-from cloud_ingest import commands as worker_commands
-from cloud_ingest.commands import Commands
 from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.services import commands as worker_commands
+from cloud_ingest.services.commands import Commands
+from cloud_ingest.services.twins import Twins
 from cloud_ingest.settings import IngestSettings
-from cloud_ingest.twins import Twins
-from cloud_store import commands, registry, twins
-from cloud_store.commands import CommandStore
-from cloud_store.connection import connect
-from cloud_store.twins import Selection, TwinStore
+from cloud_store.base.connection import connect
+from cloud_store.provisioning import commands, twins
+from cloud_store.provisioning.commands import CommandStore
+from cloud_store.provisioning.twins import Selection, TwinStore
+from cloud_store.tenancy import registry
 from wire_protocol import topics
 
 pytestmark = pytest.mark.services

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from cloud_ingest.link import Link
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
+from cloud_ingest.transport.link import Link
 
 
 class Forgetful:

@@ -9,18 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_ingest.inbox import Arrival, Inbox, window
 from cloud_ingest.leases import rebalance
-from cloud_ingest.merging import Merging, decode
+from cloud_ingest.merge.denylist import Refusals
+from cloud_ingest.merge.inbox import Arrival, Inbox, window
+from cloud_ingest.merge.loop import Merging, decode
 from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.refusals import Refusals
 from cloud_ingest.settings import IngestSettings
-from cloud_store.arrivals import ArrivedFrame, Gateway, MergeReport
-from cloud_store.dead_letters import DeadLetter
-from cloud_store.errors import DatabaseUnavailable
-from cloud_store.leases import Survey
-from cloud_store.plan import make
-from cloud_store.quotas import Credit
+from cloud_store.base.errors import DatabaseUnavailable
+from cloud_store.base.leases import Survey
+from cloud_store.merge.arrivals import ArrivedFrame, Gateway, MergeReport
+from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.merge.plan import make
+from cloud_store.tenancy.quotas import Credit
 from tests.cloud_store.histories import NOW_MS, Chain, movement
 from wire_protocol import clock
 from wire_protocol.address import BrokerAddress

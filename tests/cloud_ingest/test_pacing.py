@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cloud_ingest import pacing
-from cloud_ingest.pacing import Pacing
-from cloud_store.arrivals import LogKey, MergeReport
-from cloud_store.errors import DatabaseUnavailable
-from cloud_store.quotas import PURSE_S, Credit
+from cloud_ingest.merge import throttle
+from cloud_ingest.merge.throttle import Pacing
+from cloud_store.base.errors import DatabaseUnavailable
+from cloud_store.merge.arrivals import LogKey, MergeReport
+from cloud_store.tenancy.quotas import PURSE_S, Credit
 
 FRAME = 100
 ROOM = 16
@@ -105,7 +105,7 @@ class Fleet:
                 self.merge(name)
             else:
                 self.clock[0] = max(self.clock[0], tick_s)
-                tick_s += pacing.TICK_S
+                tick_s += throttle.TICK_S
                 await self.pacing.tick()
 
     def merge(self, name: str) -> None:
@@ -180,10 +180,10 @@ async def test_what_could_not_be_paid_is_paid_later() -> None:
     assert purses.charged == {NOISY: 500}
 
 
-@pytest.mark.bound("cloud_ingest.pacing.GATEWAYS_REMEMBERED_MAX")
+@pytest.mark.bound("cloud_ingest.merge.throttle.GATEWAYS_REMEMBERED_MAX")
 def test_the_memory_of_gateways_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten; its next frame says again whose it is."""
-    monkeypatch.setattr(pacing, "GATEWAYS_REMEMBERED_MAX", 10)
+    monkeypatch.setattr(throttle, "GATEWAYS_REMEMBERED_MAX", 10)
     worker = Pacing(Purses([0.0]), lambda *_: None)
     names = [f"gw-{number}" for number in range(random.Random(1).randint(20, 30))]
     for name in names:

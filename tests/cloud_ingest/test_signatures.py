@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cloud_ingest import signatures
-from cloud_ingest.cli import app
+from cloud_cli.app import app
+from cloud_identity import signatures
 from cloud_ingest.errors import BadInput
 from wire_protocol.firmware import Manifest
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloud_store import registry
-from cloud_store.connection import Connection, connect
+from cloud_store.base.connection import Connection, connect
+from cloud_store.tenancy import registry
 
 
 @pytest.fixture

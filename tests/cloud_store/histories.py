@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from cloud_store.arrivals import ArrivedFrame
+from cloud_store.merge.arrivals import ArrivedFrame
 from wire_protocol import clock, frames, names
 from wire_protocol.entries import Count, LedgerEntry, Movement, MovementKind, Reading
 from wire_protocol.frames import FrameHeader, LogHead

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud_store import registry
-from cloud_store.catalog import CatalogStore
-from cloud_store.connection import Connection
-from edge_agent import catalog, database
-from edge_agent.catalog import CatalogBook
-from edge_agent.ledger import Ledger
+from cloud_store.base.connection import Connection
+from cloud_store.provisioning.catalog import CatalogStore
+from cloud_store.tenancy import registry
+from edge_agent.ledger import database
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.provisioning import catalog
+from edge_agent.provisioning.catalog import CatalogBook
 from tests.edge_agent.conftest import HandClock
 from wire_protocol.catalog import CatalogAsk, CatalogItem, CatalogPage, CatalogPosition
 

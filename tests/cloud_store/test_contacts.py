@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cloud_store import registry
-from cloud_store.arrivals import LogKey
-from cloud_store.connection import Connection
-from cloud_store.contacts import ContactStore
-from cloud_store.merge import Merger
+from cloud_store.base.connection import Connection
+from cloud_store.merge.arrivals import LogKey
+from cloud_store.merge.batch import Merger
+from cloud_store.merge.presence import ContactStore
+from cloud_store.tenancy import registry
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus

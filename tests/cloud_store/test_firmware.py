@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from cloud_store import audit_log, firmware, jobs, registry, twins
-from cloud_store.connection import Connection
-from cloud_store.errors import InvalidFirmware, UnknownName
-from cloud_store.firmware import FirmwareStore
-from cloud_store.jobs import JobStore, Rollout, Spec
-from cloud_store.twins import Selection, TwinStore
+from cloud_store.base import audit_log
+from cloud_store.base.connection import Connection
+from cloud_store.base.errors import InvalidFirmware, UnknownName
+from cloud_store.provisioning import firmware, jobs, twins
+from cloud_store.provisioning.firmware import FirmwareStore
+from cloud_store.provisioning.jobs import JobStore, Rollout, Spec
+from cloud_store.provisioning.twins import Selection, TwinStore
+from cloud_store.tenancy import registry
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
 from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware

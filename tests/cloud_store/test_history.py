@@ -21,14 +21,15 @@ from typer.testing import CliRunner, Result
 
 from cloud_api.app import create
 from cloud_api.settings import ApiSettings
-from cloud_ingest.cli import app
-from cloud_store import history, reads, registry
-from cloud_store.arrivals import ArrivedFrame
-from cloud_store.connection import Connection, connect
-from cloud_store.errors import UnknownName
-from cloud_store.history import InvalidMoment, Moment, TooMuchHistory
-from cloud_store.merge import Merger
-from cloud_store.reads import StockFilter
+from cloud_cli.app import app
+from cloud_store.base.connection import Connection, connect
+from cloud_store.base.errors import UnknownName
+from cloud_store.merge.arrivals import ArrivedFrame
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import history, stock_levels
+from cloud_store.reports.history import InvalidMoment, Moment, TooMuchHistory
+from cloud_store.reports.stock_levels import StockFilter
+from cloud_store.tenancy import registry
 from tests.cloud_api.conftest import key, served
 from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain
@@ -104,7 +105,7 @@ def test_without_a_time_it_is_the_stock_of_now(late_pick: Connection) -> None:
     """The same rows, fields and order as an ordinary reading, so that reports can be compared line by line."""
     for wanted in (StockFilter(tenant="acme"), StockFilter(tenant="acme", virtual=True, zero=True)):
         past = history.stock(late_pick, wanted, Moment(), limit=100).rows
-        assert [row for row in past if row["location"] != names.ADJUST] == reads.stock(
+        assert [row for row in past if row["location"] != names.ADJUST] == stock_levels.stock(
             late_pick, wanted, limit=100
         ).rows
 

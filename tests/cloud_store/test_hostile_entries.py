@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from cloud_store import proof, registry
-from cloud_store.arrivals import LogKey
-from cloud_store.connection import Connection
-from cloud_store.merge import Merger
+from cloud_store.base.connection import Connection
+from cloud_store.merge.arrivals import LogKey
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, movement
 from wire_protocol import clock, frames
 from wire_protocol.messages import EPOCH_MS_MAX
@@ -68,7 +69,7 @@ def test_a_hostile_entry_is_rejected_and_the_rest_is_stored(
     outcome = report.streams[LogKey("gw-a", "ledger", EPOCH)]
     ack = outcome.receiver.ack(NOW_MS, 16, rejected=outcome.rejected)
     assert json.loads(ack.encode())["rejected"][0]["seq"] == 2
-    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 1
+    assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 1
     letters = connection.execute("SELECT kind, payload FROM dead_letter").fetchall()
     assert [(kind, isinstance(json.loads(payload), dict)) for kind, payload in letters] == [("entry", True)]
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_store import jobs, registry, twins
-from cloud_store.commands import CommandStore
-from cloud_store.connection import Connection
-from cloud_store.jobs import JobStore, Rollout, Spec
-from cloud_store.twins import Selection, TwinStore
+from cloud_store.base.connection import Connection
+from cloud_store.provisioning import jobs, twins
+from cloud_store.provisioning.commands import CommandStore
+from cloud_store.provisioning.jobs import JobStore, Rollout, Spec
+from cloud_store.provisioning.twins import Selection, TwinStore
+from cloud_store.tenancy import registry
 from wire_protocol import topics, waves
 from wire_protocol.commands import InvalidCommand
 from wire_protocol.messages import Reply

@@ -8,11 +8,13 @@ from contextlib import closing
 
 import pytest
 
-from cloud_store import alarms, proof, registry
-from cloud_store.arrivals import ArrivedFrame, LogKey, MergeReport
-from cloud_store.connection import Connection
-from cloud_store.merge import Merger
-from cloud_store.sites import SiteStore
+from cloud_store.base.connection import Connection
+from cloud_store.merge import alarms
+from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport
+from cloud_store.merge.batch import Merger
+from cloud_store.provisioning.sites import SiteStore
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from wire_protocol import clock, frames, names
 from wire_protocol.entries import Movement
@@ -46,8 +48,8 @@ def scan(number: int, quantity: int = 1, device: str = "till-1") -> Movement:
 
 def on_hand(connection: Connection) -> int:
     """What the cloud shows on the shelf."""
-    assert proof.imbalance(connection) == {}
-    return proof.balances(connection, "acme", "berlin").get(SHELF, 0)
+    assert snapshots.imbalance(connection) == {}
+    return snapshots.balances(connection, "acme", "berlin").get(SHELF, 0)
 
 
 def verdicts(report: MergeReport, epoch: str) -> list[int]:
@@ -80,7 +82,7 @@ def test_two_logs_of_a_cloned_disk_go_on_side_by_side(merger: Merger, connection
     for number in range(2, 5):
         merger.merge([first.seal([scan(number)]), clone.seal([scan(10 + number, device="till-2")])])
     assert on_hand(connection) == 8
-    rows = [row for row in proof.entries(connection) if row.table == "movement"]
+    rows = [row for row in snapshots.entries(connection) if row.table == "movement"]
     assert [(row.rows, row.distinct) for row in rows] == [(8, 8)]
 
 

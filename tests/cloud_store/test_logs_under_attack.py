@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from cloud_store import audit, registry, repeats
-from cloud_store.arrivals import LogKey
-from cloud_store.connection import Connection, connect
-from cloud_store.contacts import ContactStore
-from cloud_store.merge import Merger
-from cloud_store.plan import Plan
+from cloud_store.base.connection import Connection, connect
+from cloud_store.merge import cross_log_dedup
+from cloud_store.merge.arrivals import LogKey
+from cloud_store.merge.batch import Merger
+from cloud_store.merge.plan import Plan
+from cloud_store.merge.presence import ContactStore
+from cloud_store.reports import verification
+from cloud_store.tenancy import registry
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from tests.cloud_store.test_logs import HLC, NEXT, on_hand, scan
 from wire_protocol import frames, names
@@ -55,7 +57,7 @@ def test_a_new_epoch_beside_a_merge_of_the_old_log(
     merger.merge([old.seal([scan(1)])])
     first, second = new.seal([scan(2, 5)], after={EPOCH: head(old)}), old.seal([scan(2, 5)])
     begun: list[bool] = []
-    take_out = repeats.take_out
+    take_out = cross_log_dedup.take_out
 
     def between(session: Connection, planned: Plan) -> None:
         take_out(session, planned)
@@ -64,7 +66,7 @@ def test_a_new_epoch_beside_a_merge_of_the_old_log(
             with closing(Merger(database_url)) as other:
                 other.merge([first])
 
-    monkeypatch.setattr(repeats, "take_out", between)
+    monkeypatch.setattr(cross_log_dedup, "take_out", between)
     report = merger.merge([second])
     assert (report.retries, report.rejected, on_hand(connection)) == (1, 1, 6)
 
@@ -96,7 +98,7 @@ def test_a_rebuild_keeps_new_logs_away(merger: Merger, connection: Connection, d
     """A gateway's first frame between reading the entries and writing the balances would be overwritten."""
     first, second = Chain("gw-a"), Chain("gw-b")
     merger.merge([first.seal([scan(number) for number in range(1, 11)])])
-    site = audit.sites(connection, "acme", "berlin")[0]
+    site = verification.sites(connection, "acme", "berlin")[0]
     frame = second.seal([scan(100, 7)])
     merging: list[Future[Any]] = []
 
@@ -108,9 +110,9 @@ def test_a_rebuild_keeps_new_logs_away(merger: Merger, connection: Connection, d
                 with pytest.raises(TimeoutError):
                     merging[0].result(timeout=1.0)
 
-        audit.rebuild(session, site, meanwhile)
+        verification.rebuild(session, site, meanwhile)
         assert merging[0].result(timeout=20).frames == 1
-    assert (on_hand(connection), audit.verify(connection, site).findings) == (17, [])
+    assert (on_hand(connection), verification.verify(connection, site).findings) == (17, [])
 
 
 @pytest.mark.parametrize("frame", [1, 2])

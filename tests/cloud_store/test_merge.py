@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from cloud_store import proof, registry
-from cloud_store.arrivals import LogKey
-from cloud_store.connection import Connection
-from cloud_store.errors import DatabaseUnavailable
-from cloud_store.merge import Merger
+from cloud_store.base.connection import Connection
+from cloud_store.base.errors import DatabaseUnavailable
+from cloud_store.merge.arrivals import LogKey
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, count, movement
 from wire_protocol import clock, frames, names
 from wire_protocol.entries import QUANTITY_MAX, Reading
@@ -53,8 +54,8 @@ def test_entries_of_the_same_instant_are_ordered_by_gateway(
     counted = Chain(second).seal([count(HLC, "A-1", 7)])
     for frame in (taken, counted) if movement_first else (counted, taken):
         merger.merge([frame])
-    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == expected
-    assert proof.imbalance(connection) == {}
+    assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == expected
+    assert snapshots.imbalance(connection) == {}
 
 
 @pytest.mark.usefixtures("gateways")
@@ -67,7 +68,7 @@ def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: Merger, connection
     outcome = report.streams[LogKey("gw-a", "ledger", EPOCH)]
     assert [(entry.seq, "quantity" in entry.reason) for entry in outcome.rejected] == [(2, True)]
     assert outcome.receiver.cursor.seq == 3
-    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 3
+    assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 3
     kind, payload = connection.execute("SELECT kind, payload FROM dead_letter").fetchone() or ("", b"")
     assert kind == "entry"
     assert b'"quantity":-6' in payload
@@ -126,7 +127,7 @@ def test_a_sum_beyond_64_bits_rejects_one_frame_only(merger: Merger, connection:
     ]
     report = merger.merge(batch)
     assert (report.frames, report.movements, report.rejected) == (3, 2, 1)
-    assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 2
+    assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 2
 
 
 @pytest.mark.usefixtures("gateways")
@@ -168,7 +169,7 @@ def test_readings_have_a_stream_of_their_own(merger: Merger, connection: Connect
     )
     report = merger.merge([Chain("gw-a").seal([reading]), Chain("gw-a", "readings").seal([reading])])
     assert (report.readings, report.rejected) == (1, 1)
-    assert proof.readings(connection) == {("acme", "gw-a"): 1}
+    assert snapshots.readings(connection) == {("acme", "gw-a"): 1}
 
 
 @pytest.mark.usefixtures("gateways")
@@ -191,7 +192,7 @@ def test_two_sites_share_nothing_but_goods_in_transit(merger: Merger, connection
     sent = movement(HLC, "ship", "A-1", "@transit:vienna", 4)
     got = movement(HLC, "arrive", "@transit:vienna", "A-1", 4)
     merger.merge([Chain("gw-berlin").seal([sent]), Chain("gw-vienna").seal([got])])
-    berlin, vienna = (proof.balances(connection, "acme", site) for site in ("berlin", "vienna"))
+    berlin, vienna = (snapshots.balances(connection, "acme", site) for site in ("berlin", "vienna"))
     transit = Cell("@transit:vienna", "screw", "")
     assert berlin[transit] + vienna[transit] == 0
     assert (berlin[Cell("A-1", "screw", "")], vienna[Cell("A-1", "screw", "")]) == (-4, 4)

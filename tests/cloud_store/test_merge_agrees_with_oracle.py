@@ -14,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_store import audit, proof, registry, site_digests
-from cloud_store.arrivals import ArrivedFrame
-from cloud_store.connection import Connection
-from cloud_store.merge import Merger
+from cloud_store.base.connection import Connection
+from cloud_store.merge import site_digests
+from cloud_store.merge.arrivals import ArrivedFrame
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import snapshots, verification
+from cloud_store.tenancy import registry
 from tests.cloud_store import histories
 from wire_protocol import proof as stock_proof
 from wire_protocol import stock
@@ -79,17 +81,17 @@ class Site:
         expected = stock.oracle(
             pair for name, entries in self.ledgers.items() for pair in histories.keyed(name, entries)
         )
-        found = proof.balances(self.connection, "acme", self.name)
+        found = snapshots.balances(self.connection, "acme", self.name)
         assert list(stock.differences(found.items(), expected.on_hand.items())) == []
-        assert proof.variances(self.connection, "acme", self.name) == expected.variance
-        assert proof.imbalance(self.connection) == {}
+        assert snapshots.variances(self.connection, "acme", self.name) == expected.variance
+        assert snapshots.imbalance(self.connection) == {}
         kept = site_digests.of_gateway(self.connection, next(iter(self.ledgers)), scan_s=0)
         assert kept is not None
         assert kept.digest == stock_proof.stock_digest(expected.on_hand.items())
         logs = [(name, histories.EPOCH, len(entries)) for name, entries in self.ledgers.items()]
         assert kept.position == stock_proof.log_position(logs)
         assert kept.recent[kept.position] == kept.digest
-        assert audit.verify(self.connection, audit.sites(self.connection, "acme", self.name)[0]).whole
+        assert verification.verify(self.connection, verification.sites(self.connection, "acme", self.name)[0]).whole
 
 
 def _chance(seed: int) -> Random:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cloud_store import migrations, proof, registry
-from cloud_store.connection import connect
-from cloud_store.merge import Merger
+from cloud_store.base import migrations
+from cloud_store.base.connection import connect
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
 from wire_protocol.stock import Cell
@@ -57,5 +59,5 @@ def test_plain_postgresql_does_as_well(tmp_path: Path) -> None:
             hlc = clock.pack(NOW_MS)
             entries = [movement(hlc, "receive", "@supplier", "A-1", 5), count(hlc + 1, "A-1", 7)]
             merger.merge([Chain("gw-a").seal(entries)])
-            assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 7
-            assert proof.imbalance(connection) == {}
+            assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 7
+            assert snapshots.imbalance(connection) == {}

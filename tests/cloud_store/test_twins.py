@@ -6,11 +6,12 @@ from threading import Thread
 
 import pytest
 
-from cloud_store import registry, twins
-from cloud_store.connection import Connection
-from cloud_store.downlink import DownlinkFeed
-from cloud_store.errors import UnknownName
-from cloud_store.twins import Changed, Selection, TwinStore
+from cloud_store.base.connection import Connection
+from cloud_store.base.errors import UnknownName
+from cloud_store.base.notifications import DownlinkFeed
+from cloud_store.provisioning import twins
+from cloud_store.provisioning.twins import Changed, Selection, TwinStore
+from cloud_store.tenancy import registry
 from wire_protocol import topics
 from wire_protocol.twin import InvalidTwin, ReportedTwin
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.clock import Clock
-from edge_agent.ledger import Ledger
+from edge_agent.ledger.clock import Clock
+from edge_agent.ledger.ledger import Ledger
 from wire_protocol import names
 
 

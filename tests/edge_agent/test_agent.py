@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import audit, database, queries
-from edge_agent.booking import book
-from edge_agent.clock import SystemClock
-from edge_agent.ledger import Ledger
-from edge_agent.sql import statement
+from edge_agent.ledger import audit, database, queries
+from edge_agent.ledger.booking import book
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
 from tests.agent_process import AgentProcess, wait_for
 from tests.edge_agent.devices import Scanner
 from tests.edge_agent.loopback_cloud import LoopbackCloud
@@ -106,7 +106,7 @@ def test_a_device_registered_later_gets_its_events_in(
     path: Path, gateway: str, broker: PrivateBroker, agents: Agents
 ) -> None:
     """The technician registers the forgotten scanner; its scans of the morning must not be gone."""
-    from edge_agent.letters import retry_dead_letters  # noqa: PLC0415
+    from edge_agent.devices.dead_letters import retry_dead_letters  # noqa: PLC0415
 
     del gateway
     agents(path).start()
@@ -224,7 +224,7 @@ def test_a_long_backlog_drains_through_kills_of_agent_and_broker(
 ) -> None:
     """Weeks offline, then a bad line: every entry arrives once."""
     with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
-        from edge_agent.drafts import draft  # noqa: PLC0415
+        from edge_agent.ledger.drafts import draft  # noqa: PLC0415
 
         ledger.append([draft("receive", f"sku-{n % 50}", 1, destination="A-01") for n in range(20_000)])
     cloud_broker = private_broker()

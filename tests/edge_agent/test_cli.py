@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from edge_agent import database
-from edge_agent.cli import app
-from edge_agent.clock import SystemClock
-from edge_agent.drafts import ReadingDraft
-from edge_agent.ledger import Ledger
+from edge_agent.cli.app import app
+from edge_agent.ledger import database
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.drafts import ReadingDraft
+from edge_agent.ledger.ledger import Ledger
 
 Run = Callable[..., Result]
 

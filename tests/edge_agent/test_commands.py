@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from edge_agent import database, outbox, recounts
-from edge_agent.commands import Commands, Hands
-from edge_agent.drafts import Draft
-from edge_agent.ledger import Ledger
+from edge_agent.ledger import database, outbox
+from edge_agent.ledger.drafts import Draft
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from edge_agent.link.commands import Commands, Hands
+from edge_agent.provisioning import recounts
 from edge_agent.settings import EdgeSettings
-from edge_agent.sql import statement
 from tests.edge_agent.conftest import HandClock
 from wire_protocol.messages import Command, Reply
 

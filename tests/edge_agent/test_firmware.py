@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from edge_agent import database, firmware
-from edge_agent.cli import app
-from edge_agent.clock import SystemClock
-from edge_agent.firmware_link import FETCHES_MAX, FirmwareLink
-from edge_agent.firmware_server import ASKS_WAITING_MAX, BUSY_JOBS, FirmwareServer
-from edge_agent.images import IMAGES_KEPT_MAX, ImageShelf
-from edge_agent.ledger import Ledger
-from edge_agent.sql import statement
-from edge_agent.twin import TwinBook
+from edge_agent.cli.app import app
+from edge_agent.devices.firmware_server import ASKS_WAITING_MAX, BUSY_JOBS, FirmwareServer
+from edge_agent.ledger import database
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from edge_agent.link.firmware_sync import FETCHES_MAX, FirmwareLink
+from edge_agent.provisioning import firmware
+from edge_agent.provisioning.images import IMAGES_KEPT_MAX, ImageShelf
+from edge_agent.provisioning.twin import TwinBook
 from tests.firmware_sim.images import MODEL, image, piece, release
 from wire_protocol.firmware import FirmwareAsk, FirmwareChunk, FirmwareChunkLine, FirmwareOffer, Release
 from wire_protocol.messages import DeviceStatus, InvalidMessage, UpdateStatus
@@ -118,7 +119,7 @@ def test_what_is_damaged_or_out_of_place_never_ends_in_the_image(ledger: Ledger,
     assert gateway.shelf.read(name, 0, len(BODY)) == (len(BODY), BODY)
 
 
-@pytest.mark.bound("edge_agent.firmware_link.FETCHES_MAX")
+@pytest.mark.bound("edge_agent.link.firmware_sync.FETCHES_MAX")
 def test_another_image_under_that_name_is_thrown_away_and_told(ledger: Ledger, tmp_path: Path) -> None:
     """A broker that lies must cost some fetches, not the site's link for ever; and devices never see it."""
     wanted(ledger, 1, release("1.1.0", 1, BODY))
@@ -145,7 +146,7 @@ def test_an_image_that_the_cloud_has_not_is_told(ledger: Ledger, tmp_path: Path)
     assert gateway.link.question() is None
 
 
-@pytest.mark.bound("edge_agent.images.IMAGES_KEPT_MAX")
+@pytest.mark.bound("edge_agent.provisioning.images.IMAGES_KEPT_MAX")
 def test_images_are_bounded(ledger: Ledger, tmp_path: Path) -> None:
     """A gateway's disk is for its ledger: what nobody wants goes, the oldest first, and begun parts at once."""
     for number in range(1, IMAGES_KEPT_MAX + 4):
@@ -243,7 +244,7 @@ async def test_devices_are_served_slowly_in_turn_and_after_scans(ledger: Ledger,
     assert all((chunk.line.offset, len(chunk.piece)) == (8192, 8192) for _, chunk in given)
 
 
-@pytest.mark.bound("edge_agent.firmware_server.ASKS_WAITING_MAX")
+@pytest.mark.bound("edge_agent.devices.firmware_server.ASKS_WAITING_MAX")
 async def test_what_devices_ask_is_bounded_and_may_be_nonsense(tmp_path: Path) -> None:
     """An ask for what is not here, or lies beyond the end, costs nothing; beyond the bound a device asks again."""
     shelf, given = ImageShelf(tmp_path), list[str]()

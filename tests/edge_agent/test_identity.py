@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloud_ingest import certificates
-from cloud_ingest.authority import Authority, KeyFileSigner, Request
-from edge_agent import identity
-from edge_agent.identity import BadCertificate, Identity, IdentityFolder, IdentityUnusable, Pending
-from edge_agent.renewal import Renewal
+from cloud_identity import certificates
+from cloud_identity.authority import Authority, KeyFileSigner, Request
+from edge_agent.identity import keystore
+from edge_agent.identity.keystore import BadCertificate, Identity, IdentityFolder, IdentityUnusable, Pending
+from edge_agent.identity.renewal import Renewal
 from wire_protocol.messages import CertificateResponse
 
 NOW_MS = int(datetime.now(UTC).timestamp() * 1000)
@@ -80,7 +80,7 @@ def test_a_crash_anywhere_can_be_repeated(
         return home.install(pending, claim=None, **answer(authority, pending.csr_pem))
 
     with monkeypatch.context() as cut:
-        cut.setattr(identity, "_sync", crashing(identity._sync))
+        cut.setattr(keystore, "_sync", crashing(keystore._sync))
         cut.setattr(Path, "replace", crashing(Path.replace))
         try:
             renew()

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent import audit, database, queries
-from edge_agent.booking import book
-from edge_agent.clock import SystemClock
-from edge_agent.drafts import Draft, ReadingDraft, draft
 from edge_agent.errors import BadInput, LedgerExists, LedgerForeign, LedgerFull, LedgerMissing
-from edge_agent.ledger import Ledger
+from edge_agent.ledger import audit, database, queries
+from edge_agent.ledger.booking import book
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
+from edge_agent.ledger.ledger import Ledger
 from tests.edge_agent.conftest import HandClock
 from tests.wire_protocol.strategies import ledger_entries
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.booking import book
-from edge_agent.clock import SystemClock
-from edge_agent.ledger import Ledger
-from firmware_sim.proxy import FaultProxy
+from edge_agent.ledger.booking import book
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
+from firmware_sim.faults.proxy import FaultProxy
 from tests.agent_process import AgentProcess
 from tests.edge_agent.loopback_cloud import LoopbackCloud
 from tests.services import PrivateBroker

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from edge_agent import audit, database, outbox, queries, upkeep
-from edge_agent.drafts import ReadingDraft, draft
 from edge_agent.errors import LedgerCorrupt
-from edge_agent.ledger import Ledger
-from edge_agent.outbox import Outbox
+from edge_agent.ledger import audit, database, outbox, queries
+from edge_agent.ledger.drafts import ReadingDraft, draft
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.outbox import Outbox
+from edge_agent.ledger.sql import statement
+from edge_agent.provisioning import retention
 from edge_agent.settings import EdgeSettings
-from edge_agent.sql import statement
 from tests.edge_agent.conftest import HandClock
 from wire_protocol import frames, names
 from wire_protocol.messages import Rejected
@@ -198,7 +199,7 @@ def test_the_ring_of_readings_is_thinned_then_dropped_and_counted(ledger: Ledger
     fill(ledger, 5)
     settings = EdgeSettings(readings_max=1_000)
     with database.transaction(ledger.connection):
-        assert upkeep.upkeep(ledger, settings)["readings_dropped"] == 50
+        assert retention.upkeep(ledger, settings)["readings_dropped"] == 50
     kept = [
         json.loads(row[0])["values"]["temperature_c"]
         for row in ledger.connection.execute("SELECT body FROM reading ORDER BY id")
@@ -207,7 +208,7 @@ def test_the_ring_of_readings_is_thinned_then_dropped_and_counted(ledger: Ledger
     assert kept[:3] == [151.0, 153.0, 155.0]
     read(ledger, 500, first=2_000)
     with database.transaction(ledger.connection):
-        upkeep.upkeep(ledger, settings)
+        retention.upkeep(ledger, settings)
     assert ledger.connection.execute("SELECT value FROM counter WHERE name = 'readings_dropped'").fetchone() == (550,)
     assert ledger.tail().seq == 5
     assert seal(ledger, "readings", 500) == 500
@@ -219,7 +220,7 @@ def test_dead_letters_are_bounded_and_counted(ledger: Ledger) -> None:
     with database.transaction(ledger.connection):
         for number in range(130):
             ledger.connection.execute(statement("insert_dead_letter"), (number, "t", b"x", "no"))
-        assert upkeep.upkeep(ledger, EdgeSettings(dead_letters_max=100))["dead_letters_dropped"] == 30
+        assert retention.upkeep(ledger, EdgeSettings(dead_letters_max=100))["dead_letters_dropped"] == 30
     assert ledger.connection.execute("SELECT min(at_ms) FROM dead_letter").fetchone() == (30,)
 
 

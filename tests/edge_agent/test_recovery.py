@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from edge_agent import audit, database, outbox, queries
-from edge_agent.clock import Clock
-from edge_agent.commands import COMMANDS_WAITING_MAX, Commands
-from edge_agent.drafts import Draft, draft
-from edge_agent.ledger import Ledger
-from edge_agent.outbox import Outbox
-from edge_agent.recovery import Opened, Recovery
+from edge_agent.ledger import audit, database, outbox, queries
+from edge_agent.ledger.clock import Clock
+from edge_agent.ledger.drafts import Draft, draft
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.outbox import Outbox
+from edge_agent.ledger.recovery import Opened, Recovery
+from edge_agent.link.commands import COMMANDS_WAITING_MAX, Commands
+from edge_agent.link.site_sync import CloudLost, SiteLink
+from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
-from edge_agent.site_link import CloudLost, SiteLink
-from edge_agent.uplink import Uplink
 from tests import sites
 from tests.sites import START_MS, SiteGateway
 from wire_protocol import frames, names
@@ -272,7 +272,7 @@ def test_a_flood_of_commands_is_bounded(tmp_path: Path) -> None:
 
 def test_readings_on_their_way_are_sealed_again_in_the_new_epoch(gateway: SiteGateway) -> None:
     """What of them the cloud has is not known; a reading twice is better than one lost."""
-    from edge_agent.drafts import ReadingDraft  # noqa: PLC0415 - only here
+    from edge_agent.ledger.drafts import ReadingDraft  # noqa: PLC0415 - only here
 
     with database.transaction(gateway.ledger.connection):
         gateway.ledger.append_readings([ReadingDraft("probe", f"r-{n}", {"t_c": float(n)}) for n in range(5)])

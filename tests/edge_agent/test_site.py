@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edge_agent import audit, database, queries
-from edge_agent.drafts import draft
-from edge_agent.site import SiteBook, known_logs
+from edge_agent.ledger import audit, database, queries
+from edge_agent.ledger.drafts import draft
+from edge_agent.ledger.site_logs import SiteBook, known_logs
 from tests import sites
 from tests.sites import SiteGateway, Step, defined
 from wire_protocol import frames

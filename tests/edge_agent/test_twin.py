@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from edge_agent import database, twin
-from edge_agent.enrolment import _first_twin
-from edge_agent.ledger import Ledger
-from edge_agent.sql import statement
-from edge_agent.twin import Configured, TwinBook
-from edge_agent.twin_link import TwinLink
+from edge_agent.enroll import _first_twin
+from edge_agent.ledger import database
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from edge_agent.link.twin_sync import TwinLink
+from edge_agent.provisioning import twin
+from edge_agent.provisioning.twin import Configured, TwinBook
 from tests.edge_agent.conftest import HandClock
 from wire_protocol.twin import DesiredState, DesiredTwin, DeviceConfig, merged
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import audit, database
-from edge_agent.clock import Clock
-from edge_agent.drafts import Draft, ReadingDraft, draft
 from edge_agent.errors import LedgerBusy, LedgerFull, LedgerMissing
-from edge_agent.ledger import Ledger
-from edge_agent.writer import BATCH_JOBS_MAX, QUEUE_JOBS_MAX, Append, LedgerWriter
+from edge_agent.ledger import audit, database
+from edge_agent.ledger.clock import Clock
+from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.writer import BATCH_JOBS_MAX, QUEUE_JOBS_MAX, Append, LedgerWriter
 
 WAIT_S = 20
 
@@ -171,8 +171,8 @@ def test_what_is_owed_to_a_device_is_held_too(bench: Bench) -> None:
         assert owed.result(WAIT_S) == 400
 
 
-@pytest.mark.bound("edge_agent.writer.QUEUE_JOBS_MAX")
-@pytest.mark.bound("edge_agent.writer.BATCH_JOBS_MAX")
+@pytest.mark.bound("edge_agent.ledger.writer.QUEUE_JOBS_MAX")
+@pytest.mark.bound("edge_agent.ledger.writer.BATCH_JOBS_MAX")
 def test_submitting_never_waits_for_room(bench: Bench) -> None:
     """The event loop submits; while it waited, systemd's watchdog would starve and kill the agent."""
     gate = threading.Event()

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud_store import migrations, registry
-from cloud_store.connection import connect
-from edge_agent import database
-from edge_agent.clock import SystemClock
-from edge_agent.ledger import Ledger
-from edge_agent.sql import statement
+from cloud_store.base import migrations
+from cloud_store.base.connection import connect
+from cloud_store.tenancy import registry
+from edge_agent.ledger import database
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
 from stocktide.demo.plan import Site
 from tests import lossy_link
 from tests.agent_process import AgentProcess

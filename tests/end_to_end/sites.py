@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cloud_store import proof, registry
-from cloud_store.connection import Connection, connect
-from edge_agent import audit, database, queries
-from edge_agent.clock import SystemClock
-from edge_agent.ledger import Ledger
-from edge_agent.sql import statement
+from cloud_store.base.connection import Connection, connect
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
+from edge_agent.ledger import audit, database, queries
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
 from tests.agent_process import AgentProcess, wait_for
 from tests.edge_agent.devices import Scanner
 from tests.end_to_end.stack import Worker
@@ -100,12 +101,12 @@ class SiteStack:
 
     def agreed(self) -> bool:
         """Whether everything has settled, and all gateways show what the cloud shows."""
-        there = proof.balances(self.cloud, self.tenant, self.site)
+        there = snapshots.balances(self.cloud, self.tenant, self.site)
         return all(post.settled() for post in self.posts) and all(post.balances() == there for post in self.posts)
 
     def difference(self) -> str:
         """What does not agree yet."""
-        there = proof.balances(self.cloud, self.tenant, self.site)
+        there = snapshots.balances(self.cloud, self.tenant, self.site)
         lines = [
             f"{post.name} settled {post.settled()} "
             f"{list(stock.differences(post.balances().items(), there.items()))[:4]}"
@@ -121,7 +122,7 @@ class SiteStack:
                 entries = list(queries.entries(reader))
                 assert queries.balances(reader) == stock.oracle(entries).on_hand
                 assert audit.verify(reader).findings == []
-        rows = [row for row in proof.entries(self.cloud) if row.tenant == self.tenant]
+        rows = [row for row in snapshots.entries(self.cloud) if row.tenant == self.tenant]
         assert sum(row.rows for row in rows) == sum(row.distinct for row in rows) == self.events() + technician
         events = self.cloud.execute(
             "SELECT count(DISTINCT (m.gateway_id, d.name, m.event)) FROM movement m JOIN device d USING (device_id) "

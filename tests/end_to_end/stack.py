@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cloud_store import proof
-from cloud_store.connection import connect
-from edge_agent import database, queries
-from edge_agent.sql import statement
+from cloud_store.base.connection import connect
+from cloud_store.reports import snapshots
+from edge_agent.ledger import database, queries
+from edge_agent.ledger.sql import statement
 from stocktide.demo.plan import Site
 from stocktide.demo.proof import Proof, prove
 from tests.agent_process import AgentProcess, wait_for
@@ -178,8 +178,8 @@ class Stack:
         assert recorded == {key: _meaning(event) for key, event in gateway.sent.items()}
         expected = stock.oracle(entries)
         with closing(connect(self.database_url, application="tests")) as cloud:
-            there = proof.balances(cloud, gateway.site.tenant, gateway.site.name)
-            assert proof.variances(cloud, gateway.site.tenant, gateway.site.name) == expected.variance
+            there = snapshots.balances(cloud, gateway.site.tenant, gateway.site.name)
+            assert snapshots.variances(cloud, gateway.site.tenant, gateway.site.name) == expected.variance
         assert list(stock.differences(edge.items(), expected.on_hand.items())) == []
         assert list(stock.differences(there.items(), expected.on_hand.items())) == []
 

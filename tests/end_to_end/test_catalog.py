@@ -7,9 +7,10 @@ from contextlib import closing
 import pytest
 from typer.testing import CliRunner
 
-from cloud_store import registry
-from edge_agent import catalog, database
-from edge_agent.cli import app as edge
+from cloud_store.tenancy import registry
+from edge_agent.cli.app import app as edge
+from edge_agent.ledger import database
+from edge_agent.provisioning import catalog
 from tests.agent_process import wait_for
 from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
 from wire_protocol.catalog import CatalogItem

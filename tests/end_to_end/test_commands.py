@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cloud_ingest.cli import app as cloud
-from cloud_store import commands
-from edge_agent import database, recounts
+from cloud_cli.app import app as cloud
+from cloud_store.provisioning import commands
+from edge_agent.ledger import database
+from edge_agent.provisioning import recounts
 from tests.agent_process import wait_for
 from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
 from tests.end_to_end.test_twin import device

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from broker_config import passwords
 from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, render
 from broker_config.policy import Side
-from cloud_ingest.cli import app as cloud
-from edge_agent import database
-from edge_agent.sql import statement
+from cloud_cli.app import app as cloud
+from edge_agent.ledger import database
+from edge_agent.ledger.sql import statement
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 from tests.services import PrivateBroker
 from wire_protocol import names

@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 
-from cloud_store import proof
-from cloud_store.connection import connect
+from cloud_store.base.connection import connect
+from cloud_store.reports import snapshots
 from tests import lossy_link
 from tests.agent_process import wait_for
 from tests.end_to_end.conftest import Build
@@ -343,4 +343,4 @@ def test_a_failover_to_a_replica_that_lags_loses_nothing(
 def entries_in(url: str) -> int:
     """How many entries a database has."""
     with closing(connect(url, application="tests")) as connection:
-        return sum(row.rows for row in proof.entries(connection))
+        return sum(row.rows for row in snapshots.entries(connection))

@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from cloud_store import registry
-from cloud_store.connection import connect
+from cloud_store.base.connection import connect
+from cloud_store.tenancy import registry
 from tests.end_to_end.conftest import Build
 from tests.end_to_end.stack import Stack
 

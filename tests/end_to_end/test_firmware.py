@@ -13,15 +13,16 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
 from typer.testing import CliRunner
 
-from cloud_ingest.cli import app as cloud
-from cloud_store import jobs
-from edge_agent import database, firmware
-from edge_agent.sql import statement
-from firmware_sim import updatable
-from firmware_sim.link import LinkOptions
-from firmware_sim.trust import TrustedKey
-from firmware_sim.unit import Unit
-from firmware_sim.update_link import NEVER_HEALTHY
+from cloud_cli.app import app as cloud
+from cloud_store.provisioning import jobs
+from edge_agent.ledger import database
+from edge_agent.ledger.sql import statement
+from edge_agent.provisioning import firmware
+from firmware_sim.fleet import updatable
+from firmware_sim.fleet.device import Unit
+from firmware_sim.fleet.link import LinkOptions
+from firmware_sim.fleet.trust import TrustedKey
+from firmware_sim.fleet.updates import NEVER_HEALTHY
 from tests.agent_process import wait_for
 from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
 from tests.firmware_sim.images import MODEL, image

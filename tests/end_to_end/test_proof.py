@@ -7,8 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from cloud_store.connection import connect
-from firmware_sim import builtin, replay
+from cloud_store.base.connection import connect
+from firmware_sim.recordings import replay
+from firmware_sim.scenarios import builtin
 from tests.end_to_end.conftest import Build
 from wire_protocol.address import BrokerAddress
 

@@ -12,10 +12,10 @@ from contextlib import closing
 import pytest
 from typer.testing import CliRunner
 
-from cloud_store import alarms
-from edge_agent import audit, database, queries
-from edge_agent.booking import book
-from edge_agent.cli import app as edge
+from cloud_store.merge import alarms
+from edge_agent.cli.app import app as edge
+from edge_agent.ledger import audit, database, queries
+from edge_agent.ledger.booking import book
 from tests.agent_process import wait_for
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cloud_ingest.cli import app as cloud
-from cloud_store import alarms
-from edge_agent.cli import app as edge
+from cloud_cli.app import app as cloud
+from cloud_store.merge import alarms
+from edge_agent.cli.app import app as edge
 from tests.agent_process import wait_for
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cloud_ingest.cli import app as cloud
-from cloud_store import jobs, twins
-from firmware_sim.firmware import Firmware
-from firmware_sim.link import Link, LinkOptions
-from firmware_sim.pace import Pace
-from firmware_sim.unit import Unit, air_of
+from cloud_cli.app import app as cloud
+from cloud_store.provisioning import jobs, twins
+from firmware_sim.firmware.event_queue import Firmware
+from firmware_sim.fleet.device import Unit, air_of
+from firmware_sim.fleet.link import Link, LinkOptions
+from firmware_sim.fleet.pace import Pace
 from tests.agent_process import wait_for
 from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
 from wire_protocol.address import BrokerAddress

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cloud_store import registry
-from cloud_store.connection import connect
+from cloud_store.base.connection import connect
+from cloud_store.tenancy import registry
 from tests.brokers import FleetBrokers
 from tests.cloud_ingest.conftest import WorkerProcess, Workers
 from tests.cloud_ingest.conftest import worker as worker  # noqa: PLC0414 - a fixture for the tests beside this file

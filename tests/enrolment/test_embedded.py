@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from broker_config import passwords
-from cloud_ingest.authority import Authority
-from cloud_store import proof, registry
-from cloud_store.connection import connect
-from edge_agent.booking import book
-from edge_agent.identity import IdentityFolder
+from cloud_identity.authority import Authority
+from cloud_store.base.connection import connect
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
+from edge_agent.identity.keystore import IdentityFolder
+from edge_agent.ledger.booking import book
 from tests.agent_process import AgentProcess, wait_for
 from tests.cloud_ingest.conftest import Workers
 from tests.enrolment.test_enrolment import waiting
@@ -117,7 +118,7 @@ def test_a_claim_makes_a_gateway_that_ships_until_it_is_revoked(
     assert agent.process is not None
     assert agent.process.poll() is None  # it goes on working for its devices
     with closing(connect(database_url, application="test")) as connection:
-        assert [row.rows for row in proof.entries(connection) if row.tenant == tenant] == [1]
+        assert [row.rows for row in snapshots.entries(connection) if row.tenant == tenant] == [1]
     assert waiting(ledger) == 1
 
 

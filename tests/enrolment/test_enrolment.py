@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 from cryptography import x509
 
-from cloud_store import proof
-from cloud_store.connection import connect
-from edge_agent import database, queries
-from edge_agent.booking import book
-from edge_agent.identity import IdentityFolder
+from cloud_store.base.connection import connect
+from cloud_store.reports import snapshots
+from edge_agent.identity.keystore import IdentityFolder
+from edge_agent.ledger import database, queries
+from edge_agent.ledger.booking import book
 from tests.agent_process import AgentProcess, wait_for
 from tests.brokers import SECRET
 from tests.enrolment.conftest import Cloud
@@ -46,7 +46,7 @@ def test_a_claim_makes_a_gateway_that_ships(
     agents(ledger).start("uplink_up")
     wait_for(lambda: waiting(ledger) == 0, explain=lambda: cloud.worker.log_file.read_text()[-2000:])
     with closing(connect(cloud.database_url, application="test")) as connection:
-        assert [row.rows for row in proof.entries(connection) if row.tenant == cloud.tenant] == [1]
+        assert [row.rows for row in snapshots.entries(connection) if row.tenant == cloud.tenant] == [1]
 
 
 def test_the_first_twin_comes_with_the_certificate(

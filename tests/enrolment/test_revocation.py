@@ -11,10 +11,10 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
-from cloud_store.connection import connect
-from edge_agent.booking import book
-from edge_agent.cloud_client import CloudClient
-from edge_agent.identity import IdentityFolder
+from cloud_store.base.connection import connect
+from edge_agent.identity.keystore import IdentityFolder
+from edge_agent.ledger.booking import book
+from edge_agent.link.cloud_client import CloudClient
 from tests.agent_process import AgentProcess, wait_for
 from tests.enrolment.conftest import Cloud
 from tests.enrolment.test_enrolment import waiting

@@ -6,9 +6,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from firmware_sim.flash import Record, Slot
-from firmware_sim.trust import TrustedKey
-from firmware_sim.updater import Updater
+from firmware_sim.firmware.flash import Record, Slot
+from firmware_sim.firmware.updater import Updater
+from firmware_sim.fleet.trust import TrustedKey
 from wire_protocol.firmware import FirmwareChunk, FirmwareChunkLine, FirmwareOffer, Manifest
 
 MODEL = "probe-x"

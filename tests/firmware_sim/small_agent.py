@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import aiomqtt
 
-from firmware_sim.link import finish
+from firmware_sim.fleet.link import finish
 from wire_protocol import topics
 from wire_protocol.messages import DeviceEvent, DeviceReading, DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.topics import Channel, DeviceTopic

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from firmware_sim.cli import app
+from firmware_sim.cli.app import app
 from tests.firmware_sim.conftest import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from firmware_sim import builtin, recording
-from firmware_sim.convert.complete_journey import CompleteJourney
-from firmware_sim.convert.online_retail import OnlineRetail
-from firmware_sim.convert.writer import convert
 from firmware_sim.errors import BadInput
+from firmware_sim.recordings import recording
+from firmware_sim.recordings.convert.complete_journey import CompleteJourney
+from firmware_sim.recordings.convert.online_retail import OnlineRetail
+from firmware_sim.recordings.convert.writer import convert
+from firmware_sim.scenarios import builtin
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 RETAIL = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from firmware_sim import builtin, scenario
 from firmware_sim.devices.base import HOUR_MS, Device
 from firmware_sim.devices.handheld import Handheld
 from firmware_sim.devices.portal import REPEATS_MAX, PassageFilter, Portal, TagRead
@@ -14,8 +13,9 @@ from firmware_sim.devices.probe import Probe
 from firmware_sim.devices.scale import Scale, Weigher
 from firmware_sim.devices.scanner import Scanner
 from firmware_sim.errors import BadScenario
-from firmware_sim.happening import Happening, Sample, Scan
-from firmware_sim.windows import Window
+from firmware_sim.firmware.happening import Happening, Sample, Scan
+from firmware_sim.firmware.windows import Window
+from firmware_sim.scenarios import builtin, scenario
 
 START_MS = 1_700_000_000_000
 DAY = Window(START_MS, START_MS + 8 * HOUR_MS)

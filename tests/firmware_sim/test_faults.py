@@ -4,9 +4,9 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from firmware_sim.faults import Air, Delay, Duplicate, Reorder, Silence, Stage
-from firmware_sim.firmware import Outgoing
-from firmware_sim.windows import Window, Windows
+from firmware_sim.faults.radio import Air, Delay, Duplicate, Reorder, Silence, Stage
+from firmware_sim.firmware.event_queue import Outgoing
+from firmware_sim.firmware.windows import Window, Windows
 from wire_protocol.topics import Channel
 
 

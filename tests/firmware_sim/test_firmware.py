@@ -3,10 +3,10 @@
 import pytest
 
 from firmware_sim.errors import MemoryFull
-from firmware_sim.firmware import Firmware, Outgoing, SkewedClock
-from firmware_sim.happening import Happening, Sample, Scan
-from firmware_sim.unit import rng_of
-from firmware_sim.windows import Window
+from firmware_sim.firmware.event_queue import Firmware, Outgoing, SkewedClock
+from firmware_sim.firmware.happening import Happening, Sample, Scan
+from firmware_sim.firmware.windows import Window
+from firmware_sim.fleet.device import rng_of
 from wire_protocol.messages import DeviceEvent, DeviceReceipt, Refusal
 
 START_MS = 1_600_000_000_000

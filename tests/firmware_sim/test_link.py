@@ -7,13 +7,13 @@ import aiomqtt
 import pytest
 
 from firmware_sim.errors import BadInput, BadRecording
-from firmware_sim.faults import Delay
-from firmware_sim.firmware import Firmware
-from firmware_sim.fleet import Fleet, Stream
-from firmware_sim.happening import Happening, Scan
-from firmware_sim.link import LinkOptions, MqttVersion
-from firmware_sim.proxy import FaultProxy
-from firmware_sim.unit import Unit, air_of, rng_of
+from firmware_sim.faults.proxy import FaultProxy
+from firmware_sim.faults.radio import Delay
+from firmware_sim.firmware.event_queue import Firmware
+from firmware_sim.firmware.happening import Happening, Scan
+from firmware_sim.fleet.device import Unit, air_of, rng_of
+from firmware_sim.fleet.fleet import Fleet, Stream
+from firmware_sim.fleet.link import LinkOptions, MqttVersion
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker
 from wire_protocol import topics

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from firmware_sim.proxy import HOST, FaultProxy, Link
+from firmware_sim.faults.proxy import HOST, FaultProxy, Link
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from firmware_sim import builtin, recording, replay
 from firmware_sim.errors import BadInput, BadRecording
-from firmware_sim.happening import sale
-from firmware_sim.recording import LINE_BYTES_MAX, BadRow, Row
+from firmware_sim.firmware.happening import sale
+from firmware_sim.recordings import recording, replay
+from firmware_sim.recordings.recording import LINE_BYTES_MAX, BadRow, Row
+from firmware_sim.scenarios import builtin
 from tests.firmware_sim.conftest import HEADER, WriteRecording, busy_day
 
 GOOD = "2020-01-01T08:00:00Z,oslo,till-1,tea,2"

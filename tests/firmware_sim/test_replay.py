@@ -5,11 +5,11 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable
 
-from firmware_sim import replay
-from firmware_sim.counters import EventDigest
-from firmware_sim.fleet import Fleet, Report
-from firmware_sim.happening import Scan
-from firmware_sim.replay import HANDHELD, Plan
+from firmware_sim.firmware.counters import EventDigest
+from firmware_sim.firmware.happening import Scan
+from firmware_sim.fleet.fleet import Fleet, Report
+from firmware_sim.recordings import replay
+from firmware_sim.recordings.replay import HANDHELD, Plan
 from tests.firmware_sim.conftest import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker

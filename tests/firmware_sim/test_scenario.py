@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from firmware_sim import builtin, scenario
 from firmware_sim.errors import BadScenario
+from firmware_sim.scenarios import builtin, scenario
 
 GOOD = """\
 start: 2026-03-02T08:00:00Z

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from firmware_sim import builtin, scenario
-from firmware_sim.counters import EventDigest
-from firmware_sim.fleet import Fleet, Report
-from firmware_sim.happening import Scan
-from firmware_sim.scenario import Scenario
+from firmware_sim.firmware.counters import EventDigest
+from firmware_sim.firmware.happening import Scan
+from firmware_sim.fleet.fleet import Fleet, Report
+from firmware_sim.scenarios import builtin, scenario
+from firmware_sim.scenarios.scenario import Scenario
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker
 from wire_protocol.address import BrokerAddress

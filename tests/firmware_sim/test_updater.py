@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from firmware_sim.errors import BadInput
-from firmware_sim.flash import FolderFlash
-from firmware_sim.trust import TrustedKey
-from firmware_sim.updater import DOWNLOADS_MAX, TRIAL_BOOTS_MAX, Updater
+from firmware_sim.firmware.flash import FolderFlash
+from firmware_sim.firmware.updater import DOWNLOADS_MAX, TRIAL_BOOTS_MAX, Updater
+from firmware_sim.fleet.trust import TrustedKey
 from tests.firmware_sim.images import (
     FACTORY,
     KEY,
@@ -77,7 +77,7 @@ def test_an_image_that_is_not_healthy_in_time_is_given_up() -> None:
     assert (updater.ask(7_000), state(updater)[0]) == (None, "rolled-back")
 
 
-@pytest.mark.bound("firmware_sim.updater.TRIAL_BOOTS_MAX")
+@pytest.mark.bound("firmware_sim.firmware.updater.TRIAL_BOOTS_MAX")
 def test_an_image_that_restarts_is_given_up() -> None:
     """An image that crashes at once never lets its time run out."""
     updater = device()
@@ -203,7 +203,7 @@ def test_pieces_that_belong_nowhere_are_passed_over() -> None:
     assert updater.version == NEXT
 
 
-@pytest.mark.bound("firmware_sim.updater.DOWNLOADS_MAX")
+@pytest.mark.bound("firmware_sim.firmware.updater.DOWNLOADS_MAX")
 def test_another_image_under_the_right_name_is_not_booted_and_given_up() -> None:
     """A gateway that lies costs some downloads and no more; the right image is taken afterwards."""
     updater, body = device(), image(NEXT)

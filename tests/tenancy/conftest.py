@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from cloud_store import database_users, registry
-from cloud_store.api_keys import NewKey
-from cloud_store.connection import Connection, connect
+from cloud_store.base.connection import Connection, connect
+from cloud_store.tenancy import database_users, registry
+from cloud_store.tenancy.api_keys import NewKey
 from tests.tenancy import two_tenants
 from tests.tenancy.two_tenants import Seen
 

@@ -8,9 +8,9 @@ import pytest
 from cloud_api.app import create
 from cloud_api.oidc import KeySet, ProviderUnavailable
 from cloud_api.settings import ApiSettings
-from cloud_store import api_keys, permissions, registry
-from cloud_store.connection import Connection
-from cloud_store.errors import InvalidName
+from cloud_store.base.connection import Connection
+from cloud_store.base.errors import InvalidName
+from cloud_store.tenancy import api_keys, permissions, registry
 from tests.cloud_api.conftest import Client, key, served
 from tests.tenancy.tokens import AUDIENCE, ISSUER, Provider
 

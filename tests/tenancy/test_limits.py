@@ -11,12 +11,13 @@ import pytest
 from psycopg import errors as pg
 from typer.testing import CliRunner, Result
 
-from cloud_ingest.cli import app
-from cloud_store import audit_log, quotas, registry
-from cloud_store.connection import Connection, connect
-from cloud_store.errors import QuotaExceeded
-from cloud_store.merge import Merger
-from cloud_store.quotas import QuotaStore
+from cloud_cli.app import app
+from cloud_store.base import audit_log
+from cloud_store.base.connection import Connection, connect
+from cloud_store.base.errors import QuotaExceeded
+from cloud_store.merge.batch import Merger
+from cloud_store.tenancy import quotas, registry
+from cloud_store.tenancy.quotas import QuotaStore
 from stocktide.demo.servers import free_port
 from tests.cloud_api.conftest import Answer, Client, key
 from tests.cloud_store.histories import NOW_MS, Chain, movement

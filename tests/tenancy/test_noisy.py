@@ -9,8 +9,8 @@ from contextlib import closing
 import pytest
 
 from bench.gateways import Fleet, LoadGateway
-from cloud_store import quotas, registry
-from cloud_store.connection import connect
+from cloud_store.base.connection import connect
+from cloud_store.tenancy import quotas, registry
 from tests.cloud_ingest.conftest import Site, Workers, site_at, worker
 from wire_protocol.replication import SenderLimits
 

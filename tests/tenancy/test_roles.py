@@ -12,11 +12,13 @@ from psycopg import errors as pg
 
 from cloud_api.app import create
 from cloud_api.settings import ApiSettings
-from cloud_store import database_users, migrations, proof, registry
-from cloud_store.connection import connect
-from cloud_store.errors import NotMigrated, StoreError
-from cloud_store.leases import LeaseSession
-from cloud_store.merge import Merger
+from cloud_store.base import migrations
+from cloud_store.base.connection import connect
+from cloud_store.base.errors import NotMigrated, StoreError
+from cloud_store.base.leases import LeaseSession
+from cloud_store.merge.batch import Merger
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import database_users, registry
 from tests.cloud_api.conftest import key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from tests.services import PrivateDatabase
@@ -58,7 +60,7 @@ def test_no_part_needs_a_superuser(address: Callable[[str], str]) -> None:
                 hlc = clock.pack(NOW_MS)
                 entries = [movement(hlc, "receive", "@supplier", "A-1", 7), count(hlc + 1, "A-1", number)]
                 assert merger.merge([Chain(f"gw-{tenant}").seal(entries)]).entries == 2
-        assert proof.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 5
+        assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 5
         with served(create(ApiSettings(database_url=address("web")))) as client:
             rows = client.get("/v1/stock", key(connection, "acme")).json()["items"]
             assert [(row["location"], row["on_hand"]) for row in rows] == [("A-1", 5)]

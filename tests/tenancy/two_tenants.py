@@ -14,11 +14,13 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.sql import SQL, Identifier
 
-from cloud_store import api_keys, commands, dead_letters, firmware, quotas, registry, twins
-from cloud_store.alarms import Alarm, raise_all
-from cloud_store.connection import Connection
-from cloud_store.dead_letters import DeadLetter
-from cloud_store.merge import Merger
+from cloud_store.base.connection import Connection
+from cloud_store.merge import dead_letters
+from cloud_store.merge.alarms import Alarm, raise_all
+from cloud_store.merge.batch import Merger
+from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.provisioning import commands, firmware, twins
+from cloud_store.tenancy import api_keys, quotas, registry
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain, count, movement
 from wire_protocol import clock
 from wire_protocol.catalog import CatalogItem

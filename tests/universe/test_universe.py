@@ -4,10 +4,10 @@ from functools import lru_cache
 
 import pytest
 
-from stocktide.universe import prove
-from stocktide.universe.bugs import BUGS, BY_NAME
-from stocktide.universe.soak import replay, soak
-from stocktide.universe.universe import Size, run
+from simulation.mutations import proof
+from simulation.mutations.edits import BUGS, BY_NAME
+from simulation.soak import replay, soak
+from simulation.universe import Size, run
 
 SHORT = Size(gateways=3, hours=4.0)
 # The seeds that find the slower ones today, tried first; any other will do as well.
@@ -55,42 +55,42 @@ def test_a_seed_replays_its_universe() -> None:
 @pytest.mark.parametrize("name", ["ack-before-commit", "receipt-before-commit", "seen-skipped", "sealed-before-time"])
 def test_a_planted_bug_is_noticed_and_removed_again(name: str) -> None:
     """A check that never fails proves nothing; one that stays planted spoils the rest."""
-    size = prove.PROOF_SIZE
-    found = next(seed for seed in range(5) if prove.live(seed, size, BY_NAME[name]).problem is not None)
-    assert prove.live(found, SHORT).problem is None
+    size = proof.PROOF_SIZE
+    found = next(seed for seed in range(5) if proof.live(seed, size, BY_NAME[name]).problem is not None)
+    assert proof.live(found, SHORT).problem is None
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [30, 46, 57, 1023, 1111, 1146, 2205])
 def test_what_once_failed_holds(seed: int) -> None:
     """A seed is cheap to keep: docs/simulation.md says what each of these found."""
-    outcome = run(seed, prove.PROOF_SIZE)
+    outcome = run(seed, proof.PROOF_SIZE)
     assert outcome.problem is None, (outcome.at, outcome.invariant, outcome.problem)
 
 
 @pytest.mark.slow
 def test_the_faults_happen() -> None:
     """A simulator whose disasters never strike proves nothing about them."""
-    total = soak(0, 24, prove.PROOF_SIZE, processes=1)
+    total = soak(0, 24, proof.PROOF_SIZE, processes=1)
     assert total.failed == []
     assert total.epochs > 10
     assert total.repeated > 0
     assert 0 < total.excused < total.scans / 200, "only what was on a destroyed disk alone may be missing"
-    assert replay(7, prove.PROOF_SIZE).startswith("stocktide sim universe --seed 7 --gateways 3 --hours 12 ")
+    assert replay(7, proof.PROOF_SIZE).startswith("stocktide sim universe --seed 7 --gateways 3 --hours 12 ")
 
 
 @lru_cache
 def holds_without(seed: int) -> bool:
     """Whether a seed finds nothing when nothing is planted."""
-    return prove.live(seed, prove.PROOF_SIZE).problem is None
+    return proof.live(seed, proof.PROOF_SIZE).problem is None
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_every_planted_bug_is_found(bug: prove.Bug) -> None:
+def test_every_planted_bug_is_found(bug: proof.Bug) -> None:
     """The simulator must bite."""
     seed = FOUND_BY.get(bug.name, 0)
     assert holds_without(seed), "this seed fails without the bug: it proves nothing"
-    stated = prove.live(seed, prove.PROOF_SIZE, bug)
-    assert stated.problem is not None or prove.bite(bug).seeds is not None
+    stated = proof.live(seed, proof.PROOF_SIZE, bug)
+    assert stated.problem is not None or proof.bite(bug).seeds is not None

@@ -1,0 +1,1 @@
+"""`stocktide broker`: its commands."""

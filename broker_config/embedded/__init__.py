@@ -1,0 +1,1 @@
+"""The embedded broker: amqtt behind listeners of ours that judge every connection."""

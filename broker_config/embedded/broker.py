@@ -1,0 +1,243 @@
+"""A broker inside a Python process: amqtt with our topic policy, for the demo and for tests on one machine.
+
+It does what Stocktide needs of any broker: QoS 0 and 1, retained messages, last wills, persistent sessions that queue
+what arrives while their client is away, TLS with certificates and a revocation list. It speaks MQTT 3.1.1 only. What
+amqtt 0.12 cannot do, and Mosquitto can:
+
+- MQTT 5: such a client is refused with "unacceptable protocol version".
+- Redelivery of what was in flight: a QoS 1 message that was sent to a client and not acknowledged when the connection
+  broke, or within 5 s, is forgotten. Only what arrived while the client was away is delivered when it returns, and
+  comes with the retain flag set. Stocktide does not depend on it: frames and device events are sent again end to end.
+- Keepalive: a half-open connection is noticed only when its client comes back.
+- Bounds: queues grow with what clients leave in them, and a packet after the first may have any size.
+
+amqtt opens no socket here: `doors.py` says where we listen and whom we let in, `admission.py` reads the first packet,
+and amqtt is given the connection by its interface for listeners that are not its own.
+
+Invariant: it listens on loopback only, and remembers nothing after it stops.
+"""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+
+from amqtt.adapters import StreamWriterAdapter
+from amqtt.broker import Broker
+from amqtt.contexts import Action as AmqttAction
+from amqtt.session import Session
+
+from broker_config.embedded import listeners
+from broker_config.embedded.admission import admitted
+from broker_config.embedded.listeners import Door
+from broker_config.errors import BrokerStartFailed
+from broker_config.policy import Side, matches
+
+HOST: Final = "127.0.0.1"
+CONNECTIONS_MAX: Final = 1_000
+SESSION_S_MAX: Final = 24 * 3600
+HANDSHAKE_S_MAX: Final = 10.0
+END_S_MAX: Final = 5.0
+_PLUGIN: Final = "broker_config.embedded.amqtt_plugin.PolicyPlugin"
+_LISTENER: Final = "default"
+
+
+class EmbeddedBroker:
+    """`async with EmbeddedBroker(side=Side.CLOUD, users=passwords.read(file)) as broker:` serves `broker.port`.
+
+    `users` are names with hashes as in a password file; without them anybody may do anything. Port 0 takes a free one.
+    `given` are doors in the place of that one, as `doors.fleet(…)` has them.
+    """
+
+    def __init__(
+        self, *, port: int = 0, side: Side = Side.CLOUD, users: Mapping[str, str] | None = None,
+        given: Sequence[Door] = (),
+    ) -> None:  # fmt: skip
+        self._side, self._given = side, list(given) or [listeners.only(port, side, users)]
+        self._listeners: dict[str, _Listener] = {}
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        self._clients: dict[str, asyncio.Task[Any]] = {}
+
+    async def __aenter__(self) -> Self:
+        # amqtt reports each client's coming and going, and each malformed packet, as a warning.
+        logging.getLogger("amqtt").setLevel(logging.CRITICAL)
+        logging.getLogger("transitions").setLevel(logging.WARNING)
+        self._broker = _PolicyBroker(
+            {
+                "listeners": {_LISTENER: {"type": "external"}},
+                "session_expiry_interval": SESSION_S_MAX,
+                "plugins": {_PLUGIN: {"side": self._side.value}},
+            }
+        )
+        await self._broker.start()
+        try:
+            await self.open(self._given)
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def open(self, wanted: Sequence[Door]) -> None:
+        """Open doors, or put others in the place of those of the same name; who is inside stays.
+
+        Raises:
+            BrokerStartFailed: a port is taken.
+            InvalidConfig: the files of a door cannot be used; it is as it was.
+        """
+        for door in wanted:
+            known = self._listeners.get(door.name)
+            listener = known or _Listener(door.port)
+            try:
+                await listener.open(door, self._arrived)
+            except BaseException:
+                if known is None:
+                    listener.close()
+                raise
+            self._listeners[door.name] = listener
+
+    def port_of(self, name: str) -> int:
+        """The port of a door."""
+        return self._listeners[name].port
+
+    @property
+    def port(self) -> int:
+        """The port on 127.0.0.1 that clients connect to, where there is one door."""
+        (listener,) = self._listeners.values()
+        return listener.port
+
+    @property
+    def url(self) -> str:
+        return f"mqtt://{HOST}:{self.port}"
+
+    async def _stop(self) -> None:
+        for listener in self._listeners.values():
+            listener.close()
+        # amqtt waits for those who have connected and said nothing, and forgets those who are about to leave.
+        await self._end(*self._connections)
+        await self._broker.shutdown()
+        await self._end(*self._connections)
+
+    async def _arrived(self, door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, from its first packet to its end."""
+        connection = asyncio.current_task()
+        assert connection is not None  # noqa: S101 - a coroutine runs in a task
+        if len(self._connections) >= CONNECTIONS_MAX:
+            writer.transport.abort()
+            return
+        self._connections[connection] = writer
+        client_id: str | None = None
+        try:
+            entered = await admitted(door, self._side, reader, writer)
+            if entered is None:
+                return
+            who, handed = entered
+            # One connection of a client id: whoever comes later takes the place (MQTT-3.1.4-2).
+            while (previous := self._clients.get(who.client_id)) is not None:
+                await self._end(previous)
+            client_id = who.client_id
+            self._clients[client_id] = connection
+            await self._broker.external_connected(handed, StreamWriterAdapter(writer), _LISTENER)
+        except asyncio.CancelledError:
+            # Only `_end` cancels it, and asyncio reports a cancelled connection as an error (before 3.12).
+            return
+        finally:
+            if client_id is not None and self._clients.get(client_id) is connection:
+                del self._clients[client_id]
+            del self._connections[connection]
+            writer.close()
+
+    async def _end(self, *connections: asyncio.Task[Any]) -> None:
+        """Close connections at once, whether their other ends read or not."""
+        if not connections:
+            return
+        for connection in connections:
+            if connection in self._connections:
+                self._connections[connection].transport.abort()
+        _, left = await asyncio.wait(connections, timeout=END_S_MAX)
+        for connection in left:
+            connection.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+class _Listener:
+    """A socket that is listened on as one door says, then as another: none that knocks meanwhile is turned away."""
+
+    def __init__(self, port: int) -> None:
+        try:
+            self._socket = socket.create_server((HOST, port))
+        except OSError as error:
+            raise BrokerStartFailed(
+                f"The embedded broker cannot listen on port {port}.",
+                hint="Is another broker running there? --port 0 takes a free one.",
+            ) from error
+        self._socket.setblocking(False)
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        return int(self._socket.getsockname()[1])
+
+    async def open(
+        self, door: Door, arrived: Callable[[Door, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    ) -> None:
+        """Let in by this door from now on."""
+        context = None if door.tls is None else door.tls()
+        before, self._server = self._server, await asyncio.start_server(
+            lambda reader, writer: arrived(door, reader, writer), sock=self._socket.dup(), ssl=context,
+            ssl_handshake_timeout=None if context is None else HANDSHAKE_S_MAX,
+        )  # fmt: skip
+        if before is not None:
+            before.close()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        if self._server is not None:
+            self._server.close()
+        self._socket.close()
+
+
+class _Subscriptions(dict[str, list[tuple[Session, int]]]):
+    """Subscribers by filter, safe to iterate while others subscribe: amqtt awaits within its loops over them."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(super().keys()))
+
+    def items(self) -> Any:
+        return [(pattern, list(subscribers)) for pattern, subscribers in super().items()]
+
+
+class _PolicyBroker(Broker):
+    """amqtt's broker without two defects that a fleet which reconnects runs into.
+
+    It overrides a private method, so pyproject.toml holds amqtt to the versions that this was written for.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__(config)
+        # 1: a client that subscribes while a message is being distributed made the message vanish.
+        self._subscriptions = _Subscriptions()
+
+    async def _publish_retained_messages_for_subscription(
+        self, subscription: tuple[str, int], session: Session
+    ) -> None:
+        """2: every client that connected was offered the retained messages of all clients' subscriptions."""
+        pattern, qos = subscription
+        if not any(client is session for client, _ in self._subscriptions.get(pattern, ())):
+            return
+        handler = self._get_handler(session)
+        chosen = [
+            retained
+            for topic, retained in list(self._retained_messages.items())
+            if matches(pattern, topic) and await self._topic_filtering(session, topic, AmqttAction.RECEIVE)
+        ]
+        if handler is not None:
+            sends = (handler.mqtt_publish(m.topic, m.data, min(qos, m.qos or 0), retain=True) for m in chosen)
+            # A client that goes away meanwhile asks again when it returns.
+            await asyncio.gather(*sends, return_exceptions=True)

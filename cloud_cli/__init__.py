@@ -1,0 +1,1 @@
+"""`stocktide cloud`: the operators' commands, a file for each noun."""

@@ -1,0 +1,42 @@
+"""Options that several cloud commands share, and the connection they open."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cloud_store.base.connection import Connection
+
+DatabaseUrl = Annotated[
+    str, typer.Option("--database-url", envvar="STOCKTIDE_DATABASE_URL", help="The cloud's database.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
+Tenant = Annotated[str | None, typer.Option("--tenant", "-t", help="Only this tenant.")]
+TheTenant = Annotated[str, typer.Option("--tenant", "-t", help="The tenant.")]
+Site = Annotated[str | None, typer.Option("--site", "-s", help="Only this site.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="Rows at most.")]
+
+
+@contextmanager
+def database(url: str) -> "Iterator[Connection]":
+    """A connection for one command, in the name of whoever runs it."""
+    from cloud_store.base import audit_log  # noqa: PLC0415 - as below
+    from cloud_store.base.connection import (  # noqa: PLC0415 - only commands that need the database load a driver
+        connect,
+    )
+
+    with closing(connect(url, application="stocktide-cli")) as connection:
+        audit_log.act_as(connection, f"cli:{_user()}")
+        yield connection
+
+
+def _user() -> str:
+    """Who runs this command, as far as the machine knows."""
+    import getpass  # noqa: PLC0415 - only commands that need the database ask
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"  # no entry in the password file and no variable says so

@@ -1,0 +1,1 @@
+"""The merge loop of a worker: inbox, batches, acknowledgements, throttle, presence."""

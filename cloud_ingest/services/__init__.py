@@ -1,0 +1,1 @@
+"""What a worker does beside merging, a service for each noun."""

@@ -1,0 +1,237 @@
+"""Certificates for gateways: answers to one-time claims, and to gateways whose certificate runs out.
+
+A claim's secret proves who asks; an unknown claim and a wrong secret get the same answer. The same key gets the same
+certificate again, because an answer may have been lost, and because several workers may answer.
+
+Invariant: bounded and paced: so many wait, the latest of each claim, and so many are answered a second.
+"""
+
+import asyncio
+import hashlib
+import hmac
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+import structlog
+
+from cloud_identity import certificates
+from cloud_identity.authority import Request, Signer
+from cloud_ingest.errors import IngestError, InvalidRequest
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.settings import IngestSettings
+from cloud_ingest.threads import uninterrupted
+from cloud_store.base.errors import StoreError
+from cloud_store.identity.enrolment import Claim, ClaimSpent, EnrolmentStore, GatewayRevoked, Issue
+from wire_protocol import topics
+from wire_protocol.messages import (
+    TWIN_CHARS_MAX,
+    CertificateRequest,
+    CertificateResponse,
+    ClaimRequest,
+    ClaimResponse,
+    InvalidMessage,
+    Issued,
+    Refused,
+)
+from wire_protocol.topics import Channel
+
+_NO_HASH: Final = bytes(32)
+_LOG = structlog.get_logger()
+Answer = TypeVar("Answer", bound=Issued)
+
+
+class Refusal(Exception):
+    """No certificate: why, for the machine and for the person."""
+
+    def __init__(self, kind: Refused, reason: str) -> None:
+        super().__init__(reason)
+        self.kind: Refused = kind
+
+
+class Enrolment:
+    """Answers claims and renewals, one at a time."""
+
+    def __init__(
+        self,
+        settings: IngestSettings,
+        store: EnrolmentStore,
+        signer: Signer | None,
+        publish: Callable[[str, bytes], None],
+        metrics: WorkerMetrics,
+    ) -> None:
+        self._settings, self._store, self._signer = settings, store, signer
+        self._publish, self._metrics = publish, metrics
+        self._waiting: dict[tuple[Channel, str], bytes] = {}
+        self._work = asyncio.Event()
+
+    def claimed(self, claim: str, payload: bytes) -> None:
+        """Somebody presents a claim."""
+        self._take((Channel.CLAIM_REQUEST, claim), payload)
+
+    def renewing(self, gateway: str, payload: bytes) -> None:
+        """A gateway asks for its next certificate."""
+        self._take((Channel.CERTIFICATE_ASK, gateway), payload)
+
+    def _take(self, key: tuple[Channel, str], payload: bytes) -> None:
+        if key not in self._waiting and len(self._waiting) >= self._settings.claims_waiting_max:
+            self._metrics.certificates.labels("dropped").inc()  # whoever asks, asks again
+            return
+        self._waiting[key] = payload
+        self._work.set()
+
+    async def run(self) -> None:
+        """Answer until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._work.wait()
+            began = loop.time()
+            key = next(iter(self._waiting))
+            channel, name = key
+            payload = self._waiting.pop(key)
+            if not self._waiting:
+                self._work.clear()
+            work = self.answer_claim if channel is Channel.CLAIM_REQUEST else self.answer_renewal
+            response = await uninterrupted(partial(work, name, payload))
+            if isinstance(response, ClaimResponse):
+                self._publish(topics.claim(name, Channel.CLAIM_RESPONSE), response.encode())
+            elif response is not None:
+                self._publish(topics.link(name, Channel.CERTIFICATE), response.encode())
+            await asyncio.sleep(max(0.0, began + 1 / self._settings.claims_per_s_max - loop.time()))
+
+    def answer_claim(self, name: str, payload: bytes) -> ClaimResponse | None:
+        """The answer to what came on a claim's topic; None to what is not even a request."""
+        try:
+            request = ClaimRequest.decode(payload)
+        except InvalidMessage:
+            self._metrics.certificates.labels("malformed").inc()
+            return None
+        answer = self._answer(ClaimResponse, request.nonce, f"claim {name}", lambda: self._claim(name, request))
+        return answer if answer.gateway is None else self._with_twin(answer, answer.gateway)
+
+    def answer_renewal(self, gateway: str, payload: bytes) -> CertificateResponse | None:
+        """The answer to a gateway; its name is the broker's word, by the certificate it has now."""
+        try:
+            request = CertificateRequest.decode(payload)
+        except InvalidMessage:
+            self._metrics.certificates.labels("malformed").inc()
+            return None
+        made = partial(self._renewal, gateway, request)
+        return self._answer(CertificateResponse, request.nonce, f"renewal of {gateway}", made)
+
+    def _answer(self, kind: type[Answer], nonce: str, what: str, issue: Callable[[], tuple[str, str]]) -> Answer:
+        try:
+            gateway, certificate_pem = issue()
+            bundle = certificates.pem(self._signing().bundle())
+        except Refusal as refusal:
+            outcome: Refused = refusal.kind
+            said = str(refusal)
+        except (StoreError, IngestError) as error:
+            # What went wrong is the operator's to know; to whoever asks it only means: later.
+            _LOG.warning("certificate_not_issued", asked=what, reason=str(error), hint=error.hint)
+            outcome, said = "unavailable", "The cloud cannot issue certificates now; its operator's log says why."
+        else:
+            self._metrics.certificates.labels("issued").inc()
+            _LOG.info("certificate_issued", asked=what, gateway=gateway)
+            return kind(
+                nonce=nonce, gateway=gateway, certificate_pem=certificate_pem, ca_pem=bundle,
+                brokers=self._settings.brokers_of_gateways,
+            )  # fmt: skip
+        self._metrics.certificates.labels(outcome).inc()
+        _LOG.info("certificate_refused", asked=what, refusal=outcome)
+        return kind(nonce=nonce, refusal=outcome, reason=said)
+
+    def _with_twin(self, answer: ClaimResponse, gateway: str) -> ClaimResponse:
+        """The answer with the gateway's twin, if there is one and room for it; else the first contact brings it."""
+        try:
+            twin = self._store.twin(gateway)
+        except StoreError:
+            return answer  # the certificate is issued, and what there is of it must not wait for a database
+        if twin is None or len(text := twin.encode().decode()) > TWIN_CHARS_MAX:
+            return answer
+        whole = answer.model_copy(update={"twin": text})
+        return whole if len(whole.encode()) <= ClaimResponse.bytes_max else answer
+
+    def _claim(self, name: str, request: ClaimRequest) -> tuple[str, str]:
+        claim = self._store.claim(name)
+        given = secret_hash(request.secret)
+        if not hmac.compare_digest(given, _NO_HASH if claim is None else claim.secret_hash) or claim is None:
+            raise Refusal("unknown", "There is no such claim, or its secret is wrong.")
+        if request.gateway not in {None, claim.gateway}:
+            raise Refusal("other-gateway", f"The claim is for another gateway than {request.gateway}.")
+        wanted = _checked(request.csr_pem, claim.gateway, self._settings.certificate_days)
+        if found := _judged(claim, wanted.fingerprint):
+            return claim.gateway, found
+        issue = self._signed(wanted)
+        try:
+            self._store.use_claim(claim, issue)
+        except GatewayRevoked:
+            raise Refusal("revoked", f"Gateway {claim.gateway} is disabled.") from None
+        except ClaimSpent:
+            # Another worker was faster, perhaps for the same key: what it has recorded is the answer.
+            again = self._store.claim(name)
+            if again is None or (found := _judged(again, wanted.fingerprint)) is None:
+                raise Refusal("busy", "The claim is being answered already; ask again.") from None
+            return claim.gateway, found
+        return claim.gateway, issue.pem
+
+    def _renewal(self, gateway: str, request: CertificateRequest) -> tuple[str, str]:
+        wanted = _checked(request.csr_pem, gateway, self._settings.certificate_days)
+        found = self._store.renewals(gateway, wanted.fingerprint)
+        if not found.active:
+            raise Refusal("revoked", f"Gateway {gateway} is disabled.")
+        if found.certificate_pem is not None:
+            return gateway, found.certificate_pem
+        if found.issued_in_a_day >= self._settings.renewals_per_day_max:
+            raise Refusal("busy", f"{found.issued_in_a_day} certificates were issued within a day.")
+        issue = self._signed(wanted)
+        try:
+            self._store.renew(issue)
+        except GatewayRevoked:
+            raise Refusal("revoked", f"Gateway {gateway} is disabled.") from None
+        return gateway, issue.pem
+
+    def _signing(self) -> Signer:
+        if self._signer is None:
+            raise Refusal("unavailable", "This cloud has no certificate authority.")
+        return self._signer
+
+    def _signed(self, wanted: Request) -> Issue:
+        certificate = self._signing().sign(wanted)
+        return Issue(
+            gateway=wanted.gateway,
+            issuer=certificates.issuer_id(certificate),
+            serial=certificate.serial_number,
+            public_key=wanted.fingerprint,
+            pem=certificates.pem([certificate]),
+            not_after=certificate.not_valid_after_utc,
+        )
+
+
+def _checked(csr_pem: str, gateway: str, days: float) -> Request:
+    try:
+        return Request.of(csr_pem, gateway, days)
+    except InvalidRequest as error:
+        raise Refusal("invalid", str(error)) from None
+
+
+def _judged(claim: Claim, public_key: bytes) -> str | None:
+    """The certificate that a claim has brought this key already; None when it is still to be used.
+
+    Raises:
+        Refusal: it is good for nothing.
+    """
+    if claim.revoked or not claim.active:
+        raise Refusal("revoked", "The claim was revoked." if claim.revoked else f"Gateway {claim.gateway} is disabled.")
+    if claim.expired:
+        raise Refusal("expired", "The claim has run out.")
+    if claim.public_key is None:
+        return None
+    if claim.public_key != public_key or claim.certificate_pem is None:
+        raise Refusal("used", "The claim was used already, with another key.")
+    return claim.certificate_pem
+
+
+def secret_hash(secret: str) -> bytes:
+    """What is kept of a claim's secret; 120 random bits need no stretching."""
+    return hashlib.sha256(secret.encode()).digest()

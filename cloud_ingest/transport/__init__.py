@@ -1,0 +1,1 @@
+"""The broker side of a worker: subscriptions, messages in, messages out, the end of a gateway's connection."""

@@ -1,0 +1,1 @@
+"""Claims, certificates and revocations, as rows."""

@@ -1,0 +1,84 @@
+"""Alarms: what an operator must look at, and what to do about it.
+
+Invariant: bounded. A gateway has at most one open alarm of a kind; the same thing again only raises its count.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias
+
+from psycopg.rows import dict_row
+
+from cloud_store.base import audit_log, sql
+from cloud_store.base.connection import Connection, translated
+from cloud_store.merge.plan import Plan
+
+AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs"]
+DETAIL_CHARS_MAX: Final = 2_000
+ADVICE: Final[dict[AlarmKind, str]] = {
+    "fork": (
+        "A backup was restored, a disk was cloned, or the gateway replaced. "
+        "It fetches what it lacks and opens a new epoch."
+    ),
+    "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Does a second one run?",
+    "stock-differs": (
+        "Gateway and cloud show different stock. Verify, then rebuild what differs from its entries: "
+        "stocktide cloud ledger verify, stocktide edge ledger verify"
+    ),
+}
+_SQL: Final = sql.load("alarms")
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Something about a gateway."""
+
+    gateway: str
+    kind: AlarmKind
+    detail: str
+
+
+def of_plan(planned: Plan) -> Iterable[Alarm]:
+    """What a merge has come across, by gateway."""
+    for arrived, reason in planned.quarantined:
+        if reason.startswith("fork"):
+            yield Alarm(arrived.gateway, "fork", reason)
+    for frame in planned.merged:
+        header = frame.arrived.frame.header
+        if header.frame == 1 and header.after:
+            # The gateway may have noticed before its first frame was refused; somebody must be told all the same.
+            detail = f"went on in epoch {header.epoch}, after {', '.join(sorted(header.after))}"
+            yield Alarm(frame.arrived.gateway, "fork", detail)
+        repeated = [bad.reason for bad in frame.rejected if bad.reason.startswith("counts already")]
+        if repeated:
+            yield Alarm(frame.arrived.gateway, "repeated-events", f"{len(repeated)} scans, such as: {repeated[0]}")
+
+
+def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
+    """Raise alarms, in key order so that two workers cannot deadlock."""
+    latest = {(alarm.gateway, alarm.kind): alarm.detail for alarm in alarms}
+    for (gateway, kind), detail in sorted(latest.items()):
+        connection.execute(_SQL["raise"], {"gateway": gateway, "kind": kind, "detail": detail[:DETAIL_CHARS_MAX]})
+
+
+def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:
+    """End the open alarm of a kind, because what it was about is over: a worker's finding, nobody's action."""
+    connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind})
+
+
+def clear(connection: Connection, gateway: str, kind: AlarmKind | None = None) -> int:
+    """Clear the open alarms of a gateway, of one kind or all, by an operator; returns how many."""
+    with translated(), connection.transaction():
+        rows = connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind}).fetchall()
+        if rows:
+            kinds = sorted(kind for kind, _ in rows)
+            audit_log.record(connection, "alarm.clear", gateway, tenant_id=rows[0][1], kinds=kinds)
+        return len(rows)
+
+
+def listing(
+    connection: Connection, *, limit: int, tenant: str | None = None, cleared: bool = False
+) -> list[dict[str, Any]]:
+    """Open alarms, newest first; with `cleared`, all."""
+    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(_SQL["alarms"], {"limit": limit, "tenant": tenant, "all": cleared}).fetchall()

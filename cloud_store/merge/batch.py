@@ -1,0 +1,183 @@
+"""The merge: frames in, rows, balances and cursors out, in one transaction for each batch.
+
+Everything is ordered: cursors are locked by key, cells by key, dead letters by digest. What still collides with another
+worker is tried again, a bounded number of times.
+
+Invariant: an acknowledgement can be made only from a report, and a report is returned only after the commit.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloud_store.base.connection import Connection, connect, translated
+from cloud_store.base.errors import MergeConflict, Unstorable
+from cloud_store.merge import (
+    alarms,
+    balances,
+    copy,
+    cross_log_dedup,
+    cursors,
+    dead_letters,
+    ledger_rows,
+    plan,
+    site_digests,
+)
+from cloud_store.merge.arrivals import ArrivedFrame, Gateway, MergedFrame, MergeReport
+from cloud_store.merge.dictionary import Dictionary, Vocabulary
+from cloud_store.merge.ledger_rows import CellKey
+from cloud_store.tenancy import registry
+from wire_protocol import proof
+from wire_protocol.replication import NO_CURSOR
+
+ATTEMPTS_MAX: Final = 8
+RETRY_DELAY_S: Final = 0.02
+
+
+class PlanStale(MergeConflict):
+    """Another worker moved a cursor between planning and locking."""
+
+
+@dataclass(slots=True)
+class Merger:
+    """Merges batches over one connection, which is opened when needed and again after it was lost.
+
+    Not thread-safe: one merge at a time. `sleep` and `jitter` (a factor) are for the delay before a retry.
+    """
+
+    database_url: str
+    application: str = "stocktide-ingest"
+    sleep: Callable[[float], None] = time.sleep
+    jitter: Callable[[], float] = field(default=lambda: random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
+    _connection: Connection | None = None
+    _ids: Dictionary = field(default_factory=Dictionary)
+
+    def merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
+        """Merge a batch, in the order given.
+
+        Raises:
+            DatabaseUnavailable: nothing is known to be merged; the gateways send again.
+            MergeConflict: other workers were in the way too many times.
+        """
+        try:
+            return self._merge_retrying(frames, None)
+        except Unstorable as error:
+            return self._isolate(frames, error)
+
+    def close(self) -> None:
+        """Close the connection; the next merge opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _isolate(self, frames: Sequence[ArrivedFrame], error: Unstorable) -> MergeReport:
+        """Find the frame that the database cannot store and merge it with every entry rejected; the rest as usual."""
+        if len(frames) == 1:
+            return self._merge_retrying(frames, f"the database cannot store it: {error}")
+        report = MergeReport()
+        for half in (frames[: len(frames) // 2], frames[len(frames) // 2 :]):
+            report.add(self.merge(half))
+        return report
+
+    def _merge_retrying(self, frames: Sequence[ArrivedFrame], unstorable: str | None) -> MergeReport:
+        for attempt in range(ATTEMPTS_MAX):
+            if attempt:
+                self.sleep(RETRY_DELAY_S * 2**attempt * self.jitter())
+            try:
+                with translated():
+                    report = _merge_once(self._connected(), self._ids, frames, unstorable)
+            except MergeConflict:
+                continue
+            report.retries = attempt
+            return report
+        raise MergeConflict(hint="The gateways send again; if this stays, look for long transactions.")
+
+    def _connected(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
+            try:
+                copy.prepare(connection)
+            except BaseException:
+                # A disk without room: a session that is half prepared would fail for ever.
+                connection.close()
+                raise
+            # The server may be another, older one: see `dictionary`.
+            self._connection, self._ids = connection, Dictionary()
+        return self._connection
+
+
+def _merge_once(
+    connection: Connection, ids: Dictionary, frames: Sequence[ArrivedFrame], unstorable: str | None
+) -> MergeReport:
+    gateways = registry.gateways(connection, {arrived.gateway for arrived in frames})
+    planned = plan.make(frames, gateways, cursors.read(connection, gateways.values()), unstorable=unstorable)
+    cross_log_dedup.take_out(connection, planned)
+    vocabulary = Vocabulary()
+    for frame in planned.merged:
+        vocabulary.add(frame)
+    ids.resolve(connection, vocabulary)
+    rows = ledger_rows.build(planned.merged, ids)
+    planned.report.movements, planned.report.counts = len(rows.movements), len(rows.counts)
+    planned.report.readings = len({(row[7], row[8], row[2]) for row in rows.readings})
+    planned.report.merged = [
+        MergedFrame(frame.arrived, frame.gateway.site_id, tuple(sorted(bad.seq for bad in frame.rejected)))
+        for frame in planned.merged
+        if frame.arrived.stream == "ledger"
+    ]
+    planned.report.tenants = {name: gateway.tenant_id for name, gateway in gateways.items()}
+    for frame in planned.merged:
+        planned.report.take(frame.gateway.name, 1, frame.arrived.frame.header.count)
+    for key, told in rows.bounded.items():
+        planned.report.streams[key].bounded += told
+    with connection.transaction():
+        _require_fresh(connection, planned)
+        _write(connection, planned, rows, ids)
+    return planned.report
+
+
+def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
+    """Lock what the plan depends on; it must be as it was.
+
+    A log of which nothing will be merged and nothing was gets no row: whoever invents epochs leaves no trace. A log
+    that has begun since is found, because its first merge held the cursors of the gateway's other logs, as we do now.
+    """
+    moving = plan.moved(planned)
+    cursors.share_sites(connection, {frame.gateway.site_id for frame in planned.merged})
+    wanted = {key: at for key, at in planned.cursors.items() if key in moving or at != NO_CURSOR}
+    if wanted and cursors.lock(connection, planned.gateways, wanted) != wanted:
+        raise PlanStale
+    if moving and plan.ledger_logs(cursors.read(connection, planned.gateways.values())) != planned.known:
+        raise PlanStale
+
+
+def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary) -> None:
+    copy.movements(connection, rows.movements)
+    copy.readings(connection, rows.readings)
+    copy.frames(connection, planned.merged, ids)
+    changed = balances.book(connection, rows)
+    cross_log_dedup.remember_after(connection, planned)
+    dead_letters.add(connection, list(_letters(planned)))
+    alarms.raise_all(connection, alarms.of_plan(planned))
+    if moved := plan.moved(planned):
+        cursors.advance(connection, planned.gateways, moved)
+    site_digests.keep(connection, _digest_changes(planned, ids, changed))
+
+
+def _digest_changes(planned: plan.Plan, ids: Dictionary, changed: Mapping[CellKey, int]) -> dict[int, int]:
+    """What is added to the digest of each site of the batch. Rejected entries change no stock, but the position."""
+    changes = {frame.gateway.site_id: 0 for frame in planned.merged if frame.arrived.stream == "ledger"}
+    for cell, quantity in changed.items():
+        if quantity:
+            changes[ids.site_of(cell.location_id)] += ids.cell_hash(cell) * quantity
+    return {site_id: proof.add(0, change) for site_id, change in changes.items()}
+
+
+def _letters(planned: plan.Plan) -> list[dead_letters.DeadLetter]:
+    letters = [letter for frame in planned.merged for letter in dead_letters.of_entries(frame)]
+    known: dict[str, Gateway] = planned.gateways
+    letters += [
+        dead_letters.of_frame(arrived, reason, known.get(arrived.gateway)) for arrived, reason in planned.quarantined
+    ]
+    return letters

@@ -1,0 +1,141 @@
+"""The words of ledger entries as integers: items, locations, lots, devices, epochs and metrics.
+
+Words are resolved in a short transaction of their own before the merge. A word nobody has registered becomes a stub:
+the goods exist. Stubs are harmless when the merge that needed them rolls back, and so the cache never holds the id of
+a row that was rolled back.
+
+Invariant: the cache belongs to one connection. After a reconnect the server may be an older replica in which an id
+means nothing, or something else.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from cloud_store.base import sql
+from cloud_store.base.connection import Connection
+from cloud_store.merge.plan import PlannedFrame
+from wire_protocol import proof
+from wire_protocol.entries import Movement, Reading
+from wire_protocol.names import ADJUST
+
+WORDS_CACHED_MAX: Final = 200_000
+CELLS_CACHED_MAX: Final = 500_000
+
+Word: TypeAlias = tuple[int, str]
+_SQL: Final = sql.load("dictionary")
+
+
+class WordTable:
+    """One kind of word, each with its owner: (tenant, SKU), (site, location), (item, lot)."""
+
+    def __init__(self, noun: str) -> None:
+        self._select, self._insert = _SQL[noun], _SQL[f"add_{noun}"]
+        self.ids: dict[Word, int] = {}
+        self.words: dict[int, Word] = {}
+
+    def resolve(self, connection: Connection, words: Iterable[Word]) -> None:
+        """Make sure that `ids` has all these words, creating what the database lacks."""
+        missing = sorted(word for word in words if word not in self.ids)
+        if not missing:
+            return
+        if len(self.ids) + len(missing) > WORDS_CACHED_MAX:
+            # The words of this very batch must stay; forgetting all and asking again is rare and simple.
+            self.ids.clear()
+            self.words.clear()
+            missing = sorted(words)
+        self._read(connection, missing)
+        if unknown := [word for word in missing if word not in self.ids]:
+            connection.execute(self._insert, _columns(unknown))
+            self._read(connection, unknown)
+
+    def _read(self, connection: Connection, words: list[Word]) -> None:
+        for owner, word, number in connection.execute(self._select, _columns(words)):
+            self.ids[owner, word] = number
+            self.words[number] = owner, word
+
+
+def _columns(words: list[Word]) -> Mapping[str, list[int] | list[str]]:
+    return {"owners": [owner for owner, _ in words], "words": [word for _, word in words]}
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """The words that a batch uses."""
+
+    items: set[Word] = field(default_factory=set)
+    locations: set[Word] = field(default_factory=set)
+    lots: set[tuple[int, str, str]] = field(default_factory=set)
+    devices: set[Word] = field(default_factory=set)
+    epochs: set[Word] = field(default_factory=set)
+    metrics: set[Word] = field(default_factory=set)
+
+    def add(self, planned: PlannedFrame) -> None:
+        """Collect the words of a frame."""
+        gateway = planned.gateway
+        self.epochs.add((gateway.gateway_id, planned.arrived.frame.header.epoch))
+        # Every site needs it: a late movement books against it without any count in the batch.
+        self.locations.add((gateway.site_id, ADJUST))
+        # Words first, owners then: the same few words come again and again in a frame.
+        devices: set[str | None] = set()
+        goods: set[tuple[str, str | None]] = set()
+        locations: set[str] = set()
+        for _, entry in planned.entries:
+            devices.add(entry.device)
+            if isinstance(entry, Movement):
+                goods.add((entry.sku, entry.lot))
+                locations.add(entry.source)
+                locations.add(entry.destination)
+            elif isinstance(entry, Reading):
+                self.metrics.update((0, name) for name in entry.values)
+            else:
+                goods.add((entry.sku, entry.lot))
+                locations.add(entry.location)
+        self.devices.update((gateway.gateway_id, device) for device in devices if device is not None)
+        self.items.update((gateway.tenant_id, sku) for sku, _ in goods)
+        self.lots.update((gateway.tenant_id, sku, lot) for sku, lot in goods if lot is not None)
+        self.locations.update((gateway.site_id, location) for location in locations)
+
+
+class Dictionary:
+    """The ids of words, cached for one connection."""
+
+    def __init__(self) -> None:
+        self._tables = {
+            noun: WordTable(noun) for noun in ("items", "locations", "lots", "devices", "epochs", "metrics")
+        }
+        self.items = self._tables["items"].ids
+        self.locations = self._tables["locations"].ids
+        self.lots = self._tables["lots"].ids
+        self.devices = self._tables["devices"].ids
+        self.epochs = self._tables["epochs"].ids
+        self.metrics = self._tables["metrics"].ids
+        self._cell_hashes: dict[tuple[int, int, int], int] = {}
+
+    def resolve(self, connection: Connection, words: Vocabulary) -> None:
+        """Give every word an id; each kind in its own short transaction."""
+        for noun in ("items", "locations", "devices", "epochs", "metrics"):
+            self._tables[noun].resolve(connection, getattr(words, noun))
+        # A lot belongs to an item, so it comes after them.
+        self._tables["lots"].resolve(connection, {(self.items[owner, sku], lot) for owner, sku, lot in words.lots})
+
+    def site_of(self, location_id: int) -> int:
+        """The site of a location of the batch."""
+        return self._tables["locations"].words[location_id][0]
+
+    def adjust_of(self, location_id: int) -> int:
+        """The `@adjust` of a location's site."""
+        return self.locations[self.site_of(location_id), ADJUST]
+
+    def cell_hash(self, cell: tuple[int, int, int]) -> int:
+        """`proof.cell_hash` of a cell of the batch, by the ids of its location, item and lot."""
+        found = self._cell_hashes.get(cell)
+        if found is None:
+            if len(self._cell_hashes) >= CELLS_CACHED_MAX:
+                self._cell_hashes.clear()
+            location_id, item_id, lot_id = cell
+            names = (self._tables["locations"].words[location_id][1], self._tables["items"].words[item_id][1])
+            # Lot 0 is none.
+            found = proof.cell_hash(*names, self._tables["lots"].words[lot_id][1] if lot_id else "")
+            self._cell_hashes[cell] = found
+        return found

@@ -1,0 +1,169 @@
+"""What a batch of frames will do, decided from the cursors alone.
+
+The plan is made before the transaction, from cursors read without a lock, so that new words can get their ids first
+and the locks are held briefly. The merge locks the cursors and compares: a plan is carried out only on the cursors it
+was made for.
+
+Invariant: planning is pure. The same frames on the same cursors give the same plan.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from cloud_store.merge.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport, StreamOutcome
+from wire_protocol.entries import Count, Movement, Reading
+from wire_protocol.frames import EPOCHS_MAX
+from wire_protocol.messages import Rejected
+from wire_protocol.problems import REASON_CHARS_MAX
+from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedEntry:
+    """An entry that does not count; `row` is None when the whole frame could not be read."""
+
+    seq: int
+    reason: str
+    row: object
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFrame:
+    """A frame that will be merged: its usable entries with their sequence numbers, and the others with the reason."""
+
+    arrived: ArrivedFrame
+    gateway: Gateway
+    entries: list[tuple[int, Movement | Count | Reading]]
+    rejected: list[RejectedEntry]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What will happen: frames to merge, frames to quarantine with the reason, and the report to give afterwards.
+
+    `cursors` are the logs that the plan depends on, as they were: those of its frames, and for a gateway with several
+    epochs all of them. `known` are all ledger logs that its gateways had.
+    """
+
+    gateways: dict[str, Gateway]
+    cursors: dict[LogKey, Cursor]
+    known: frozenset[LogKey] = frozenset()
+    merged: list[PlannedFrame] = field(default_factory=list)
+    quarantined: list[tuple[ArrivedFrame, str]] = field(default_factory=list)
+    report: MergeReport = field(default_factory=MergeReport)
+
+
+def make(
+    frames: Iterable[ArrivedFrame],
+    gateways: Mapping[str, Gateway],
+    cursors: Mapping[LogKey, Cursor],
+    *,
+    unstorable: str | None = None,
+) -> Plan:
+    """Judge the frames in the order they came.
+
+    Args:
+        frames: what arrived.
+        gateways: the registry's rows of the gateways concerned.
+        cursors: where every log of these gateways stands.
+        unstorable: reject every entry for this reason; the frames keep their place in the chain.
+    """
+    plan, logs = Plan(dict(gateways), {}, known=ledger_logs(cursors)), _by_stream(cursors)
+    for arrived in frames:
+        gateway = gateways.get(arrived.gateway)
+        if gateway is None or not gateway.active:
+            _refuse(plan, arrived, gateway)
+            continue
+        key = arrived.log
+        if key not in plan.report.streams:
+            plan.cursors[key] = cursors.get(key, NO_CURSOR)
+            older = _older(logs[key[:2]], key) if key.stream == "ledger" else {}
+            plan.cursors |= {key._replace(epoch=epoch): cursor for epoch, cursor in older.items()}
+            plan.report.streams[key] = StreamOutcome(Receiver(*key, plan.cursors[key], older))
+        _judge(plan, arrived, gateway, plan.report.streams[key], unstorable)
+    return plan
+
+
+def _by_stream(cursors: Mapping[LogKey, Cursor]) -> Mapping[tuple[str, str], dict[LogKey, Cursor]]:
+    """The logs of each stream of each gateway of which something was merged."""
+    logs: defaultdict[tuple[str, str], dict[LogKey, Cursor]] = defaultdict(dict)
+    for key, cursor in cursors.items():
+        if cursor.frame:
+            logs[key[:2]][key] = cursor
+    return logs
+
+
+def _refuse(plan: Plan, arrived: ArrivedFrame, gateway: Gateway | None) -> None:
+    reason = "the gateway is not in the registry" if gateway is None else "the gateway is disabled"
+    plan.report.refused.add(arrived.gateway)
+    plan.quarantined.append((arrived, reason))
+
+
+def _judge(plan: Plan, arrived: ArrivedFrame, gateway: Gateway, outcome: StreamOutcome, unstorable: str | None) -> None:
+    match outcome.receiver.offer(arrived.frame.header, arrived.frame.digest):
+        case Verdict.DUPLICATE:
+            plan.report.duplicates += 1
+        case Verdict.AHEAD:
+            plan.report.ahead += 1
+        case Verdict.FORK:
+            plan.report.forks += 1
+            plan.quarantined.append((arrived, f"fork: {outcome.receiver.fork}"))
+        case Verdict.MERGE:
+            planned = _read(arrived, gateway, unstorable)
+            plan.merged.append(planned)
+            plan.report.frames += 1
+            _tell(plan, outcome, planned.rejected)
+
+
+def _older(logs: Mapping[LogKey, Cursor], log: LogKey) -> dict[str, Cursor]:
+    """The gateway's other logs by epoch: as many of the latest as a frame can say that it knows."""
+    latest = sorted(other.epoch for other in logs if other != log)[-EPOCHS_MAX:]
+    return {epoch: logs[log._replace(epoch=epoch)] for epoch in latest}
+
+
+def ledger_logs(cursors: Mapping[LogKey, Cursor]) -> frozenset[LogKey]:
+    """The ledger logs of which something was merged."""
+    return frozenset(key for key, cursor in cursors.items() if key.stream == "ledger" and cursor.frame)
+
+
+def moved(plan: Plan) -> dict[LogKey, Cursor]:
+    """Where the plan moves logs to."""
+    ends = {key: outcome.receiver.cursor for key, outcome in plan.report.streams.items()}
+    return {key: cursor for key, cursor in ends.items() if cursor != plan.cursors[key]}
+
+
+def reject(plan: Plan, planned: PlannedFrame, reasons: Mapping[int, str]) -> None:
+    """Take entries out of a planned frame: (seq, reason)."""
+    first, rows = planned.arrived.frame.header.first_seq, planned.arrived.frame.rows
+    out = [RejectedEntry(seq, reason, rows[seq - first]) for seq, reason in sorted(reasons.items())]
+    planned.entries[:] = [(seq, entry) for seq, entry in planned.entries if seq not in reasons]
+    planned.rejected.extend(out)
+    _tell(plan, plan.report.streams[planned.arrived.log], out)
+
+
+def _tell(plan: Plan, outcome: StreamOutcome, rejected: list[RejectedEntry]) -> None:
+    plan.report.rejected += len(rejected)
+    outcome.rejected += [Rejected(seq=bad.seq, reason=bad.reason) for bad in rejected]
+
+
+def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> PlannedFrame:
+    """Sort the entries of a frame that is next in its chain."""
+    frame, first = arrived.frame, arrived.frame.header.first_seq
+    if problem := unstorable or frame.problem:
+        reason = problem[:REASON_CHARS_MAX]
+        lost = [RejectedEntry(seq, reason, None) for seq in range(first, frame.header.last_seq + 1)]
+        return PlannedFrame(arrived, gateway, [], lost)
+    # The count in the header moves the cursor, so it must be the number of rows: asserted here again.
+    assert len(frame.rows) == frame.header.count  # noqa: S101 - frames.decode promises it
+    entries, problems = arrived.validated()
+    rejected = [RejectedEntry(first + index, reason, frame.rows[index]) for index, reason in problems]
+    usable: list[tuple[int, Movement | Count | Reading]] = []
+    wanted = (Movement, Count) if arrived.stream == "ledger" else (Reading,)
+    for seq, entry in enumerate(entries, first):
+        if isinstance(entry, wanted):
+            usable.append((seq, entry))
+        elif entry is not None:
+            reason = f"a {entry.kind} does not belong into the stream {arrived.stream}"
+            rejected.append(RejectedEntry(seq, reason, frame.rows[seq - first]))
+    return PlannedFrame(arrived, gateway, usable, rejected)

@@ -1,0 +1,1 @@
+"""What goes down to gateways: twins, commands, catalogue, firmware, jobs, frames of the site."""

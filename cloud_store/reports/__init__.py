@@ -1,0 +1,1 @@
+"""What people read: stock, history, verification and comparison of stock."""

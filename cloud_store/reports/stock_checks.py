@@ -1,0 +1,83 @@
+"""What is needed to compare a gateway's stock with the cloud's: digests, a snapshot for the bisection, alarms.
+
+Invariant: balances and position are read in one snapshot, or they would not belong together.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from cloud_store.base.connection import translated
+from cloud_store.base.session import Session
+from cloud_store.merge import alarms, site_digests
+from cloud_store.merge.alarms import Alarm
+from cloud_store.merge.site_digests import SiteDigest
+from wire_protocol import proof
+from wire_protocol.proof import StockProof
+from wire_protocol.stock import Cell
+
+
+class Comparison(NamedTuple):
+    """A gateway's proof beside the cloud's: whether they are of the same position, agree, and the cloud is intact."""
+
+    comparable: bool
+    agrees: bool
+    intact: bool
+
+
+class Snapshot(NamedTuple):
+    """A site's stock in its balances, the position it belongs to, and the digest that the merge has kept there."""
+
+    on_hand: list[tuple[Cell, int]]
+    position: int
+    kept: int
+
+
+class ProofStore(Session):
+    """Reads and notes over one connection, which is opened when needed and again after it was lost.
+
+    Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
+    """
+
+    def compare(self, gateway: str, theirs: StockProof, *, scan_s: float) -> Comparison | None:
+        """Compare a gateway's proof with what the merge has kept, and that with the balances if a scan is due.
+
+        None for a gateway that is not active, or a site where nothing was merged yet.
+        """
+        with translated():
+            ours = site_digests.of_gateway(self._connected(), gateway, scan_s=scan_s)
+            if ours is None:
+                return None
+            intact = self._scan(gateway, ours) if ours.scan_due else not ours.damaged
+            digest = ours.recent.get(int(theirs.position, 16))
+            agrees = digest is not None and proof.as_text(digest) == theirs.digest
+            if agrees and intact:
+                site_digests.note_proof(self._connected(), gateway, differs=False)
+                alarms.settle(self._connected(), gateway, "stock-differs")
+            return Comparison(digest is not None, agrees, intact)
+
+    def snapshot(self, gateway: str) -> Snapshot | None:
+        """The stock of a gateway's site as it is in the balances; None for a gateway that is not active."""
+        with translated(), self._connected().transaction():
+            self._connected().execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            ours = site_digests.of_gateway(self._connected(), gateway, scan_s=0)
+            if ours is None:
+                return None
+            return Snapshot(list(site_digests.balances(self._connected(), ours.site_id)), ours.position, ours.digest)
+
+    def differ(self, gateway: str, differences: Iterable[tuple[Cell, int, int]], *, complete: bool) -> None:
+        """Raise the alarm: each cell with what the cloud and what the gateway has."""
+        lines = [
+            f"{cell.sku}{f' lot {cell.lot}' if cell.lot else ''} at {cell.location}: cloud {ours}, gateway {theirs}"
+            for cell, ours, theirs in differences
+        ]
+        detail = "; ".join(lines) + ("" if complete else "; and more")
+        with translated():
+            site_digests.note_proof(self._connected(), gateway, differs=True)
+            alarms.raise_all(self._connected(), [Alarm(gateway, "stock-differs", detail)])
+
+    def _scan(self, gateway: str, kept: SiteDigest) -> bool:
+        """Whether the balances add up to the digest that was kept."""
+        found = self.snapshot(gateway)
+        damaged = found is not None and proof.stock_digest(found.on_hand) != found.kept
+        site_digests.note_scan(self._connected(), kept.site_id, damaged=damaged)
+        return not damaged

@@ -1,0 +1,1 @@
+"""Tenants: registry, quotas, keys, permissions, database users."""

@@ -1,0 +1,1 @@
+"""`stocktide edge`: the technician's commands, a file for each noun."""

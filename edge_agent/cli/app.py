@@ -1,0 +1,369 @@
+"""`stocktide edge`: the technician's commands. All but `run` work on the ledger file alone, agent or no agent.
+
+Heavy imports happen inside the commands: the answer to `stock` must be there before the hand is back in the glove.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from command_line.output import FAILED, ErrorGroup, emit_json, facts, local_time, short_time, table
+from edge_agent.cli import booking
+from edge_agent.cli.devices import device_app, firmware, letters_app
+from edge_agent.cli.enroll import certificate, enroll
+from edge_agent.cli.ledger import ledger_app
+from edge_agent.cli.options import Json, LedgerPath, Limit
+
+if TYPE_CHECKING:
+    from edge_agent.ledger.database import Connection
+    from edge_agent.provisioning.twin import ConfigRow
+
+app = typer.Typer(
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="The gateway: the technician's commands, and the agent.",
+)
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(device_app, name="device")
+app.add_typer(letters_app, name="dead-letter")
+app.command()(firmware)
+app.command()(enroll)
+app.command()(certificate)
+
+SkuFilter = Annotated[str | None, typer.Argument(metavar="[SKU]", help="Only this SKU.")]
+LocationFilter = Annotated[str | None, typer.Option("--location", "-l", help="Only this location.")]
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> "Iterator[Connection]":
+    from edge_agent.ledger import database  # noqa: PLC0415
+
+    with contextlib.closing(database.open_reader(path)) as connection:
+        yield connection
+
+
+@app.command()
+def init(
+    ledger: LedgerPath,
+    gateway: Annotated[str, typer.Option("--gateway", "-g", help="This gateway's name, unique across all tenants.")],
+    cloud: Annotated[str | None, typer.Option("--cloud", help="The cloud's broker, mqtt://user:password@host.")] = None,
+    local: Annotated[str | None, typer.Option("--local", help="The gateway's own broker.")] = None,
+    device: Annotated[list[str] | None, typer.Option("--device", "-d", help="A device that may speak here.")] = None,
+    json_: Json = False,
+) -> None:
+    """Create this gateway's ledger."""
+    from edge_agent.ledger import database  # noqa: PLC0415
+    from edge_agent.ledger.clock import SystemClock  # noqa: PLC0415
+    from edge_agent.ledger.ledger import Ledger  # noqa: PLC0415
+    from edge_agent.ledger.sql import statement  # noqa: PLC0415
+    from wire_protocol import names  # noqa: PLC0415
+    from wire_protocol.address import BrokerAddress  # noqa: PLC0415
+
+    for url in (cloud, local):
+        if url is not None:
+            BrokerAddress.parse(url)
+    devices = [names.device(name) for name in device or []]
+    with Ledger.create(ledger, gateway, SystemClock(), cloud_url=cloud, local_url=local) as made:
+        with database.transaction(made.connection):
+            made.connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
+        if json_:
+            emit_json({"ledger": str(ledger), "gateway": made.gateway, "epoch": made.epoch, "devices": devices})
+            return
+        facts([("ledger", ledger), ("gateway", made.gateway), ("epoch", made.epoch), ("devices", len(devices))])
+        typer.echo("\nNext: stocktide edge device add NAME, then stocktide edge run")
+
+
+@app.command()
+def run(
+    ledger: LedgerPath,
+    cloud: Annotated[str | None, typer.Option("--cloud", help="The cloud's broker; else as given to init.")] = None,
+    local: Annotated[str | None, typer.Option("--local", help="The gateway's own broker.")] = None,
+    mqtt_version: Annotated[str | None, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = None,
+) -> None:
+    """Run the agent: devices in, ledger, uplink. Stops cleanly on SIGTERM."""
+    import asyncio  # noqa: PLC0415
+
+    from edge_agent import agent  # noqa: PLC0415
+    from edge_agent.logs import configure  # noqa: PLC0415
+    from edge_agent.settings import EdgeSettings  # noqa: PLC0415
+
+    given: dict[str, Any] = {"cloud_url": cloud, "local_url": local, "mqtt_version": mqtt_version}
+    settings = EdgeSettings(ledger=ledger, **{name: value for name, value in given.items() if value is not None})
+    configure()
+    asyncio.run(agent.run(settings))
+
+
+@app.command()
+def restore(
+    ledger: LedgerPath,
+    gateway: Annotated[str, typer.Option("--gateway", "-g", help="The name of the gateway that is replaced.")],
+    cloud: Annotated[str, typer.Option("--cloud", help="The cloud's broker, mqtt://user:password@host.")],
+    mqtt_version: Annotated[str, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = "5",
+    wait_s: Annotated[float, typer.Option("--wait", min=1, help="Give up after so many seconds of silence.")] = 60.0,
+    json_: Json = False,
+) -> None:
+    """Replace a dead gateway: a new ledger with everything that the cloud has of its site."""
+    import logging  # noqa: PLC0415
+    import sys  # noqa: PLC0415
+
+    from edge_agent.logs import configure  # noqa: PLC0415
+    from edge_agent.restore import restore as fetch  # noqa: PLC0415
+    from edge_agent.settings import EdgeSettings  # noqa: PLC0415
+
+    settings = EdgeSettings.model_validate({"ledger": ledger, "mqtt_version": mqtt_version})
+    configure(logging.WARNING)
+    with typer.progressbar(length=1, label="Fetching", file=sys.stderr, hidden=json_) as bar:
+
+        def progress(fetched: int, known: int) -> None:
+            bar.length = max(1, known)
+            bar.update(fetched - bar.pos)
+
+        done = fetch(ledger, gateway, cloud, settings, wait_s=wait_s, progress=progress)
+    if json_:
+        emit_json(asdict(done))
+        return
+    facts([("ledger", ledger), ("epoch", done.epoch), ("logs", done.logs), ("entries", done.entries),
+           ("devices", ", ".join(done.devices) or "none had reported")])  # fmt: skip
+    typer.echo("\nNext: stocktide edge run")
+
+
+@app.command("twin")
+def twin_(ledger: LedgerPath, json_: Json = False) -> None:
+    """What the cloud wants this gateway and its devices to be, and how far they are."""
+    from edge_agent.provisioning import twin  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        version, state, rows = twin.version(connection), twin.state(connection), twin.rows(connection)
+    limits = state.limits.model_dump(exclude_none=True)
+    if json_:
+        devices = [row._asdict() | {"body": json.loads(row.body)} for row in rows]
+        emit_json({"version": version, "limits": limits, "devices": devices})
+        return
+    if not version:
+        typer.echo("The cloud has given this gateway no twin yet.")
+        return
+    facts([("version", version), *((name.replace("_", " ") + " at most", value) for name, value in limits.items())])
+    if rows:
+        typer.echo()
+        table(
+            ["device", "told", "confirmed", "state", "configuration"],
+            [[row.name, row.version, row.confirmed or None, _twin_state(row), row.body] for row in rows],
+            numbers=["told", "confirmed"],
+        )
+
+
+@app.command("item")
+def item_(
+    ledger: LedgerPath,
+    sku: SkuFilter = None,
+    limit: Limit = 50,
+    json_: Json = False,
+) -> None:
+    """What the catalogue says of items; works offline."""
+    from edge_agent.provisioning import catalog  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        found, (known, locations) = list(catalog.items(connection, sku, limit=limit)), catalog.size(connection)
+        complete = catalog.place(connection).complete
+    if json_:
+        emit_json([each.model_dump() for each in found])
+        return
+    if not found:
+        typer.echo(f"There is no item {sku} in the catalogue." if sku else "The cloud has sent no catalogue yet.")
+        raise typer.Exit(FAILED if sku else 0)
+    tracked = ("lot_tracked", "serial_tracked", "expiry_tracked")
+    rows = [
+        [each.sku, each.name, each.gtin, each.unit, ", ".join(name[:-8] for name in tracked if getattr(each, name)),
+         each.reorder_point, "retired" if each.retired else None]
+        for each in found
+    ]  # fmt: skip
+    table(["sku", "name", "gtin", "unit", "tracked by", "reorder at", "state"], rows, numbers=["reorder at"],
+          optional=["tracked by", "reorder at", "state", "gtin"])  # fmt: skip
+    if not sku:
+        more = "" if complete else "; more is on its way"
+        typer.echo(f"\n{len(found)} of {known} items, {locations} locations{more}")
+
+
+@app.command()
+def recount(ledger: LedgerPath, json_: Json = False) -> None:
+    """What the cloud has asked to be counted and nobody has counted yet."""
+    from edge_agent.provisioning.recounts import waiting  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = waiting(connection)
+    if json_:
+        emit_json(rows)
+    elif rows:
+        columns = ("location", "sku", "lot", "note")
+        cells = [[*(row[name] for name in columns), local_time(row["asked_ms"])] for row in rows]
+        table([*columns, "asked"], cells)
+        typer.echo("\nCount with: stocktide edge count SKU QUANTITY LOCATION")
+    else:
+        typer.echo("Nothing is asked to be counted.")
+
+
+def _twin_state(row: "ConfigRow") -> str:
+    return row.problem or ("obeyed" if row.confirmed >= row.version else "not confirmed")
+
+
+@app.command()
+def status(ledger: LedgerPath, json_: Json = False) -> None:
+    """What this gateway has, and how far the cloud has it."""
+    from edge_agent.ledger import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        found = queries.status(connection, ledger)
+    if json_:
+        emit_json(found)
+        return
+    facts(
+        [
+            ("gateway", found["gateway"]),
+            ("ledger", f"{found['ledger']} ({found['size_bytes'] / 1e6:.1f} MB)"),
+            ("agent", "running" if found["agent_running"] else "not running"),
+            ("cloud", found["cloud_url"] or "none: working offline"),
+            ("entries", found["entries"]),
+            ("readings", found["readings"]),
+            ("devices online", found["devices_online"]),
+            ("shelves below zero", found["below_zero"] or None),
+            ("dead letters", found["dead_letters"] or None),
+            ("rejected by cloud", found["verdicts"] or None),
+            *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
+        ]
+    )
+    typer.echo()
+    table(
+        ["stream", "frames sealed", "in cloud", "waiting", "last contact"],
+        [
+            [name, at["sealed_frame"], at["acked_frame"], at["waiting"], local_time(at["acked_ms"]) or "never"]
+            for name, at in found["streams"].items()
+        ],
+        numbers=["frames sealed", "in cloud", "waiting"],
+        whole=["last contact"],
+    )
+    if found["site_logs"]:
+        typer.echo()
+        table(
+            ["other logs of the site", "epoch", "entries"],
+            [[log["gateway"], log["epoch"], log["entries"]] for log in found["site_logs"]],
+            numbers=["entries"],
+        )
+    for name, at in found["streams"].items():
+        if at["fork"]:
+            typer.echo(f"\nThe cloud keeps {name} in quarantine: {at['fork']}.")
+            typer.echo("hint: this ledger and the cloud have different histories, as after restoring a backup.")
+            typer.echo("      Nothing is lost: on contact the agent fetches what it lacks and opens a new epoch.")
+
+
+@app.command()
+def stock(
+    ledger: LedgerPath,
+    sku: SkuFilter = None,
+    location: LocationFilter = None,
+    virtual: Annotated[bool, typer.Option("--virtual", help="Also @supplier, @customer, …")] = False,
+    zero: Annotated[bool, typer.Option("--zero", help="Also empty shelves.")] = False,
+    limit: Limit = 1_000,
+    json_: Json = False,
+) -> None:
+    """On hand, by SKU and location."""
+    from edge_agent.ledger import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = queries.stock(connection, sku=sku, location=location, virtual=virtual, zero=zero, rows_max=limit)
+    if json_:
+        emit_json([queries.as_json(row) for row in rows])
+        return
+    if not rows:
+        typer.echo("No stock." if sku is None and location is None else "No stock there.")
+        return
+    table(
+        ["SKU", "location", "lot", "on hand", "counted"],
+        [[row.sku, row.location, row.lot, row.on_hand, local_time(row.counted_ms)] for row in rows],
+        numbers=["on hand"],
+        whole=["counted"],
+        optional=["lot", "counted"],
+    )
+    if len(rows) == limit:
+        typer.echo(f"\nThe first {limit} rows; more with --limit.", err=True)
+
+
+@app.command()
+def history(
+    ledger: LedgerPath,
+    sku: SkuFilter = None,
+    location: LocationFilter = None,
+    limit: Limit = 30,
+    json_: Json = False,
+) -> None:
+    """Movements and counts, newest first."""
+    from edge_agent.ledger import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = queries.history(connection, sku=sku, location=location, rows_max=limit)
+        here = queries.gateway(connection)
+    if json_:
+        emit_json([queries.as_json(row) for row in rows])
+        return
+    if not rows:
+        typer.echo("Nothing has happened there yet.")
+        return
+    table(
+        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud"],
+        [
+            [
+                row.seq, short_time(row.at_ms), row.kind,
+                row.quantity if row.variance is None else f"{row.quantity} ({row.variance:+d})",
+                row.sku, row.lot, row.destination if row.source is None else f"{row.source} → {row.destination}",
+                row.actor or row.device, row.reference, "" if row.gateway == here else row.gateway,
+                row.verdict or ("" if row.in_cloud else "waits"),
+            ]
+            for row in rows
+        ],
+        numbers=["entry", "quantity"],
+        whole=["time", "what"],
+        optional=["lot", "by", "ref", "gateway", "cloud"],
+    )  # fmt: skip
+
+
+@app.command()
+def readings(
+    ledger: LedgerPath,
+    device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only this device.")] = None,
+    limit: Limit = 30,
+    json_: Json = False,
+) -> None:
+    """Sensor readings, newest first."""
+    from edge_agent.ledger import queries  # noqa: PLC0415
+
+    with _reading(ledger) as connection:
+        rows = queries.readings(connection, device=device, rows_max=limit)
+    if json_:
+        emit_json([queries.as_json(row) for row in rows])
+        return
+    if not rows:
+        typer.echo("No readings.")
+        return
+    table(
+        ["time", "device", "metric", "value"],
+        [[local_time(row.at_ms), row.device, row.metric, f"{row.value:g}"] for row in rows],
+        numbers=["value"],
+    )
+
+
+for command in (
+    booking.receive,
+    booking.pick,
+    booking.move,
+    booking.ship,
+    booking.arrive,
+    booking.scrap,
+    booking.count,
+):
+    app.command()(command)

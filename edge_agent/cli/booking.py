@@ -1,0 +1,110 @@
+"""`stocktide edge receive|pick|move|ship|arrive|scrap|count`: what a technician books by hand, agent or no agent."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from command_line.output import emit_json
+from edge_agent.cli.options import Json, LedgerPath
+
+if TYPE_CHECKING:
+    from wire_protocol.entries import EntryKind
+
+Sku = Annotated[str, typer.Argument(help="What.")]
+Quantity = Annotated[int, typer.Argument(min=0, help="How many base units.")]
+Lot = Annotated[str | None, typer.Option("--lot", help="Lot or batch.")]
+Serial = Annotated[str | None, typer.Option("--serial", help="Serial number.")]
+Reference = Annotated[str | None, typer.Option("--ref", help="Order, delivery note, …")]
+Actor = Annotated[str | None, typer.Option("--by", envvar="STOCKTIDE_ACTOR", help="Who.")]
+From = Annotated[str, typer.Argument(metavar="FROM", help="Taken from this location.")]
+To = Annotated[str, typer.Argument(metavar="TO", help="Put at this location.")]
+Site = Annotated[str, typer.Argument(metavar="SITE", help="The receiving site.")]
+
+
+def _book(path: Path, kind: "EntryKind", sku: str, quantity: int, *, json_: bool, **fields: str | None) -> None:
+    """Append a technician's own entry and show what it did."""
+    from edge_agent.ledger.booking import book  # noqa: PLC0415
+
+    booked = book(path, kind, sku, quantity, **fields)
+    if json_:
+        emit_json(booked.as_json())
+        return
+    typer.echo(booked.sentence())
+    for warning in booked.warnings():
+        typer.echo(f"note: {warning}", err=True)
+
+
+def receive(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, to: To,
+    customer: Annotated[bool, typer.Option("--return", help="A customer's return, not a delivery.")] = False,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods have come in."""
+    _book(
+        ledger, "receive", sku, quantity, source="@customer" if customer else None, destination=to,
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+def pick(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods have gone to a customer."""
+    _book(ledger, "pick", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
+
+
+def move(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From, to: To,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods have moved from one location to another."""
+    _book(
+        ledger, "move", sku, quantity, source=source, destination=to,
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+def ship(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From, site: Site,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods are on their way to another site."""
+    from wire_protocol.names import transit  # noqa: PLC0415
+
+    _book(
+        ledger, "ship", sku, quantity, source=source, destination=transit(site),
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+def arrive(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, to: To,
+    site: Annotated[str, typer.Option("--site", help="This site, as the sender named it.")],
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods from another site have come in."""
+    from wire_protocol.names import transit  # noqa: PLC0415
+
+    _book(
+        ledger, "arrive", sku, quantity, source=transit(site), destination=to,
+        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
+    )  # fmt: skip
+
+
+def scrap(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From,
+    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """Goods are spoilt, broken or lost."""
+    _book(ledger, "scrap", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
+
+
+def count(
+    ledger: LedgerPath, sku: Sku, quantity: Quantity,
+    location: Annotated[str, typer.Argument(metavar="LOCATION", help="Where it was counted.")],
+    lot: Lot = None, ref: Reference = None, by: Actor = None, json_: Json = False,
+) -> None:  # fmt: skip
+    """So many are there: absolute, and true from now on."""
+    _book(ledger, "count", sku, quantity, location=location, lot=lot, reference=ref, actor=by, json_=json_)

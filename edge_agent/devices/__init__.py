@@ -1,0 +1,1 @@
+"""The gateway's devices: messages in, receipts, configuration and firmware out."""

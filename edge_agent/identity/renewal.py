@@ -1,0 +1,57 @@
+"""The certificate's renewal: asked for at two thirds of its life over the link that it keeps open, and put in place.
+
+The connection stays as it is, so there is no gap; the next one uses the new certificate.
+
+Invariant: the old identity holds until the new one is complete.
+"""
+
+import secrets
+from collections.abc import Callable
+
+import structlog
+
+from edge_agent.errors import EdgeError
+from edge_agent.identity.keystore import IdentityFolder
+from wire_protocol.messages import CertificateRequest, CertificateResponse
+
+log = structlog.get_logger("edge_agent.identity.renewal")
+
+
+class Renewal:
+    """When to ask and what to do with the answer; `now_ms` is the true time, None while nobody has told it."""
+
+    def __init__(self, identity: IdentityFolder, gateway: str, now_ms: Callable[[], int | None]) -> None:
+        self._identity, self._gateway, self._now_ms = identity, gateway, now_ms
+        self._nonce: str | None = None
+
+    def question(self) -> CertificateRequest | None:
+        """What to ask now, if it is time. Touches files: call it in a thread."""
+        now_ms = self._now_ms()
+        current = None if now_ms is None else self._identity.due(now_ms)
+        if current is None or now_ms is None:
+            return None
+        self._nonce = secrets.token_hex(8)
+        csr_pem = self._identity.pending(self._gateway).csr_pem
+        log.info("certificate_asked", serial=f"{current.serial:x}", left_s=(current.ends_ms - now_ms) // 1000)
+        return CertificateRequest(csr_pem=csr_pem, nonce=self._nonce)
+
+    def take(self, answer: CertificateResponse) -> bool:
+        """Put the answer in place. Returns whether there is a new identity. Touches files: call it in a thread."""
+        if self._nonce is None or answer.nonce != self._nonce:
+            return False  # to an earlier question, or to nobody
+        self._nonce = None
+        if answer.certificate_pem is None or answer.ca_pem is None:
+            log.warning("certificate_refused", refusal=answer.refusal, reason=answer.reason)
+            return False
+        try:
+            current = self._identity.current()
+            made = self._identity.install(
+                self._identity.pending(self._gateway), gateway=self._gateway, certificate_pem=answer.certificate_pem,
+                ca_pem=answer.ca_pem, brokers=answer.brokers or (current.brokers if current else ()),
+                claim=current.claim if current else None,
+            )  # fmt: skip
+        except (EdgeError, OSError) as error:
+            log.error("certificate_not_stored", reason=str(error))  # noqa: TRY400 - a full disk, not a defect
+            return False
+        log.info("certificate_renewed", serial=f"{made.serial:x}", ends_ms=made.ends_ms)
+        return True

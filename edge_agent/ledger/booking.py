@@ -1,0 +1,87 @@
+"""A technician's own entry: booked into the ledger from the command line, with what it did to the shelf."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.errors import BadInput
+from edge_agent.ledger import database
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.drafts import Draft, draft
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from wire_protocol import names
+from wire_protocol.entries import EntryKind
+
+_DONE: Final[dict[EntryKind, str]] = {
+    "receive": "received", "pick": "picked", "move": "moved", "ship": "shipped", "arrive": "arrived",
+    "scrap": "scrapped", "correct": "corrected", "count": "counted",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """What was booked: the entry's number, on hand afterwards by shelf, and a count's variance."""
+
+    seq: int
+    entry: Draft
+    on_hand: dict[str, int]
+    variance: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "seq": self.seq,
+            "kind": self.entry.kind,
+            "sku": self.entry.sku,
+            "quantity": self.entry.quantity,
+            "on_hand": self.on_hand,
+            "variance": self.variance,
+        }
+
+    def sentence(self) -> str:
+        """One line for the technician."""
+        made = self.entry
+        after = ", ".join(f"{place}: {quantity}" for place, quantity in self.on_hand.items())
+        if self.variance is not None:
+            change = "as expected" if self.variance == 0 else f"{self.variance:+d} against the book"
+            return f"counted {made.quantity} × {made.sku} at {made.location}, {change}  (entry {self.seq})"
+        route = f"{made.source} → {made.destination}"
+        return f"{_DONE[made.kind]} {made.quantity} × {made.sku}  {route}  now {after}  (entry {self.seq})"
+
+    def warnings(self) -> list[str]:
+        """What deserves a second look."""
+        lot = f" --lot {shlex.quote(self.entry.lot)}" if self.entry.lot else ""
+        return [
+            f"{place} is below zero; count it: "
+            f"stocktide edge count {shlex.quote(self.entry.sku)} QUANTITY {shlex.quote(place)}{lot}"
+            for place, quantity in self.on_hand.items()
+            if quantity < 0
+        ]
+
+
+def book(path: Path, kind: EntryKind, sku: str, quantity: int, **fields: str | None) -> Booked:
+    """Append one entry to the ledger, durably.
+
+    Raises:
+        BadInput: the entry is malformed or impossible.
+        LedgerMissing, LedgerBusy, LedgerFull: the ledger does not take it.
+    """
+    if quantity == 0 and kind != "count":
+        raise BadInput(f"There is nothing to {kind}: the quantity is 0.", hint="To say that a shelf is empty: count.")
+    made = draft(kind, sku, quantity, **fields)
+    with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
+        seq = ledger.append([made])[0]
+        assert seq is not None, "an entry without a device event id is never a repetition"  # noqa: S101
+        places = [place for place in (made.source, made.destination, made.location) if place]
+        shelves = [place for place in places if not names.is_virtual(place)]
+        on_hand = {place: _on_hand(ledger, place, made) for place in shelves}
+        variance = ledger.connection.execute(statement("variance"), (seq,)).fetchone()[0]
+    return Booked(seq, made, on_hand, variance)
+
+
+def _on_hand(ledger: Ledger, place: str, made: Draft) -> int:
+    row = ledger.connection.execute(statement("balance"), (place, made.sku, made.lot or "")).fetchone()
+    quantity: int = row[0]
+    return quantity

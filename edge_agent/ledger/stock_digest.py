@@ -1,0 +1,87 @@
+"""Stock proof at the edge: the digest of all balances, kept as they change, and answers to the cloud's questions.
+
+The kept digest says what the stock should be. A scan adds the balances up as they are in the file: where the two
+differ, the file was changed by something else than this program, and a rebuild from the entries mends it.
+
+Invariant: the digest changes in the transaction that changes a balance.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from edge_agent.ledger.database import Connection
+from edge_agent.ledger.sql import statement
+from wire_protocol import proof
+from wire_protocol.proof import ProofAnswer, ProofQuestion, StockProof
+from wire_protocol.stock import Balance, Cell
+
+
+class Scan(NamedTuple):
+    """The stock as it is in the file, and whether it is what was kept."""
+
+    found: StockProof
+    intact: bool
+
+
+def add(connection: Connection, before: Mapping[Cell, int], after: Iterable[tuple[Cell, Balance]]) -> None:
+    """Balances change, inside a transaction: on hand before and after, by cell."""
+    digest = cells = 0
+    for cell, balance in after:
+        was, on_hand = before[cell], balance.on_hand
+        if was != on_hand:
+            digest += proof.digest_change(cell, on_hand - was)
+            cells += (on_hand != 0) - (was != 0)
+    if digest or cells:
+        kept = connection.execute(statement("stock_digest")).fetchone()
+        connection.execute(statement("set_stock_digest"), (proof.add(kept[0], digest), kept[1] + cells))
+
+
+def reset(connection: Connection) -> None:
+    """There are no balances any more, inside a transaction that derives them anew."""
+    connection.execute(statement("set_stock_digest"), (0, 0))
+
+
+def note_sealed(connection: Connection) -> None:
+    """Keep the digest of this moment for the cloud, if every entry is in a frame; inside a transaction."""
+    if connection.execute(statement("nothing_waits")).fetchone()[0]:
+        connection.execute(statement("note_sealed_digest"), (position(connection),))
+
+
+def position(connection: Connection) -> int:
+    """Where the ledger is: the sum over its logs."""
+    return proof.log_position(connection.execute(statement("log_ends")))
+
+
+def sealed(connection: Connection) -> StockProof | None:
+    """The proof of the last moment at which nothing waited; None before the first."""
+    row = connection.execute(statement("stock_digest")).fetchone()
+    return None if row[2] is None else StockProof.make(*row[2:])
+
+
+def scan(connection: Connection) -> Scan:
+    """Add the balances up as they are in the file, in one snapshot."""
+    with _snapshot(connection):
+        found = StockProof.of(_balances(connection), position(connection))
+        kept = connection.execute(statement("stock_digest")).fetchone()[0]
+        return Scan(found, intact=found.digest == proof.as_text(kept))
+
+
+def answer(connection: Connection, question: ProofQuestion) -> ProofAnswer:
+    """What the file holds of the cells that the cloud asks about, in one snapshot."""
+    with _snapshot(connection):
+        return proof.answer(question, _balances(connection), position(connection))
+
+
+@contextmanager
+def _snapshot(connection: Connection) -> Iterator[None]:
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def _balances(connection: Connection) -> Iterator[tuple[Cell, int]]:
+    for row in connection.execute(statement("all_balances")):
+        yield Cell(*row[:3]), row[3]

@@ -1,0 +1,54 @@
+"""The catalogue on the link: asked for on contact, now and then, and when the cloud says that there is more."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from edge_agent.ledger.database import Connection
+from edge_agent.ledger.writer import Write
+from edge_agent.provisioning import catalog
+from edge_agent.provisioning.catalog import CatalogBook
+from edge_agent.settings import EdgeSettings
+from wire_protocol.catalog import CatalogAsk, CatalogPage
+from wire_protocol.site import SiteReader
+
+log = structlog.get_logger("edge_agent.link.uplink")
+
+
+@dataclass(slots=True)
+class CatalogLink:
+    """One ledger's catalogue.
+
+    Args:
+        reader: a read-only connection to the ledger.
+        write: hands a write to the ledger's writer and waits for it.
+        settings: as everywhere.
+        now_ms: the senders' time.
+    """
+
+    reader: Connection
+    write: Write
+    settings: EdgeSettings
+    now_ms: Callable[[], int]
+    asking: SiteReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.asking = SiteReader(interval_ms=round(self.settings.site_ask_interval_s * 1_000))
+
+    def question(self) -> CatalogAsk | None:
+        """What to ask the cloud now; None when nothing is due."""
+        if not self.asking.due(self.now_ms()):
+            return None
+        return CatalogAsk(after=catalog.place(self.reader).position)
+
+    async def take(self, page: CatalogPage) -> None:
+        """Take a page, or the news that there is one."""
+        at = catalog.place(self.reader).position
+        if not page.items and not page.locations and page.more and page.head >= at.version:
+            self.asking.ask_now(self.now_ms())
+            return
+        taken = await self.write(lambda ledger: CatalogBook(ledger).take(page))
+        if taken == "anew":
+            log.warning("catalog_read_anew", version=at.version, head=page.head)
+        self.asking.answered(self.now_ms(), more=page.more or taken == "anew")

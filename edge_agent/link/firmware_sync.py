@@ -1,0 +1,111 @@
+"""Firmware images on the link: asked for piece by piece, one piece at a time, from where the disk is.
+
+Invariant: what comes is taken only if it is the piece that is missing next, of an image that the twin wants.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from edge_agent.ledger.database import Connection
+from edge_agent.provisioning import firmware
+from edge_agent.provisioning.images import ImageShelf
+from wire_protocol.firmware import LINK_CHUNK_BYTES, NO_ROOM, FirmwareAsk, FirmwareChunk, Release, ReportedFirmware
+from wire_protocol.site import SiteReader
+
+LOOK_MS: Final = 60_000  # how often an image is asked for again that could not be had
+FETCHES_MAX: Final = 3
+
+log = structlog.get_logger("edge_agent.link.uplink")
+
+
+@dataclass(slots=True)
+class FirmwareLink:
+    """One gateway's images.
+
+    Args:
+        reader: a read-only connection to the ledger.
+        shelf: where images are kept.
+        now_ms: the senders' time.
+        offer: tells devices what they are to run; called when an image is whole, and when the twin has changed.
+    """
+
+    reader: Connection
+    shelf: ImageShelf
+    now_ms: Callable[[], int]
+    offer: Callable[[], Any]
+    asking: SiteReader = field(default_factory=lambda: SiteReader(interval_ms=LOOK_MS))
+    _problems: dict[str, str] = field(default_factory=dict)
+    _fetches: dict[str, int] = field(default_factory=dict)
+
+    def report(self) -> dict[str, ReportedFirmware]:
+        """How far devices are, by model."""
+        return firmware.reported(self.reader, self.shelf, self._problems)
+
+    def twin_changed(self) -> None:
+        """Other releases may be wanted."""
+        wanted = {release.sha256 for release in firmware.wanted(self.reader).values()}
+        self.shelf.tidy(wanted)
+        self._problems.clear()
+        self._fetches.clear()
+        self.offer()
+        self.asking.ask_now(self.now_ms())
+
+    def question(self) -> FirmwareAsk | None:
+        """What to ask the cloud for now; None when nothing is due."""
+        if not self.asking.due(self.now_ms()):
+            return None
+        release = self._missing()
+        if release is None:
+            self.asking.answered(self.now_ms(), more=False)
+            return None
+        offset = self.shelf.fetched(release)
+        return FirmwareAsk(sha256=release.sha256, offset=offset, bytes=min(LINK_CHUNK_BYTES, release.size - offset))
+
+    async def take(self, chunk: FirmwareChunk) -> bool:
+        """Take a piece. Returns whether there is something to report."""
+        release, line = self._missing(), chunk.line
+        if release is None or line.sha256 != release.sha256:
+            return False
+        if not line.size:
+            return self._give_up(release, "the cloud has no such image")
+        right = (
+            line.size == release.size
+            and line.offset == self.shelf.fetched(release)
+            and 0 < len(chunk.piece) <= LINK_CHUNK_BYTES
+            and hashlib.sha256(chunk.piece).hexdigest() == line.digest
+        )
+        if not right:
+            return False  # a repetition, or damaged: it is asked for again
+        try:
+            whole = await asyncio.to_thread(self.shelf.add, release, line.offset, chunk.piece)
+        except OSError as error:
+            return self._give_up(release, f"{NO_ROOM}: {error.strerror}")
+        if not whole and not self.shelf.fetched(release):
+            self._fetches[release.sha256] = self._fetches.get(release.sha256, 0) + 1
+            if self._fetches[release.sha256] >= FETCHES_MAX:
+                return self._give_up(release, f"what came is not what was signed, {FETCHES_MAX} times")
+        if whole:
+            log.info("firmware_fetched", model=release.model, version=release.version, bytes=release.size)
+            self._problems.pop(release.sha256, None)
+            self.offer()
+        self.asking.answered(self.now_ms(), more=True)
+        return whole
+
+    def _missing(self) -> Release | None:
+        """The image to fetch; those that could not be had come last."""
+        lacking = [release for release in firmware.wanted(self.reader).values() if not self.shelf.has(release)]
+        return min(lacking, key=lambda release: release.sha256 in self._problems, default=None)
+
+    def _give_up(self, release: Release, reason: str) -> bool:
+        """For now: it is asked for again after a while."""
+        log.warning("firmware_not_fetched", model=release.model, version=release.version, reason=reason)
+        self._problems[release.sha256] = reason
+        self._fetches.pop(release.sha256, None)
+        others = [each for each in firmware.wanted(self.reader).values() if each.sha256 not in self._problems]
+        self.asking.answered(self.now_ms(), more=any(not self.shelf.has(each) for each in others))
+        return True

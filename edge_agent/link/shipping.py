@@ -1,0 +1,290 @@
+"""Shipping: what one ledger does on its contacts with the cloud, whatever carries the messages.
+
+The decisions are the senders' (`wire_protocol.replication`) and the site link's; here they are carried out on the
+ledger. Nothing here reads a clock of its own, opens a connection or waits for anything but the ledger's writer, so the
+simulator (`simulation`) runs this very code on virtual time.
+
+Invariant: only an acknowledgement that the cloud sent after its commit moves the cursor.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
+
+import structlog
+
+from edge_agent.ledger import outbox
+from edge_agent.ledger.clock import Clock
+from edge_agent.ledger.database import Connection
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.outbox import Outbox
+from edge_agent.ledger.recovery import Opened
+from edge_agent.ledger.writer import Write
+from edge_agent.link.site_sync import CloudLost, SiteLink
+from edge_agent.settings import EdgeSettings
+from wire_protocol.messages import Ack, Bounded, Rejected
+from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
+from wire_protocol.site import SiteReader
+from wire_protocol.site_messages import SiteFrame, SiteHeads
+from wire_protocol.topics import STREAMS, Stream
+
+OFFSET_MS_MIN: Final = 1_000  # what is below is within what a round trip can tell; the clock counts as right
+TIME_WAIT_MS: Final = 5_000  # how long nothing is sealed for want of the true time, from the beginning of a contact
+
+log = structlog.get_logger("edge_agent.link.uplink")
+
+Put: TypeAlias = Callable[[Stream, int, bytes], None]
+"""Puts a frame on the link and does not wait; given stream, number and body."""
+
+
+class EpochOpened(Exception):
+    """The ledger carries on in a new epoch; this contact was about the old one."""
+
+    def __init__(self, opened: Opened) -> None:
+        super().__init__(opened.epoch)
+        self.opened = opened
+
+
+@dataclass(slots=True)
+class Lane:
+    """One stream on its way up: its sender, and what the sender cannot know."""
+
+    sender: Sender
+    source_id: int
+    waiting_since_ms: int | None = None
+
+
+def jitter() -> float:
+    """How much a sender's timer is stretched, so that a thousand gateways do not resend in step."""
+    return random.uniform(0.75, 1.25)  # noqa: S311 - spreading load, not secrecy
+
+
+@dataclass(slots=True)
+class Shipping:
+    """A ledger's frames on their way up, and its site's on their way down.
+
+    Args:
+        gateway: whose ledger it is.
+        epoch: the log that it writes.
+        reader: a read-only connection to it.
+        write: hands a write to the ledger's writer and waits for it.
+        limits: of the senders, as they are now.
+        settings, clock: as everywhere.
+        site: the site's other logs.
+        jitter: a factor around 1 for timers.
+    """
+
+    gateway: str
+    epoch: str
+    reader: Connection
+    write: Write
+    limits: Callable[[], SenderLimits]
+    settings: EdgeSettings
+    clock: Clock
+    site: SiteLink
+    jitter: Callable[[], float] = jitter
+    offset_ms: int | None = None
+    """How far the cloud's clock is ahead of this gateway's, when an acknowledgement has told."""
+    lanes: dict[Stream, Lane] = field(default_factory=dict)
+    contact_ms: int | None = None
+    _zero_ms: int | None = None
+    _put: Put = lambda _stream, _frame, _body: None
+
+    # --- contacts -----------------------------------------------------------------------------------------------
+
+    def connected(self, epoch: str, put: Put) -> None:
+        """A contact begins, in this epoch; `put` is how a frame gets on the link."""
+        self.epoch, self._put = epoch, put
+        self.contact_ms, self._zero_ms = self.clock.mono_ms(), None
+        self.lanes = {stream: self._lane(stream) for stream in STREAMS}
+        self.site.connected(epoch)
+
+    def _lane(self, stream: Stream) -> Lane:
+        at = outbox.position(self.reader, stream)
+        sender = Sender(
+            stream,
+            self.epoch,
+            sealed=at.sealed_frame,
+            acked=at.acked_frame,
+            limits=self.limits(),
+            jitter=self.jitter,
+            digest_of=lambda frame: outbox.digest(self.reader, stream, frame),
+        )
+        sender.forked = at.fork
+        return Lane(sender, at.source_id)
+
+    def limits_changed(self) -> None:
+        """The senders have other limits than before."""
+        for lane in self.lanes.values():
+            lane.sender.limits = self.limits()
+
+    async def begin(self) -> None:
+        """Send what was in flight when the last contact ended."""
+        for lane in self.lanes.values():
+            await self._carry_out(lane, lane.sender.connected(self.clock.mono_ms()))
+
+    async def look(self) -> None:
+        """Feed the senders with what was committed and what time it is."""
+        for stream, lane in self.lanes.items():
+            # Their time is the monotonic clock's: a wall clock that is set back would put off every resend.
+            now_ms = self.clock.mono_ms()
+            waiting = outbox.waiting(self.reader, stream, lane.source_id) if self.may_seal() else 0
+            if not waiting:
+                lane.waiting_since_ms = None
+            elif lane.waiting_since_ms is None:
+                lane.waiting_since_ms = now_ms
+            effects = lane.sender.waiting(waiting, lane.waiting_since_ms or now_ms, now_ms)
+            await self._carry_out(lane, effects + lane.sender.tick(now_ms))
+
+    def next_deadline_ms(self) -> int | None:
+        """When to look, or to ask for the site's logs, whatever else happens; None: not before something does."""
+        ticking: list[Sender | SiteReader] = [*(lane.sender for lane in self.lanes.values()), self.site.asking]
+        return min((at for each in ticking if (at := each.next_deadline_ms()) is not None), default=None)
+
+    # --- down ---------------------------------------------------------------------------------------------------
+
+    async def acknowledged(self, ack: Ack) -> None:
+        """Take what the cloud says of a stream."""
+        if ack.epoch not in {self.epoch, None}:
+            return  # of a ledger that was here before, or of a clone of this one
+        await self._learn_time(ack)
+        lane = self.lanes[ack.stream]
+        effects = lane.sender.receive(ack, self.clock.mono_ms())
+        if not lane.sender.forked:
+            # Else it speaks of another history: its verdicts are on entries that only have the same numbers.
+            await self._heed_verdicts(ack)
+        await self._carry_out(lane, effects)
+
+    async def _learn_time(self, ack: Ack) -> None:
+        """The cloud's clock tells when our monotonic clock was zero, up to the time the acknowledgement travelled.
+
+        That can only make it seem earlier: within a contact the latest is the best.
+        """
+        self.offset_ms = ack.now_ms - self.clock.now_ms()
+        zero_ms = ack.now_ms - self.clock.mono_ms()
+        if self._zero_ms is None or zero_ms >= self._zero_ms + OFFSET_MS_MIN:
+            await self.write(partial(_note_time, zero_ms))
+            self._zero_ms = zero_ms
+
+    async def _heed_verdicts(self, ack: Ack) -> None:
+        if ack.rejected:
+            new = await self.write(partial(_note_verdicts, ack.stream, ack.rejected))
+            if new:
+                log.warning("entries_rejected", stream=ack.stream, entries=new)
+        if ack.bounded:
+            log.warning("times_bounded", stream=ack.stream, entries=len(ack.bounded))
+            await self.write(partial(_note_bounded, ack.stream, ack.bounded))
+
+    async def passed_down(self, piece: SiteFrame | SiteHeads) -> None:
+        """Take a frame of the site's other logs, or the end of an answer.
+
+        Raises:
+            InvalidFrame: the frame is none.
+            EpochOpened: the ledger's own log begins anew; the contact is at its end.
+        """
+        outcome = await self.site.take(piece, forked=self.forked, before_opening=self._stop_lanes)
+        if isinstance(outcome, CloudLost):
+            await self._fork("ledger", outcome.reason)
+        elif outcome is not None:
+            log.warning("epoch_opened", epoch=outcome.epoch, carried=outcome.carried, known=outcome.known)
+            self.epoch = outcome.epoch
+            raise EpochOpened(outcome)
+
+    # --- forks --------------------------------------------------------------------------------------------------
+
+    @property
+    def forked(self) -> bool:
+        """Whether a stream is stopped."""
+        return any(lane.sender.forked for lane in self.lanes.values())
+
+    def epoch_wanted(self) -> None:
+        """The ledger has noted that it is to go on in a new epoch."""
+        self.lanes["ledger"].sender.forked = outbox.position(self.reader, "ledger").fork
+        self.site.asking.ask_now(self.clock.mono_ms())
+
+    async def _fork(self, stream: Stream, reason: str) -> None:
+        """Stop a stream, and fetch what the cloud has of this gateway."""
+        log.error("ledger_forked", stream=stream, reason=reason)
+        self.lanes[stream].sender.forked = reason
+        await self.write(partial(_note_fork, stream, reason))
+        self.site.asking.ask_now(self.clock.mono_ms())
+
+    def _stop_lanes(self) -> None:
+        """Nothing may be sealed or sent any more in this epoch."""
+        for lane in self.lanes.values():
+            lane.sender.disconnected()
+
+    # --- up -----------------------------------------------------------------------------------------------------
+
+    def may_seal(self) -> bool:
+        """Whether the ledger knows this boot's true time, or has waited long enough to be told.
+
+        A frame is sealed once: what is sealed before the first acknowledgement keeps a wrong time for ever.
+        """
+        if self.forked:
+            return False  # whatever waits goes into the new epoch
+        waited_ms = self.clock.mono_ms() - (self.contact_ms or 0)
+        return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.reader, self.clock.boot)
+
+    async def _carry_out(self, lane: Lane, effects: list[Effect]) -> None:
+        """Carry out what a sender decided; sealing may make it decide more."""
+        while effects:
+            effect = effects.pop(0)
+            match effect:
+                case Send(frame):
+                    await self._send(lane.sender.stream, frame)
+                case Seal(entries_max):
+                    effects += await self._seal(lane, entries_max)
+                case Acked(frame):
+                    await self.write(partial(_note_acked, lane.sender.stream, frame))
+                case SteppedBack(frame):
+                    await self._step_back(lane.sender.stream, frame)
+                case Forked(reason):
+                    await self._fork(lane.sender.stream, reason)
+
+    async def _send(self, stream: Stream, frame: int) -> None:
+        body = outbox.body(self.reader, stream, frame)
+        if body is None:
+            # The cloud has fallen back behind our frames; the entries are all here, and go up in a new epoch.
+            await self._fork(stream, f"the cloud wants frame {frame}, which is no longer kept here")
+        else:
+            self._put(stream, frame, body)
+
+    async def _seal(self, lane: Lane, entries_max: int) -> list[Effect]:
+        stream, contact_ms = lane.sender.stream, self.contact_ms
+        sealed = await self.write(lambda ledger: Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_ms))
+        at = outbox.position(self.reader, stream)
+        lane.source_id, lane.waiting_since_ms = at.source_id, None
+        if sealed is None:
+            return lane.sender.nothing_sealed()
+        return lane.sender.sealed(sealed.frame, sealed.waiting, self.clock.mono_ms())
+
+    async def _step_back(self, stream: Stream, frame: int) -> None:
+        log.warning("cloud_stepped_back", stream=stream, frame=frame)
+        await self.write(partial(_note_step_back, stream, frame))
+
+
+def _note_acked(stream: Stream, frame: int, ledger: Ledger) -> None:
+    Outbox(ledger).acked(stream, frame)
+
+
+def _note_time(zero_ms: int, ledger: Ledger) -> None:
+    Outbox(ledger).learn_time(zero_ms)
+
+
+def _note_bounded(stream: Stream, told: Sequence[Bounded], ledger: Ledger) -> None:
+    Outbox(ledger).bounded(stream, told)
+
+
+def _note_verdicts(stream: Stream, rejected: Sequence[Rejected], ledger: Ledger) -> int:
+    return Outbox(ledger).verdicts(stream, rejected)
+
+
+def _note_step_back(stream: Stream, frame: int, ledger: Ledger) -> None:
+    Outbox(ledger).stepped_back(stream, frame)
+
+
+def _note_fork(stream: Stream, reason: str, ledger: Ledger) -> None:
+    Outbox(ledger).forked(stream, reason)

@@ -1,0 +1,96 @@
+"""Firmware at the gateway: which release each of its devices is to run, and how far they are.
+
+The twin says which release a model is to run, devices say what they are and where they are with it.
+
+Invariant: a device is offered a release when its whole image is here, and not before; what it was offered earlier is
+taken back until then.
+"""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from edge_agent.ledger.database import Connection
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.sql import statement
+from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.twin import Configured
+from wire_protocol.firmware import FAILED_SHOWN_MAX, FirmwareOffer, Release, ReportedFirmware
+from wire_protocol.messages import DeviceStatus
+from wire_protocol.problems import REASON_CHARS_MAX
+from wire_protocol.twin import DesiredFirmware
+
+FINAL_FAILURES: Final = ("rolled-back", "refused")
+
+
+class FirmwareRow(NamedTuple):
+    """What a device has said of its firmware."""
+
+    name: str
+    model: str
+    version: str | None
+    release: int | None
+    state: str | None
+    reason: str | None
+
+
+def wanted(connection: Connection) -> Mapping[str, Release]:
+    """The release that each model is to run."""
+    found = (DesiredFirmware.model_validate_json(row[0]) for row in connection.execute(statement("wanted_firmware")))
+    return {release.model: release for release in found}
+
+
+def rows(connection: Connection) -> list[FirmwareRow]:
+    """Every device whose firmware can be exchanged."""
+    return [FirmwareRow(*row) for row in connection.execute(statement("device_firmware"))]
+
+
+def offers(connection: Connection, shelf: ImageShelf, device: str | None = None) -> list[Configured]:
+    """What devices are to be offered now, or one that has not answered to it; an empty payload takes an offer back."""
+    releases = wanted(connection)
+    found = []
+    for row in rows(connection):
+        release = releases.get(row.model)
+        if device is None or (device == row.name and (release is None or release.release != row.release)):
+            found.append(Configured(row.name, _offer(release, shelf)))
+    return found
+
+
+def reported(connection: Connection, shelf: ImageShelf, problems: Mapping[str, str]) -> dict[str, ReportedFirmware]:
+    """What the cloud is told, by model; `problems` says by image why it cannot be had."""
+    releases = wanted(connection)
+    found = rows(connection) if releases else []
+    return {
+        model: _reported(release, [row for row in found if row.model == model], shelf, problems)
+        for model, release in releases.items()
+    }
+
+
+def note(ledger: Ledger, device: str, status: DeviceStatus) -> None:
+    """Note what a device says of its firmware, inside a transaction."""
+    update = status.update
+    said = (None, None, None) if update is None else (update.release, update.state, update.reason)
+    ledger.connection.execute(statement("set_device_firmware"), (device, status.model, status.firmware, *said))
+
+
+def _offer(release: Release | None, shelf: ImageShelf) -> bytes:
+    return b"" if release is None or not shelf.has(release) else FirmwareOffer.of(release).encode()
+
+
+def _reported(
+    release: Release, devices: list[FirmwareRow], shelf: ImageShelf, problems: Mapping[str, str]
+) -> ReportedFirmware:
+    said = [row for row in devices if row.release == release.release]
+    failed = {
+        row.name: f"{row.state}: {row.reason or 'without a reason'}"[:REASON_CHARS_MAX]
+        for row in said
+        if row.state in FINAL_FAILURES
+    }
+    return ReportedFirmware(
+        release=release.release,
+        version=release.version,
+        fetched=shelf.fetched(release),
+        devices=len(devices),
+        healthy=sum(row.state == "healthy" for row in said),
+        failed=dict(list(failed.items())[:FAILED_SHOWN_MAX]),
+        problem=problems.get(release.sha256),
+    )

@@ -1,0 +1,47 @@
+"""Upkeep: what keeps every table of the ledger within its bound.
+
+Invariant: movements and counts are never shed; readings and dead letters are, oldest first, and what was dropped is
+counted.
+"""
+
+from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.outbox import Outbox
+from edge_agent.ledger.sql import statement
+from edge_agent.provisioning import twin
+from edge_agent.provisioning.twin import narrow
+from edge_agent.settings import EdgeSettings
+
+
+def shed_readings(ledger: Ledger, readings_max: int) -> int:
+    """Bring the ring of readings within its bound; returns how many were dropped that the cloud never saw."""
+    connection = ledger.connection
+    excess = connection.execute(statement("reading_count")).fetchone()[0] - readings_max
+    if excess <= 0:
+        return 0
+    excess -= connection.execute(statement("drop_sealed_readings"), (excess,)).rowcount
+    if excess <= 0:
+        return 0
+    dropped = connection.execute(statement("thin_waiting_readings"), (excess,)).rowcount
+    connection.execute(statement("count_up"), ("readings_dropped", dropped))
+    return dropped
+
+
+def trim_dead_letters(ledger: Ledger, dead_letters_max: int) -> int:
+    """Bring the dead letters within their bound; returns how many were dropped."""
+    dropped = ledger.connection.execute(statement("trim_dead_letters"), (dead_letters_max,)).rowcount
+    if dropped:
+        ledger.connection.execute(statement("count_up"), ("dead_letters_dropped", dropped))
+    return dropped
+
+
+def upkeep(ledger: Ledger, settings: EdgeSettings) -> dict[str, int]:
+    """Bring everything within its bound, inside a transaction; returns what was dropped."""
+    narrowed = twin.limits(ledger.connection)
+    return {
+        "readings_dropped": shed_readings(ledger, narrow(settings.readings_max, narrowed.readings)),
+        "dead_letters_dropped": trim_dead_letters(ledger, settings.dead_letters_max),
+        "frames_forgotten": Outbox(ledger).trim(
+            keep_s=narrow(settings.frame_keep_s, narrowed.frame_keep_s),
+            keep_bytes_max=narrow(settings.frame_keep_bytes_max, narrowed.frame_keep_bytes),
+        ),
+    }

@@ -1,0 +1,1 @@
+"""`stocktide sim`: its commands."""

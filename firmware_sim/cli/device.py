@@ -1,0 +1,53 @@
+"""`stocktide sim device`: devices whose firmware can be exchanged."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firmware_sim.cli.options import MqttVersionText
+
+
+def device(
+    names: Annotated[list[str], typer.Argument(metavar="NAME…", help="The devices' names.")],
+    broker: Annotated[str, typer.Option("--broker", "-b", metavar="URL", help="The gateway's own broker.")],
+    model: Annotated[str, typer.Option("--model", help="What the devices are.")],
+    trust: Annotated[Path, typer.Option("--trust", help="The public key whose releases they take, PEM.")],
+    folder: Annotated[Path, typer.Option("--folder", help="Where each keeps its two slots, in a folder of its own.")],
+    factory: Annotated[str, typer.Option("--factory", help="The version that they came with.")] = "1.0.0",
+    health_s: Annotated[float, typer.Option("--health-s", min=0.1, max=3600, help="Time to be healthy in.")] = 30.0,
+    mqtt_version: MqttVersionText = "5",
+) -> None:
+    """Be devices whose firmware can be exchanged, until stopped; started again they are where they were.
+
+    An image whose first line is `stocktide-sim never-healthy` or `stocktide-sim crashes` does so.
+    """
+    import asyncio  # noqa: PLC0415 - loaded by the commands that need them
+    import contextlib  # noqa: PLC0415 - as above
+
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - as above
+
+    from firmware_sim.cli import fleets  # noqa: PLC0415 - as above
+    from firmware_sim.errors import BadInput  # noqa: PLC0415 - as above
+    from firmware_sim.fleet import updatable  # noqa: PLC0415 - as above
+    from firmware_sim.fleet.trust import TrustedKey  # noqa: PLC0415 - as above
+    from wire_protocol.address import BrokerAddress  # noqa: PLC0415 - as above
+    from wire_protocol.firmware import Model, Version  # noqa: PLC0415 - as above
+    from wire_protocol.names import device as device_name  # noqa: PLC0415 - as above
+
+    try:
+        TypeAdapter(Model).validate_python(model)
+        TypeAdapter(Version).validate_python(factory)
+    except ValidationError:
+        raise BadInput(f"{model} {factory} is no model and version.", hint="For example probe-x and 1.0.0.") from None
+    trusted = TrustedKey.load(trust)
+    units = [
+        updatable.device(
+            device_name(name), folder, trusted, model=model, factory=factory, health_ms=round(health_s * 1000),
+            boot=fleets.boot_counter(None),
+        )
+        for name in names
+    ]  # fmt: skip
+    running = updatable.run(units, BrokerAddress.parse(broker), fleets.link_options(mqtt_version), typer.echo)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(running)

@@ -1,0 +1,1 @@
+"""What every simulated device has inside: events without a receipt, counters, updates. Sans-I/O."""

@@ -1,0 +1,1 @@
+"""Devices with a connection, one or thousands."""

@@ -1,0 +1,1 @@
+"""Recorded sales, and their replay through simulated devices."""

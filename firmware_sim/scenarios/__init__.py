@@ -1,0 +1,1 @@
+"""Scenarios: a fleet and its faults, described in a file."""

@@ -1,0 +1,1 @@
+"""Workers and the database of a simulated universe."""

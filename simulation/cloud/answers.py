@@ -1,0 +1,146 @@
+"""What the cloud's workers ask the database, answered from the store in memory.
+
+Where production decides in Python and asks in SQL, its own code runs and only the question is answered here: which
+device events are in other logs (`cloud_store.merge.cross_log_dedup`), what contacts need to know
+(`cloud_ingest.merge.presence`). The answer to a site's gateways (`cloud_store.provisioning.sites`) is put together here
+as it is there.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, cast
+
+from cloud_store.base.connection import Connection
+from cloud_store.merge import cross_log_dedup
+from cloud_store.merge.arrivals import Gateway, LogKey
+from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.merge.plan import Plan
+from cloud_store.merge.presence import ContactStore
+from cloud_store.provisioning.sites import Answer
+from simulation.cloud.store import Store, cursor_of
+from wire_protocol import topics
+from wire_protocol.messages import GatewayStatus, Rejected
+from wire_protocol.replication import Cursor
+from wire_protocol.site_messages import LogCursor, SiteAsk, SiteFrame
+
+_REPEATS = cross_log_dedup._SQL  # noqa: SLF001 - the statements are told apart by their text
+
+TOLD_AGAIN: Final = "counts already"
+
+
+class RepeatQueries:
+    """The two questions of `cloud_store.merge.cross_log_dedup`."""
+
+    def __init__(self, store: Store, registry: Mapping[str, Gateway]) -> None:
+        self._store, self._registry = store, registry
+        self._ids: dict[str, int] = {}
+
+    def take_out(self, planned: Plan) -> None:
+        """Production's `take_out`, on this store."""
+        self._store.require()
+        cross_log_dedup.take_out(cast("Connection", self), planned)
+
+    def execute(self, query: object, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """As a connection does it."""
+        return self._after(parameters["gateways"]) if query == _REPEATS["after"] else self._events(parameters)
+
+    def _id(self, epoch: str) -> int:
+        return self._ids.setdefault(epoch, len(self._ids) + 1)
+
+    def _after(self, gateways: Sequence[int]) -> list[tuple[Any, ...]]:
+        numbers = {name: gateway.gateway_id for name, gateway in self._registry.items()}
+        return [
+            (numbers[key.gateway], key.epoch, self._id(key.epoch), self._store.after.get(key, {}))
+            for key in self._store.cursors
+            if key.stream == "ledger" and numbers[key.gateway] in gateways
+        ]
+
+    def _events(self, wanted: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        name = next(name for name, known in self._registry.items() if known.gateway_id == wanted["gateway_id"])
+        events, hlcs, epochs = set(wanted["events"]), set(wanted["hlcs"]), set(wanted["epochs"])
+        return [
+            (
+                entry.device,
+                entry.event,
+                entry.hlc,
+                entry.sku,
+                entry.quantity,
+                entry.actor,
+                entry.reference,
+                key.epoch,
+                seq,
+            )
+            for key, entries in self._store.entries.items()
+            if key.gateway == name and self._id(key.epoch) in epochs
+            for seq, entry in entries
+            if (entry.hlc in hlcs if entry.event is None else entry.event in events)
+        ]
+
+
+class VirtualContactStore(ContactStore):
+    """What contacts read and write."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__("")
+        self._store = store
+
+    def record(self, statuses: Iterable[tuple[str, GatewayStatus, int]]) -> None:
+        """Store the latest status of gateways."""
+        self._store.require()
+        for gateway, status, _ in sorted(statuses, key=lambda heard: heard[0]):
+            self._store.announce(gateway, status.epoch)
+
+    def cursors_of(self, announced: Iterable[tuple[str, str]]) -> dict[LogKey, Cursor]:
+        """Both streams of each: (gateway, epoch)."""
+        self._store.require()
+        keys = [LogKey(name, stream, epoch) for name, epoch in sorted(announced) for stream in topics.STREAMS]
+        return {key: cursor_of(self._store, key) for key in keys}
+
+    def cursors_in(self, shards: Iterable[int]) -> dict[LogKey, Cursor]:
+        """The logs that may still be written."""
+        logs = {key[::2] for key in self._store.cursors} | set(self._store.announced.items())
+        wanted = set(shards)
+        return self.cursors_of(log for log in logs if topics.shard(log[0]) in wanted)
+
+    def verdicts_of(self, logs: Iterable[LogKey]) -> dict[LogKey, list[Rejected]]:
+        """The entries of some logs that do not count."""
+        rejected = {key: self._store.rejected.get(key, ()) for key in logs}
+        return {
+            key: [Rejected(seq=seq, reason=TOLD_AGAIN) for seq in sorted(seqs)]
+            for key, seqs in rejected.items()
+            if seqs
+        }
+
+    def quarantine(self, letters: Sequence[DeadLetter]) -> None:
+        """Dead letters are not kept here."""
+
+    def trim_dead_letters(self) -> int:
+        """As above."""
+        return 0
+
+
+def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteAsk, *, bytes_max: int) -> Answer:
+    """What a gateway lacks of its site's logs, put together as `cloud_store.provisioning.sites.SiteStore` does."""
+    store.require()
+    known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
+    site = registry[gateway].site_id
+    logs = sorted(
+        (key for key, cursor in store.cursors.items()
+         if key.stream == "ledger" and cursor.frame and registry[key.gateway].site_id == site),
+        key=lambda key: (key.epoch, key.gateway),
+    )  # fmt: skip
+    heads = [
+        LogCursor(gateway=key.gateway, epoch=key.epoch, frame=at.frame, seq=at.seq, digest=at.digest)
+        for key in logs
+        for at in [store.cursors[key]]
+    ]
+    sent: list[SiteFrame] = []
+    room = bytes_max
+    for key in logs:
+        if (key.gateway, key.epoch) == (gateway, ask.own):
+            continue
+        for frame in store.frames[key][known.get((key.gateway, key.epoch), 0) :]:
+            room -= len(frame.frame)
+            if sent and room < 0:
+                return Answer(sent, heads, more=True)
+            sent.append(frame)
+    return Answer(sent, heads, more=False)

@@ -1,0 +1,1 @@
+"""Gateways, disks, devices and links of a simulated universe."""

@@ -1,0 +1,110 @@
+"""Devices: the production firmware core, with people who scan in bursts; and technicians, who have no device.
+
+A device keeps an event until its receipt, and speaks to whatever machine is its gateway now.
+"""
+
+import random
+from functools import partial
+from typing import Final, Protocol
+
+from edge_agent.ledger.drafts import Draft, draft
+from firmware_sim.errors import MemoryFull
+from firmware_sim.firmware.event_queue import Firmware
+from firmware_sim.firmware.happening import Happening, Sample, Scan
+from simulation.network import Network
+from simulation.world import World
+from wire_protocol import topics
+from wire_protocol.messages import DeviceReceipt, InvalidMessage
+
+SKUS: Final = ("tea", "rice", "soap", "salt", "oil")
+SHELVES: Final = ("A", "B", "C")
+LOTS: Final = (None, None, None, "L1", "L2")
+RESEND_MS_MAX: Final = 300_000
+READING_SHARE: Final = 0.08
+
+
+class Hub(Protocol):
+    """The gateway as its devices see it."""
+
+    gateway: str
+
+    def message(self, topic: str, payload: bytes) -> None:
+        """A device's message arrives at the gateway's own broker."""
+
+
+class Device:
+    """One handheld; `hub` is the machine it speaks to."""
+
+    def __init__(self, world: World, network: Network, hub: Hub, name: str) -> None:
+        self.name, self.hub, self._world, self._network = name, hub, world, network
+        self._rng = world.rng(f"{name}.scans")
+        self.firmware = Firmware(name=name, rng=world.rng(f"{name}.firmware"), resend_ms_max=RESEND_MS_MAX)
+        self._wake_at_ms: int | None = None
+        self.turned_away = 0
+
+    def scan(self) -> None:
+        """Somebody scans something, or the sensor measures."""
+        what = self._sample() if self._rng.random() < READING_SHARE else scan(self._rng)
+        try:
+            event = self.firmware.scan(Happening(self._world.now_ms, what))
+        except MemoryFull:
+            self.turned_away += 1  # the person with the scanner is told, so nothing has happened
+            return
+        if event is not None and isinstance(what, Scan):
+            self._world.checks.scanned(self.hub.gateway, self.name, event, what)
+        self._publish()
+
+    def receive(self, payload: bytes) -> None:
+        """A receipt arrives."""
+        try:
+            self.firmware.receive(DeviceReceipt.decode(payload))
+        except InvalidMessage:
+            return
+
+    def _publish(self) -> None:
+        now_ms = self._world.now_ms
+        for outgoing in self.firmware.poll(now_ms, now_ms):
+            topic = topics.device(self.name, outgoing.channel)
+            self._network.send(f"{self.name}.up", outgoing.payload, partial(self.hub.message, topic))
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        due_ms = self.firmware.next_link_ms()
+        if due_ms is None or (self._wake_at_ms is not None and self._world.now_ms < self._wake_at_ms <= due_ms):
+            return
+        self._wake_at_ms = due_ms
+        self._world.schedule.after(due_ms - self._world.now_ms, self._publish)
+
+    def _sample(self) -> Sample:
+        return Sample({"temperature_c": self._rng.randint(-50, 400) / 10})
+
+
+def scan(rng: random.Random) -> Scan:
+    """Something that happens to goods."""
+    sku, lot, quantity = rng.choice(SKUS), rng.choice(LOTS), rng.randint(1, 20)
+    first, second = rng.sample(SHELVES, 2)
+    match rng.choices(("receive", "pick", "move", "scrap", "count"), (30, 35, 15, 5, 15))[0]:
+        case "receive":
+            return Scan(kind="receive", sku=sku, lot=lot, quantity=quantity, destination=first)
+        case "pick":
+            return Scan(kind="pick", sku=sku, lot=lot, quantity=quantity, source=first)
+        case "move":
+            return Scan(kind="move", sku=sku, lot=lot, quantity=quantity, source=first, destination=second)
+        case "scrap":
+            return Scan(kind="scrap", sku=sku, lot=lot, quantity=quantity, source=first)
+        case _:
+            return Scan(kind="count", sku=sku, lot=lot, quantity=quantity, location=first)
+
+
+def technician(world: World, gateway: str) -> Draft:
+    """What a technician books; the number of the slip of paper is the only thing that is unique about it."""
+    rng = world.rng(f"{gateway}.technician")
+    return as_draft(scan(rng), reference=f"slip-{rng.getrandbits(40):010x}", actor="technician")
+
+
+def as_draft(what: Scan, **fields: str) -> Draft:
+    """The draft that says the same."""
+    return draft(
+        what.kind, what.sku, what.quantity,
+        source=what.source, destination=what.destination, location=what.location, lot=what.lot, **fields,
+    )  # fmt: skip
