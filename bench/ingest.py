@@ -17,9 +17,9 @@ from typing import Any, Final
 
 from bench.gateways import Fleet, LoadGateway, epoch
 from bench.workload import Sealer, Warehouse
-from cloud_store.base import migrations, sql
+from cloud_store.base import gateways, migrations, sql
 from cloud_store.base.connection import Connection, connect
-from cloud_store.merge import ledger_rows, plan
+from cloud_store.merge import copying, ledger_rows, plan
 from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from cloud_store.reports import snapshots
@@ -115,23 +115,23 @@ def _subscribed(connection: Connection) -> bool:
 def _raw_copy(connection: Connection, fleet: list[LoadGateway]) -> float:
     """Rows a second of COPY alone, rows built beforehand, in transactions of the size that the worker uses."""
     rows = _rows(connection, fleet)
-    straight = sql.load("rows")["copy_movements"].replace(b"staged_movement", b"movement")
+    straight = sql.load("copying")["copy_movements"].replace(b"staged_movement", b"movement")
     began = time.perf_counter()
     for start in range(0, len(rows), COPY_ROWS):
         with connection.transaction(), connection.cursor() as cursor, cursor.copy(straight) as copy:
-            copy.set_types(copy.MOVEMENT_TYPES)
+            copy.set_types(copying.MOVEMENT_TYPES)
             for row in rows[start : start + COPY_ROWS]:
                 copy.write_row(row)
     return len(rows) / (time.perf_counter() - began)
 
 
 def _rows(connection: Connection, fleet: list[LoadGateway]) -> list[tuple[Any, ...]]:
-    gateways = registry.gateways(connection, [gateway.name for gateway in fleet])
+    registered = gateways.named(connection, [gateway.name for gateway in fleet])
     now_ms = time.time_ns() // 1_000_000
     arrived = [
         ArrivedFrame.read(gateway.name, "ledger", payload, now_ms) for gateway in fleet for payload in gateway.frames
     ]
-    planned = plan.make(arrived, gateways, {})
+    planned = plan.make(arrived, registered, {})
     words = Vocabulary()
     for frame in planned.merged:
         words.add(frame)

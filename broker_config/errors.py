@@ -1,14 +1,10 @@
 """Errors of the broker configuration. The docstring of a class is its default message; `hint` says what to do next."""
 
+from command_line.errors import StocktideError
 
-class BrokerError(Exception):
+
+class BrokerError(StocktideError):
     """The broker cannot be configured or started."""
-
-    hint: str | None = None
-
-    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
-        super().__init__(message or type(self).__doc__)
-        self.hint = hint or self.hint
 
 
 class UnsafeConfig(BrokerError):

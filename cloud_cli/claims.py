@@ -282,13 +282,13 @@ def _reload(command: str) -> None:
     import shlex  # noqa: PLC0415 - only this needs it
     import subprocess  # noqa: PLC0415 - as above
 
-    from cloud_ingest.errors import IngestError  # noqa: PLC0415 - as above
+    from cloud_cli.errors import BrokerNotReloaded  # noqa: PLC0415 - as above
 
     try:
         subprocess.run(shlex.split(command), check=True, capture_output=True, timeout=RELOAD_S_MAX)  # noqa: S603 - the operator's own
     except (OSError, subprocess.SubprocessError) as error:
         hint = "The list is written; reload the broker by hand. Nothing that the gateway sends is taken."
-        raise IngestError(f"The broker was not reloaded: {error}", hint=hint) from None
+        raise BrokerNotReloaded(f"The broker was not reloaded: {error}", hint=hint) from None
 
 
 def _shown(authority: "Authority", *, json_: bool) -> None:

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Tenant, database
 from cloud_ingest.defaults import DATABASE_URL
-from cloud_ingest.errors import BadInput
 from command_line.output import FAILED, ErrorGroup, emit_json, listing
 from wire_protocol.commands import REQUESTS
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Tenant, TheTenant, database
 from cloud_ingest.defaults import DATABASE_URL
-from cloud_ingest.errors import BadInput
 from command_line.output import ErrorGroup, emit_json, listing
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from cloud_cli.commands import arguments_of
+from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_cli.twins import read_patch
 from cloud_ingest.defaults import DATABASE_URL
-from cloud_ingest.errors import BadInput
 from command_line.output import ErrorGroup, emit_json, listing
 
 job_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Jobs: something for many gateways, in waves.")

@@ -190,7 +190,7 @@ def add_item(
     json_: Json = False,
 ) -> None:
     """Register an item; a stub that scans have created becomes a real one."""
-    from cloud_ingest.errors import InvalidCatalog  # noqa: PLC0415 - as below
+    from cloud_cli.errors import InvalidCatalog  # noqa: PLC0415 - as below
     from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
 
     tracked = {f"{each.value}_tracked": True for each in track or []}
@@ -236,7 +236,7 @@ def import_items(
 def _read_catalog(file: Path) -> "Iterator[CatalogItem]":
     import csv  # noqa: PLC0415 - only the import needs it
 
-    from cloud_ingest.errors import InvalidCatalog  # noqa: PLC0415 - as above
+    from cloud_cli.errors import InvalidCatalog  # noqa: PLC0415 - as above
 
     try:
         if file.stat().st_size > CATALOG_BYTES_MAX:
@@ -254,7 +254,7 @@ def _read_catalog(file: Path) -> "Iterator[CatalogItem]":
 def _item(fields: dict[str, Any], where: str) -> "CatalogItem":
     from pydantic import ValidationError  # noqa: PLC0415 - only commands about items need it
 
-    from cloud_ingest.errors import InvalidCatalog  # noqa: PLC0415 - as above
+    from cloud_cli.errors import InvalidCatalog  # noqa: PLC0415 - as above
     from wire_protocol.catalog import CatalogItem  # noqa: PLC0415 - as above
     from wire_protocol.problems import first_problem  # noqa: PLC0415 - as above
 

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
+from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Tenant, TheTenant, database
 from cloud_cli.registry import done, tenant_app
 from cloud_ingest.defaults import DATABASE_URL
-from cloud_ingest.errors import BadInput
 from command_line.output import ErrorGroup, emit_json, listing
 
 key_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="API keys of people and programs.")

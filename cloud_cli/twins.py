@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
+from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.defaults import DATABASE_URL
-from cloud_ingest.errors import BadInput
 from command_line.output import FAILED, ErrorGroup, emit_json, listing, table
 
 twin_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Twins: desired and reported state of gateways.")

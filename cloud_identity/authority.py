@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives import serialization
 
 from cloud_identity import certificates
 from cloud_identity.certificates import PrivateKey, PublicKey, Revoked
-from cloud_ingest.errors import AuthorityExists, AuthorityMissing, IngestError, SignerFailed
+from cloud_identity.errors import AuthorityError, AuthorityExists, AuthorityMissing, SignerFailed
 from wire_protocol import names
 
 CURRENT: Final = "current"
@@ -302,4 +302,6 @@ def _read(file: Path) -> bytes:
     except FileNotFoundError:
         raise AuthorityMissing(f"There is no {file}.") from None
     except OSError as error:
-        raise IngestError(f"{file} cannot be read: {error.strerror}.", hint="Who owns it, and who runs this?") from None
+        raise AuthorityError(
+            f"{file} cannot be read: {error.strerror}.", hint="Who owns it, and who runs this?"
+        ) from None

@@ -14,8 +14,9 @@ from typing import Final
 import structlog
 
 from cloud_identity.authority import signer
+from cloud_ingest.inbound import Arrival
 from cloud_ingest.leases import Leases
-from cloud_ingest.merge.inbox import Arrival, Inbox
+from cloud_ingest.merge.inbox import Inbox
 from cloud_ingest.merge.loop import Merging
 from cloud_ingest.merge.presence import Contacts
 from cloud_ingest.metrics import WorkerMetrics
@@ -30,6 +31,7 @@ from cloud_ingest.services.sites import Sites
 from cloud_ingest.services.stock_checks import Proofs
 from cloud_ingest.services.twins import Twins
 from cloud_ingest.settings import IngestSettings
+from cloud_ingest.transport.eviction import evict
 from cloud_ingest.transport.link import Link
 from cloud_store.base.leases import LeaseSession
 from cloud_store.base.notifications import DownlinkFeed
@@ -95,13 +97,20 @@ class Worker:
             self._link.publish, self.metrics,
         )  # fmt: skip
         self._revocation_store = RevocationStore(url, application=f"stocktide-revocations {name}")
-        self._revocations = Revocations(settings, self._revocation_store, self.metrics)
+        self._revocations = Revocations(self._revocation_store, self._disconnect, self.metrics)
         self._contacts = Contacts(
             settings, self._store, self._link.publish, self._merging.window_of, self._proofs.proved
         )
         self._leases = Leases(
             lambda: LeaseSession(url, f"stocktide-leases {name}"), self._serve, self.metrics,
             poll_s=settings.lease_poll_s,
+        )  # fmt: skip
+
+    async def _disconnect(self, gateway: str) -> None:
+        settings = self.settings
+        await evict(
+            settings.mqtt_url, gateway, ca_file=settings.mqtt_ca_file, cert_file=settings.mqtt_cert_file,
+            key_file=settings.mqtt_key_file, mqtt_5=settings.mqtt_version == "5",
         )  # fmt: skip
 
     def frame(self, arrival: Arrival) -> None:

@@ -1,14 +1,10 @@
 """Errors of the edge agent. The docstring of a class is its default message; `hint` says what to do next."""
 
+from command_line.errors import StocktideError
 
-class EdgeError(Exception):
+
+class EdgeError(StocktideError):
     """The edge agent cannot go on."""
-
-    hint: str | None = None
-
-    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
-        super().__init__(message or type(self).__doc__)
-        self.hint = hint or self.hint
 
 
 class LedgerMissing(EdgeError):

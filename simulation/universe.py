@@ -15,8 +15,8 @@ from unittest.mock import patch
 
 import structlog
 
+from cloud_store.base.gateways import Gateway as RegisteredGateway
 from cloud_store.base.leases import Survey
-from cloud_store.merge.arrivals import Gateway as RegisteredGateway
 from edge_agent.ledger import recovery
 from simulation import final_checks
 from simulation.chaos import Chaos

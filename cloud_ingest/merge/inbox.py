@@ -11,23 +11,11 @@ Invariant: what does not fit is not taken and so never acknowledged; the gateway
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from wire_protocol.topics import Stream
+from cloud_ingest.inbound import Arrival
 
 Offer: TypeAlias = Literal["taken", "repeated", "no_room"]
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """A payload on a frame topic, not yet looked at."""
-
-    gateway: str
-    stream: Stream
-    topic: str
-    payload: bytes
-    received_ms: int
 
 
 class Inbox:

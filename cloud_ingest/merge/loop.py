@@ -13,8 +13,9 @@ from typing import Final, Protocol
 
 import structlog
 
+from cloud_ingest.inbound import Arrival
 from cloud_ingest.merge.denylist import Refusals
-from cloud_ingest.merge.inbox import Arrival, Inbox, window
+from cloud_ingest.merge.inbox import Inbox, window
 from cloud_ingest.merge.throttle import Charging, Pacing
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings

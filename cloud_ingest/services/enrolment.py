@@ -17,7 +17,7 @@ import structlog
 
 from cloud_identity import certificates
 from cloud_identity.authority import Request, Signer
-from cloud_ingest.errors import IngestError, InvalidRequest
+from cloud_identity.errors import AuthorityError, InvalidRequest
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
@@ -126,7 +126,7 @@ class Enrolment:
         except Refusal as refusal:
             outcome: Refused = refusal.kind
             said = str(refusal)
-        except (StoreError, IngestError) as error:
+        except (StoreError, AuthorityError) as error:
             # What went wrong is the operator's to know; to whoever asks it only means: later.
             _LOG.warning("certificate_not_issued", asked=what, reason=str(error), hint=error.hint)
             outcome, said = "unavailable", "The cloud cannot issue certificates now; its operator's log says why."

@@ -7,15 +7,14 @@ Invariant: a gateway is cut once for each time it was revoked, and so few at a t
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
 from cloud_ingest.errors import IngestError
 from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
-from cloud_ingest.transport.eviction import evict
 from cloud_store.base.errors import StoreError
 from cloud_store.identity.revocations import Cut, RevocationStore
 
@@ -27,8 +26,10 @@ _LOG = structlog.get_logger()
 class Revocations:
     """Cuts the revoked gateways of the shards that this worker serves."""
 
-    def __init__(self, settings: IngestSettings, store: RevocationStore, metrics: WorkerMetrics) -> None:
-        self._settings, self._store, self._metrics = settings, store, metrics
+    def __init__(
+        self, store: RevocationStore, disconnect: Callable[[str], Awaitable[None]], metrics: WorkerMetrics
+    ) -> None:
+        self._store, self._disconnect, self._metrics = store, disconnect, metrics
         self._shards: frozenset[int] = frozenset()
         self._work = asyncio.Event()
 
@@ -48,7 +49,9 @@ class Revocations:
             self._work.clear()
             try:
                 while cuts := await uninterrupted(lambda: self._store.due(self._shards, limit=AT_ONCE_MAX)):
-                    ends = await asyncio.gather(*(self._end(cut.gateway) for cut in cuts), return_exceptions=True)
+                    ends = await asyncio.gather(
+                        *(self._disconnect(cut.gateway) for cut in cuts), return_exceptions=True
+                    )
                     for cut in (cut for cut, problem in zip(cuts, ends, strict=True) if problem is None):
                         await self._note(cut)
                     for problem in filter(None, ends):
@@ -57,13 +60,6 @@ class Revocations:
                 _LOG.warning("gateway_not_cut", reason=str(error), hint=error.hint)
                 self.wake()
                 await asyncio.sleep(RETRY_S)
-
-    async def _end(self, gateway: str) -> None:
-        settings = self._settings
-        await evict(
-            settings.mqtt_url, gateway, ca_file=settings.mqtt_ca_file, cert_file=settings.mqtt_cert_file,
-            key_file=settings.mqtt_key_file, mqtt_5=settings.mqtt_version == "5",
-        )  # fmt: skip
 
     async def _note(self, cut: Cut) -> None:
         await uninterrupted(lambda: self._store.done(cut))

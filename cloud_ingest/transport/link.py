@@ -18,7 +18,7 @@ import aiomqtt
 import structlog
 from aiomqtt import ProtocolVersion
 
-from cloud_ingest.merge.inbox import Arrival
+from cloud_ingest.inbound import Arrival
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.transport import broker_tls

@@ -1,12 +1,10 @@
 """Errors of the store. The docstring of a class is its default message; `hint` says what to do next."""
 
+from command_line.errors import StocktideError
 
-class StoreError(Exception):
+
+class StoreError(StocktideError):
     """The store failed."""
-
-    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
-        super().__init__(message or type(self).__doc__)
-        self.hint = hint
 
 
 class DatabaseUnavailable(StoreError):

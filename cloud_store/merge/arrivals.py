@@ -59,17 +59,6 @@ class MergedFrame:
     rejected: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """A gateway as the registry has it; the only source of its tenant and site."""
-
-    gateway_id: int
-    name: str
-    tenant_id: int
-    site_id: int
-    active: bool
-
-
 class LogKey(NamedTuple):
     """One log: one stream of one gateway in one epoch."""
 

@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from cloud_store.base import gateways
 from cloud_store.base.connection import Connection, connect, translated
 from cloud_store.base.errors import MergeConflict, Unstorable
+from cloud_store.base.gateways import Gateway
 from cloud_store.merge import (
     alarms,
     balances,
-    copy,
+    copying,
     cross_log_dedup,
     cursors,
     dead_letters,
@@ -25,10 +27,9 @@ from cloud_store.merge import (
     plan,
     site_digests,
 )
-from cloud_store.merge.arrivals import ArrivedFrame, Gateway, MergedFrame, MergeReport
+from cloud_store.merge.arrivals import ArrivedFrame, MergedFrame, MergeReport
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from cloud_store.merge.ledger_rows import CellKey
-from cloud_store.tenancy import registry
 from wire_protocol import proof
 from wire_protocol.replication import NO_CURSOR
 
@@ -98,7 +99,7 @@ class Merger:
         if self._connection is None or self._connection.closed:
             connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
             try:
-                copy.prepare(connection)
+                copying.prepare(connection)
             except BaseException:
                 # A disk without room: a session that is half prepared would fail for ever.
                 connection.close()
@@ -111,8 +112,8 @@ class Merger:
 def _merge_once(
     connection: Connection, ids: Dictionary, frames: Sequence[ArrivedFrame], unstorable: str | None
 ) -> MergeReport:
-    gateways = registry.gateways(connection, {arrived.gateway for arrived in frames})
-    planned = plan.make(frames, gateways, cursors.read(connection, gateways.values()), unstorable=unstorable)
+    registered = gateways.named(connection, {arrived.gateway for arrived in frames})
+    planned = plan.make(frames, registered, cursors.read(connection, registered.values()), unstorable=unstorable)
     cross_log_dedup.take_out(connection, planned)
     vocabulary = Vocabulary()
     for frame in planned.merged:
@@ -126,7 +127,7 @@ def _merge_once(
         for frame in planned.merged
         if frame.arrived.stream == "ledger"
     ]
-    planned.report.tenants = {name: gateway.tenant_id for name, gateway in gateways.items()}
+    planned.report.tenants = {name: gateway.tenant_id for name, gateway in registered.items()}
     for frame in planned.merged:
         planned.report.take(frame.gateway.name, 1, frame.arrived.frame.header.count)
     for key, told in rows.bounded.items():
@@ -153,9 +154,9 @@ def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
 
 
 def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary) -> None:
-    copy.movements(connection, rows.movements)
-    copy.readings(connection, rows.readings)
-    copy.frames(connection, planned.merged, ids)
+    copying.movements(connection, rows.movements)
+    copying.readings(connection, rows.readings)
+    copying.frames(connection, planned.merged, ids)
     changed = balances.book(connection, rows)
     cross_log_dedup.remember_after(connection, planned)
     dead_letters.add(connection, list(_letters(planned)))

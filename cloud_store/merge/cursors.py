@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
-from cloud_store.merge.arrivals import Gateway, LogKey
+from cloud_store.base.gateways import Gateway
+from cloud_store.merge.arrivals import LogKey
 from wire_protocol.messages import Rejected
 from wire_protocol.replication import NO_CURSOR, Cursor
 from wire_protocol.topics import Stream

@@ -15,7 +15,8 @@ from psycopg.rows import dict_row
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection, translated
-from cloud_store.merge.arrivals import ArrivedFrame, Gateway
+from cloud_store.base.gateways import Gateway
+from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.merge.plan import PlannedFrame
 
 PAYLOAD_BYTES_MAX: Final = 256 * 1024

@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cloud_store.merge.arrivals import ArrivedFrame, Gateway, LogKey, MergeReport, StreamOutcome
+from cloud_store.base.gateways import Gateway
+from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport, StreamOutcome
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import EPOCHS_MAX
 from wire_protocol.messages import Rejected

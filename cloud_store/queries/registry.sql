@@ -48,9 +48,6 @@ JOIN tenant t USING (tenant_id)
 WHERE %(tenant)s::text IS NULL OR t.name = %(tenant)s
 ORDER BY t.name, g.name, d.name
 
--- name: gateways_named
-SELECT name, gateway_id, tenant_id, site_id, state FROM gateway WHERE name = ANY(%(names)s)
-
 -- name: add_item
 -- A stub becomes a real item; an item that is already registered is left alone, and so is one that would stay as it is.
 INSERT INTO item AS i (

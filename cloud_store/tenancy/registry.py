@@ -3,27 +3,20 @@
 Invariant: which tenant and site a gateway belongs to is written here once and never taken from a topic or payload.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from psycopg.rows import dict_row
 
-from cloud_store.base import audit_log, sql
+from cloud_store.base import audit_log, gateways, sql
 from cloud_store.base.connection import Connection, translated
 from cloud_store.base.errors import AlreadyExists, UnknownName
-from cloud_store.merge.arrivals import Gateway
 from cloud_store.tenancy import quotas
 from wire_protocol import names, topics
 from wire_protocol.catalog import CatalogItem
 
 PAGE_ROWS: Final = 1000
 _SQL: Final = sql.load("registry")
-
-
-def gateways(connection: Connection, wanted: Collection[str]) -> dict[str, Gateway]:
-    """The registered ones among some gateways, disabled ones included."""
-    rows = connection.execute(_SQL["gateways_named"], {"names": list(wanted)})
-    return {name: Gateway(number, name, tenant, site, state == "active") for name, number, tenant, site, state in rows}
 
 
 def add_tenant(connection: Connection, tenant: str) -> None:
@@ -76,7 +69,7 @@ def add_device(connection: Connection, gateway: str, device: str) -> None:
             same, because the goods exist; it counts from then on.
     """
     with translated(), connection.transaction():
-        known = gateways(connection, [gateway]).get(gateway)
+        known = gateways.named(connection, [gateway]).get(gateway)
         if known is None:
             raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
         name = names.device(device)

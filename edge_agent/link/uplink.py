@@ -15,13 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import aiomqtt
 import structlog
 
 from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
-from edge_agent.identity.renewal import Renewal
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
@@ -41,7 +40,7 @@ from wire_protocol.address import BrokerAddress
 from wire_protocol.catalog import CatalogPage
 from wire_protocol.errors import WireError
 from wire_protocol.firmware import FirmwareChunk
-from wire_protocol.messages import Ack, CertificateResponse, Command, GatewayStatus
+from wire_protocol.messages import Ack, CertificateRequest, CertificateResponse, Command, GatewayStatus
 from wire_protocol.replication import SenderLimits
 from wire_protocol.site_messages import unpack
 from wire_protocol.topics import Channel, LinkTopic, Stream
@@ -59,6 +58,16 @@ CONNECT_TIMEOUT_S: Final = 10.0
 NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
 log = structlog.get_logger("edge_agent.link.uplink")
+
+
+class CertificateRenewal(Protocol):
+    """Keeps this gateway's certificate from running out; both methods touch files."""
+
+    def question(self) -> CertificateRequest | None:
+        """What to ask the cloud now, if it is time."""
+
+    def take(self, answer: CertificateResponse) -> bool:
+        """Put the answer in place. Returns whether there is a new identity."""
 
 
 @dataclass(slots=True)
@@ -92,7 +101,7 @@ class Uplink:
     offer: Callable[[], Any] = lambda: None
     others: tuple[BrokerAddress, ...] = ()
     tls: Callable[[int], ssl.SSLContext] = lambda _attempt: ssl.create_default_context()
-    renewal: Renewal | None = None
+    renewal: CertificateRenewal | None = None
     online: bool = False
     shipping: Shipping = field(init=False)
     twin: TwinLink = field(init=False)
@@ -292,7 +301,7 @@ class Uplink:
                 self._twin_changed.set()
             self._wake.set()
 
-    async def _renew(self, client: CloudClient, renewal: Renewal) -> None:
+    async def _renew(self, client: CloudClient, renewal: CertificateRenewal) -> None:
         while True:
             question = await asyncio.to_thread(renewal.question)
             if question is not None:

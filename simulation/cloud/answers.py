@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from cloud_store.base.connection import Connection
+from cloud_store.base.gateways import Gateway
 from cloud_store.merge import cross_log_dedup
-from cloud_store.merge.arrivals import Gateway, LogKey
+from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.dead_letters import DeadLetter
 from cloud_store.merge.plan import Plan
 from cloud_store.merge.presence import ContactStore

@@ -7,15 +7,17 @@ cannot run without asyncio and PostgreSQL; between any two of its steps the work
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from cloud_ingest.inbound import Arrival
 from cloud_ingest.leases import rebalance
-from cloud_ingest.merge.inbox import Arrival, Inbox, window
+from cloud_ingest.merge.inbox import Inbox, window
 from cloud_ingest.merge.loop import decode
 from cloud_ingest.merge.presence import Contacts
 from cloud_ingest.services.sites import as_passed_down
 from cloud_ingest.settings import IngestSettings
+from cloud_store.base.gateways import Gateway
 from cloud_store.base.leases import Survey
 from cloud_store.merge import plan
-from cloud_store.merge.arrivals import ArrivedFrame, Gateway, LogKey, MergedFrame, MergeReport
+from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergedFrame, MergeReport
 from cloud_store.merge.plan import Plan
 from simulation.cloud import answers
 from simulation.cloud.answers import RepeatQueries, VirtualContactStore

@@ -1,12 +1,10 @@
 """Errors of the demo."""
 
+from command_line.errors import StocktideError
 
-class DemoError(Exception):
+
+class DemoError(StocktideError):
     """The demo cannot go on."""
-
-    def __init__(self, message: str | None = None, *, hint: str | None = None) -> None:
-        super().__init__(message or type(self).__doc__)
-        self.hint = hint
 
 
 class ProcessFailed(DemoError):

@@ -15,7 +15,8 @@ from typing import Any, cast
 import pytest
 
 from bench.gateways import epoch
-from cloud_ingest.merge.inbox import Arrival, Inbox
+from cloud_ingest.inbound import Arrival
+from cloud_ingest.merge.inbox import Inbox
 from cloud_ingest.merge.loop import Merging
 from cloud_ingest.merge.presence import Contacts
 from cloud_ingest.metrics import WorkerMetrics

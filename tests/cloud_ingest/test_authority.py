@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cloud_identity import certificates
 from cloud_identity.authority import Authority, CommandSigner, KeyFileSigner, Request, signer
 from cloud_identity.certificates import Revoked
-from cloud_ingest.errors import AuthorityExists, AuthorityMissing, InvalidRequest, SignerFailed
+from cloud_identity.errors import AuthorityExists, AuthorityMissing, InvalidRequest, SignerFailed
 from tests.brokers import request_pem
 
 

@@ -19,6 +19,7 @@ from cloud_identity.authority import Authority, KeyFileSigner
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.services.enrolment import Enrolment, secret_hash
 from cloud_ingest.settings import IngestSettings
+from cloud_store.base import gateways
 from cloud_store.base.connection import connect
 from cloud_store.base.errors import AlreadyExists, UnknownName
 from cloud_store.identity import enrolment
@@ -150,7 +151,7 @@ def test_a_claim_is_made_for_the_right_site_only(desk: Desk) -> None:
         assert desk.tenant not in str(caught.value).replace(other, "")
         with pytest.raises(UnknownName):
             enrolment.add_claim(connection, other, "paris", "gw-9", name="x", secret_hash=b"")
-        assert registry.gateways(connection, ["gw-9"]) == {}
+        assert gateways.named(connection, ["gw-9"]) == {}
 
 
 @pytest.mark.bound("cloud.renewals_per_day_max")

@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud_ingest.inbound import Arrival
 from cloud_ingest.leases import rebalance
 from cloud_ingest.merge.denylist import Refusals
-from cloud_ingest.merge.inbox import Arrival, Inbox, window
+from cloud_ingest.merge.inbox import Inbox, window
 from cloud_ingest.merge.loop import Merging, decode
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_store.base.errors import DatabaseUnavailable
+from cloud_store.base.gateways import Gateway
 from cloud_store.base.leases import Survey
-from cloud_store.merge.arrivals import ArrivedFrame, Gateway, MergeReport
+from cloud_store.merge.arrivals import ArrivedFrame, MergeReport
 from cloud_store.merge.dead_letters import DeadLetter
 from cloud_store.merge.plan import make
 from cloud_store.tenancy.quotas import Credit

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from cloud_cli.app import app
 from cloud_identity import signatures
-from cloud_ingest.errors import BadInput
+from cloud_identity.errors import InvalidKey
 from wire_protocol.firmware import Manifest
 
 MANIFEST = Manifest(model="probe-x", version="1.1.0", release=7, size=5, sha256="a" * 64, replaces="1.2")
@@ -47,7 +47,7 @@ def test_openssl_signs_what_the_command_prints(pair: tuple[Path, Path], tmp_path
     fields = dict(zip(("model", "version", "release", "size", "sha256"), printed.stdout.splitlines()[1:6], strict=True))
     made = Manifest.model_validate(fields | {"release": 7, "size": 5})
     assert signatures.signed(made, signature, public) == signatures.sign(made, private)
-    with pytest.raises(BadInput, match="not a signature of this release"):
+    with pytest.raises(InvalidKey, match="not a signature of this release"):
         signatures.signed(made.model_copy(update={"version": "1.1.1"}), signature, public)
 
 
@@ -59,11 +59,11 @@ def test_what_is_no_key_is_told(pair: tuple[Path, Path], tmp_path: Path) -> None
     other = tmp_path / "ec.pem"
     subprocess.run(["openssl", "ecparam", "-genkey", "-name", "prime256v1", "-noout", "-out", other], check=True)
     for key in (rubbish, other, public, tmp_path / "nothing"):
-        with pytest.raises(BadInput):
+        with pytest.raises(InvalidKey):
             signatures.sign(MANIFEST, key)
     rubbish.write_bytes(bytes(64))
     for key in (rubbish, private, tmp_path / "nothing"):
-        with pytest.raises(BadInput):
+        with pytest.raises(InvalidKey):
             signatures.signed(MANIFEST, rubbish, key)
 
 

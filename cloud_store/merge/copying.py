@@ -19,7 +19,7 @@ from cloud_store.merge.dictionary import Dictionary
 from cloud_store.merge.ledger_rows import postgres_time
 from cloud_store.merge.plan import PlannedFrame
 
-_SQL: Final = sql.load("copy")
+_SQL: Final = sql.load("copying")
 MOVEMENT_TYPES: Final = ["int8"] * 6 + ["int4"] * 8 + ["int2"] + ["text"] * 4
 _READING: Final = ["int8"] * 3 + ["float8"] + ["int8"] * 2 + ["int4"] * 5
 _FRAME: Final = ["int8"] * 3 + ["int4"] * 6 + ["int2", "bool", "bytea", "bytea", "jsonb"]
