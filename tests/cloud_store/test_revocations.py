@@ -40,7 +40,7 @@ def due(store: RevocationStore) -> list[str]:
 def test_a_gateway_that_is_enabled_again_is_still_disconnected(
     store: RevocationStore, connection: Connection, revoke: str
 ) -> None:
-    """No worker has ended its connection yet, and that may be the thief's: enabling the gateway must not keep it open."""
+    """No worker has ended its connection yet, which may be a thief's: enabling the gateway must not keep it open."""
     connection.execute(revoke)
     connection.execute("UPDATE gateway SET state = 'disabled'")
     connection.execute("UPDATE gateway SET state = 'active'")
