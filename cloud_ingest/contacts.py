@@ -53,7 +53,8 @@ class Contacts:
         self._online: dict[str, frozenset[str]] = {}
         self._new_shards: set[int] = set()
         self._sending: set[tuple[str, Stream]] = set()
-        self._acknowledged: set[LogKey] = set()
+        # What was acknowledged since the answer in hand was looked up; None while there is none.
+        self._acknowledged: set[LogKey] | None = None
         self._work = asyncio.Event()
         self._trim_at = 0.0
 
@@ -104,7 +105,8 @@ class Contacts:
 
     def acknowledged(self, logs: Iterable[LogKey]) -> None:
         """These were acknowledged just now: a cursor that was read a moment ago would ask for what is there."""
-        self._acknowledged.update(logs)
+        if self._acknowledged is not None:
+            self._acknowledged.update(logs)
 
     async def run(self) -> None:
         """Store and answer until cancelled; what could not be stored for want of a database is tried again."""
@@ -120,9 +122,15 @@ class Contacts:
                 await asyncio.sleep(RETRY_S)
 
     async def _answer(self) -> None:
+        self._acknowledged = set()
+        try:
+            await self._look_up_and_ask(self._acknowledged)
+        finally:
+            self._acknowledged = None
+
+    async def _look_up_and_ask(self, acknowledged: set[LogKey]) -> None:
         letters, statuses = list(self._letters), dict(self._statuses)
         shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
-        self._acknowledged.clear()
         cursors, verdicts = await uninterrupted(lambda: self._look_up(letters, statuses, shards, arrived))
         del self._letters[: len(letters)]
         for gateway, heard in statuses.items():
@@ -130,12 +138,11 @@ class Contacts:
                 del self._statuses[gateway]
         self._new_shards -= shards
         self._arrived -= arrived
-        said = self._acknowledged
-        cursors = {key: at for key, at in cursors.items() if key[:2] not in self._sending and key not in said}
+        cursors = {key: at for key, at in cursors.items() if key[:2] not in self._sending}
         self._sending.clear()
         if cursors:
             _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))
-        await self._ask(cursors, verdicts)
+        await self._ask(cursors, verdicts, acknowledged)
 
     def _look_up(
         self,
@@ -157,13 +164,20 @@ class Contacts:
             cursors |= {key: at for key, at in found.items() if key[::2] in arrived or _is_behind(at, key, online)}
         return cursors, self._store.verdicts_of(cursors) if cursors else {}
 
-    async def _ask(self, cursors: Mapping[LogKey, Cursor], verdicts: Mapping[LogKey, list[Rejected]]) -> None:
-        for number, (key, cursor) in enumerate(cursors.items(), 1):
+    async def _ask(
+        self, cursors: Mapping[LogKey, Cursor], verdicts: Mapping[LogKey, list[Rejected]], acknowledged: set[LogKey]
+    ) -> None:
+        """Ask gateways, some of them a second; not those that a newer acknowledgement has reached since the look-up."""
+        asked = 0
+        for key, cursor in cursors.items():
+            if key in acknowledged:
+                continue
             now_ms = time.time_ns() // 1_000_000
             rejected = verdicts.get(key, ())
             for ack in Receiver(*key, cursor).acks(now_ms, self._window(key), rejected=rejected, ask=True):
                 self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
-            if number % self._settings.asks_per_s_max == 0:
+            asked += 1
+            if asked % self._settings.asks_per_s_max == 0:
                 await asyncio.sleep(1.0)
 
 
