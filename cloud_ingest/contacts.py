@@ -7,6 +7,7 @@ Invariant: the rate of asking is bounded; a fleet that is asked all at once woul
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -15,6 +16,7 @@ import structlog
 
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
+from cloud_ingest.waiting import Waiting
 from cloud_store.arrivals import LogKey
 from cloud_store.contacts import ContactStore
 from cloud_store.dead_letters import DeadLetter
@@ -48,7 +50,10 @@ class Contacts:
         self._proved = proved
         self._settings, self._store, self._publish, self._window = settings, store, publish, window
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
-        self._letters: list[DeadLetter] = []
+        self._letters: Waiting[int, DeadLetter] = Waiting(
+            messages_max=settings.status_waiting_max, bytes_max=settings.waiting_bytes_max
+        )
+        self._letter_numbers = itertools.count()
         self._arrived: set[tuple[str, str]] = set()
         self._online: dict[str, frozenset[str]] = {}
         self._new_shards: set[int] = set()
@@ -63,20 +68,26 @@ class Contacts:
         try:
             status = GatewayStatus.decode(payload)
         except InvalidMessage as error:
-            if payload and len(self._letters) < self._settings.status_waiting_max:
-                self._letters.append(DeadLetter("status", gateway, topic, str(error), payload))
+            letter = DeadLetter("status", gateway, topic, str(error), payload)
+            if payload and self._letters.put(next(self._letter_numbers), letter, len(payload)):
                 self._work.set()
             return
         if status.stock is not None and status.state == "online" and not retained:
             self._proved(gateway, status.stock)
-        there = self._online.pop(gateway, frozenset())
+        before = there = self._online.pop(gateway, frozenset())
         if status.state == "offline":
             there -= {status.epoch}
         elif (status.arrived or status.epoch not in there) and not retained:
             # A retained status may be old; whoever is really there is asked with its shard. And whoever was there in
             # this epoch may have left it for another without a word, and a clone of its disk come in its place.
             there = frozenset({*sorted(there - {status.epoch})[-EPOCHS_REMEMBERED_MAX:], status.epoch})
-            self._arrived.add((gateway, status.epoch))
+            arrived = (gateway, status.epoch)
+            if arrived in self._arrived or len(self._arrived) < self._settings.status_waiting_max:
+                self._arrived.add(arrived)
+            else:
+                there -= {status.epoch}  # so that its next status is an arrival again
+        # Whoever has left, or has come in too many epochs to be remembered, waits for no answer.
+        self._arrived -= {(gateway, epoch) for epoch in before - there}
         if there:
             if len(self._online) >= ONLINE_REMEMBERED_MAX:
                 del self._online[next(iter(self._online))]
@@ -100,7 +111,8 @@ class Contacts:
         if len(epochs) > 1:
             return  # two disks under one name: nobody knows here whose frame it is
         arrived = any((gateway, epoch) in self._arrived for epoch in epochs)
-        if arrived or topics.shard(gateway) in self._new_shards:
+        has_room = len(self._sending) < self._settings.status_waiting_max
+        if has_room and (arrived or topics.shard(gateway) in self._new_shards):
             self._sending.add((gateway, stream))
 
     def acknowledged(self, logs: Iterable[LogKey]) -> None:
@@ -129,10 +141,13 @@ class Contacts:
             self._acknowledged = None
 
     async def _look_up_and_ask(self, acknowledged: set[LogKey]) -> None:
-        letters, statuses = list(self._letters), dict(self._statuses)
+        letters, statuses = dict(self._letters), dict(self._statuses)
         shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
-        cursors, verdicts = await uninterrupted(lambda: self._look_up(letters, statuses, shards, arrived))
-        del self._letters[: len(letters)]
+        cursors, verdicts = await uninterrupted(
+            lambda: self._look_up(list(letters.values()), statuses, shards, arrived)
+        )
+        for number in letters:
+            del self._letters[number]
         for gateway, heard in statuses.items():
             if self._statuses.get(gateway) is heard:
                 del self._statuses[gateway]
