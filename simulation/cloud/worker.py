@@ -68,7 +68,7 @@ class VirtualContacts(Contacts):
         Raises:
             DatabaseAway: nobody can be answered yet; what is due stays so.
         """
-        letters, statuses = list(self._letters), dict(self._statuses)
+        letters, statuses = list(self._letters.values()), dict(self._statuses)
         shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
         cursors, verdicts = self._look_up(letters, statuses, shards, arrived)
         self._letters.clear()

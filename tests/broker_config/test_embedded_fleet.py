@@ -208,6 +208,39 @@ async def test_a_list_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
     assert not await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-b"))
 
 
+@pytest.mark.bound("broker_config.limits.EMBEDDED_CONNECTIONS_MAX")
+async def test_all_doors_together_have_one_bound_of_connections(fleet: Fleet) -> None:
+    """Each door had room of its own, and a connection that never ended its TLS handshake was not counted at all."""
+    names = [listeners.GATEWAYS, listeners.CLAIMS, listeners.WORKERS]
+    async with EmbeddedBroker(given=fleet.doors(), connections_max=3) as broker:
+
+        async def connect(door: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection(HOST, broker.port_of(door))
+
+        async def is_turned_away(door: str) -> bool:
+            reader, writer = await connect(door)
+            try:
+                async with asyncio.timeout(0.5):
+                    return not await reader.read(1)
+            except ConnectionResetError:
+                return True
+            except TimeoutError:
+                return False
+            finally:
+                writer.transport.abort()
+
+        silent = [await connect(door) for door in names]
+        for door in names:
+            assert await is_turned_away(door)
+        _, left = silent.pop()
+        left.transport.abort()
+        async with asyncio.timeout(10):
+            while await is_turned_away(listeners.GATEWAYS):
+                pass
+        for _, writer in silent:
+            writer.transport.abort()
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 async def test_old_tls_is_refused(fleet: Fleet, version: ssl.TLSVersion) -> None:
     """TLS before 1.2 has known weaknesses; a broker must not fall back to it."""
