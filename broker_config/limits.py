@@ -13,6 +13,9 @@ from wire_protocol.frames import FRAME_BYTES_MAX
 # A frame is the largest payload; the topic, MQTT 5 properties and the packet's own header come on top.
 PACKET_OVERHEAD_BYTES: int = 4096
 
+# Connections of the embedded broker, over all its listeners together: `stocktide broker run --connections-max`.
+EMBEDDED_CONNECTIONS_MAX: int = 1_000
+
 
 class BrokerLimits(BaseModel):
     """What a broker accepts and keeps. `for_side` gives the defaults of the cloud's or of a gateway's broker."""

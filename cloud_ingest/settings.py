@@ -36,6 +36,9 @@ class IngestSettings(BaseSettings):
     inbox_frames_max: int = Field(4096, ge=16, description="Frames waiting to be merged at most")
     inbox_bytes_max: int = Field(64 * 1024 * 1024, ge=1 << 20, description="Bytes of frames waiting to be merged")
     outgoing_messages_max: int = Field(10_000, ge=100, description="Acknowledgements waiting to be published")
+    outgoing_bytes_max: int = Field(
+        64 * 1024 * 1024, ge=1 << 20, description="Bytes of messages to gateways waiting to be published"
+    )
     publishers: int = Field(32, ge=1, le=256, description="Acknowledgements published at the same time")
     lease_poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the shard leases")
     asks_per_s_max: int = Field(500, ge=1, description="Gateways asked for their frames per second after a takeover")
@@ -50,6 +53,12 @@ class IngestSettings(BaseSettings):
         200.0, gt=0, description="Pieces of firmware images sent to gateways per second"
     )
     status_waiting_max: int = Field(10_000, ge=100, description="Gateway statuses waiting to be stored")
+    waiting_bytes_max: int = Field(
+        64 * 1024 * 1024,
+        ge=1 << 20,
+        description="Bytes of messages waiting for the database, of each kind: twin reports, replies, asks, dead "
+        "letters, frames for other gateways of a site",
+    )
     refusal_quiet_s: float = Field(10.0, ge=0, description="Seconds a refused gateway is ignored before judged again")
     refused_gateways_max: int = Field(10_000, ge=1, description="Refused gateways remembered")
     ca_dir: Path | None = Field(None, description="Directory of the certificate authority, when its key is here")

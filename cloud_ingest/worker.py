@@ -116,8 +116,8 @@ class Worker:
     def replied(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""
         reply = commands.decode(gateway, payload)
-        if reply is not None and not self._proofs.replied(gateway, reply):
-            self._commands.replied(gateway, reply)
+        if reply is not None and not self._proofs.replied(gateway, reply, len(payload)):
+            self._commands.replied(gateway, reply, len(payload))
 
     def twin_reported(self, gateway: str, payload: bytes) -> None:
         """Part of `link.Receiving`."""

@@ -14,6 +14,7 @@ import typer
 
 from broker_config import passwords
 from broker_config.errors import BrokerError, InvalidConfig, SimExtraMissing
+from broker_config.limits import EMBEDDED_CONNECTIONS_MAX
 from broker_config.mosquitto import TlsFiles
 from broker_config.policy import Side
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from broker_config.embedded.listeners import Door
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
+ConnectionsMax = Annotated[
+    int, typer.Option("--connections-max", min=1, help="Clients connected at most, over all listeners together.")
+]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 
 
@@ -29,6 +33,7 @@ def run(
     port: Port = 1883,
     password_file: Annotated[Path | None, typer.Option("--passwords", help="Users, see `passwd`.")] = None,
     anonymous: Annotated[bool, typer.Option(help="Let everybody in; loopback only, as always.")] = False,
+    connections_max: ConnectionsMax = EMBEDDED_CONNECTIONS_MAX,
     as_json: AsJson = False,
 ) -> None:
     """Run the embedded broker in the foreground until SIGTERM. For demos and tests: it forgets everything."""
@@ -41,7 +46,7 @@ def run(
         users = passwords.read(password_file) if password_file else None
         return [listeners.only(port, side, users)]
 
-    asyncio.run(_serve(side, wanted, as_json=as_json))
+    asyncio.run(_serve(side, wanted, connections_max, as_json=as_json))
 
 
 def run_fleet(
@@ -53,6 +58,7 @@ def run_fleet(
     gateway_port: Port = 8883,
     claims_port: Port = 8884,
     worker_port: Port = 8885,
+    connections_max: ConnectionsMax = EMBEDDED_CONNECTIONS_MAX,
     as_json: AsJson = False,
 ) -> None:
     """Run the embedded broker for gateways with certificates, with doors for claims and for workers.
@@ -69,10 +75,10 @@ def run_fleet(
             worker_port=worker_port,
         )  # fmt: skip
 
-    asyncio.run(_serve(Side.CLOUD, wanted, as_json=as_json))
+    asyncio.run(_serve(Side.CLOUD, wanted, connections_max, as_json=as_json))
 
 
-async def _serve(side: Side, wanted: "Callable[[], list[Door]]", *, as_json: bool) -> None:
+async def _serve(side: Side, wanted: "Callable[[], list[Door]]", connections_max: int, *, as_json: bool) -> None:
     try:
         from broker_config.embedded.broker import (  # noqa: PLC0415 - amqtt comes with stocktide[sim] only
             HOST,
@@ -86,7 +92,8 @@ async def _serve(side: Side, wanted: "Callable[[], list[Door]]", *, as_json: boo
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, changed.set)
     given = wanted()
-    async with EmbeddedBroker(side=side, given=given) as broker, asyncio.TaskGroup() as group:
+    embedded = EmbeddedBroker(side=side, given=given, connections_max=connections_max)
+    async with embedded as broker, asyncio.TaskGroup() as group:
         reading = group.create_task(_read_again(broker.open, wanted, changed), name="broker.reading")
         urls = {
             door.name: f"{'mqtt' if door.tls is None else 'mqtts'}://{HOST}:{broker.port_of(door.name)}"

@@ -9,7 +9,8 @@ amqtt 0.12 cannot do, and Mosquitto can:
   broke, or within 5 s, is forgotten. Only what arrived while the client was away is delivered when it returns, and
   comes with the retain flag set. Stocktide does not depend on it: frames and device events are sent again end to end.
 - Keepalive: a half-open connection is noticed only when its client comes back.
-- Bounds: queues grow with what clients leave in them, and a packet after the first may have any size.
+- Bounds: queues grow with what clients leave in them, and a packet after the first may have any size. Connections have
+  one bound, `connections_max`, over all doors; one that has not ended its TLS handshake counts too.
 
 amqtt opens no socket here: `doors.py` says where we listen and whom we let in, `admission.py` reads the first packet,
 and amqtt is given the connection by its interface for listeners that are not its own.
@@ -20,7 +21,8 @@ Invariant: it listens on loopback only, and remembers nothing after it stops.
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -33,12 +35,13 @@ from broker_config.embedded import listeners
 from broker_config.embedded.admission import admitted
 from broker_config.embedded.listeners import Door
 from broker_config.errors import BrokerStartFailed
+from broker_config.limits import EMBEDDED_CONNECTIONS_MAX
 from broker_config.policy import Side, matches
 
 HOST: Final = "127.0.0.1"
-CONNECTIONS_MAX: Final = 1_000
 SESSION_S_MAX: Final = 24 * 3600
 HANDSHAKE_S_MAX: Final = 10.0
+ACCEPT_PAUSE_S: Final = 1.0
 END_S_MAX: Final = 5.0
 _PLUGIN: Final = "broker_config.embedded.amqtt_plugin.PolicyPlugin"
 _LISTENER: Final = "default"
@@ -48,16 +51,19 @@ class EmbeddedBroker:
     """`async with EmbeddedBroker(side=Side.CLOUD, users=passwords.read(file)) as broker:` serves `broker.port`.
 
     `users` are names with hashes as in a password file; without them anybody may do anything. Port 0 takes a free one.
-    `given` are doors in the place of that one, as `doors.fleet(…)` has them.
+    `given` are doors in the place of that one, as `doors.fleet(…)` has them. `connections_max` is how many connections
+    all doors have together: one more is closed as soon as it is accepted.
     """
 
     def __init__(
         self, *, port: int = 0, side: Side = Side.CLOUD, users: Mapping[str, str] | None = None,
-        given: Sequence[Door] = (),
+        given: Sequence[Door] = (), connections_max: int = EMBEDDED_CONNECTIONS_MAX,
     ) -> None:  # fmt: skip
         self._side, self._given = side, list(given) or [listeners.only(port, side, users)]
+        self._connections_max = connections_max
         self._listeners: dict[str, _Listener] = {}
-        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
+        # Of all doors, from the moment they are accepted; a writer as soon as its TLS handshake has ended.
+        self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter | None] = {}
         self._clients: dict[str, asyncio.Task[Any]] = {}
 
     async def __aenter__(self) -> Self:
@@ -95,7 +101,7 @@ class EmbeddedBroker:
             known = self._listeners.get(door.name)
             listener = known or _Listener(door.port)
             try:
-                await listener.open(door, self._arrived)
+                listener.open(door, self._accepted)
             except BaseException:
                 if known is None:
                     listener.close()
@@ -119,19 +125,38 @@ class EmbeddedBroker:
     async def _stop(self) -> None:
         for listener in self._listeners.values():
             listener.close()
+        await asyncio.sleep(0)  # a task that is cancelled before its first step would not close its socket
         # amqtt waits for those who have connected and said nothing, and forgets those who are about to leave.
         await self._end(*self._connections)
         await self._broker.shutdown()
         await self._end(*self._connections)
 
-    async def _arrived(self, door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, from its first packet to its end."""
+    def _accepted(self, door: Door, context: ssl.SSLContext | None, accepted: socket.socket) -> None:
+        """Count a connection, and serve it; close it when there are as many as there may be."""
+        if len(self._connections) >= self._connections_max:
+            accepted.close()
+            return
+        connection = asyncio.create_task(self._serve(door, context, accepted), name=f"broker.connection[{door.name}]")
+        self._connections[connection] = None
+
+    async def _serve(self, door: Door, context: ssl.SSLContext | None, accepted: socket.socket) -> None:
+        """One connection, from its TLS handshake to its end."""
         connection = asyncio.current_task()
         assert connection is not None  # noqa: S101 - a coroutine runs in a task
-        if len(self._connections) >= CONNECTIONS_MAX:
-            writer.transport.abort()
+        try:
+            reader, writer = await _streams(context, accepted)
+        except OSError:  # ssl.SSLError is one
             return
-        self._connections[connection] = writer
+        else:
+            self._connections[connection] = writer
+            await self._arrived(connection, door, reader, writer)
+        finally:
+            del self._connections[connection]
+
+    async def _arrived(
+        self, connection: asyncio.Task[Any], door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """One connection, from its first packet to its end."""
         client_id: str | None = None
         try:
             entered = await admitted(door, self._side, reader, writer)
@@ -144,13 +169,9 @@ class EmbeddedBroker:
             client_id = who.client_id
             self._clients[client_id] = connection
             await self._broker.external_connected(handed, StreamWriterAdapter(writer), _LISTENER)
-        except asyncio.CancelledError:
-            # Only `_end` cancels it, and asyncio reports a cancelled connection as an error (before 3.12).
-            return
         finally:
             if client_id is not None and self._clients.get(client_id) is connection:
                 del self._clients[client_id]
-            del self._connections[connection]
             writer.close()
 
     async def _end(self, *connections: asyncio.Task[Any]) -> None:
@@ -158,16 +179,39 @@ class EmbeddedBroker:
         if not connections:
             return
         for connection in connections:
-            if connection in self._connections:
-                self._connections[connection].transport.abort()
+            if (writer := self._connections.get(connection)) is not None:
+                writer.transport.abort()
+            else:
+                connection.cancel()  # in its handshake, or at its end already
         _, left = await asyncio.wait(connections, timeout=END_S_MAX)
         for connection in left:
             connection.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
 
+async def _streams(
+    context: ssl.SSLContext | None, accepted: socket.socket
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The streams of an accepted connection, after its TLS handshake if there is to be one.
+
+    Raises:
+        OSError: the handshake failed, or took too long.
+    """
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.connect_accepted_socket(
+        lambda: protocol, accepted, ssl=context, ssl_handshake_timeout=None if context is None else HANDSHAKE_S_MAX
+    )
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
 class _Listener:
-    """A socket that is listened on as one door says, then as another: none that knocks meanwhile is turned away."""
+    """A socket that is listened on as one door says, then as another: none that knocks meanwhile is turned away.
+
+    Its own accept, because asyncio's servers tell of a connection only after its TLS handshake: until then nobody would
+    count it.
+    """
 
     def __init__(self, port: int) -> None:
         try:
@@ -178,28 +222,38 @@ class _Listener:
                 hint="Is another broker running there? --port 0 takes a free one.",
             ) from error
         self._socket.setblocking(False)
-        self._server: asyncio.Server | None = None
+        self._loop = asyncio.get_running_loop()
+        self._again: asyncio.TimerHandle | None = None
 
     @property
     def port(self) -> int:
         return int(self._socket.getsockname()[1])
 
-    async def open(
-        self, door: Door, arrived: Callable[[Door, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-    ) -> None:
+    def open(self, door: Door, accepted: Callable[[Door, ssl.SSLContext | None, socket.socket], None]) -> None:
         """Let in by this door from now on."""
         context = None if door.tls is None else door.tls()
-        before, self._server = self._server, await asyncio.start_server(
-            lambda reader, writer: arrived(door, reader, writer), sock=self._socket.dup(), ssl=context,
-            ssl_handshake_timeout=None if context is None else HANDSHAKE_S_MAX,
-        )  # fmt: skip
-        if before is not None:
-            before.close()
+        self._loop.add_reader(self._socket, self._accept, lambda connection: accepted(door, context, connection))
+
+    def _accept(self, accepted: Callable[[socket.socket], None]) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError:
+            # No file descriptor is left: the connection waits in the kernel, and we would spin.
+            self._loop.remove_reader(self._socket)
+            self._again = self._loop.call_later(
+                ACCEPT_PAUSE_S, self._loop.add_reader, self._socket, self._accept, accepted
+            )
+            return
+        connection.setblocking(False)
+        accepted(connection)
 
     def close(self) -> None:
         """Listen no longer."""
-        if self._server is not None:
-            self._server.close()
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._socket)
         self._socket.close()
 
 

@@ -1,5 +1,7 @@
 """Frames that arrived and wait to be merged: a queue bounded in frames and in bytes, and fair between gateways.
 
+Frames that were taken out to be merged count in bytes until they are settled: hours, when the database is away so long.
+
 Frames are taken from the gateways in turn, each gateway's own in order, so that everybody gets a first acknowledgement
 soon, even when a hundred come back at once with full windows.
 
@@ -37,7 +39,7 @@ class Inbox:
         self._frames_max, self._bytes_max = frames_max, bytes_max
         self._waiting: dict[str, dict[bytes, Arrival]] = {}  # of each gateway, by payload, in the order they came
         self._in_hand: set[tuple[str, bytes]] = set()
-        self._frames = self._bytes = 0
+        self._frames = self._bytes = self._bytes_in_hand = 0
         self._arrived = asyncio.Event()
 
     def __len__(self) -> int:
@@ -53,7 +55,8 @@ class Inbox:
         queue = self._waiting.get(arrival.gateway, {})
         if arrival.payload in queue or (arrival.gateway, arrival.payload) in self._in_hand:
             return "repeated"
-        if self._frames >= self._frames_max or self._bytes + len(arrival.payload) > self._bytes_max:
+        held = self._bytes + self._bytes_in_hand
+        if self._frames >= self._frames_max or held + len(arrival.payload) > self._bytes_max:
             return "no_room"
         queue[arrival.payload] = arrival
         self._waiting[arrival.gateway] = queue
@@ -76,7 +79,8 @@ class Inbox:
             if queue:
                 self._waiting[gateway] = queue  # to the end of the line
         self._frames -= len(taken)
-        self._bytes -= sum(len(arrival.payload) for arrival in taken)
+        size = sum(len(arrival.payload) for arrival in taken)
+        self._bytes, self._bytes_in_hand = self._bytes - size, self._bytes_in_hand + size
         self._in_hand |= {(arrival.gateway, arrival.payload) for arrival in taken}
         if not self._waiting:
             self._arrived.clear()
@@ -84,7 +88,9 @@ class Inbox:
 
     def settled(self, taken: Iterable[tuple[str, bytes]]) -> None:
         """What was taken, by gateway and payload, has been dealt with: who sends it again has not heard of that."""
-        self._in_hand -= set(taken)
+        settled = self._in_hand & set(taken)
+        self._in_hand -= settled
+        self._bytes_in_hand -= sum(len(payload) for _, payload in settled)
 
 
 def window(fill: float, frames_max: int) -> int:

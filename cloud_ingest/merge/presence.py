@@ -7,6 +7,7 @@ Invariant: the rate of asking is bounded; a fleet that is asked all at once woul
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -15,6 +16,7 @@ import structlog
 
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
+from cloud_ingest.waiting import Waiting
 from cloud_store.base.errors import StoreError
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.dead_letters import DeadLetter
@@ -48,12 +50,16 @@ class Contacts:
         self._proved = proved
         self._settings, self._store, self._publish, self._window = settings, store, publish, window
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
-        self._letters: list[DeadLetter] = []
+        self._letters: Waiting[int, DeadLetter] = Waiting(
+            messages_max=settings.status_waiting_max, bytes_max=settings.waiting_bytes_max
+        )
+        self._letter_numbers = itertools.count()
         self._arrived: set[tuple[str, str]] = set()
         self._online: dict[str, frozenset[str]] = {}
         self._new_shards: set[int] = set()
         self._sending: set[tuple[str, Stream]] = set()
-        self._acknowledged: set[LogKey] = set()
+        # What was acknowledged since the answer in hand was looked up; None while there is none.
+        self._acknowledged: set[LogKey] | None = None
         self._work = asyncio.Event()
         self._trim_at = 0.0
 
@@ -62,20 +68,26 @@ class Contacts:
         try:
             status = GatewayStatus.decode(payload)
         except InvalidMessage as error:
-            if payload and len(self._letters) < self._settings.status_waiting_max:
-                self._letters.append(DeadLetter("status", gateway, topic, str(error), payload))
+            letter = DeadLetter("status", gateway, topic, str(error), payload)
+            if payload and self._letters.put(next(self._letter_numbers), letter, len(payload)):
                 self._work.set()
             return
         if status.stock is not None and status.state == "online" and not retained:
             self._proved(gateway, status.stock)
-        there = self._online.pop(gateway, frozenset())
+        before = there = self._online.pop(gateway, frozenset())
         if status.state == "offline":
             there -= {status.epoch}
         elif (status.arrived or status.epoch not in there) and not retained:
             # A retained status may be old; whoever is really there is asked with its shard. And whoever was there in
             # this epoch may have left it for another without a word, and a clone of its disk come in its place.
             there = frozenset({*sorted(there - {status.epoch})[-EPOCHS_REMEMBERED_MAX:], status.epoch})
-            self._arrived.add((gateway, status.epoch))
+            arrived = (gateway, status.epoch)
+            if arrived in self._arrived or len(self._arrived) < self._settings.status_waiting_max:
+                self._arrived.add(arrived)
+            else:
+                there -= {status.epoch}  # so that its next status is an arrival again
+        # Whoever has left, or has come in too many epochs to be remembered, waits for no answer.
+        self._arrived -= {(gateway, epoch) for epoch in before - there}
         if there:
             if len(self._online) >= ONLINE_REMEMBERED_MAX:
                 del self._online[next(iter(self._online))]
@@ -99,12 +111,14 @@ class Contacts:
         if len(epochs) > 1:
             return  # two disks under one name: nobody knows here whose frame it is
         arrived = any((gateway, epoch) in self._arrived for epoch in epochs)
-        if arrived or topics.shard(gateway) in self._new_shards:
+        has_room = len(self._sending) < self._settings.status_waiting_max
+        if has_room and (arrived or topics.shard(gateway) in self._new_shards):
             self._sending.add((gateway, stream))
 
     def acknowledged(self, logs: Iterable[LogKey]) -> None:
         """These were acknowledged just now: a cursor that was read a moment ago would ask for what is there."""
-        self._acknowledged.update(logs)
+        if self._acknowledged is not None:
+            self._acknowledged.update(logs)
 
     async def run(self) -> None:
         """Store and answer until cancelled; what could not be stored for want of a database is tried again."""
@@ -120,22 +134,30 @@ class Contacts:
                 await asyncio.sleep(RETRY_S)
 
     async def _answer(self) -> None:
-        letters, statuses = list(self._letters), dict(self._statuses)
+        self._acknowledged = set()
+        try:
+            await self._look_up_and_ask(self._acknowledged)
+        finally:
+            self._acknowledged = None
+
+    async def _look_up_and_ask(self, acknowledged: set[LogKey]) -> None:
+        letters, statuses = dict(self._letters), dict(self._statuses)
         shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
-        self._acknowledged.clear()
-        cursors, verdicts = await uninterrupted(lambda: self._look_up(letters, statuses, shards, arrived))
-        del self._letters[: len(letters)]
+        cursors, verdicts = await uninterrupted(
+            lambda: self._look_up(list(letters.values()), statuses, shards, arrived)
+        )
+        for number in letters:
+            del self._letters[number]
         for gateway, heard in statuses.items():
             if self._statuses.get(gateway) is heard:
                 del self._statuses[gateway]
         self._new_shards -= shards
         self._arrived -= arrived
-        said = self._acknowledged
-        cursors = {key: at for key, at in cursors.items() if key[:2] not in self._sending and key not in said}
+        cursors = {key: at for key, at in cursors.items() if key[:2] not in self._sending}
         self._sending.clear()
         if cursors:
             _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))
-        await self._ask(cursors, verdicts)
+        await self._ask(cursors, verdicts, acknowledged)
 
     def _look_up(
         self,
@@ -157,13 +179,20 @@ class Contacts:
             cursors |= {key: at for key, at in found.items() if key[::2] in arrived or _is_behind(at, key, online)}
         return cursors, self._store.verdicts_of(cursors) if cursors else {}
 
-    async def _ask(self, cursors: Mapping[LogKey, Cursor], verdicts: Mapping[LogKey, list[Rejected]]) -> None:
-        for number, (key, cursor) in enumerate(cursors.items(), 1):
+    async def _ask(
+        self, cursors: Mapping[LogKey, Cursor], verdicts: Mapping[LogKey, list[Rejected]], acknowledged: set[LogKey]
+    ) -> None:
+        """Ask gateways, some of them a second; not those that a newer acknowledgement has reached since the look-up."""
+        asked = 0
+        for key, cursor in cursors.items():
+            if key in acknowledged:
+                continue
             now_ms = time.time_ns() // 1_000_000
             rejected = verdicts.get(key, ())
             for ack in Receiver(*key, cursor).acks(now_ms, self._window(key), rejected=rejected, ask=True):
                 self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
-            if number % self._settings.asks_per_s_max == 0:
+            asked += 1
+            if asked % self._settings.asks_per_s_max == 0:
                 await asyncio.sleep(1.0)
 
 

@@ -1,6 +1,7 @@
 """The catalogue: answers gateways that ask, and tells those that are there when there is something to ask for.
 
-Invariant: bounded. The latest ask of each gateway is kept, and so many gateways are told per second at most.
+Invariant: bounded. The latest ask of each gateway is kept, a gateway of the registry waits once to be told, and so many
+are told per second at most.
 """
 
 import asyncio
@@ -83,14 +84,15 @@ class Catalogs:
     async def _compare(self) -> None:
         """See which catalogues have changed since the last look; at the first look gateways ask by themselves."""
         heads, before = await uninterrupted(self._store.heads), self._heads
-        self._heads = heads
         if before is None:
+            self._heads = heads
             return
         tenants = {tenant for tenant, version in heads.items() if before.get(tenant) != version}
         if tenants:
             told = {news.gateway for news in self._news}
             news = await uninterrupted(lambda: self._store.changed(tenants, self._shards))
             self._news += [each for each in news if each.gateway not in told]
+        self._heads = heads  # not before: a database that goes away in between would cost everybody the news
 
     async def _tell(self) -> None:
         """Tell some gateways that there is more; the rest in the next turns."""

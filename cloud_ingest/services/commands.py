@@ -11,6 +11,7 @@ import structlog
 
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
+from cloud_ingest.waiting import Waiting
 from cloud_store.base.errors import StoreError, Unstorable
 from cloud_store.provisioning.commands import CommandStore
 from wire_protocol import topics
@@ -29,7 +30,9 @@ class Commands:
     def __init__(self, settings: IngestSettings, store: CommandStore, publish: Callable[[str, bytes], None]) -> None:
         self._settings, self._store, self._publish = settings, store, publish
         self._shards: frozenset[int] = frozenset()
-        self._replies: dict[tuple[str, str], Reply] = {}
+        self._replies: Waiting[tuple[str, str], Reply] = Waiting(
+            messages_max=settings.status_waiting_max, bytes_max=settings.waiting_bytes_max
+        )
         self._look = False
         self._work = asyncio.Event()
 
@@ -43,10 +46,9 @@ class Commands:
         self._look = True
         self._work.set()
 
-    def replied(self, gateway: str, reply: Reply) -> None:
-        """A gateway has answered."""
-        if len(self._replies) < self._settings.status_waiting_max:
-            self._replies[gateway, reply.id] = reply
+    def replied(self, gateway: str, reply: Reply, size: int = Reply.bytes_max) -> None:
+        """A gateway has answered, in `size` bytes. What finds no room is sent again, because its command is."""
+        if self._replies.put((gateway, reply.id), reply, size):
             self._work.set()
 
     async def run(self) -> None:
@@ -74,7 +76,7 @@ class Commands:
             except Unstorable as error:
                 _LOG.warning("reply_dropped", gateway=gateway, id=number, reason=str(error))
                 taken = False
-            self._replies.pop((gateway, number), None)
+            self._replies.discard((gateway, number), reply)
             if taken:
                 _LOG.info("command_answered", gateway=gateway, id=number, ok=reply.ok, reason=reply.reason)
 

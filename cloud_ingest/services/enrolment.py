@@ -74,6 +74,9 @@ class Enrolment:
         self._take((Channel.CERTIFICATE_ASK, gateway), payload)
 
     def _take(self, key: tuple[Channel, str], payload: bytes) -> None:
+        if len(payload) > max(ClaimRequest.bytes_max, CertificateRequest.bytes_max):
+            self._metrics.certificates.labels("malformed").inc()  # it need not wait to be found so
+            return
         if key not in self._waiting and len(self._waiting) >= self._settings.claims_waiting_max:
             self._metrics.certificates.labels("dropped").inc()  # whoever asks, asks again
             return

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from cloud_ingest.threads import uninterrupted
-from cloud_store.base.errors import StoreError
+from cloud_store.base.errors import DatabaseUnavailable, StoreError
 from cloud_store.provisioning.jobs import JobStore
 
 LOOK_S: Final = 1.0
@@ -32,10 +32,19 @@ class Jobs:
             try:
                 while jobs := await uninterrupted(self._store.running):
                     for job in jobs:
-                        while await uninterrupted(lambda: self._store.step(job)):  # noqa: B023 - awaited here
-                            pass
+                        await self._step(job)
                     await asyncio.sleep(LOOK_S)
             except StoreError as error:
                 _LOG.warning("jobs_failed", reason=str(error), hint=error.hint)
                 self._work.set()
                 await asyncio.sleep(LOOK_S)
+
+    async def _step(self, job: str) -> None:
+        """Take all steps of a job that can be taken now. One that fails is tried again after the others had theirs."""
+        try:
+            while await uninterrupted(lambda: self._store.step(job)):
+                pass
+        except DatabaseUnavailable:
+            raise
+        except StoreError as error:
+            _LOG.warning("job_step_failed", job=job, reason=str(error), hint=error.hint)

@@ -18,6 +18,7 @@ import structlog
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
+from cloud_ingest.waiting import Waiting
 from cloud_store.base.errors import StoreError
 from cloud_store.merge.arrivals import MergedFrame
 from cloud_store.provisioning.sites import Answer, SiteStore
@@ -48,8 +49,11 @@ class Sites:
         metrics: WorkerMetrics,
     ) -> None:
         self._settings, self._store, self._publish, self._metrics = settings, store, publish, metrics
-        self._asks: dict[str, SiteAsk] = {}
+        self._asks: Waiting[str, SiteAsk] = Waiting(
+            messages_max=settings.site_asks_waiting_max, bytes_max=settings.waiting_bytes_max
+        )
         self._merged: list[MergedFrame] = []
+        self._merged_bytes = 0
         self._peers: dict[int, list[str]] = {}
         self._peers_until = 0.0
         self._work = asyncio.Event()
@@ -61,29 +65,31 @@ class Sites:
         except InvalidMessage as error:
             _LOG.warning("ask_refused", gateway=gateway, reason=str(error))
             return
-        if gateway in self._asks or len(self._asks) < self._settings.site_asks_waiting_max:
-            self._asks[gateway] = ask
+        if self._asks.put(gateway, ask, len(payload)):
             self._work.set()
 
     def merged(self, frames: Sequence[MergedFrame]) -> None:
         """Ledger frames were committed. What does not fit is found by asking."""
-        if len(self._merged) < self._settings.inbox_frames_max:
-            self._merged += frames
-            self._work.set()
+        for frame in frames:
+            total = self._merged_bytes + len(frame.arrived.payload)
+            if len(self._merged) >= self._settings.inbox_frames_max or total > self._settings.waiting_bytes_max:
+                break
+            self._merged.append(frame)
+            self._merged_bytes = total
+        self._work.set()
 
     async def run(self) -> None:
         """Push and answer until cancelled."""
         while True:
             await self._work.wait()
             self._work.clear()
-            frames, self._merged = self._merged, []
+            frames, self._merged, self._merged_bytes = self._merged, [], 0
             try:
                 await self._push(frames)
                 while self._asks:
                     gateway, ask = next(iter(self._asks.items()))
                     await self._answer(gateway, ask)
-                    if self._asks.get(gateway) is ask:
-                        del self._asks[gateway]
+                    self._asks.discard(gateway, ask)
             except StoreError as error:
                 _LOG.warning("sites_failed", reason=str(error), hint=error.hint)
                 self._work.set()

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
+from cloud_ingest.waiting import Waiting
 from cloud_store.base.errors import StoreError
 from cloud_store.reports.stock_checks import ProofStore
 from wire_protocol import topics
@@ -55,7 +56,9 @@ class Proofs:
     ) -> None:
         self._settings, self._store, self._publish, self._metrics = settings, store, publish, metrics
         self._proofs: dict[str, StockProof] = {}
-        self._replies: dict[str, Reply] = {}
+        self._replies: Waiting[str, Reply] = Waiting(
+            messages_max=settings.proofs_waiting_max, bytes_max=settings.waiting_bytes_max
+        )
         self._searches: dict[str, _Search] = {}
         self._work = asyncio.Event()
 
@@ -65,11 +68,11 @@ class Proofs:
             self._proofs[gateway] = proof
             self._work.set()
 
-    def replied(self, gateway: str, reply: Reply) -> bool:
+    def replied(self, gateway: str, reply: Reply, size: int = Reply.bytes_max) -> bool:
         """A gateway has answered a command. Returns whether it was one of ours; only what it was asked is looked at."""
         search = self._searches.get(gateway)
         if search is not None and reply.id == search.command:
-            self._replies[gateway] = reply
+            self._replies.put(gateway, reply, size)
             self._work.set()
         return reply.id.startswith(QUESTION)
 
@@ -80,7 +83,7 @@ class Proofs:
             self._work.clear()
             try:
                 while self._replies:
-                    await self._go_on(*self._replies.popitem())
+                    await self._go_on(*self._replies.pop_first())
                 while self._proofs:
                     gateway = next(iter(self._proofs))
                     await self._compare(gateway, self._proofs[gateway])

@@ -17,6 +17,7 @@ from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.threads import uninterrupted
 from cloud_ingest.token_bucket import TURNS_PER_S, Allowance
+from cloud_ingest.waiting import Waiting
 from cloud_store.base.errors import StoreError, Unstorable
 from cloud_store.provisioning.twins import Push, TwinStore
 from wire_protocol import topics
@@ -43,7 +44,9 @@ class Twins:
         self._metrics = metrics
         self._allowance, self._answers = Allowance(settings.twins_per_s_max), Allowance(settings.twins_per_s_max)
         self._shards: frozenset[int] = frozenset()
-        self._reports: dict[str, ReportedTwin] = {}
+        self._reports: Waiting[str, ReportedTwin] = Waiting(
+            messages_max=settings.status_waiting_max, bytes_max=settings.waiting_bytes_max
+        )
         self._changed = False
         self._work = asyncio.Event()
 
@@ -59,8 +62,7 @@ class Twins:
         except InvalidMessage as error:
             _LOG.warning("report_refused", gateway=gateway, reason=str(error))
             return
-        if gateway in self._reports or len(self._reports) < self._settings.status_waiting_max:
-            self._reports[gateway] = report
+        if self._reports.put(gateway, report, len(payload)):
             self._work.set()
 
     def wake(self) -> None:
@@ -94,8 +96,7 @@ class Twins:
             # Tried again, it would hold up everybody's for ever.
             _LOG.warning("report_dropped", gateway=gateway, reason=str(error))
             desired = None
-        if self._reports.get(gateway) is report:
-            del self._reports[gateway]
+        self._reports.discard(gateway, report)
         self._metrics.twins.labels("refused" if report.refused is not None else "reported").inc()
         if report.refused is not None:
             _LOG.error("twin_refused", gateway=gateway, version=report.refused, reason=report.reason)

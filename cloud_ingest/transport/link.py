@@ -101,6 +101,7 @@ class Link:
         self._wanted: frozenset[int] = frozenset()
         self._wanted_changed = asyncio.Event()
         self._outgoing: asyncio.Queue[tuple[str, bytes, int, bool]] = asyncio.Queue(settings.outgoing_messages_max)
+        self._outgoing_bytes = 0
 
     def serve(self, shards: frozenset[int]) -> None:
         """Be subscribed to exactly these shards, as soon as there is a connection."""
@@ -109,10 +110,12 @@ class Link:
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
         """Publish when the link is up; forgotten when it is not or too much waits: the gateway will ask again."""
-        try:
-            self._outgoing.put_nowait((topic, payload, qos, retain))
-        except asyncio.QueueFull:
+        total = self._outgoing_bytes + len(payload)
+        if self._outgoing.full() or total > self._settings.outgoing_bytes_max:
             self._metrics.acks.labels("overflow").inc()
+            return
+        self._outgoing.put_nowait((topic, payload, qos, retain))
+        self._outgoing_bytes = total
 
     async def flush(self) -> None:
         """Wait until everything handed to `publish` has left."""
@@ -206,6 +209,7 @@ class Link:
                 _heed_cancellation()
                 self._metrics.acks.labels("published").inc()
             finally:
+                self._outgoing_bytes -= len(payload)
                 self._outgoing.task_done()
 
     async def _read(self, client: aiomqtt.Client) -> None:
@@ -247,7 +251,8 @@ class Link:
     def _drop_outgoing(self) -> None:
         """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""
         while not self._outgoing.empty():
-            self._outgoing.get_nowait()
+            _, payload, _, _ = self._outgoing.get_nowait()
+            self._outgoing_bytes -= len(payload)
             self._outgoing.task_done()
 
 

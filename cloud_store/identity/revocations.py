@@ -1,6 +1,7 @@
 """Gateways whose live connection is to be ended, because they or their certificates were revoked.
 
-Invariant: a wish stands until whoever has fulfilled it says so; nothing else takes it back but an enabled gateway.
+Invariant: a revocation stays due until a worker notes that it has ended the connection; enabling the gateway again does
+not take it back.
 """
 
 from collections.abc import Iterable
@@ -11,7 +12,7 @@ from cloud_store.base import sql
 from cloud_store.base.connection import translated
 from cloud_store.base.session import Session
 
-_SQL: Final = sql.load("revocations")
+_SQL: Final = sql.load("revocation")
 
 
 class Cut(NamedTuple):

@@ -25,13 +25,13 @@ from cloud_store.base.session import Session
 from cloud_store.provisioning import commands, firmware, twins
 from cloud_store.provisioning.twins import Selection
 from wire_protocol import names, waves
-from wire_protocol.commands import parse
+from wire_protocol.commands import InvalidCommand, parse
 from wire_protocol.firmware import NO_ROOM, Release
 from wire_protocol.twin import InvalidTwin, merged
 
 STEP_GATEWAYS_MAX: Final = 200
 NO_DEVICE_WAIT_S: Final = 300.0  # how long a gateway that knows no device of a model may just not know them yet
-_SQL: Final = sql.load("jobs")
+_SQL: Final = sql.load("job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def _started(connection: Connection, job: _Job, gateway_id: int, name: str) -> d
             patch = _patch(spec["firmware"]) if "firmware" in spec else spec["patch"]
             columns["version"], before = twins.change_one(connection, gateway_id, patch, who=job.who)
             columns["before"] = Jsonb(before)
-    except (UnknownName, InvalidTwin) as error:
+    except (UnknownName, InvalidTwin, InvalidCommand) as error:
         columns |= {"state": "failed", "reason": str(error)}
     return columns
 

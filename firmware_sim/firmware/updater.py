@@ -58,9 +58,12 @@ class Updater:
     _deadline_ms: int | None = None
     _ask_ms: int | None = None
     _asked: int = 0
+    _trial_runs: bool = False
+    """Whether the boot loader has started the image on trial, and has not given it up since."""
 
     def __post_init__(self) -> None:
         self._record = self.flash.record()
+        self.running = self._record.active  # until `power_on` says what runs
 
     @property
     def version(self) -> str:
@@ -94,6 +97,7 @@ class Updater:
         """What the boot loader does: decide which slot runs."""
         self._record = record = self.flash.record()
         self._refused = self._later = self._deadline_ms = None
+        self._trial_runs = False
         self._asked, self._ask_ms = 0, now_ms
         if record.trial:
             if record.boots >= TRIAL_BOOTS_MAX:
@@ -103,16 +107,24 @@ class Updater:
             else:
                 self._keep(boots=record.boots + 1)
                 self._deadline_ms = now_ms + self.health_ms
+        self._trial_runs = self._record.trial
         self.running = self._record.other if self._record.trial else self._record.active
 
-    def healthy(self, now_ms: int) -> None:
-        """What runs has shown that it works."""
-        if not self.on_trial:
-            return
+    def healthy(self, now_ms: int) -> bool:
+        """What runs says that it works. Returns whether that has made it the active image.
+
+        Only an image that `power_on` has started on trial, and that was not given up since, becomes active. At any
+        other moment nothing changes: before the trial boot, before `power_on`, twice, after the image was given up.
+        When its time has run out and nobody has called `tick` yet, it is given up now.
+        """
+        self.tick(now_ms)
+        if not self._trial_runs:
+            return False
         outcome = UpdateStatus(release=self._record.release, state="healthy")
         self._keep(active=self._record.other, trial=False, boots=0, outcome=outcome)
-        self._deadline_ms = None
+        self._deadline_ms, self._trial_runs = None, False
         self._take_later(now_ms)
+        return True
 
     def offer(self, offered: FirmwareOffer, now_ms: int) -> None:
         """Begin to fetch a release, if it may be taken."""
@@ -221,6 +233,7 @@ class Updater:
     def _give_up(self, reason: str) -> None:
         outcome = UpdateStatus(release=self._record.release, state="rolled-back", reason=reason)
         self._keep(trial=False, boots=0, outcome=outcome)
+        self._trial_runs = False
 
     def _take_later(self, now_ms: int) -> None:
         later, self._later = self._later, None

@@ -1,7 +1,7 @@
 """A cloud worker: production's inbox, decoding, planning, repeats, receivers, contacts and leases, on virtual time.
 
-This follows `cloud_ingest.merge.loop`, `cloud_ingest.services.sites` and `cloud_store.merge.batch` step by step, which
-cannot run without asyncio and PostgreSQL; between any two of its steps the worker may die.
+This follows `cloud_ingest.merge.loop`, `cloud_ingest.services.sites` and `cloud_store.merge.batch` step by step, which cannot run without
+asyncio and PostgreSQL; between any two of its steps the worker may die.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ class VirtualContacts(Contacts):
         Raises:
             DatabaseAway: nobody can be answered yet; what is due stays so.
         """
-        letters, statuses = list(self._letters), dict(self._statuses)
+        letters, statuses = list(self._letters.values()), dict(self._statuses)
         shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
         cursors, verdicts = self._look_up(letters, statuses, shards, arrived)
         self._letters.clear()

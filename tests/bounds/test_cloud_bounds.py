@@ -135,6 +135,34 @@ def test_acknowledgements_beyond_the_bound_are_dropped_and_counted() -> None:
     assert metrics.registry.get_sample_value("stocktide_acks_total", {"outcome": "overflow"}) == 30
 
 
+@pytest.mark.bound("cloud.outgoing_bytes_max")
+async def test_what_waits_to_be_published_is_bounded_in_bytes() -> None:
+    """Answers to a site have half a megabyte: ten thousand of them would be five gigabytes."""
+    metrics = WorkerMetrics()
+    link = Link(IngestSettings(outgoing_bytes_max=1 << 20), cast("Any", None), metrics)
+    for _ in range(2):
+        for _ in range(5):
+            link.publish("topic", bytes(1 << 18))
+        assert link._outgoing.qsize() == 4
+        link._drop_outgoing()  # the link breaks
+    assert metrics.registry.get_sample_value("stocktide_acks_total", {"outcome": "overflow"}) == 2
+
+    class Client:
+        """Publishes at once."""
+
+        async def publish(self, *_: object, **__: object) -> None:
+            """Part of `aiomqtt.Client`."""
+
+    link.publish("topic", bytes(1 << 20))
+    publishing = asyncio.create_task(link._publish(cast("Any", Client())))
+    await link.flush()
+    link.publish("topic", bytes(1 << 20))
+    await link.flush()
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    assert metrics.registry.get_sample_value("stocktide_acks_total", {"outcome": "published"}) == 2
+
+
 @dataclass
 class CursorStore:
     """A store that knows some gateways, or is away."""

@@ -181,7 +181,7 @@ async def test_nobody_can_take_a_gateway_s_place(fleet: Fleet, *, clean: bool) -
 async def test_a_revoked_gateway_is_cut_off_and_kept_out(fleet: Fleet) -> None:
     """The list keeps it out, the workers' takeover ends what it has open; others are not disturbed by either."""
     ca_file, key_file = str(fleet.authority.bundle), str(fleet.identity(INGEST_USER, fleet.authority))
-    url = f"mqtts://{HOST}:{fleet.broker.port_of(listeners.WORKERS)}"
+    url = f"mqtts://{HOST}:{fleet.broker.port_of(doors.WORKERS)}"
     async with AsyncExitStack() as stack:
         honest = await stack.enter_async_context(fleet.client("gw-b"))
         thief = fleet.client("gw-a")
@@ -206,6 +206,39 @@ async def test_a_list_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
         await fleet.broker.open(fleet.doors())
     assert await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-a"))
     assert not await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-b"))
+
+
+@pytest.mark.bound("broker_config.limits.EMBEDDED_CONNECTIONS_MAX")
+async def test_all_doors_together_have_one_bound_of_connections(fleet: Fleet) -> None:
+    """Each door had room of its own, and a connection that never ended its TLS handshake was not counted at all."""
+    names = [listeners.GATEWAYS, listeners.CLAIMS, listeners.WORKERS]
+    async with EmbeddedBroker(given=fleet.doors(), connections_max=3) as broker:
+
+        async def connect(door: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection(HOST, broker.port_of(door))
+
+        async def is_turned_away(door: str) -> bool:
+            reader, writer = await connect(door)
+            try:
+                async with asyncio.timeout(0.5):
+                    return not await reader.read(1)
+            except ConnectionResetError:
+                return True
+            except TimeoutError:
+                return False
+            finally:
+                writer.transport.abort()
+
+        silent = [await connect(door) for door in names]
+        for door in names:
+            assert await is_turned_away(door)
+        _, left = silent.pop()
+        left.transport.abort()
+        async with asyncio.timeout(10):
+            while await is_turned_away(listeners.GATEWAYS):
+                pass
+        for _, writer in silent:
+            writer.transport.abort()
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])

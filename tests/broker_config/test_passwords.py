@@ -8,6 +8,7 @@ import pytest
 
 from broker_config import passwords
 from broker_config.errors import InvalidPasswords
+from wire_protocol.passwords import ITERATIONS_MAX
 from wire_protocol.passwords import hashed as hash_of
 
 WRITTEN_BY_MOSQUITTO = (
@@ -30,6 +31,13 @@ def test_a_malformed_hash_has_no_password(stored: str) -> None:
     """A damaged line must lock its user out, not let everybody in."""
     assert not passwords.verify("", stored)
     assert not passwords.verify("a", stored)
+
+
+@pytest.mark.parametrize("iterations", ["0", "-1", "9" * 20, "9" * 5_000, "\u0661"])
+def test_a_hash_of_too_many_iterations_has_no_password(iterations: str) -> None:
+    """One such line in a password file kept the broker at it for hours, or ended the connection with a traceback."""
+    assert not passwords.verify("a", f"$7${iterations}$jhUYJUyynEPx+3DP${'A' * 86}==")
+    assert not passwords.verify("a", hash_of("a", salt=bytes(12), iterations=ITERATIONS_MAX + 1))
 
 
 def test_the_file_keeps_other_users_and_is_private(tmp_path: Path) -> None:

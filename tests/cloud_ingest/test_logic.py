@@ -36,11 +36,14 @@ def arrival(payload: bytes = b"x", gateway: str = "gw-a") -> Arrival:
 @pytest.mark.bound("cloud.inbox_frames_max")
 @pytest.mark.bound("cloud.inbox_bytes_max")
 def test_the_inbox_is_bounded_in_frames_and_in_bytes() -> None:
-    """What does not fit is refused, and room comes back when frames are taken."""
+    """What does not fit is refused, and room comes back when frames are merged."""
     inbox = Inbox(frames_max=3, bytes_max=10)
     assert [inbox.offer(arrival(b"123%d" % n)) for n in range(3)] == ["taken", "taken", "no_room"]
     assert inbox.fill == pytest.approx(0.8)
-    assert len(inbox.take(10)) == 2
+    taken = inbox.take(10)
+    assert len(taken) == 2
+    assert inbox.offer(arrival(b"123")) == "no_room", "what is being merged is still in memory"
+    inbox.settled([(each.gateway, each.payload) for each in taken])
     assert [inbox.offer(arrival(b"%d" % n)) for n in range(4)] == ["taken", "taken", "taken", "no_room"]
 
 

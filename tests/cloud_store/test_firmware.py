@@ -1,5 +1,6 @@
 """Firmware in a real database: releases that only grow, images for the own tenant only, jobs that wait for devices."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -17,7 +18,7 @@ from cloud_store.tenancy import registry
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
 from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware
-from wire_protocol.twin import DesiredTwin, ReportedTwin
+from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
 
 pytestmark = pytest.mark.services
 GATEWAYS = ["gw-1", "gw-2", "gw-3", "gw-4"]
@@ -203,6 +204,48 @@ def test_a_failure_names_the_device_and_devices_go_back(
         (3, "1.1.0")
     }
     assert [row["healthy"] for row in jobs.targets(connection, job, limit=2)] == ["1.0.0: 2 of 2"] * 2
+
+
+def _fill_twin(connection: Connection, gateway: str) -> None:
+    """Fill a gateway's twin until release NEW takes its last byte: its rollback release, which names NEW, is longer."""
+    wanted = {MODEL: NEW.model_dump(exclude={"v"}, exclude_none=True)}
+    state: dict[str, Any] = {"devices": {}}
+
+    def bytes_left() -> int:
+        made = DesiredState.model_validate_json(json.dumps(state | {"firmware": wanted}))
+        return DesiredTwin.bytes_max - len(DesiredTwin(version=(1 << 62) - 1, state=made).encode())
+
+    texts = [(f"d-{number // 60}", f"s{number % 60}") for number in range(1_100)]
+    for device, setting in texts:
+        settings = state["devices"].setdefault(device, {"kind": "probe", "settings": {}})["settings"]
+        settings[setting] = ""
+        settings[setting] = "x" * min(256, max(0, bytes_left()))
+        if bytes_left() <= 0:
+            break
+    while (excess := -bytes_left()) > 0:
+        settings = state["devices"]["d-0"]["settings"]
+        name = max(settings, key=lambda each: len(settings[each]))
+        settings[name] = settings[name][excess:]
+    assert bytes_left() == 0
+    assert list(twins.change(connection, Selection((gateway,)), state, who="kim"))
+
+
+def test_a_rollback_that_does_not_fit_a_twin_fails_at_that_gateway_alone(
+    store: JobStore, connection: Connection, database_url: str
+) -> None:
+    """The step raised InvalidTwin instead: it ended every ingest worker that took it, one after the other."""
+    _fill_twin(connection, "gw-1")
+    job = begin(connection, waves=("2", "100%"), rollback=True)
+    run(store)
+    failing = {"healthy": 0, "failed": {"p-1": "refused: x"}}
+    assert obey(database_url, lambda *_: failing) == GATEWAYS[:2]
+    run(store)
+    [row] = jobs.listing(connection, limit=1, job=job)
+    assert (row["state"], row["reason"]) == ("failed", "2 of 2 gateways of wave 1 failed; 1 went back")
+    found = states(connection, job)
+    assert found["gw-1"][0] == "failed"
+    assert str(found["gw-1"][1]).startswith("cannot be sent back: The twin would have 262")
+    assert found["gw-2"][0] == "rolled back"
 
 
 def test_nothing_of_a_way_back_stays_in_the_next_release(

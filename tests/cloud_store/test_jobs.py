@@ -140,6 +140,18 @@ def test_a_command_for_many(store: JobStore, connection: Connection, database_ur
     assert (found["state"], found["succeeded"], found["failed"]) == ("done", 19, 1)
 
 
+def test_a_command_that_this_worker_does_not_know_fails_and_ends_no_worker(
+    store: JobStore, connection: Connection
+) -> None:
+    """A job that a newer version began, during a rolling upgrade: InvalidCommand ended every older worker in turn."""
+    job = begin(connection, Spec("recount", {"location": "A-1"}), waves=("100%",))
+    connection.execute("UPDATE job SET spec = jsonb_set(spec, '{command}', '\"of-a-newer-version\"')")
+    run(store)
+    found = counts(connection, job)
+    assert (found["state"], found["failed"]) == ("failed", 20)
+    assert "no command of-a-newer-version" in jobs.targets(connection, job, limit=1)[0]["reason"]
+
+
 def test_what_cannot_be_done_is_refused_at_once(store: JobStore, connection: Connection) -> None:
     """Before any gateway hears of it."""
     with pytest.raises(InvalidCommand):

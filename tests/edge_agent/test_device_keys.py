@@ -11,8 +11,9 @@ from edge_agent.devices.device_keys import PasswordFile
 from edge_agent.ledger import database
 from edge_agent.ledger.ledger import Ledger
 from tests.edge_agent.conftest import HandClock
+from wire_protocol import passwords
 from wire_protocol.passwords import hashed
-from wire_protocol.twin import InvalidTwin, merged
+from wire_protocol.twin import DesiredState, InvalidTwin, merged
 
 ONE, TWO = (hashed(secret, salt=bytes(12)) for secret in ("one", "two"))
 
@@ -112,6 +113,21 @@ def test_a_twin_cannot_take_the_agents_own_account() -> None:
     """The gateway would be deaf to its own broker, and a device would be the agent."""
     with pytest.raises(InvalidTwin, match="agent"):
         merged({}, {"devices": {"agent": {"kind": "probe", "key": ONE}}})
+
+
+@pytest.mark.bound("wire_protocol.passwords.ITERATIONS_MAX")
+def test_the_iterations_of_a_key_are_bounded() -> None:
+    """Mosquitto verifies on its only thread: a key of ten million iterations stops a gateway's broker for seconds."""
+    salt_and_digest = f"{'A' * 16}${'A' * 86}=="
+
+    def twin(iterations: int) -> DesiredState:
+        key = f"$7${iterations}${salt_and_digest}"
+        return merged({}, {"devices": {"fridge-1": {"kind": "probe", "key": key}}})
+
+    assert device_keys.wanted(twin(passwords.ITERATIONS_MAX)).keys() == {"fridge-1"}
+    for iterations in (0, passwords.ITERATIONS_MAX + 1, 9_999_999):
+        with pytest.raises(InvalidTwin, match="key"):
+            twin(iterations)
 
 
 @pytest.mark.parametrize("key", ["secret", "$7$101$abc$def", f"{ONE}\nmallory:{ONE}", ONE.replace("$7$", "$6$")])

@@ -90,6 +90,45 @@ def test_an_image_that_restarts_is_given_up() -> None:
     assert (updater.version, state(updater)) == (FACTORY, ("rolled-back", "restarted 3 times before it was healthy"))
 
 
+@pytest.mark.parametrize("gives_up", ["its time runs out", "its time has run out and nobody looked", "it restarts"])
+def test_an_image_that_was_given_up_cannot_confirm_itself(gives_up: str) -> None:
+    """It still runs when it says so, until the restart: a rolled-back release would have become the active one."""
+    updater = device(health_ms=5_000)
+    updater.offer(release(NEXT, 1), 0)
+    fetch(updater, image(NEXT))
+    updater.power_on(0)
+    if gives_up == "its time runs out":
+        updater.tick(5_000)
+    elif gives_up == "it restarts":
+        for _ in range(TRIAL_BOOTS_MAX):
+            updater.power_on(0)
+    assert not updater.healthy(5_000)
+    assert (updater.flash.record().active, state(updater)[0]) == ("a", "rolled-back")
+    updater.power_on(6_000)
+    assert (updater.version, updater.healthy(6_001), state(updater)[0]) == (FACTORY, False, "rolled-back")
+
+
+def test_healthy_at_the_wrong_moment_changes_nothing() -> None:
+    """Before anything was fetched, before the trial boot, twice, and before the device was switched on."""
+    updater = device()
+    assert not updater.healthy(0)
+    updater.offer(release(NEXT, 1), 0)
+    assert not updater.healthy(0)
+    fetch(updater, image(NEXT))
+    assert not updater.healthy(0)
+    assert (state(updater)[0], updater.restart_wanted, updater.flash.record().active) == ("testing", True, "a")
+    updater.power_on(0)
+    assert [updater.healthy(0) for _ in range(2)] == [True, False]
+    for second in (False, True):
+        if second:  # the next release is fetched into slot a, and waits for its trial boot
+            updater.offer(release("1.2", 2), 0)
+            fetch(updater, image("1.2"))
+        before = updater.flash.record()
+        again = Updater(model=MODEL, flash=updater.flash, trusted=updater.trusted)
+        assert not again.healthy(0)
+        assert (again.version, again.flash.record()) == (NEXT, before)
+
+
 def test_an_image_that_changes_after_it_was_checked_is_not_booted() -> None:
     """Between the check and the boot lies a restart: whoever can write to flash then must gain nothing."""
     flash = CutFlash()
@@ -362,8 +401,8 @@ class PowerCuts(RuleBasedStateMachine):
 
     @rule()
     def says_that_it_is_healthy(self) -> None:
-        if not self.updater.restart_wanted:
-            self.attempt(lambda: self.updater.healthy(self.now_ms))
+        """At whatever moment: a firmware's author may call it anywhere."""
+        self.attempt(lambda: self.updater.healthy(self.now_ms))
 
     @rule(ms=st.integers(1, 3_000))
     def time_passes(self, ms: int) -> None:
@@ -391,6 +430,14 @@ class PowerCuts(RuleBasedStateMachine):
             if installed is None
             else self.flash.read(kept.active, installed.size) == BODIES[installed.sha256]
         )
+
+    @invariant()
+    def what_was_given_up_is_not_active(self) -> None:
+        """Whatever it says of itself afterwards."""
+        kept = self.flash.kept
+        installed = kept.installed[kept.active]
+        if kept.outcome is not None and kept.outcome.state == "rolled-back":
+            assert installed is None or installed.release != kept.outcome.release
 
     @invariant()
     def releases_only_grow(self) -> None:
