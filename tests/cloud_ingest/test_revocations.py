@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from cloud_ingest import revocations
 from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.revocations import Revocations
+from cloud_ingest.services import revocations
+from cloud_ingest.services.revocations import Revocations
 from cloud_ingest.settings import IngestSettings
-from cloud_store.revocations import Cut
+from cloud_store.identity.revocations import Cut
 
 
 class OneRevoked:
