@@ -19,11 +19,12 @@ from bench.gateways import Fleet, LoadGateway, epoch
 from bench.workload import Sealer, Warehouse
 from cloud_store.base import migrations, sql
 from cloud_store.base.connection import Connection, connect
-from cloud_store.merge import ledger_rows, plan
+from cloud_store.merge import copying, ledger_rows, plan
 from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually
 from tests import services
 from tests.services import databases
 from wire_protocol import topics
@@ -94,22 +95,24 @@ def _worker(url: str, mqtt_url: str | None = None) -> Iterator[None]:
 
 async def _ship(fleet: list[LoadGateway], connection: Connection) -> float:
     """Seconds from the first frame to the last acknowledgement."""
-    async with asyncio.timeout(SETTLED_S):
-        while not await asyncio.to_thread(_subscribed, connection):  # noqa: ASYNC110 - the worker sets no event here
-            await asyncio.sleep(0.05)
+    await until_subscribed(connection)
     began = time.perf_counter()
     async with Fleet(services.mqtt_url(), fleet) as running:
         await running.settled(SETTLED_S)
         return time.perf_counter() - began
 
 
-def _subscribed(connection: Connection) -> bool:
-    """Whether the worker holds its shards; it subscribes at once."""
-    held = connection.execute(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    ).fetchone()
-    return held is not None and held[0] > topics.SHARDS
+async def until_subscribed(connection: Connection) -> None:
+    """Wait until the worker holds its shards; it subscribes at once."""
+
+    def is_subscribed() -> bool:
+        held = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone()
+        return held is not None and held[0] > topics.SHARDS
+
+    await asyncio.to_thread(eventually, is_subscribed, "the worker holds its shards")
 
 
 def _raw_copy(connection: Connection, fleet: list[LoadGateway]) -> float:
@@ -119,7 +122,7 @@ def _raw_copy(connection: Connection, fleet: list[LoadGateway]) -> float:
     began = time.perf_counter()
     for start in range(0, len(rows), COPY_ROWS):
         with connection.transaction(), connection.cursor() as cursor, cursor.copy(straight) as copy:
-            copy.set_types(copy.MOVEMENT_TYPES)
+            copy.set_types(copying.MOVEMENT_TYPES)
             for row in rows[start : start + COPY_ROWS]:
                 copy.write_row(row)
     return len(rows) / (time.perf_counter() - began)

@@ -19,7 +19,7 @@ from cloud_store.merge.presence import ContactStore
 from cloud_store.reports import verification
 from cloud_store.tenancy import registry
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
-from tests.cloud_store.test_logs import HLC, NEXT, on_hand, scan
+from tests.cloud_store.scans import HLC, NEXT, on_hand, scan
 from wire_protocol import frames, names
 from wire_protocol.messages import Ack
 from wire_protocol.replication import Sender
@@ -66,7 +66,7 @@ def test_a_new_epoch_beside_a_merge_of_the_old_log(
             with closing(Merger(database_url)) as other:
                 other.merge([first])
 
-    monkeypatch.setattr(cross_log_dedup, "take_out", between)
+    monkeypatch.setattr(repeats, "take_out", between)
     report = merger.merge([second])
     assert (report.retries, report.rejected, on_hand(connection)) == (1, 1, 6)
 
