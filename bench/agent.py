@@ -18,6 +18,7 @@ import psutil
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from testbed.eventually import eventually
 from tests.services import PrivateBroker
 from wire_protocol import topics
 from wire_protocol.messages import DeviceEvent
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 EVENTS = 30_000
 DEVICES = 20
 SKUS = 500
-DEADLINE_S = 60
 
 
 @contextmanager
@@ -44,19 +44,14 @@ def running_agent(
     with (folder / "agent.log").open("wb") as log:
         agent = subprocess.Popen([*command, "run", "--ledger", str(ledger), *run_options], stderr=log)
         try:
-            _wait_for_line(folder / "agent.log", b"listening_to_devices")
+            eventually(
+                lambda: b"listening_to_devices" in (folder / "agent.log").read_bytes(),
+                explain=(folder / "agent.log").read_text,
+            )
             yield agent, ledger
         finally:
             agent.terminate()
             agent.wait(10)
-
-
-def _wait_for_line(file: Path, needle: bytes) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while needle not in file.read_bytes():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the agent did not get ready:\n{file.read_text()}")
-        time.sleep(0.02)
 
 
 def _publisher(broker: PrivateBroker, name: str) -> Client:
@@ -74,11 +69,7 @@ def _committed(ledger: Path) -> int:
 
 
 def _wait_for(ledger: Path, entries: int) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while _committed(ledger) < entries:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{_committed(ledger)} of {entries} events were committed in {DEADLINE_S} s")
-        time.sleep(0.02)
+    eventually(lambda: _committed(ledger) >= entries, explain=lambda: f"{_committed(ledger)} of {entries} events")
 
 
 def _commit_floor(folder: Path) -> float:
@@ -117,7 +108,7 @@ def run() -> dict[str, Any]:
             client = _publisher(broker, "bench")
             client.publish(topics.device(names[0], topics.Channel.DEVICE_EVENT), payloads[0][1], qos=1)
             _wait_for(ledger, 1)
-            time.sleep(2)
+            time.sleep(2)  # until it is at rest: nothing says when that is
             idle = psutil.Process(agent.pid).memory_info().rss
             began = time.perf_counter()
             for topic, payload in payloads[1:]:

@@ -24,6 +24,7 @@ from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually
 from tests import services
 from tests.services import databases
 from wire_protocol import topics
@@ -94,22 +95,24 @@ def _worker(url: str, mqtt_url: str | None = None) -> Iterator[None]:
 
 async def _ship(fleet: list[LoadGateway], connection: Connection) -> float:
     """Seconds from the first frame to the last acknowledgement."""
-    async with asyncio.timeout(SETTLED_S):
-        while not await asyncio.to_thread(_subscribed, connection):  # noqa: ASYNC110 - the worker sets no event here
-            await asyncio.sleep(0.05)
+    await until_subscribed(connection)
     began = time.perf_counter()
     async with Fleet(services.mqtt_url(), fleet) as running:
         await running.settled(SETTLED_S)
         return time.perf_counter() - began
 
 
-def _subscribed(connection: Connection) -> bool:
-    """Whether the worker holds its shards; it subscribes at once."""
-    held = connection.execute(
-        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
-        "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-    ).fetchone()
-    return held is not None and held[0] > topics.SHARDS
+async def until_subscribed(connection: Connection) -> None:
+    """Wait until the worker holds its shards; it subscribes at once."""
+
+    def is_subscribed() -> bool:
+        held = connection.execute(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        ).fetchone()
+        return held is not None and held[0] > topics.SHARDS
+
+    await asyncio.to_thread(eventually, is_subscribed, "the worker holds its shards")
 
 
 def _raw_copy(connection: Connection, fleet: list[LoadGateway]) -> float:

@@ -17,11 +17,12 @@ from typing import Any, Final
 
 import aiomqtt
 
-from bench.ingest import SETTLED_S, _subscribed, _worker
+from bench.ingest import _worker, until_subscribed
 from cloud_ingest.settings import IngestSettings
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually
 from tests import services
 from tests.services import PrivateBroker, databases
 from wire_protocol import topics
@@ -71,9 +72,7 @@ def _register(connection: Connection) -> None:
 
 async def _roll_out(url: str, broker: PrivateBroker, connection: Connection) -> tuple[float, float, list[float]]:
     """Seconds that the command took, seconds until all have reported, and when each was told."""
-    async with asyncio.timeout(SETTLED_S):
-        while not await asyncio.to_thread(_subscribed, connection):  # noqa: ASYNC110 - the worker sets no event here
-            await asyncio.sleep(0.05)
+    await until_subscribed(connection)
     told: list[float] = []
     async with aiomqtt.Client("127.0.0.1", broker.port, max_inflight_messages=1_000) as client:
         client.pending_calls_threshold = GATEWAYS
@@ -82,9 +81,7 @@ async def _roll_out(url: str, broker: PrivateBroker, connection: Connection) -> 
         began = time.perf_counter()
         await asyncio.to_thread(_change, url)
         command_s = time.perf_counter() - began
-        async with asyncio.timeout(600):
-            while await asyncio.to_thread(_behind, connection):  # noqa: ASYNC110 - what is waited for is in the database
-                await asyncio.sleep(0.1)
+        await asyncio.to_thread(eventually, lambda: not _behind(connection), within_s=600, poll_s=0.1)
         reported_s = time.perf_counter() - began
         answering.cancel()
     return command_s, reported_s, [at_s - began for at_s in told]

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, Final
 
 from bench.gateways import Fleet, LoadGateway, epoch
-from bench.ingest import SETTLED_S, _subscribed, _worker
+from bench.ingest import SETTLED_S, _worker, until_subscribed
 from bench.workload import Sealer, Warehouse
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
@@ -119,9 +119,7 @@ def _shout(names: list[str], mqtt_url: str, ready: Any) -> None:
 async def _listen(names: list[str], connection: Connection) -> list[float]:
     """How long each frame of the quiet tenant waited, in seconds; the first seconds do not count."""
     sealed = _sealed(names, QUIET_ENTRIES, SECONDS + WARM_S)
-    async with asyncio.timeout(SETTLED_S):
-        while not await asyncio.to_thread(_subscribed, connection):  # noqa: ASYNC110 - the worker sets no event here
-            await asyncio.sleep(0.05)
+    await until_subscribed(connection)
     waited = await _play(sealed, services.mqtt_url(), settle_s=SETTLED_S)
     skipped = int(WARM_S / INTERVAL_S)
     return [each for times in waited for each in times[skipped:]]

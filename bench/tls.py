@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.gateways import Fleet, LoadGateway, epoch
-from bench.ingest import SETTLED_S, _subscribed, _worker
+from bench.ingest import SETTLED_S, _worker, until_subscribed
 from bench.workload import Sealer, Warehouse
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
@@ -71,9 +71,7 @@ def _registered(connection: Connection) -> list[str]:
 
 async def _ship(names: list[str], brokers: FleetBrokers | None, connection: Connection) -> float:
     sealed = {name: _sealed(number, name) for number, name in enumerate(names)}
-    async with asyncio.timeout(SETTLED_S):
-        while not await asyncio.to_thread(_subscribed, connection):  # noqa: ASYNC110 - the worker sets no event here
-            await asyncio.sleep(0.05)
+    await until_subscribed(connection)
     async with AsyncExitStack() as stack:
         fleets = []
         for name in names:

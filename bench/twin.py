@@ -22,6 +22,7 @@ from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
 from cloud_store.provisioning import twins
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually
 from tests import services
 from tests.services import PrivateBroker, databases
 
@@ -66,10 +67,10 @@ def _change(connection: Connection, number: int) -> float:
     patch = {"devices": {"probe-1": {"kind": "probe", "sampling_s": number}}}
     began = time.perf_counter()
     list(twins.change(connection, twins.Selection(("gw-bench",)), patch, who="bench"))
-    while (twins.show(connection, "gw-bench")["reported_version"] or 0) < number:
-        if time.perf_counter() - began > DEADLINE_S:
-            raise TimeoutError(f"version {number} was not reported")
-        time.sleep(0.001)
+    eventually(
+        lambda: (twins.show(connection, "gw-bench")["reported_version"] or 0) >= number,
+        f"version {number} is reported", poll_s=0.001,
+    )  # fmt: skip
     return (time.perf_counter() - began) * 1_000
 
 

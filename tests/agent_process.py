@@ -4,14 +4,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from testbed.eventually import eventually
+
 READY = "listening_to_devices"
-DEADLINE_S = 30.0
 
 
 @dataclass
@@ -38,7 +37,7 @@ class AgentProcess:
         command = [sys.executable, "-m", "stocktide", "edge", "run", "--ledger", str(self.ledger), *self.options]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=self.environment or None)
-        wait_for(lambda: self.log_file.read_text().count(f'"{ready}"') > before or self.process.poll() is not None)
+        eventually(lambda: self.log_file.read_text().count(f'"{ready}"') > before or self.process.poll() is not None)
         assert self.process.poll() is None, self.log_file.read_text()
         return self
 
@@ -53,13 +52,3 @@ class AgentProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(15)
-
-
-def wait_for(
-    condition: Callable[[], bool], *, timeout_s: float = DEADLINE_S, explain: Callable[[], str] = lambda: ""
-) -> None:
-    """Wait for a fact in another process; there is no event to wait for across processes."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"waited too long {explain()}"
-        time.sleep(0.02)

@@ -6,14 +6,19 @@ Invariant: a test that asks for a server is marked `services`, and fails when th
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final, TypeVar
 
 import pytest
 
+from cloud_store.base import migrations
+from cloud_store.base.connection import connect
+from cloud_store.tenancy import registry
+from testbed.worker_process import WorkerProcess, Workers
 from tests import services
 from tests.agent_process import AgentProcess
+from tests.cloud_ingest.sites import Site
 from tests.services import PrivateBroker, PrivateDatabase, ServicesError, databases
 
 SERVER_FIXTURES: Final = frozenset(
@@ -104,6 +109,33 @@ def agents() -> Iterator[Callable[..., AgentProcess]]:
             agent.kill()
 
 
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Workers]:
+    """Make started workers: `worker("one", database_url, mqtt_url)`; all are killed at the end."""
+    with ExitStack() as processes:
+
+        def make(name: str, database_url: str, mqtt_url: str, **settings: str) -> WorkerProcess:
+            made = WorkerProcess(name, database_url, mqtt_url, tmp_path, settings).start()
+            processes.callback(made.kill)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def site_at(unique_name: Callable[..., str]) -> Callable[[str], Site]:
+    """Make a site in a migrated database."""
+
+    def make(database_url: str) -> Site:
+        made = Site(database_url, unique_name("acme"))
+        with closing(connect(database_url, application="test")) as connection:
+            registry.add_tenant(connection, made.prefix)
+            registry.add_site(connection, made.prefix, "berlin")
+        return made
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def _server_url() -> str:
     return _or_fail(services.database_url)
@@ -112,8 +144,6 @@ def _server_url() -> str:
 @pytest.fixture(scope="session")
 def _template(_server_url: str) -> str:
     """The name of a migrated database, made once per run."""
-    from cloud_store.base import migrations  # noqa: PLC0415 - the tests of the other parts run without cloud_store
-
     databases.ensure_template(_server_url, _template_name(), migrations.apply)
     return _template_name()
 

@@ -12,7 +12,7 @@ from edge_agent.ledger.drafts import Draft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.site_logs import SiteBook, known_logs
-from tests.edge_agent.conftest import HandClock
+from testbed.hand_clock import HandClock
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
 from wire_protocol.replication import Verdict

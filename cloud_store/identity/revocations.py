@@ -12,7 +12,7 @@ from cloud_store.base import sql
 from cloud_store.base.connection import translated
 from cloud_store.base.session import Session
 
-_SQL: Final = sql.load("revocation")
+_SQL: Final = sql.load("revocations")
 
 
 class Cut(NamedTuple):

@@ -31,7 +31,7 @@ from wire_protocol.twin import InvalidTwin, merged
 
 STEP_GATEWAYS_MAX: Final = 200
 NO_DEVICE_WAIT_S: Final = 300.0  # how long a gateway that knows no device of a model may just not know them yet
-_SQL: Final = sql.load("job")
+_SQL: Final = sql.load("jobs")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A cloud worker: production's inbox, decoding, planning, repeats, receivers, contacts and leases, on virtual time.
 
-This follows `cloud_ingest.merge.loop`, `cloud_ingest.services.sites` and `cloud_store.merge.batch` step by step, which cannot run without
-asyncio and PostgreSQL; between any two of its steps the worker may die.
+This follows `cloud_ingest.merge.loop`, `cloud_ingest.services.sites` and `cloud_store.merge.batch` step by step, which
+cannot run without asyncio and PostgreSQL; between any two of its steps the worker may die.
 """
 
 from collections.abc import Callable, Sequence

@@ -30,9 +30,10 @@ from cloud_store.merge import dead_letters
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport
 from cloud_store.merge.dead_letters import DeadLetter
 from cloud_store.merge.presence import ContactStore
-from tests.agent_process import wait_for
+from testbed.eventually import eventually
+from testbed.worker_process import Workers
 from tests.bounds.clients import Doorkeeper
-from tests.cloud_ingest.conftest import Site, Workers, site_at, worker  # noqa: F401 - fixtures
+from tests.cloud_ingest.sites import Site
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from tests.services import PrivateDatabase
 from wire_protocol import clock
@@ -227,7 +228,7 @@ async def test_statuses_and_their_dead_letters_wait_in_bounded_numbers() -> None
 @pytest.mark.bound("cloud.reconnect_delay_s_max")
 @pytest.mark.parametrize("polite", [True, False])
 def test_a_worker_that_is_refused_asks_again_and_again(
-    worker: Workers,  # noqa: F811
+    worker: Workers,
     database_url: str,
     *,
     polite: bool,
@@ -236,14 +237,14 @@ def test_a_worker_that_is_refused_asks_again_and_again(
     with Doorkeeper(polite=polite) as door:
         worker("refused", database_url, door.url, STOCKTIDE_RECONNECT_DELAY_S_MAX="0.1")
         # Unbounded, the pause before the fourteenth would be minutes.
-        wait_for(lambda: door.attempts >= 14)
+        eventually(lambda: door.attempts >= 14)
 
 
 @pytest.mark.slow
 @pytest.mark.bound("cloud.drain_s_max")
 async def test_a_worker_that_cannot_drain_gives_up_in_time(
-    worker: Workers,  # noqa: F811
-    site_at: Callable[[str], Site],  # noqa: F811
+    worker: Workers,
+    site_at: Callable[[str], Site],
     private_database: Callable[..., PrivateDatabase],
     mqtt_url: str,
 ) -> None:
@@ -257,7 +258,7 @@ async def test_a_worker_that_cannot_drain_gives_up_in_time(
         leaving = worker("leaving", database.url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="4", STOCKTIDE_DRAIN_S_MAX="0.5")
         await fleet.until(lambda: fleet.frames_acked > 50, 60)
         await asyncio.to_thread(database.kill)
-        await asyncio.to_thread(wait_for, lambda: "merge_failed" in leaving.log_file.read_text())
+        await asyncio.to_thread(eventually, lambda: "merge_failed" in leaving.log_file.read_text())
         assert await asyncio.to_thread(leaving.stop) == 0
         assert "drain_incomplete" in leaving.log_file.read_text()
         await asyncio.to_thread(database.start)

@@ -19,7 +19,8 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from edge_agent.ledger.writer import Append
-from tests.agent_process import AgentProcess, wait_for
+from testbed.eventually import eventually
+from tests.agent_process import AgentProcess
 from tests.bounds.clients import Doorkeeper
 from tests.edge_agent.devices import Scanner
 from tests.edge_agent.loopback_cloud import LoopbackCloud
@@ -104,7 +105,7 @@ def test_without_acknowledgements_a_full_window_is_repeated_and_nothing_beyond_i
             STOCKTIDE_EDGE_SEAL_DELAY_MS="0", STOCKTIDE_EDGE_RESEND_DELAY_MS="500",
             STOCKTIDE_EDGE_RESEND_DELAY_MS_MAX="500",
         ).start()  # fmt: skip
-        wait_for(lambda: any(line["event"] == "uplink_up" for line in agent.log()))
+        eventually(lambda: any(line["event"] == "uplink_up" for line in agent.log()))
         with Scanner(local.port, "till-1") as scanner:
             for number in range(1, 7):
                 scanner.scan(f"e-{number}")
@@ -142,7 +143,7 @@ def test_a_gateway_that_is_refused_asks_again_and_again(tmp_path: Path, agents: 
         path = new_ledger(tmp_path / "ledger.db", "gw-1", local_url="mqtt://127.0.0.1:9", cloud_url=door.url)
         agents(path, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="0.1").start("agent_started")
         # Unbounded, the pause before the fourteenth would be more than an hour.
-        wait_for(lambda: door.attempts >= 14)
+        eventually(lambda: door.attempts >= 14)
 
 
 @pytest.mark.bound("edge.readings_max")
@@ -173,8 +174,8 @@ def test_floods_of_readings_and_of_garbage_cost_no_movement_and_are_reported(
         assert till.wait_for_receipts(300)
         with closing(database.open_reader(path)) as reader:
             # Upkeep looks every ten seconds; in between a ring may be larger.
-            wait_for(lambda: queries.counters(reader).get("dead_letters_dropped", 0) == 200)
-            wait_for(lambda: int(queries.status(reader, path)["readings"]) == 1_000)
+            eventually(lambda: queries.counters(reader).get("dead_letters_dropped", 0) == 200)
+            eventually(lambda: int(queries.status(reader, path)["readings"]) == 1_000)
             facts = queries.status(reader, path)
         cloud.wait_for(lambda: cloud.statuses[-1].readings_dropped == facts["dropped"]["readings_dropped"])
         status = cloud.statuses[-1]

@@ -7,7 +7,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.cloud_ingest.conftest import Site, Workers, site_at, worker  # noqa: F401 - fixtures
+from testbed.worker_process import Workers
+from tests.cloud_ingest.sites import Site
 from tests.services.server import free_port
 
 GATEWAYS = 100
@@ -21,8 +22,8 @@ SETTLED_S = 90.0
 @pytest.mark.bound("cloud.inbox_frames_max")
 @pytest.mark.bound("cloud.inbox_frames_target")
 async def test_a_hundred_gateways_with_a_days_backlog_come_back_at_once(
-    worker: Workers,  # noqa: F811
-    site_at: Callable[[str], Site],  # noqa: F811
+    worker: Workers,
+    site_at: Callable[[str], Site],
     database_url: str,
     mqtt_url: str,
 ) -> None:

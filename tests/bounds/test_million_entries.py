@@ -18,7 +18,8 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.drafts import Draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from tests.agent_process import AgentProcess, wait_for
+from testbed.eventually import eventually
+from tests.agent_process import AgentProcess
 from tests.edge_agent.devices import Scanner
 from tests.services import PrivateBroker
 
@@ -60,12 +61,12 @@ def test_a_backlog_of_a_million_entries_drains_while_devices_are_served(
             def acknowledged() -> int:
                 return int(queries.status(reader, path)["streams"]["ledger"]["acked_seq"])
 
-            wait_for(lambda: acknowledged() > 0)
+            eventually(lambda: acknowledged() > 0)
             for number in range(500):
                 scanner.scan(f"e-{number}")
             assert scanner.wait_for_receipts(500)
             assert acknowledged() < ENTRIES / 2, "there was no backlog any more"
-            wait_for(lambda: acknowledged() >= SHIPPED, timeout_s=90)
+            eventually(lambda: acknowledged() >= SHIPPED, within_s=90)
             assert agent.process is not None
             assert psutil.Process(agent.process.pid).memory_info().rss < MEMORY_BYTES_MAX
             at_least = acknowledged()

@@ -13,7 +13,7 @@ from cloud_store.base.connection import connect
 from cloud_store.merge.batch import Merger
 from cloud_store.tenancy import registry
 from stocktide.demo.servers import free_port
-from tests.cloud_api.conftest import Client, key, served
+from tests.cloud_api.serving import Client, key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
 

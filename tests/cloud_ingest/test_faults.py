@@ -15,7 +15,9 @@ from cloud_store.base import migrations
 from cloud_store.base.connection import connect
 from cloud_store.base.leases import LeaseSession
 from cloud_store.merge import dead_letters
-from tests.cloud_ingest.conftest import Site, Workers
+from testbed.eventually import eventually, eventually_async
+from testbed.worker_process import Workers
+from tests.cloud_ingest.sites import Site
 from tests.services import PrivateBroker, PrivateDatabase
 from wire_protocol import topics
 from wire_protocol.frames import FRAME_BYTES_MAX
@@ -188,16 +190,16 @@ async def test_an_mqtt_311_broker_is_enough(worker: Workers, site_at: Callable[[
 async def holders(database_url: str, expected: list[int]) -> None:
     """Wait until live workers hold these numbers of shards; leases have no event, so they are looked at."""
 
-    def held() -> list[int]:
+    def is_held() -> bool:
         with closing(connect(database_url, application="test")) as connection:
             rows = connection.execute(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s "
                 "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid",
                 [0x5353_4844],
             ).fetchall()
-        return sorted(number for (number,) in rows)
+        return sorted(number for (number,) in rows) == sorted(expected)
 
-    await eventually(lambda: held() == sorted(expected))
+    await asyncio.to_thread(eventually, is_held, f"the shards are held as {expected}")
 
 
 async def dead_letters_of(
@@ -213,17 +215,12 @@ async def dead_letters_of(
             letters = dead_letters.newest(connection, limit=10_000)
         return [letter for letter in letters if str(letter["gateway"]).startswith(prefix)]
 
-    await eventually(lambda: len(read()) >= number, meanwhile)
-    return await asyncio.to_thread(read)
-
-
-async def eventually(condition: Callable[[], bool], meanwhile: Callable[[], None] = lambda: None) -> None:
-    """Wait for a state of another process that nothing announces."""
-    async with asyncio.timeout(SETTLED_S):
+    async def enough() -> list[dict[str, object]]:
         meanwhile()
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.1)
-            meanwhile()
+        letters = await asyncio.to_thread(read)
+        return letters if len(letters) >= number else []
+
+    return await eventually_async(enough, f"{number} dead letters of {prefix}", poll_s=0.1)
 
 
 def test_a_lost_session_is_a_lost_lease(database_url: str) -> None:

@@ -16,6 +16,7 @@ from cloud_store.provisioning import commands, twins
 from cloud_store.provisioning.commands import CommandStore
 from cloud_store.provisioning.twins import Selection, TwinStore
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually_async
 from wire_protocol import topics
 
 pytestmark = pytest.mark.services
@@ -47,13 +48,6 @@ def pair(database_url: str, unique_name: Callable[..., str]) -> tuple[str, str]:
     return made[0], made[1]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a fact."""
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for knows no event
-            await asyncio.sleep(0.01)
-
-
 @pytest.mark.parametrize("report", REPORTS)
 async def test_a_report_that_no_database_takes_keeps_nobody_waiting(
     database_url: str, pair: tuple[str, str], report: bytes
@@ -68,7 +62,7 @@ async def test_a_report_that_no_database_takes_keeps_nobody_waiting(
         made.reported(evil, report)
         made.serve(SHARDS)
         running = asyncio.create_task(made.run())
-        await until(lambda: topics.link(good, topics.Channel.DESIRED_TWIN) in told and not made._reports)
+        await eventually_async(lambda: topics.link(good, topics.Channel.DESIRED_TWIN) in told and not made._reports)
         running.cancel()
         await asyncio.wait([running])
 
@@ -96,7 +90,7 @@ async def test_a_gateway_that_reports_without_end_keeps_nobody_waiting(
         shouting = asyncio.create_task(shout())
         await asyncio.sleep(1.0)
         made.serve(SHARDS)
-        await until(lambda: topics.link(good, topics.Channel.DESIRED_TWIN) in told)
+        await eventually_async(lambda: topics.link(good, topics.Channel.DESIRED_TWIN) in told)
         for task in (shouting, running):
             task.cancel()
         await asyncio.wait([shouting, running])
@@ -119,6 +113,6 @@ async def test_a_reply_that_no_database_takes_keeps_nobody_waiting(
             made.replied(evil, reply)
         made.serve(SHARDS)
         running = asyncio.create_task(made.run())
-        await until(lambda: topics.link(good, topics.Channel.COMMAND) in told and not made._replies)
+        await eventually_async(lambda: topics.link(good, topics.Channel.COMMAND) in told and not made._replies)
         running.cancel()
         await asyncio.wait([running])

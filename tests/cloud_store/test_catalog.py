@@ -13,7 +13,7 @@ from edge_agent.ledger import database
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.provisioning import catalog
 from edge_agent.provisioning.catalog import CatalogBook
-from tests.edge_agent.conftest import HandClock
+from testbed.hand_clock import HandClock
 from wire_protocol.catalog import CatalogAsk, CatalogItem, CatalogPage, CatalogPosition
 
 pytestmark = pytest.mark.services

@@ -30,10 +30,10 @@ from cloud_store.reports import history, stock_levels
 from cloud_store.reports.history import InvalidMoment, Moment, TooMuchHistory
 from cloud_store.reports.stock_levels import StockFilter
 from cloud_store.tenancy import registry
-from tests.cloud_api.conftest import key, served
+from tests.cloud_api.serving import key, served
 from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain
-from tests.cloud_store.test_merge_agrees_with_oracle import ON_A_SERVER
+from tests.cloud_store.on_a_server import ON_A_SERVER
 from wire_protocol import clock, names, stock
 from wire_protocol.entries import LedgerEntry, Reading
 from wire_protocol.stock import Cell, EntryKey

@@ -16,16 +16,12 @@ from cloud_store.provisioning.sites import SiteStore
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
-from wire_protocol import clock, frames, names
-from wire_protocol.entries import Movement
+from tests.cloud_store.scans import HLC, NEXT, on_hand, scan
+from wire_protocol import frames, names
 from wire_protocol.frames import EPOCHS_MAX, LogHead
 from wire_protocol.site_messages import LogCursor, SiteAsk
-from wire_protocol.stock import Cell
 
-HLC = clock.pack(NOW_MS)
-NEXT = names.ulid(NOW_MS + 1, bytes(10))
 THIRD = names.ulid(NOW_MS + 2, bytes(10))
-SHELF = Cell("A-1", "screw", "")
 
 
 @pytest.fixture
@@ -38,18 +34,6 @@ def merger(connection: Connection, database_url: str) -> Iterator[Merger]:
     made = Merger(database_url)
     yield made
     made.close()
-
-
-def scan(number: int, quantity: int = 1, device: str = "till-1") -> Movement:
-    """Goods in, scanned by a device under an event id of its own."""
-    made = movement(HLC + number, "receive", "@supplier", "A-1", quantity)
-    return made.model_copy(update={"device": device, "event": f"1-{number}"})
-
-
-def on_hand(connection: Connection) -> int:
-    """What the cloud shows on the shelf."""
-    assert snapshots.imbalance(connection) == {}
-    return snapshots.balances(connection, "acme", "berlin").get(SHELF, 0)
 
 
 def verdicts(report: MergeReport, epoch: str) -> list[int]:

@@ -19,7 +19,7 @@ from cloud_store.merge.presence import ContactStore
 from cloud_store.reports import verification
 from cloud_store.tenancy import registry
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
-from tests.cloud_store.test_logs import HLC, NEXT, on_hand, scan
+from tests.cloud_store.scans import HLC, NEXT, on_hand, scan
 from wire_protocol import frames, names
 from wire_protocol.messages import Ack
 from wire_protocol.replication import Sender

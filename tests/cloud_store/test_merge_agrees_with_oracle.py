@@ -11,7 +11,7 @@ from itertools import count as numbers
 from random import Random
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_store.base.connection import Connection
@@ -21,6 +21,7 @@ from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots, verification
 from cloud_store.tenancy import registry
 from tests.cloud_store import histories
+from tests.cloud_store.on_a_server import ON_A_SERVER
 from wire_protocol import proof as stock_proof
 from wire_protocol import stock
 from wire_protocol.entries import LedgerEntry
@@ -28,7 +29,6 @@ from wire_protocol.entries import LedgerEntry
 GATEWAYS_MAX = 3
 _SITES = numbers(1)
 # One database serves all examples of a test: each example has a site of its own.
-ON_A_SERVER = settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from tests.agent_process import AgentProcess, wait_for
+from testbed.eventually import eventually
+from tests.agent_process import AgentProcess
 from tests.edge_agent.devices import Scanner
 from tests.edge_agent.loopback_cloud import LoopbackCloud
 from tests.services import PrivateBroker
@@ -136,7 +137,7 @@ def test_agent_killed_under_load_loses_and_doubles_nothing(
                 agent.kill()
                 agent.start()
         assert scanner.wait_for_receipts(1_000)
-        wait_for(lambda: entries(path) == 3_000)
+        eventually(lambda: entries(path) == 3_000)
         scanner.resend()
         assert scanner.wait_for_receipts(3_000)
     assert booked(path) == {"tea": 6_000}
@@ -157,7 +158,7 @@ def test_broker_killed_under_load_loses_nothing_that_has_a_receipt(
             if number == 1_000:
                 forgetful.kill()
                 forgetful.start()
-        wait_for(lambda: scanner.resend() or scanner.wait_for_receipts(2_000, timeout_s=2))
+        eventually(lambda: scanner.resend() or scanner.wait_for_receipts(2_000, timeout_s=2))
     assert booked(path) == {"tea": 2_000}
     assert_whole(path)
 
@@ -206,7 +207,7 @@ def test_the_uplink_ships_everything_once_and_in_order(
         cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1_005 and len(cloud.entries["readings"]) == 1_000)
         book(path, "pick", "typed", 1, source="A-01")
         cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1_006)
-        wait_for(lambda: _status(path)["streams"]["ledger"]["waiting"] == 0)
+        eventually(lambda: _status(path)["streams"]["ledger"]["waiting"] == 0)
     hlcs = [entry.hlc for entry in cloud.entries["ledger"]]
     assert hlcs == sorted(set(hlcs))
     assert cloud.headers[0].replay
@@ -239,7 +240,7 @@ def test_a_long_backlog_drains_through_kills_of_agent_and_broker(
         hlcs = [entry.hlc for entry in cloud.entries["ledger"]]
         assert hlcs == sorted(set(hlcs))
         assert cloud.frame_bytes / 20_000 < 25
-        wait_for(lambda: _status(path)["streams"]["ledger"]["waiting"] == 0)
+        eventually(lambda: _status(path)["streams"]["ledger"]["waiting"] == 0)
     assert agent.stop() == 0
     assert_whole(path)
 
@@ -266,10 +267,10 @@ def test_verdicts_offsets_and_forks_from_the_cloud_are_kept(
     with LoopbackCloud(port, gateway, reject={1: "no such thing"}, clock_ms=lambda: tomorrow) as cloud:
         agents(path, "--cloud", mqtt_url).start()
         cloud.wait_for(lambda: len(cloud.entries["ledger"]) == 1)
-        wait_for(lambda: _status(path)["verdicts"] == 1)  # type: ignore[comparison-overlap]
+        eventually(lambda: _status(path)["verdicts"] == 1)  # type: ignore[comparison-overlap]
         with closing(sqlite3.connect(path)) as raw:
             zero = "SELECT zero_ms FROM boot"
-            wait_for(lambda: raw.execute(zero).fetchone()[0] is not None)
+            eventually(lambda: raw.execute(zero).fetchone()[0] is not None)
             zero_ms = raw.execute(zero).fetchone()[0]
             assert zero_ms + SystemClock().mono_ms() == pytest.approx(tomorrow, abs=20_000)
         # What is booked from now on has the true time, in a process that has asked no cloud.
@@ -278,7 +279,7 @@ def test_verdicts_offsets_and_forks_from_the_cloud_are_kept(
             assert queries.history(reader)[0].at_ms == pytest.approx(tomorrow, abs=20_000)
         cloud.cursors["ledger"] = cloud.cursors["ledger"]._replace(digest="0" * 64)
         book(path, "receive", "typed", 2, destination="A-01")
-        wait_for(lambda: _status(path)["streams"]["ledger"]["fork"] is not None)
+        eventually(lambda: _status(path)["streams"]["ledger"]["fork"] is not None)
 
 
 def test_sigterm_ends_with_exit_code_zero_and_a_farewell(
@@ -338,7 +339,7 @@ def test_the_log_holds_no_secret(path: Path, gateway: str, agents: Agents) -> No
     """A password in a log is a password in every log collector."""
     del gateway
     agent = agents(path, "--cloud", "mqtt://gw:s3cr3t@127.0.0.1:9").start("agent_started")
-    wait_for(lambda: any(event["event"] == "uplink_down" for event in agent.log()))
+    eventually(lambda: any(event["event"] == "uplink_down" for event in agent.log()))
     agent.stop()
     assert "s3cr3t" not in agent.log_file.read_text()
     assert "s3cr3t" not in json.dumps(_status(path))

@@ -14,7 +14,7 @@ from edge_agent.ledger.sql import statement
 from edge_agent.link.commands import Commands, Hands
 from edge_agent.provisioning import recounts
 from edge_agent.settings import EdgeSettings
-from tests.edge_agent.conftest import HandClock
+from testbed.hand_clock import HandClock
 from wire_protocol.messages import Command, Reply
 
 EXPIRES_MS = 1_763_700_060_000

@@ -10,7 +10,7 @@ from edge_agent.devices import device_keys
 from edge_agent.devices.device_keys import PasswordFile
 from edge_agent.ledger import database
 from edge_agent.ledger.ledger import Ledger
-from tests.edge_agent.conftest import HandClock
+from testbed.hand_clock import HandClock
 from wire_protocol import passwords
 from wire_protocol.passwords import hashed
 from wire_protocol.twin import DesiredState, InvalidTwin, merged

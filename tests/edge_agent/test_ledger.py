@@ -17,7 +17,7 @@ from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger
-from tests.edge_agent.conftest import HandClock
+from testbed.hand_clock import HandClock
 from tests.wire_protocol.strategies import ledger_entries
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
 from wire_protocol.stock import EntryKey, imbalance, oracle

@@ -12,7 +12,7 @@ from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.sql import statement
 from edge_agent.provisioning import retention
 from edge_agent.settings import EdgeSettings
-from tests.edge_agent.conftest import HandClock
+from testbed.hand_clock import HandClock
 from wire_protocol import frames, names
 from wire_protocol.messages import Rejected
 from wire_protocol.stock import Cell, imbalance

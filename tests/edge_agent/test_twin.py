@@ -16,7 +16,7 @@ from edge_agent.ledger.sql import statement
 from edge_agent.link.twin_sync import TwinLink
 from edge_agent.provisioning import twin
 from edge_agent.provisioning.twin import Configured, TwinBook
-from tests.edge_agent.conftest import HandClock
+from testbed.hand_clock import HandClock
 from wire_protocol.twin import DesiredState, DesiredTwin, DeviceConfig, merged
 
 

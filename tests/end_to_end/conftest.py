@@ -14,16 +14,16 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from stocktide.demo.plan import Site
+from testbed.worker_process import WorkerProcess
 from tests import lossy_link
 from tests.agent_process import AgentProcess
 from tests.edge_agent.devices import Scanner
-from tests.end_to_end.sites import site as site  # noqa: PLC0414 - a fixture for the tests beside this file
-from tests.end_to_end.stack import Gateway, Stack, Worker
+from tests.end_to_end.sites import SETTINGS, Post, SiteStack
+from tests.end_to_end.stack import Build, Gateway, Stack
 from tests.lossy_link import LossyPackets, ProxyThread
 from tests.services import PrivateBroker, PrivateDatabase, disk
 from tests.services.broker import anonymous_config
 
-Build = Callable[..., Stack]
 DEVICES = ("till-1", "till-2")
 IMPATIENT = {
     "STOCKTIDE_EDGE_RESEND_DELAY_MS": "500",
@@ -47,7 +47,7 @@ def build(
     cloud's broker a memory on disk. `ledger_disk_mb` puts each ledger on a small disk of its own. `keepalive_s` is the
     agents'.
     """
-    made: list[Worker] = []
+    made: list[WorkerProcess] = []
     with ExitStack() as context:
 
         def make(
@@ -76,13 +76,53 @@ def build(
                 local = private_broker(persistent=True)
                 agent = agents(folder / "ledger.db", **IMPATIENT, STOCKTIDE_EDGE_KEEPALIVE_S=str(keepalive_s))
                 stack.gateways.append(_gateway(site, url, cloud_url, local, agent, context))
-            made.extend(Worker(f"worker-{number}", url, broker.url, tmp_path).start() for number in range(workers))
+            names = [f"worker-{number}" for number in range(workers)]
+            made.extend(WorkerProcess(name, url, broker.url, tmp_path).start() for name in names)
             return stack
 
         yield make
     for worker in made:
         if worker.process is not None and worker.process.poll() is None:
             worker.kill()
+
+
+@pytest.fixture
+def site(
+    tmp_path: Path,
+    database_url: str,
+    private_broker: Callable[..., PrivateBroker],
+    agents: Callable[..., AgentProcess],
+    unique_name: Callable[..., str],
+) -> Iterator[SiteStack]:
+    """An empty site with a worker; `make(name)` adds a gateway, or another machine under a name that exists."""
+    tenant, name = unique_name("tenant"), unique_name("site")
+    broker = private_broker()
+    worker = WorkerProcess("worker-1", database_url, broker.url, tmp_path).start()
+    with ExitStack() as context, closing(connect(database_url, application="tests")) as cloud:
+        registry.add_tenant(cloud, tenant)
+        registry.add_site(cloud, tenant, name)
+
+        def make(gateway: str | None = None, *, ledger: Path | None = None, device: str = "till-1") -> Post:
+            new = gateway is None
+            gateway = gateway or unique_name()
+            if new:
+                registry.add_gateway(cloud, tenant, name, gateway)
+            local = private_broker(persistent=True)
+            path = ledger or tmp_path / unique_name("machine") / "ledger.db"
+            if ledger is None:
+                with Ledger.create(path, gateway, SystemClock(), local_url=local.url, cloud_url=broker.url):
+                    pass
+            with closing(database.open_writer(path)) as connection, database.transaction(connection):
+                connection.execute(statement("set_meta"), ("local_url", local.url))
+                connection.execute(statement("insert_device"), (device, "scanner"))
+            agent = agents(path, **SETTINGS).start()
+            post = Post(gateway, agent, local, context.enter_context(Scanner(local.port, device)))
+            stack.posts.append(post)
+            return post
+
+        stack = SiteStack(tenant, name, database_url, cloud, broker, worker, tmp_path, make)
+        yield stack
+    worker.kill()
 
 
 def _cloud_link(

@@ -1,23 +1,18 @@
 """A site of several gateways as real processes: agents, their brokers and scanners, a worker, a database."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
-from cloud_store.base.connection import Connection, connect
+from cloud_store.base.connection import Connection
 from cloud_store.reports import snapshots
-from cloud_store.tenancy import registry
 from edge_agent.ledger import audit, database, queries
-from edge_agent.ledger.clock import SystemClock
-from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.sql import statement
-from tests.agent_process import AgentProcess, wait_for
+from testbed.eventually import eventually
+from testbed.worker_process import WorkerProcess
+from tests.agent_process import AgentProcess
 from tests.edge_agent.devices import Scanner
-from tests.end_to_end.stack import Worker
 from tests.services import PrivateBroker
 from wire_protocol import stock
 from wire_protocol.stock import Cell
@@ -90,7 +85,7 @@ class SiteStack:
     database_url: str
     cloud: Connection
     broker: PrivateBroker
-    worker: Worker
+    worker: WorkerProcess
     folder: Path
     make: Callable[..., Post]
     posts: list[Post] = field(default_factory=list)
@@ -116,7 +111,7 @@ class SiteStack:
 
     def require_agreement(self, technician: int = 0) -> None:
         """Assert that gateways, cloud and definition agree, and that each scan is in the cloud once."""
-        wait_for(self.agreed, timeout_s=SETTLE_S, explain=self.difference)
+        eventually(self.agreed, within_s=SETTLE_S, explain=self.difference)
         for post in self.posts:
             with closing(database.open_reader(post.agent.ledger)) as reader:
                 entries = list(queries.entries(reader))
@@ -129,42 +124,3 @@ class SiteStack:
             "JOIN tenant t ON t.tenant_id = m.tenant_id WHERE t.name = %s", [self.tenant],
         ).fetchone()  # fmt: skip
         assert events == (self.events(),)
-
-
-@pytest.fixture
-def site(
-    tmp_path: Path,
-    database_url: str,
-    private_broker: Callable[..., PrivateBroker],
-    agents: Callable[..., AgentProcess],
-    unique_name: Callable[..., str],
-) -> Iterator[SiteStack]:
-    """An empty site with a worker; `make(name)` adds a gateway, or another machine under a name that exists."""
-    tenant, name = unique_name("tenant"), unique_name("site")
-    broker = private_broker()
-    worker = Worker("worker-1", database_url, broker.url, tmp_path).start()
-    with ExitStack() as context, closing(connect(database_url, application="tests")) as cloud:
-        registry.add_tenant(cloud, tenant)
-        registry.add_site(cloud, tenant, name)
-
-        def make(gateway: str | None = None, *, ledger: Path | None = None, device: str = "till-1") -> Post:
-            new = gateway is None
-            gateway = gateway or unique_name()
-            if new:
-                registry.add_gateway(cloud, tenant, name, gateway)
-            local = private_broker(persistent=True)
-            path = ledger or tmp_path / unique_name("machine") / "ledger.db"
-            if ledger is None:
-                with Ledger.create(path, gateway, SystemClock(), local_url=local.url, cloud_url=broker.url):
-                    pass
-            with closing(database.open_writer(path)) as connection, database.transaction(connection):
-                connection.execute(statement("set_meta"), ("local_url", local.url))
-                connection.execute(statement("insert_device"), (device, "scanner"))
-            agent = agents(path, **SETTINGS).start()
-            post = Post(gateway, agent, local, context.enter_context(Scanner(local.port, device)))
-            stack.posts.append(post)
-            return post
-
-        stack = SiteStack(tenant, name, database_url, cloud, broker, worker, tmp_path, make)
-        yield stack
-    worker.kill()

@@ -1,16 +1,11 @@
 """The parts of a stack, each an operating system process that can be killed, and the load that the devices make."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
@@ -18,7 +13,9 @@ from edge_agent.ledger import database, queries
 from edge_agent.ledger.sql import statement
 from stocktide.demo.plan import Site
 from stocktide.demo.proof import Proof, prove
-from tests.agent_process import AgentProcess, wait_for
+from testbed.eventually import eventually
+from testbed.worker_process import WorkerProcess
+from tests.agent_process import AgentProcess
 from tests.edge_agent.devices import Scanner
 from tests.lossy_link import LossyPackets, ProxyThread
 from tests.services import PrivateBroker, PrivateDatabase
@@ -33,48 +30,6 @@ NEW_SKU_EVENTS: Final = 50  # how many events until the next new SKU
 SHELVES: Final = ("A-01", "B-02", "C-03")
 LOTS: Final = (None, None, "L-1")
 TICK_S: Final = 0.02
-
-
-@dataclass
-class Worker:
-    """An ingest worker as an operating system process."""
-
-    name: str
-    database_url: str
-    mqtt_url: str
-    folder: Path
-    process: "subprocess.Popen[bytes] | None" = None
-
-    @property
-    def log_file(self) -> Path:
-        """What the worker wrote."""
-        return self.folder / f"{self.name}.log"
-
-    def times(self, event: str) -> int:
-        """How often the worker has logged an event."""
-        return self.log_file.read_text().count(f'"{event}"')
-
-    def start(self) -> "Worker":
-        """Start it, without waiting for anything: gateways must cope."""
-        environment = {"STOCKTIDE_DATABASE_URL": self.database_url, "STOCKTIDE_MQTT_URL": self.mqtt_url}
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "stocktide", "cloud", "ingest", "--worker-name", self.name],
-                stdout=log, stderr=log, env=os.environ | {"STOCKTIDE_RECONNECT_DELAY_S_MAX": "1"} | environment,
-            )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        """SIGKILL: the transaction is rolled back, the leases vanish with the session."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
 
 
 @dataclass
@@ -122,9 +77,9 @@ class Gateway:
 
     def settle(self) -> None:
         """Wait until every event has its receipt (sent again as firmware does) and the cloud has every entry."""
-        wait_for(self._all_receipts, timeout_s=SETTLE_S, explain=self._missing)
-        wait_for(
-            lambda: self.waiting() == 0, timeout_s=SETTLE_S, explain=lambda: f"for acknowledgements: {self.ledger()}"
+        eventually(self._all_receipts, within_s=SETTLE_S, explain=self._missing)
+        eventually(
+            lambda: self.waiting() == 0, within_s=SETTLE_S, explain=lambda: f"for acknowledgements: {self.ledger()}"
         )
 
     def _missing(self) -> str:
@@ -150,7 +105,7 @@ class Stack:
     cloud_broker: PrivateBroker
     database_url: str
     gateways: list[Gateway]
-    workers: list[Worker]
+    workers: list[WorkerProcess]
     database: PrivateDatabase | None = None
     link: ProxyThread | LossyPackets | None = None
 
@@ -182,6 +137,10 @@ class Stack:
             assert snapshots.variances(cloud, gateway.site.tenant, gateway.site.name) == expected.variance
         assert list(stock.differences(edge.items(), expected.on_hand.items())) == []
         assert list(stock.differences(there.items(), expected.on_hand.items())) == []
+
+
+# Makes a stack of two gateways; see the fixture `build`.
+Build: TypeAlias = Callable[..., Stack]
 
 
 class Load:

@@ -11,7 +11,7 @@ from cloud_store.tenancy import registry
 from edge_agent.cli.app import app as edge
 from edge_agent.ledger import database
 from edge_agent.provisioning import catalog
-from tests.agent_process import wait_for
+from testbed.eventually import eventually
 from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
 from wire_protocol.catalog import CatalogItem
 
@@ -29,14 +29,14 @@ def test_a_catalogue_goes_on_after_a_cut_and_a_change_arrives_at_once(site: Site
     """An agent that is killed while it reads goes on where it was; a technician sees the new name offline."""
     post = site.make()
     registry.add_items(site.cloud, site.tenant, [CatalogItem(sku=f"SKU-{n:05}") for n in range(ITEMS)])
-    wait_for(lambda: known(post) > 0, timeout_s=SETTLE_S)
+    eventually(lambda: known(post) > 0, within_s=SETTLE_S)
     post.agent.kill()
     before = known(post)
     assert 0 < before < ITEMS, "the cut came too late to prove anything"
     site.worker.kill()
     site.worker.start()
     post.agent.start()
-    wait_for(lambda: known(post) == ITEMS, timeout_s=SETTLE_S, explain=lambda: f"{known(post)} items")
+    eventually(lambda: known(post) == ITEMS, within_s=SETTLE_S, explain=lambda: f"{known(post)} items")
     registry.add_items(site.cloud, site.tenant, [CatalogItem(sku="SKU-00042", name="Answer")], replace=True)
     began = time.monotonic()
 
@@ -44,5 +44,5 @@ def test_a_catalogue_goes_on_after_a_cut_and_a_change_arrives_at_once(site: Site
         told = CliRunner().invoke(edge, ["item", "SKU-00042", "--json", "--ledger", str(post.agent.ledger)])
         return [each["name"] for each in json.loads(told.output)] == ["Answer"]
 
-    wait_for(shown, timeout_s=SETTLE_S)
+    eventually(shown, within_s=SETTLE_S)
     assert time.monotonic() - began < 10, "it was found by the look now and then"

@@ -12,9 +12,9 @@ from cloud_cli.app import app as cloud
 from cloud_store.provisioning import commands
 from edge_agent.ledger import database
 from edge_agent.provisioning import recounts
-from tests.agent_process import wait_for
+from testbed.eventually import eventually
+from tests.end_to_end.devices import device
 from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
-from tests.end_to_end.test_twin import device
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -44,13 +44,13 @@ def test_an_operator_asks_and_is_answered(site: SiteStack) -> None:
 def test_a_command_waits_for_a_gateway_that_is_away_and_expires(site: SiteStack) -> None:
     """It is done when the gateway comes back, unless it is too late by then."""
     post = site.make()
-    wait_for(lambda: post.times("uplink_up") == 1)
+    eventually(lambda: post.times("uplink_up") == 1)
     post.agent.stop()
     kept = commands.give(site.cloud, post.name, "sync-now", {}, expires_s=600, who="test")
     late = commands.give(site.cloud, post.name, "recount", {"location": "A-01"}, expires_s=1, who="test")
-    wait_for(lambda: commands.show(site.cloud, late)["state"] == "expired")
+    eventually(lambda: commands.show(site.cloud, late)["state"] == "expired")
     post.agent.start()
-    wait_for(lambda: commands.show(site.cloud, kept)["state"] == "done", timeout_s=SETTLE_S)
+    eventually(lambda: commands.show(site.cloud, kept)["state"] == "done", within_s=SETTLE_S)
     assert commands.show(site.cloud, late)["state"] == "expired"
     with closing(database.open_reader(post.agent.ledger)) as reader:
         assert reader.execute("SELECT count(*) FROM recount").fetchone() == (0,)
@@ -64,7 +64,7 @@ def test_a_new_epoch_on_demand_loses_and_doubles_nothing(site: SiteStack) -> Non
     with closing(database.open_reader(post.agent.ledger)) as reader:
         before = database.meta(reader)["epoch"]
     assert send(site, post, "open-epoch", "reason=a disk was swapped").exit_code == 0
-    wait_for(lambda: post.times("epoch_opened") == 1, timeout_s=SETTLE_S)
+    eventually(lambda: post.times("epoch_opened") == 1, within_s=SETTLE_S)
     post.scan(10)
     site.require_agreement()
     with closing(database.open_reader(post.agent.ledger)) as reader:
@@ -77,4 +77,4 @@ async def test_a_device_shows_where_it_is(site: SiteStack) -> None:
     async with device(post, "till-1") as firmware:
         done = await asyncio.to_thread(send, site, post, "locate", "device=till-1", "seconds=5")
         assert done.exit_code == 0, done.output
-        await asyncio.to_thread(wait_for, lambda: firmware.blinks_until_ms > 0)
+        await asyncio.to_thread(eventually, lambda: firmware.blinks_until_ms > 0)

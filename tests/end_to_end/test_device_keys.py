@@ -1,6 +1,5 @@
 """A device's key, from the operator's command to the gateway's own Mosquitto, and out again."""
 
-import asyncio
 import json
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +15,7 @@ from broker_config.policy import Side
 from cloud_cli.app import app as cloud
 from edge_agent.ledger import database
 from edge_agent.ledger.sql import statement
+from testbed.eventually import eventually_async
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 from tests.services import PrivateBroker
 from wire_protocol import names
@@ -54,9 +54,11 @@ async def admitted(broker: PrivateBroker, password: str) -> bool:
 
 async def until_admitted(broker: PrivateBroker, password: str, *, wanted: bool) -> None:
     """Wait until the broker lets the device in, or does not any more."""
-    async with asyncio.timeout(SETTLE_S):
-        while await admitted(broker, password) is not wanted:  # noqa: ASYNC110 - the broker tells nobody
-            await asyncio.sleep(0.1)
+
+    async def is_as_wanted() -> bool:
+        return await admitted(broker, password) is wanted
+
+    await eventually_async(is_as_wanted, f"admitted: {wanted}", within_s=SETTLE_S)
 
 
 async def test_a_key_lets_a_device_in_and_taking_it_away_keeps_it_out(

@@ -20,10 +20,9 @@ import pytest
 
 from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
+from testbed.eventually import eventually
 from tests import lossy_link
-from tests.agent_process import wait_for
-from tests.end_to_end.conftest import Build
-from tests.end_to_end.stack import Gateway, Load, Stack
+from tests.end_to_end.stack import Build, Gateway, Load, Stack
 from tests.lossy_link import LossyPackets, ProxyThread
 from tests.services import PrivateBroker, PrivateDatabase, disk
 
@@ -67,7 +66,7 @@ def kill_agent(stack: Stack, load: Load, chance: random.Random) -> None:
     # In the middle of a surge: some of it committed, some in the writer's hands, some still in the broker's.
     before = gateway.receipts()
     load.surge(SURGE_SCANS)
-    wait_for(lambda: gateway.receipts() > before + chance.randrange(SURGE_SCANS))
+    eventually(lambda: gateway.receipts() > before + chance.randrange(SURGE_SCANS))
     gateway.agent.kill()
     pause(load, chance)
     gateway.agent.start()
@@ -127,10 +126,10 @@ def half_open_link(stack: Stack, load: Load, chance: random.Random) -> None:
     downs = [gateway.times("uplink_down") for gateway in stack.gateways]
     ups = [gateway.times("uplink_up") for gateway in stack.gateways]
     stack.link.blackhole()
-    wait_for(lambda: all(g.times("uplink_down") > n for g, n in zip(stack.gateways, downs, strict=True)))
+    eventually(lambda: all(g.times("uplink_down") > n for g, n in zip(stack.gateways, downs, strict=True)))
     pause(load, chance)
     stack.link.heal()
-    wait_for(lambda: all(g.times("uplink_up") > n for g, n in zip(stack.gateways, ups, strict=True)))
+    eventually(lambda: all(g.times("uplink_up") > n for g, n in zip(stack.gateways, ups, strict=True)))
 
 
 def suffer_lossy_link(_stack: Stack, load: Load, _chance: random.Random) -> None:
@@ -143,9 +142,9 @@ def fill_gateway_disk(stack: Stack, load: Load, chance: random.Random) -> None:
     gateway = chance.choice(stack.gateways)
     before = gateway.times("devices_refused")
     with full_disk(gateway):
-        wait_for(lambda: gateway.times("devices_refused") > before, timeout_s=OBSERVED_S)
+        eventually(lambda: gateway.times("devices_refused") > before, within_s=OBSERVED_S)
         pause(load, chance)
-    wait_for(lambda: gateway.times("devices_accepted_again") > before, timeout_s=OBSERVED_S)
+    eventually(lambda: gateway.times("devices_accepted_again") > before, within_s=OBSERVED_S)
 
 
 def kill_agent_on_full_disk(stack: Stack, load: Load, chance: random.Random) -> None:
@@ -153,7 +152,7 @@ def kill_agent_on_full_disk(stack: Stack, load: Load, chance: random.Random) -> 
     gateway = chance.choice(stack.gateways)
     before = gateway.times("devices_refused")
     with full_disk(gateway):
-        wait_for(lambda: gateway.times("devices_refused") > before, timeout_s=OBSERVED_S)
+        eventually(lambda: gateway.times("devices_refused") > before, within_s=OBSERVED_S)
         pause(load, chance)
         gateway.agent.kill()
     gateway.agent.start()
@@ -182,11 +181,11 @@ def fill_database_disk(stack: Stack, load: Load, chance: random.Random) -> None:
     assert stack.database is not None
     before = troubles(stack)
     disk.fill(stack.database.data)
-    wait_for(lambda: troubles(stack) > before, timeout_s=OBSERVED_S)
+    eventually(lambda: troubles(stack) > before, within_s=OBSERVED_S)
     pause(load, chance)
     disk.free(stack.database.data)
     # A server that finds no room for its log while it recovers gives up.
-    wait_for(partial(answers, stack.database), timeout_s=OBSERVED_S)
+    eventually(partial(answers, stack.database), within_s=OBSERVED_S)
 
 
 def answers(database: PrivateDatabase) -> bool:
@@ -318,12 +317,12 @@ def test_a_failover_to_a_replica_that_lags_loses_nothing(
     stack = build(database=primary, url=f"{url}?target_session_attrs=read-write", workers=2)
     with Load(stack, EVENTS_PER_S).running() as load:
         load.go_on(chance.uniform(1.0, 2.0))
-        wait_for(lambda: entries_in(replica.url) > 0)
+        eventually(lambda: entries_in(replica.url) > 0)
         replica.stop_replicating()
         load.go_on(chance.uniform(0.5, 2.0))
         # Both gateways have acknowledgements for what the replica will never get from the primary.
         behind = entries_in(replica.url)
-        wait_for(lambda: entries_in(primary.url) > behind + 200)
+        eventually(lambda: entries_in(primary.url) > behind + 200)
         acked = [gateway.ledger()["acked_frame"] for gateway in stack.gateways]
         primary.kill()
         load.go_on(chance.uniform(0.1, 1.0))

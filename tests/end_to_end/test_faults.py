@@ -9,8 +9,7 @@ import pytest
 
 from cloud_store.base.connection import connect
 from cloud_store.tenancy import registry
-from tests.end_to_end.conftest import Build
-from tests.end_to_end.stack import Stack
+from tests.end_to_end.stack import Build, Stack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -23,7 +23,7 @@ from firmware_sim.fleet.device import Unit
 from firmware_sim.fleet.link import LinkOptions
 from firmware_sim.fleet.trust import TrustedKey
 from firmware_sim.fleet.updates import NEVER_HEALTHY
-from tests.agent_process import wait_for
+from testbed.eventually import eventually
 from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
 from tests.firmware_sim.images import MODEL, image
 from wire_protocol import topics
@@ -107,7 +107,7 @@ async def ended(stack: SiteStack, job: str) -> dict[str, Any]:
         return jobs.listing(stack.cloud, limit=1, job=job)[0]
 
     await asyncio.to_thread(
-        wait_for, lambda: row()["state"] != "running", timeout_s=2 * SETTLE_S,
+        eventually, lambda: row()["state"] != "running", within_s=2 * SETTLE_S,
         explain=lambda: f"{row()} {jobs.targets(stack.cloud, job, limit=9)}",
     )  # fmt: skip
     return row()
@@ -115,7 +115,7 @@ async def ended(stack: SiteStack, job: str) -> dict[str, Any]:
 
 async def until(fact: Any, explain: Any = lambda: "") -> None:
     """Wait for a fact."""
-    await asyncio.to_thread(wait_for, fact, timeout_s=SETTLE_S, explain=explain)
+    await asyncio.to_thread(eventually, fact, within_s=SETTLE_S, explain=explain)
 
 
 async def test_a_good_release_goes_round_and_a_bad_one_stops_at_its_bound(site: SiteStack, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cloud_store.base.connection import connect
 from firmware_sim.recordings import replay
 from firmware_sim.scenarios import builtin
-from tests.end_to_end.conftest import Build
+from tests.end_to_end.stack import Build
 from wire_protocol.address import BrokerAddress
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

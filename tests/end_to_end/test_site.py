@@ -16,7 +16,7 @@ from cloud_store.merge import alarms
 from edge_agent.cli.app import app as edge
 from edge_agent.ledger import audit, database, queries
 from edge_agent.ledger.booking import book
-from tests.agent_process import wait_for
+from testbed.eventually import eventually
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -32,7 +32,7 @@ def test_gateways_of_a_site_show_the_same_stock_as_the_cloud(site: SiteStack) ->
     first.scan(30)
     book(second.agent.ledger, "count", "SKU-1", 5, location="A-01")
     book(second.agent.ledger, "pick", "SKU-2", 1, source="A-01")
-    wait_for(first.settled, timeout_s=SETTLE_S)
+    eventually(first.settled, within_s=SETTLE_S)
     assert first.balances() != second.balances()
     second.agent.start()
     site.require_agreement(technician=2)
@@ -77,7 +77,7 @@ def test_a_cloned_disk_in_a_second_live_gateway_counts_beside_the_first(site: Si
     for _ in range(3):
         first.scan(15)
         clone.scan(10)
-        wait_for(lambda: first.settled() and clone.settled(), timeout_s=SETTLE_S, explain=site.difference)
+        eventually(lambda: first.settled() and clone.settled(), within_s=SETTLE_S, explain=site.difference)
     site.require_agreement()
     assert first.times("epoch_opened") + clone.times("epoch_opened") >= 1
     assert [alarm["kind"] for alarm in alarms.listing(site.cloud, limit=10, tenant=site.tenant)] == ["fork"]

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from cloud_cli.app import app as cloud
 from cloud_store.merge import alarms
 from edge_agent.cli.app import app as edge
-from tests.agent_process import wait_for
+from testbed.eventually import eventually
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -47,7 +47,7 @@ def fill(stack: SiteStack) -> None:
     for post in stack.posts:
         post.scan(60)
     stack.require_agreement()
-    wait_for(lambda: proved(stack) == 2, timeout_s=SETTLE_S, explain=lambda: str(open_alarms(stack)))
+    eventually(lambda: proved(stack) == 2, within_s=SETTLE_S, explain=lambda: str(open_alarms(stack)))
     assert open_alarms(stack) == []
 
 
@@ -57,7 +57,7 @@ def test_a_balance_changed_at_the_edge_is_named_and_mended(site: SiteStack) -> N
     bad, good = site.posts
     with closing(sqlite3.connect(bad.agent.ledger, timeout=10)) as raw, raw:
         raw.execute("UPDATE balance SET on_hand = on_hand + 1000 WHERE location = 'A-01' AND sku = 'SKU-3'")
-    wait_for(lambda: len(open_alarms(site)) == 1, timeout_s=SETTLE_S)
+    eventually(lambda: len(open_alarms(site)) == 1, within_s=SETTLE_S)
     gateway, kind, detail = open_alarms(site)[0]
     assert (gateway, kind) == (bad.name, "stock-differs")
     assert detail.startswith("SKU-3 at A-01: cloud ")
@@ -66,7 +66,7 @@ def test_a_balance_changed_at_the_edge_is_named_and_mended(site: SiteStack) -> N
     ledger = ["--ledger", str(bad.agent.ledger)]
     assert CliRunner().invoke(edge, ["ledger", "verify", *ledger]).exit_code == 1
     assert CliRunner().invoke(edge, ["ledger", "rebuild", *ledger]).exit_code == 0
-    wait_for(lambda: open_alarms(site) == [], timeout_s=SETTLE_S)
+    eventually(lambda: open_alarms(site) == [], within_s=SETTLE_S)
     site.require_agreement()
     assert good.times("stock_damaged") == 0
 
@@ -80,7 +80,7 @@ def test_a_balance_changed_in_the_cloud_is_named_and_mended(site: SiteStack) -> 
         "AND t.tenant_id = s.tenant_id AND t.name = %s AND l.name = 'A-01' AND i.sku = 'SKU-5'",
         [site.tenant],
     )
-    wait_for(lambda: len(open_alarms(site)) == 2, timeout_s=SETTLE_S)
+    eventually(lambda: len(open_alarms(site)) == 2, within_s=SETTLE_S)
     assert {kind for _, kind, _ in open_alarms(site)} == {"stock-differs"}
     assert all(detail.startswith("SKU-5 at A-01: cloud ") for *_, detail in open_alarms(site))
     options = ["--tenant", site.tenant, "--database-url", site.database_url, "--json"]
@@ -89,5 +89,5 @@ def test_a_balance_changed_in_the_cloud_is_named_and_mended(site: SiteStack) -> 
     mended = CliRunner().invoke(cloud, ["ledger", "rebuild", *options])
     assert mended.exit_code == 0
     assert json.loads(CliRunner().invoke(cloud, ["ledger", "verify", *options]).stdout)[0]["findings"] == []
-    wait_for(lambda: open_alarms(site) == [], timeout_s=SETTLE_S, explain=lambda: str(open_alarms(site)))
+    eventually(lambda: open_alarms(site) == [], within_s=SETTLE_S, explain=lambda: str(open_alarms(site)))
     site.require_agreement()

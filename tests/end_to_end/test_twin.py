@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -12,13 +9,9 @@ from typer.testing import CliRunner
 
 from cloud_cli.app import app as cloud
 from cloud_store.provisioning import jobs, twins
-from firmware_sim.firmware.event_queue import Firmware
-from firmware_sim.fleet.device import Unit, air_of
-from firmware_sim.fleet.link import Link, LinkOptions
-from firmware_sim.fleet.pace import Pace
-from tests.agent_process import wait_for
-from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
-from wire_protocol.address import BrokerAddress
+from testbed.eventually import eventually
+from tests.end_to_end.devices import device
+from tests.end_to_end.sites import SETTLE_S, SiteStack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -33,22 +26,6 @@ def reported(stack: SiteStack, gateway: str) -> dict[str, Any]:
     return twins.show(stack.cloud, gateway)
 
 
-@asynccontextmanager
-async def device(post: Post, name: str, sampling_s_min: int = 1) -> AsyncIterator[Firmware]:
-    """A simulated device at a gateway's broker."""
-    firmware = Firmware(name=name, rng=random.Random(1), sampling_s_min=sampling_s_min)
-    link = Link(
-        post.name, BrokerAddress.parse(post.broker.url), Unit(firmware, air_of(1, name)), pace=Pace(1.0),
-        options=LinkOptions(), rng=random.Random(1),
-    )  # fmt: skip
-    running = asyncio.create_task(link.run())
-    try:
-        yield firmware
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-
-
 async def until(stack: SiteStack, gateway: str, **wanted: object) -> None:
     """Wait until the cloud was told so."""
 
@@ -57,7 +34,7 @@ async def until(stack: SiteStack, gateway: str, **wanted: object) -> None:
         return all((said.get(name) or None) == (value or None) for name, value in wanted.items())
 
     await asyncio.to_thread(
-        wait_for, agrees, timeout_s=SETTLE_S, explain=lambda: str(reported(stack, gateway)["reported"])
+        eventually, agrees, within_s=SETTLE_S, explain=lambda: str(reported(stack, gateway)["reported"])
     )
 
 
@@ -131,7 +108,7 @@ async def test_a_job_goes_through_a_site_and_comes_back(site: SiteStack) -> None
         ])  # fmt: skip
         job = json.loads(bad.output)["job"]
         await asyncio.to_thread(
-            wait_for, lambda: jobs.listing(site.cloud, limit=1, job=job)[0]["state"] == "failed", timeout_s=SETTLE_S,
+            eventually, lambda: jobs.listing(site.cloud, limit=1, job=job)[0]["state"] == "failed", within_s=SETTLE_S,
             explain=lambda: str(jobs.listing(site.cloud, limit=1, job=job)),
         )  # fmt: skip
     [first, second] = jobs.targets(site.cloud, job, limit=9)

@@ -21,9 +21,10 @@ from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
-from tests.agent_process import AgentProcess, wait_for
-from tests.cloud_ingest.conftest import Workers
-from tests.enrolment.test_enrolment import waiting
+from testbed.eventually import eventually
+from testbed.worker_process import Workers
+from tests.agent_process import AgentProcess
+from tests.enrolment.cloud import waiting
 from tests.services.server import HOST
 from wire_protocol.claims import ClaimCode
 
@@ -105,7 +106,7 @@ def test_a_claim_makes_a_gateway_that_ships_until_it_is_revoked(
     assert done["brokers"] == [addresses["gateways"]]
     book(ledger, "receive", "TEA", 5, destination="A-01")
     agent = agents(ledger, "--mqtt-version", "3.1.1").start("uplink_up")
-    wait_for(lambda: waiting(ledger) == 0, explain=lambda: cloud.log_file.read_text()[-2000:])
+    eventually(lambda: waiting(ledger) == 0, explain=lambda: cloud.log_file.read_text()[-2000:])
 
     assert small.process is not None
     small.environment |= {

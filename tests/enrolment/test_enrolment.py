@@ -13,19 +13,13 @@ from cryptography import x509
 from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
 from edge_agent.identity.keystore import IdentityFolder
-from edge_agent.ledger import database, queries
 from edge_agent.ledger.booking import book
-from tests.agent_process import AgentProcess, wait_for
+from testbed.eventually import eventually
+from tests.agent_process import AgentProcess
 from tests.brokers import SECRET
-from tests.enrolment.conftest import Cloud
+from tests.enrolment.cloud import Cloud, waiting
 
 Name = Callable[..., str]
-
-
-def waiting(ledger: Path) -> int:
-    """Entries that the cloud has not acknowledged."""
-    with closing(database.open_reader(ledger)) as reader:
-        return int(queries.status(reader, ledger)["streams"]["ledger"]["waiting"])
 
 
 def test_a_claim_makes_a_gateway_that_ships(
@@ -44,7 +38,7 @@ def test_a_claim_makes_a_gateway_that_ships(
 
     book(ledger, "receive", "TEA", 5, destination="A-01")
     agents(ledger).start("uplink_up")
-    wait_for(lambda: waiting(ledger) == 0, explain=lambda: cloud.worker.log_file.read_text()[-2000:])
+    eventually(lambda: waiting(ledger) == 0, explain=lambda: cloud.worker.log_file.read_text()[-2000:])
     with closing(connect(cloud.database_url, application="test")) as connection:
         assert [row.rows for row in snapshots.entries(connection) if row.tenant == cloud.tenant] == [1]
 
@@ -67,7 +61,7 @@ def test_the_first_twin_comes_with_the_certificate(
 
     assert reported() == 0
     agents(ledger).start("uplink_up")
-    wait_for(lambda: reported() == 1)
+    eventually(lambda: reported() == 1)
     assert "twin_in_force" not in {line.get("event") for line in agents(ledger).log()}  # it was so before
 
 
@@ -87,7 +81,7 @@ def test_a_twin_that_has_no_room_comes_with_the_first_contact(
 
     assert version() == 0
     agents(ledger).start("uplink_up")
-    wait_for(lambda: version() == 1)
+    eventually(lambda: version() == 1)
 
 
 def test_the_same_key_is_answered_the_same_and_another_is_refused(

@@ -15,9 +15,9 @@ from cloud_store.base.connection import connect
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
 from edge_agent.link.cloud_client import CloudClient
-from tests.agent_process import AgentProcess, wait_for
-from tests.enrolment.conftest import Cloud
-from tests.enrolment.test_enrolment import waiting
+from testbed.eventually import eventually, eventually_async
+from tests.agent_process import AgentProcess
+from tests.enrolment.cloud import Cloud, waiting
 from wire_protocol import topics
 
 Name = Callable[..., str]
@@ -68,18 +68,14 @@ async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path:
         async for _ in worker.messages:
             heard.append(time.time())  # noqa: PERF401 - read while it grows
 
-    async def until(fact: Callable[[], bool]) -> None:
-        async with asyncio.timeout(30):
-            while not fact():  # noqa: ASYNC110 - a fact of other processes
-                await asyncio.sleep(0.01)
-
     async with cloud.brokers.worker(identifier="witness") as worker, asyncio.TaskGroup() as group:
         await worker.subscribe(topics.up(stolen, "ledger"), qos=1)
         tasks = [group.create_task(listen(worker)), group.create_task(thief.run())]
-        await until(lambda: len(heard) > 10)
+        await eventually_async(lambda: len(heard) > 10)
         done = await asyncio.to_thread(cloud.revoke, stolen)
         ended, refused_before = time.time(), thief.refusals
-        await until(lambda: thief.refusals > refused_before + 5)  # it keeps trying, and nothing comes through
+        # It keeps trying, and nothing comes through.
+        await eventually_async(lambda: thief.refusals > refused_before + 5)
         for task in tasks:
             task.cancel()
     assert done["certificates_revoked"] == 1
@@ -133,7 +129,7 @@ async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
             async with asyncio.timeout(CUT_S_MAX):
                 with pytest.raises(aiomqtt.MqttError):
                     await anext(connected.messages)
-        await asyncio.to_thread(wait_for, lambda: not is_asked(names[number]))
+        await asyncio.to_thread(eventually, lambda: not is_asked(names[number]))
 
     await cut(0)
     # No list was written, so it can come back; it is not chased, while the next one is cut as the first was.
@@ -152,7 +148,7 @@ def test_the_agent_of_a_revoked_gateway_keeps_working_alone(
     cloud.enroll(cloud.claim(gateway), ledger)
     agent = agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start("uplink_up")
     cloud.revoke(gateway)
-    wait_for(lambda: '"uplink_down"' in agent.log_file.read_text())
+    eventually(lambda: '"uplink_down"' in agent.log_file.read_text())
     book(ledger, "receive", "TEA", 5, destination="A-01")
     assert waiting(ledger) == 1
     assert entries(cloud) == 0
@@ -179,13 +175,13 @@ def test_a_certificate_renews_itself_without_a_gap(
     second = json.loads(cloud.run("edge", "certificate", "--ledger", str(ledger), "--json").stdout)
     assert second["serial"] != first["serial"]
     assert (Path(first["identity"]) / "key.pem").read_bytes() != (Path(second["folder"]) / "key.pem").read_bytes()
-    wait_for(lambda: waiting(ledger) == 0)
+    eventually(lambda: waiting(ledger) == 0)
     assert agent.log_file.read_text().count('"uplink_up"') == 1  # no gap
     assert agent.log_file.read_text().count('"certificate_renewed"') == 1
 
     cloud.brokers.cloud.restart()
     book(ledger, "receive", "TEA", 6, destination="A-01")
-    wait_for(lambda: waiting(ledger) == 0)  # with the new certificate
+    eventually(lambda: waiting(ledger) == 0)  # with the new certificate
     assert agent.stop() == 0
 
 
@@ -209,14 +205,14 @@ def test_an_authority_is_replaced_while_gateways_work(
 
     # The old gateway renews, early, and learns to trust the new authority; then the broker can show its certificate.
     cloud.run("edge", "certificate", "--renew", "--ledger", str(ledgers[0]))
-    wait_for(lambda: '"certificate_renewed"' in hurried.log_file.read_text())
+    eventually(lambda: '"certificate_renewed"' in hurried.log_file.read_text())
     cloud.run("cloud", "ca", "retire", old, "--ca-dir", directory)
     brokers.hand_over(server=True)
     for broker in (brokers.cloud, brokers.claims):
         broker.restart()
     for number, ledger in enumerate(ledgers):
         book(ledger, "receive", "TEA", number + 1, destination="A-01")
-        wait_for(lambda at=ledger: waiting(at) == 0)  # type: ignore[misc]
+        eventually(lambda at=ledger: waiting(at) == 0)  # type: ignore[misc]
     assert other.stop() == hurried.stop() == 0
 
 
@@ -231,8 +227,8 @@ def test_a_clone_with_its_key_takes_turns_and_nothing_is_lost(
     for number, ledger in enumerate(ledgers):
         book(ledger, "receive", f"TEA-{number}", number + 1, destination="A-01")
         running.append(agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2").start("uplink_up"))
-    wait_for(lambda: entries(cloud) == len(ledgers), timeout_s=60)
-    wait_for(lambda: any('"uplink_taken_over"' in agent.log_file.read_text() for agent in running))
+    eventually(lambda: entries(cloud) == len(ledgers), within_s=60)
+    eventually(lambda: any('"uplink_taken_over"' in agent.log_file.read_text() for agent in running))
 
 
 def test_the_next_broker_is_tried_when_one_does_not_answer(
@@ -246,7 +242,7 @@ def test_the_next_broker_is_tried_when_one_does_not_answer(
     assert len(cloud.enroll(cloud.claim(unique_name()), ledger)["brokers"]) == 2
     book(ledger, "receive", "TEA", 1, destination="A-01")
     agents(ledger, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start("uplink_up")
-    wait_for(lambda: waiting(ledger) == 0)
+    eventually(lambda: waiting(ledger) == 0)
 
 
 @pytest.mark.parametrize("answer", ["nothing", "late", "failure", "another's"])
@@ -266,7 +262,7 @@ def test_a_signer_command_is_believed_nothing(cloud: Cloud, tmp_path: Path, uniq
         "STOCKTIDE_SIGNER_ANSWER_S_MAX": "0.5",
     }  # fmt: skip
     cloud.worker.start()
-    wait_for(lambda: '"broker_connected"' in cloud.worker.log_file.read_text().split("worker_started")[-1])
+    eventually(lambda: '"broker_connected"' in cloud.worker.log_file.read_text().split("worker_started")[-1])
     code, ledger = cloud.claim(unique_name()), tmp_path / "ledger.db"
     assert "operator's log" in cloud.enroll(code, ledger, "--wait", "4", exit_code=5)["error"]
     said = {"nothing": "not a certificate", "late": "did not answer", "failure": "the vault is sealed",

@@ -2,14 +2,11 @@
 
 import gzip
 import socket
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-HEADER = "time,site,device,sku,quantity"
-
-WriteRecording = Callable[..., Path]
+from tests.firmware_sim.recordings import HEADER, WriteRecording
 
 
 @pytest.fixture
@@ -23,15 +20,6 @@ def write_recording(tmp_path: Path) -> WriteRecording:
         return path
 
     return write
-
-
-def busy_day(rows: int, *, sites: Sequence[str] = ("oslo",), tills: int = 2) -> list[str]:
-    """Rows of a busy day: a sale each second, every tenth one returned."""
-    return [
-        f"2020-01-01T{8 + n // 3600:02d}:{n // 60 % 60:02d}:{n % 60:02d}Z,{sites[n % len(sites)]},"
-        f"till-{n % tills + 1},sku-{n % 7},{-1 if n % 10 == 9 else n % 3 + 1}"
-        for n in range(rows)
-    ]
 
 
 @pytest.fixture

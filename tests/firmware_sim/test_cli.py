@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from firmware_sim.cli.app import app
-from tests.firmware_sim.conftest import WriteRecording, busy_day
+from tests.firmware_sim.recordings import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker
 

@@ -10,7 +10,7 @@ from firmware_sim.firmware.happening import sale
 from firmware_sim.recordings import recording, replay
 from firmware_sim.recordings.recording import LINE_BYTES_MAX, BadRow, Row
 from firmware_sim.scenarios import builtin
-from tests.firmware_sim.conftest import HEADER, WriteRecording, busy_day
+from tests.firmware_sim.recordings import HEADER, WriteRecording, busy_day
 
 GOOD = "2020-01-01T08:00:00Z,oslo,till-1,tea,2"
 AT_MS = 1_577_865_600_000

@@ -10,7 +10,7 @@ from firmware_sim.firmware.happening import Scan
 from firmware_sim.fleet.fleet import Fleet, Report
 from firmware_sim.recordings import replay
 from firmware_sim.recordings.replay import HANDHELD, Plan
-from tests.firmware_sim.conftest import WriteRecording, busy_day
+from tests.firmware_sim.recordings import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
 from tests.services import PrivateBroker
 from wire_protocol.address import BrokerAddress

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final, TypeAlias
 
+from testbed.eventually import NeverHappened, eventually
 from tests.services.errors import ServerFailed
 from tests.services.installation import Installation
-from tests.services.processes import wait_until
 from tests.services.server import HOST, Server, accepts
 
-SAVE_S_MAX: Final = 10.0
+SAVE_S_MAX: Final = 30.0
 # Given the port and the directory, returns the text of mosquitto.conf; it may write other files into the directory.
 RenderConfig: TypeAlias = Callable[[int, Path], str]
 
@@ -74,8 +74,10 @@ class PrivateBroker(Server):
         database = self.data / "mosquitto.db"
         before = _version(database)
         self.send(signal.SIGUSR1)
-        if not wait_until(lambda: _version(database) != before, timeout_s=SAVE_S_MAX):
-            raise ServerFailed("The broker did not save.", hint="Is it persistent?")
+        try:
+            eventually(lambda: _version(database) != before, within_s=SAVE_S_MAX)
+        except NeverHappened as error:
+            raise ServerFailed("The broker did not save.", hint="Is it persistent?") from error
 
     def forget(self) -> None:
         """Remove what a persistent broker has saved; call it while the broker is down."""

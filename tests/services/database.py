@@ -11,14 +11,15 @@ from typing import ClassVar, Final
 
 import psycopg
 
+from testbed.eventually import NeverHappened, eventually
 from tests.services.errors import ServerFailed
 from tests.services.installation import Installation
-from tests.services.processes import ENVIRONMENT, wait_until, working_in
+from tests.services.processes import ENVIRONMENT, working_in
 from tests.services.server import HOST, Server
 
 SHARED_BUFFERS_MB: Final = 128
 CONNECTIONS_MAX: Final = 200
-RECOVER_S_MAX: Final = 10.0
+RECOVER_S_MAX: Final = 30.0
 REPLICA_S_MAX: Final = 30.0
 _SETTINGS: Final = {
     "listen_addresses": HOST,
@@ -75,8 +76,10 @@ class PrivateDatabase(Server):
         with psycopg.connect(self.url, autocommit=True) as admin:
             admin.execute("ALTER SYSTEM SET primary_conninfo = ''")
             admin.execute("SELECT pg_reload_conf()")
-            if not wait_until(lambda: not _is_streaming(admin), timeout_s=REPLICA_S_MAX):
-                raise ServerFailed("The replica goes on replicating.")
+            try:
+                eventually(lambda: not _is_streaming(admin), within_s=REPLICA_S_MAX)
+            except NeverHappened as error:
+                raise ServerFailed("The replica goes on replicating.") from error
 
     def promote(self) -> None:
         """Make a replica a primary of its own, for good."""
@@ -119,8 +122,12 @@ class PrivateDatabase(Server):
 
         PostgreSQL takes a zombie for a live owner of the lock, and where process 1 reaps nothing zombies stay.
         """
-        if not wait_until(lambda: not working_in(self.data), timeout_s=RECOVER_S_MAX):
-            raise ServerFailed("Processes of the killed server still run.", hint=f"They work in {self.data}.")
+        try:
+            eventually(lambda: not working_in(self.data), within_s=RECOVER_S_MAX)
+        except NeverHappened as error:
+            raise ServerFailed(
+                "Processes of the killed server still run.", hint=f"They work in {self.data}."
+            ) from error
         (self.data / "postmaster.pid").unlink(missing_ok=True)
 
     def _command(self) -> list[str]:

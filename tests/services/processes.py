@@ -6,7 +6,6 @@ recycled id is never signalled.
 
 import os
 import signal
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Final, Self
 import psutil
 from pydantic import BaseModel
 
+from testbed.eventually import NeverHappened, eventually
 from tests.services.errors import ServerFailed
 
 POLL_S: Final = 0.01
@@ -105,21 +105,12 @@ class ServerProcess:
             self._reap()
             return not any(_alive(process) for process in processes)
 
-        wait_until(gone, timeout_s=timeout_s)
+        with suppress(NeverHappened):
+            eventually(gone, within_s=timeout_s, poll_s=POLL_S)
 
     def _reap(self) -> None:
         if self._is_child and os.waitpid(self.record.pid, os.WNOHANG)[0]:
             self._is_child = False
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Wait for a condition of another process, which can only be polled. Returns whether it came true."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_S)
-    return True
 
 
 def require(condition: Callable[[], bool], server: ServerProcess, *, log: Path, what: str, timeout_s: float) -> None:
@@ -128,17 +119,15 @@ def require(condition: Callable[[], bool], server: ServerProcess, *, log: Path, 
     Raises:
         ServerFailed: it exited or took too long; the message ends with the last lines of its log.
     """
-    ready = False
 
-    def settled() -> bool:
-        nonlocal ready
-        ready = condition()
-        return ready or not server.is_running()
+    def settled() -> str:
+        return "ready" if condition() else "" if server.is_running() else "exited"
 
-    wait_until(settled, timeout_s=timeout_s)
-    if not ready:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise ServerFailed(f"{what} is not ready after {timeout_s:g} s at most. Its log ends:\n{tail}\n")
+    with suppress(NeverHappened):
+        if eventually(settled, within_s=timeout_s, poll_s=POLL_S) == "ready":
+            return
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+    raise ServerFailed(f"{what} is not ready after {timeout_s:g} s at most. Its log ends:\n{tail}\n")
 
 
 def working_in(directory: Path) -> list[psutil.Process]:

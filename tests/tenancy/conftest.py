@@ -2,32 +2,13 @@
 
 import secrets
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 import pytest
 
 from cloud_store.base.connection import Connection, connect
 from cloud_store.tenancy import database_users, registry
-from cloud_store.tenancy.api_keys import NewKey
 from tests.tenancy import two_tenants
-from tests.tenancy.two_tenants import Seen
-
-
-class Look(NamedTuple):
-    """What the first tenant saw before the second came: as the API, and as its dashboard."""
-
-    api: Seen
-    dashboard: Seen
-
-
-class Tenants(NamedTuple):
-    """The database's two tenants."""
-
-    connection: Connection
-    dashboard: str
-    before: Look
-    alpha: NewKey
-    bravo: NewKey
+from tests.tenancy.two_tenants import Look, Tenants
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidName
 from cloud_store.tenancy import api_keys, permissions, registry
-from tests.cloud_api.conftest import Client, key, served
+from tests.cloud_api.serving import Client, key, served
 from tests.tenancy.tokens import AUDIENCE, ISSUER, Provider
 
 Api = Callable[..., Client]

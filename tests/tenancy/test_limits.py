@@ -19,9 +19,9 @@ from cloud_store.merge.batch import Merger
 from cloud_store.tenancy import quotas, registry
 from cloud_store.tenancy.quotas import QuotaStore
 from stocktide.demo.servers import free_port
-from tests.cloud_api.conftest import Answer, Client, key
+from testbed.eventually import eventually
+from tests.cloud_api.serving import Answer, Client, key
 from tests.cloud_store.histories import NOW_MS, Chain, movement
-from tests.services.processes import wait_until
 from wire_protocol import clock
 
 Run = Callable[..., Result]
@@ -44,7 +44,7 @@ def api_process(database_url: str) -> Iterator[Client]:
     process = subprocess.Popen(command, env=environment)
     client = Client(f"http://127.0.0.1:{port}")
     try:
-        assert wait_until(lambda: _is_ready(client), timeout_s=30)
+        eventually(lambda: _is_ready(client))
         yield client
     finally:
         process.terminate()

@@ -11,11 +11,11 @@ import pytest
 from bench.gateways import Fleet, LoadGateway
 from cloud_store.base.connection import connect
 from cloud_store.tenancy import quotas, registry
-from tests.cloud_ingest.conftest import Site, Workers, site_at, worker
+from testbed.worker_process import Workers
+from tests.cloud_ingest.sites import Site
 from wire_protocol.replication import SenderLimits
 
 pytestmark = [pytest.mark.slow, pytest.mark.services]
-__all__ = ["site_at", "worker"]
 SETTLED_S = 90.0
 
 

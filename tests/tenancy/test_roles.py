@@ -19,7 +19,7 @@ from cloud_store.base.leases import LeaseSession
 from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import database_users, registry
-from tests.cloud_api.conftest import key, served
+from tests.cloud_api.serving import key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from tests.services import PrivateDatabase
 from wire_protocol import clock

@@ -11,9 +11,8 @@ from psycopg.sql import SQL, Identifier
 
 from cloud_api.app import create
 from cloud_api.settings import ApiSettings
-from tests.cloud_api.conftest import Client, served
-from tests.tenancy.conftest import Tenants
-from tests.tenancy.two_tenants import OWN_SCHEMAS, Seen, login_url, named, session, walk
+from tests.cloud_api.serving import Client, served
+from tests.tenancy.two_tenants import OWN_SCHEMAS, Seen, Tenants, login_url, named, session, walk
 
 OPEN = ("/healthz", "/readyz")
 NOBODYS_KEY = "aaaaaaaaaa"

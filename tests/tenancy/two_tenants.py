@@ -39,6 +39,23 @@ class Seen(NamedTuple):
     refused: frozenset[str]
 
 
+class Look(NamedTuple):
+    """What the first tenant saw before the second came: as the API, and as its dashboard."""
+
+    api: Seen
+    dashboard: Seen
+
+
+class Tenants(NamedTuple):
+    """The database's two tenants."""
+
+    connection: Connection
+    dashboard: str
+    before: Look
+    alpha: api_keys.NewKey
+    bravo: api_keys.NewKey
+
+
 def build(connection: Connection, tenant: str) -> api_keys.NewKey:
     """Give a tenant a row in every table; returns an administrator's key."""
     gateway = f"gw-{tenant}"

@@ -1,17 +1,9 @@
-"""Ingest workers as processes that can be killed, and a site of gateways whose stock the oracle knows."""
+"""A site of gateways that make load, whose stock the oracle knows."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
-
-import pytest
 
 from bench.gateways import Fleet, LoadGateway, epoch
 from bench.workload import Sealer, Warehouse
@@ -25,56 +17,6 @@ from wire_protocol.stock import EntryKey
 
 # Real gateways wait seconds before they send again; a test need not.
 IMPATIENT = SenderLimits(resend_delay_ms=300, resend_delay_ms_max=1_000)
-
-
-@dataclass
-class WorkerProcess:
-    """One `stocktide cloud ingest`."""
-
-    name: str
-    environment: dict[str, str]
-    log_file: Path
-    process: "subprocess.Popen[bytes] | None" = None
-
-    def start(self) -> "WorkerProcess":
-        """Start it; nothing is waited for, the gateways must cope."""
-        command = [sys.executable, "-c", "from cloud_cli.app import app; app()", "ingest"]
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "--worker-name", self.name],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | self.environment,
-            )  # fmt: skip
-        return self
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
-        assert self.process is not None
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
-
-
-Workers = Callable[..., WorkerProcess]
-
-
-@pytest.fixture
-def worker(tmp_path: Path) -> Iterator[Workers]:
-    """Make started workers: `worker("one", database_url, mqtt_url)`; all are killed at the end."""
-    with ExitStack() as processes:
-
-        def make(name: str, database_url: str, mqtt_url: str, **settings: str) -> WorkerProcess:
-            environment = {"STOCKTIDE_DATABASE_URL": database_url, "STOCKTIDE_MQTT_URL": mqtt_url}
-            environment |= {"STOCKTIDE_LEASE_POLL_S": "0.2"} | settings
-            made = WorkerProcess(name, environment, tmp_path / f"{name}.log").start()
-            processes.callback(made.kill)
-            return made
-
-        yield make
 
 
 @dataclass
@@ -125,17 +67,3 @@ class Site:
         assert list(stock.differences(found.items(), expected.on_hand.items())) == []
         assert snapshots.variances(connection, self.prefix, "berlin") == expected.variance
         assert snapshots.imbalance(connection) == {}
-
-
-@pytest.fixture
-def site_at(unique_name: Callable[..., str]) -> Callable[[str], Site]:
-    """Make a site in a migrated database."""
-
-    def make(database_url: str) -> Site:
-        made = Site(database_url, unique_name("acme"))
-        with closing(connect(database_url, application="test")) as connection:
-            registry.add_tenant(connection, made.prefix)
-            registry.add_site(connection, made.prefix, "berlin")
-        return made
-
-    return make

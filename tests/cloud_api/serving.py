@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,6 +16,7 @@ from fastapi import FastAPI
 from cloud_store.base.connection import Connection
 from cloud_store.tenancy import api_keys, registry
 from cloud_store.tenancy.permissions import Role
+from testbed.eventually import eventually
 
 
 class Answer(NamedTuple):
@@ -72,8 +72,7 @@ def served(app: FastAPI) -> Iterator[Client]:
     thread = threading.Thread(target=server.run, name="api")
     thread.start()
     try:
-        while not server.started and thread.is_alive():
-            time.sleep(0.01)  # uvicorn sets no event when it is ready
+        eventually(lambda: server.started or not thread.is_alive(), "uvicorn is ready or has given up")
         port = server.servers[0].sockets[0].getsockname()[1]
         yield Client(f"http://127.0.0.1:{port}")
     finally:
