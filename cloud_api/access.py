@@ -66,7 +66,7 @@ def access(permission: Permission, *, writing: bool = False) -> Any:
     """
 
     def opened(request: Request, response: Response, given: Given, wanted: Wanted = None) -> Iterator[Access]:
-        with request.app.state.pool.connection() as connection:
+        with request.app.state.database.connection() as connection:
             credential = _verified(request, connection, given, wanted)
             settings: ApiSettings = request.app.state.settings
             allowance = admission.count_request(

@@ -19,7 +19,8 @@ from cloud_api import administration, problems
 from cloud_api.access import Access, access, verifier
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
 from cloud_api.settings import ApiSettings
-from cloud_store.base.pool import ReadPool
+from cloud_store.base.connection import READ_ONLY_OPTIONS
+from cloud_store.base.database import Database
 from cloud_store.reports import history, stock_levels
 from wire_protocol.entries import MovementKind
 from wire_protocol.names import TEXT_CHARS_MAX, TEXT_PATTERN
@@ -28,22 +29,22 @@ from wire_protocol.names import TEXT_CHARS_MAX, TEXT_PATTERN
 def create(settings: ApiSettings | None = None) -> FastAPI:
     """Make the application. Nothing is opened until it starts."""
     chosen = settings or ApiSettings()
-    pool = ReadPool(
-        chosen.database_url, application="stocktide-api", connections_max=chosen.connections_max,
-        wait_s_max=chosen.connection_wait_s_max,
+    database = Database(
+        chosen.database_url, application="stocktide-api", role="stocktide_api", options=READ_ONLY_OPTIONS,
+        connections_max=chosen.connections_max, wait_s_max=chosen.connection_wait_s_max,
     )  # fmt: skip
 
     registry = CollectorRegistry()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with pool, _metrics_served(registry, chosen):
+        with database, _metrics_served(registry, chosen):
             yield
 
     app = FastAPI(
         title="Stocktide", version="1", lifespan=lifespan, description="Stock, movements and gateways of one tenant."
     )
-    app.state.pool, app.state.settings, app.state.verifier = pool, chosen, verifier(chosen)
+    app.state.database, app.state.settings, app.state.verifier = database, chosen, verifier(chosen)
     problems.install(app)
     _measure(app, registry)
     app.get("/healthz", tags=["operation"], summary="The process runs")(_healthz)
@@ -79,7 +80,7 @@ def _healthz() -> Health:
 
 
 def _readyz(request: Request) -> Health:
-    with request.app.state.pool.connection() as connection:
+    with request.app.state.database.connection() as connection:
         stock_levels.totals(connection)
     return Health(status="ok")
 

@@ -1,7 +1,7 @@
 """Options that several cloud commands share, and the connection they open."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,12 +22,10 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="R
 @contextmanager
 def database(url: str) -> "Iterator[Connection]":
     """A connection for one command, in the name of whoever runs it."""
-    from cloud_store.base import audit_log  # noqa: PLC0415 - as below
-    from cloud_store.base.connection import (  # noqa: PLC0415 - only commands that need the database load a driver
-        connect,
-    )
+    from cloud_store.base import audit_log  # noqa: PLC0415 - only commands that need the database load a driver
+    from cloud_store.base.connection import session  # noqa: PLC0415 - only commands that need it load a driver
 
-    with closing(connect(url, application="stocktide-cli")) as connection:
+    with session(url, application="stocktide-cli") as connection:
         audit_log.act_as(connection, f"cli:{_user()}")
         yield connection
 

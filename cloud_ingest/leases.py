@@ -1,4 +1,4 @@
-"""Which shards this worker serves: a fair share of all, kept up to date while workers come and go.
+"""Which shards this worker serves: a fair share of all, kept up to date while workers come and go; and what wakes it.
 
 Invariant: when the session that holds the leases is lost, so are all leases, at once and on both sides.
 """
@@ -7,18 +7,23 @@ import asyncio
 import math
 import random
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 import structlog
 
 from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.threads import uninterrupted
+from cloud_store.base.database import finished
 from cloud_store.base.errors import StoreError
 from cloud_store.base.leases import LeaseSession, Survey
 from wire_protocol.topics import SHARDS
 
 RETRY_DELAY_S_MAX: Final = 5.0
+LOOK_S: Final = 5.0  # how often is looked without a notification
+SLICE_S: Final = 0.25
 _LOG = structlog.get_logger()
+T = TypeVar("T")
 
 
 class Change(NamedTuple):
@@ -40,17 +45,29 @@ def rebalance(survey: Survey) -> Change:
 
 
 class Leases:
-    """Keeps this worker's leases and tells `changed` whenever they differ from before."""
+    """Keeps this worker's leases, and listens to what the database notifies on the same session.
+
+    Args:
+        session: makes a session.
+        changed: told of the leases whenever they differ from before.
+        notified: called when something was written that a gateway should get, and now and then in case a notification
+            was lost.
+        metrics: the worker's.
+        poll_s: seconds between two looks at the leases.
+    """
 
     def __init__(
         self,
         session: Callable[[], LeaseSession],
         changed: Callable[[frozenset[int]], None],
+        notified: Callable[[], None],
         metrics: WorkerMetrics,
         *,
         poll_s: float,
     ) -> None:
-        self._session, self._changed, self._metrics, self._poll_s = session, changed, metrics, poll_s
+        self._session, self._changed, self._notified = session, changed, notified
+        self._metrics, self._poll_s = metrics, poll_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="leases")
         self.held: frozenset[int] = frozenset()
 
     async def run(self) -> None:
@@ -68,14 +85,26 @@ class Leases:
             await asyncio.sleep(delay_s)
 
     async def _hold(self) -> None:
+        loop = asyncio.get_running_loop()
         session = self._session()
-        await uninterrupted(session.__enter__)
+        await self._call(session.__enter__)
         try:
+            self._notified()  # whatever was written while no session listened
+            look_at_s = loop.time() + LOOK_S
             while True:
-                self._set(await uninterrupted(lambda: _step(session)))
-                await asyncio.sleep(self._poll_s)
+                self._set(await self._call(partial(_step, session)))
+                poll_at_s = loop.time() + self._poll_s
+                while loop.time() < poll_at_s:
+                    # In slices, because a worker that is asked to stop waits for the thread.
+                    heard = await self._call(partial(session.notified, min(SLICE_S, self._poll_s)))
+                    if heard or loop.time() > look_at_s:
+                        self._notified()
+                        look_at_s = loop.time() + LOOK_S
         finally:
-            await uninterrupted(lambda: session.__exit__(None, None, None))
+            await self._call(partial(session.__exit__, None, None, None))
+
+    async def _call(self, call: Callable[[], T]) -> T:
+        return await finished(self._thread.submit(call))
 
     def _set(self, held: frozenset[int]) -> None:
         if held != self.held:

@@ -26,6 +26,9 @@ class IngestSettings(BaseSettings):
     mqtt_keepalive_s: int = Field(30, ge=5, le=600, description="Seconds of silence before the link is probed")
     reconnect_delay_s_max: float = Field(20.0, gt=0, description="Longest pause between two connection attempts")
     worker_name: str = Field("ingest", max_length=48, description="Name of this worker in logs and in the database")
+    database_connections_max: int = Field(
+        2, ge=1, le=32, description="Connections for what is beside merging; merging and leases have one each"
+    )
     metrics_port: int | None = Field(None, ge=0, le=65535, description="TCP port of /metrics; absent for none")
     metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on")
     window_frames_max: int = Field(16, ge=1, le=1024, description="Frames a gateway may have in flight at best")
@@ -43,6 +46,13 @@ class IngestSettings(BaseSettings):
     lease_poll_s: float = Field(1.0, gt=0, description="Seconds between two looks at the shard leases")
     asks_per_s_max: int = Field(500, ge=1, description="Gateways asked for their frames per second after a takeover")
     site_asks_waiting_max: int = Field(10_000, ge=100, description="Gateways waiting for frames of their site's others")
+    catalog_requests_waiting_max: int = Field(10_000, ge=100, description="Gateways waiting for a catalogue page")
+    catalog_notices_waiting_max: int = Field(
+        100_000, ge=100, description="Gateways waiting to be notified of a newer catalogue"
+    )
+    firmware_requests_waiting_max: int = Field(10_000, ge=100, description="Gateways waiting for a piece of an image")
+    reports_waiting_max: int = Field(10_000, ge=100, description="Reported twins waiting to be stored")
+    replies_waiting_max: int = Field(10_000, ge=100, description="Replies to commands waiting to be stored")
     site_answer_bytes_max: int = Field(512 * 1024, ge=1 << 18, description="Bytes of frames in one answer to a gateway")
     site_peers_max: int = Field(64, ge=0, description="Gateways of a site that are told of each frame at once")
     proofs_waiting_max: int = Field(1_000, ge=10, description="Gateways whose stock waits to be compared")

@@ -48,8 +48,8 @@ NOT_KEPT: Final = "no longer kept here"
 _HEARD: Final = "SELECT coalesce(max(hlc), 0) FROM log WHERE log > 0 AND NOT staged"
 
 
-class Violation(Exception):
-    """An invariant does not hold."""
+class Violation(BaseException):
+    """An invariant does not hold. No guard of production catches it."""
 
     def __init__(self, invariant: str, detail: str) -> None:
         super().__init__(f"{invariant}: {detail}")

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from simulation.checks import Checks
 
 
-class PowerLoss(Exception):
-    """A gateway's power or a worker's process is gone, between two steps."""
+class PowerLoss(BaseException):
+    """A gateway's power or a worker's process is gone, between two steps. No guard of production catches it."""
 
 
 @dataclass(slots=True, kw_only=True)

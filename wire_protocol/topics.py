@@ -130,6 +130,7 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
 RULES: Final[dict[Channel, TopicRule]] = {rule.channel: rule for rule in TOPICS}
 
 _STREAM_CHANNEL: Final[dict[Stream, Channel]] = {"ledger": Channel.LEDGER, "readings": Channel.READINGS}
+STREAM_OF: Final[dict[Channel, Stream]] = {channel: stream for stream, channel in _STREAM_CHANNEL.items()}
 _LINK_CHANNELS: Final = {rule.channel.value: rule.channel for rule in TOPICS if "{gateway}" in rule.pattern}
 _DEVICE_CHANNELS: Final = {rule.channel.value: rule.channel for rule in TOPICS if "{device}" in rule.pattern}
 _CLAIM_CHANNELS: Final = {rule.channel.value: rule.channel for rule in TOPICS if "{claim}" in rule.pattern}
@@ -145,7 +146,7 @@ class LinkTopic:
     @property
     def stream(self) -> Stream | None:
         """The stream a frame topic belongs to; None for other channels."""
-        return next((stream for stream, channel in _STREAM_CHANNEL.items() if channel is self.channel), None)
+        return STREAM_OF.get(self.channel)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Invariant: bounded; the longest remembered is forgotten first.
 """
 
 
-class Refusals:
+class Denylist:
     """Remembers refused gateways for `quiet_s` seconds; the clock is the caller's."""
 
     def __init__(self, *, quiet_s: float, gateways_max: int) -> None:

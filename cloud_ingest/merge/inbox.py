@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
-from cloud_ingest.inbound import Arrival
+from cloud_ingest.inbound import Inbound
 
 Offer: TypeAlias = Literal["taken", "repeated", "no_room"]
 
@@ -25,7 +25,7 @@ class Inbox:
 
     def __init__(self, *, frames_max: int, bytes_max: int) -> None:
         self._frames_max, self._bytes_max = frames_max, bytes_max
-        self._waiting: dict[str, dict[bytes, Arrival]] = {}  # of each gateway, by payload, in the order they came
+        self._waiting: dict[str, dict[bytes, Inbound]] = {}  # of each gateway, by payload, in the order they came
         self._in_hand: set[tuple[str, bytes]] = set()
         self._frames = self._bytes = self._bytes_in_hand = 0
         self._arrived = asyncio.Event()
@@ -38,16 +38,16 @@ class Inbox:
         """How full it is, 0 to 1."""
         return max(self._frames / self._frames_max, self._bytes / self._bytes_max)
 
-    def offer(self, arrival: Arrival) -> Offer:
+    def offer(self, arrival: Inbound) -> Offer:
         """Take an arrival if it is not here already and there is room."""
-        queue = self._waiting.get(arrival.gateway, {})
-        if arrival.payload in queue or (arrival.gateway, arrival.payload) in self._in_hand:
+        queue = self._waiting.get(arrival.sender, {})
+        if arrival.payload in queue or (arrival.sender, arrival.payload) in self._in_hand:
             return "repeated"
         held = self._bytes + self._bytes_in_hand
         if self._frames >= self._frames_max or held + len(arrival.payload) > self._bytes_max:
             return "no_room"
         queue[arrival.payload] = arrival
-        self._waiting[arrival.gateway] = queue
+        self._waiting[arrival.sender] = queue
         self._frames += 1
         self._bytes += len(arrival.payload)
         self._arrived.set()
@@ -57,9 +57,9 @@ class Inbox:
         """Wait until something is there."""
         await self._arrived.wait()
 
-    def take(self, frames_max: int) -> list[Arrival]:
+    def take(self, frames_max: int) -> list[Inbound]:
         """Take frames out, one of each gateway in turn; they are in hand until `settled`."""
-        taken: list[Arrival] = []
+        taken: list[Inbound] = []
         while self._waiting and len(taken) < frames_max:
             gateway, queue = next(iter(self._waiting.items()))
             taken.append(queue.pop(next(iter(queue))))
@@ -69,13 +69,13 @@ class Inbox:
         self._frames -= len(taken)
         size = sum(len(arrival.payload) for arrival in taken)
         self._bytes, self._bytes_in_hand = self._bytes - size, self._bytes_in_hand + size
-        self._in_hand |= {(arrival.gateway, arrival.payload) for arrival in taken}
+        self._in_hand |= {(arrival.sender, arrival.payload) for arrival in taken}
         if not self._waiting:
             self._arrived.clear()
         return taken
 
     def settled(self, taken: Iterable[tuple[str, bytes]]) -> None:
-        """What was taken, by gateway and payload, has been dealt with: who sends it again has not heard of that."""
+        """What was taken, by gateway and payload, has been dealt with; if it comes again, its answer was lost."""
         settled = self._in_hand & set(taken)
         self._in_hand -= settled
         self._bytes_in_hand -= sum(len(payload) for _, payload in settled)

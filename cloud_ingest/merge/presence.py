@@ -1,106 +1,97 @@
-"""Contact with gateways: statuses in, cursors out.
+"""Presence: who is connected. Statuses come in, cursors go out.
 
 A gateway that comes online is told its cursors and asked for what follows. So are all gateways of a shard that this
 worker has just subscribed to: frames that were in flight to a worker that died are lost with its session.
+
+`Presence.answer` waits for nothing but the context, so that the simulator drives it on virtual time.
 
 Invariant: the rate of asking is bounded; a fleet that is asked all at once would answer all at once.
 """
 
 import asyncio
 import itertools
-import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from typing import Any, Final
 
 import structlog
 
-from cloud_ingest.settings import IngestSettings
-from cloud_ingest.threads import uninterrupted
-from cloud_ingest.waiting import Waiting
-from cloud_store.base.errors import StoreError
+from cloud_ingest.context import Context
+from cloud_ingest.inbound import Inbound
+from cloud_ingest.mailbox import Mailbox, WakeUp
+from cloud_store.base.errors import DatabaseUnavailable, StoreError
+from cloud_store.merge import dead_letters, presence
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.dead_letters import DeadLetter
-from cloud_store.merge.presence import ContactStore
+from cloud_store.merge.presence import Contacts, Standing
 from wire_protocol import topics
-from wire_protocol.messages import GatewayStatus, InvalidMessage, Rejected
+from wire_protocol.messages import GatewayStatus, InvalidMessage
 from wire_protocol.proof import StockProof
-from wire_protocol.replication import Cursor, Receiver
+from wire_protocol.replication import Receiver
 from wire_protocol.topics import Channel, Stream
 
 # Long enough for the frames of a gateway that has some to arrive: then it need not be asked.
 GATHER_S: Final = 0.3
-RETRY_S: Final = 1.0
 TRIM_S: Final = 60.0
 ONLINE_REMEMBERED_MAX: Final = 100_000
 EPOCHS_REMEMBERED_MAX: Final = 3  # of one gateway: clones that are online at the same time
 _LOG = structlog.get_logger()
 
 
-class Contacts:
-    """Answers gateways that announce themselves, and asks those of new shards."""
+class Presence:
+    """Answers gateways that announce themselves, and asks those of new shards.
+
+    Args:
+        context: what all services stand on.
+        window: how many frames the gateway of a log may have in flight.
+        proved: told of each digest of a gateway's stock.
+    """
 
     def __init__(
         self,
-        settings: IngestSettings,
-        store: ContactStore,
-        publish: Callable[[str, bytes], None],
+        context: Context,
         window: Callable[[LogKey], int],
         proved: Callable[[str, StockProof], None] = lambda _gateway, _proof: None,
     ) -> None:
-        self._proved = proved
-        self._settings, self._store, self._publish, self._window = settings, store, publish, window
+        self._context, self._settings, self._window, self._proved = context, context.settings, window, proved
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
-        self._letters: Waiting[int, DeadLetter] = Waiting(
-            messages_max=settings.status_waiting_max, bytes_max=settings.waiting_bytes_max
+        self._letters: Mailbox[tuple[str, int], DeadLetter] = context.mailbox(
+            "status_letters", self._settings.status_waiting_max
         )
         self._letter_numbers = itertools.count()
         self._arrived: set[tuple[str, str]] = set()
         self._online: dict[str, frozenset[str]] = {}
         self._new_shards: set[int] = set()
         self._sending: set[tuple[str, Stream]] = set()
-        # What was acknowledged since the answer in hand was looked up; None while there is none.
+        # What was acknowledged since the answers in hand were looked up; None while there are none.
         self._acknowledged: set[LogKey] | None = None
-        self._work = asyncio.Event()
-        self._trim_at = 0.0
+        self.due = WakeUp("presence")
 
-    def heard(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
+    def reported(self, inbound: Inbound) -> None:
         """A status arrived; the latest of each gateway is kept until it is stored."""
         try:
-            status = GatewayStatus.decode(payload)
+            status = GatewayStatus.decode(inbound.payload)
         except InvalidMessage as error:
-            letter = DeadLetter("status", gateway, topic, str(error), payload)
-            if payload and self._letters.put(next(self._letter_numbers), letter, len(payload)):
-                self._work.set()
+            letter = DeadLetter("status", inbound.sender, inbound.topic, str(error), inbound.payload)
+            if inbound.payload and self._letters.put(
+                (inbound.sender, next(self._letter_numbers)), letter, len(inbound.payload)
+            ):
+                self.due()
             return
-        if status.stock is not None and status.state == "online" and not retained:
+        gateway = inbound.sender
+        if gateway not in self._statuses and len(self._statuses) >= self._settings.status_waiting_max:
+            self._context.metrics.refused_items.labels("presence").inc()  # it reports again, and then counts as new
+            return
+        if status.stock is not None and status.state == "online" and not inbound.retained:
             self._proved(gateway, status.stock)
-        before = there = self._online.pop(gateway, frozenset())
-        if status.state == "offline":
-            there -= {status.epoch}
-        elif (status.arrived or status.epoch not in there) and not retained:
-            # A retained status may be old; whoever is really there is asked with its shard. And whoever was there in
-            # this epoch may have left it for another without a word, and a clone of its disk come in its place.
-            there = frozenset({*sorted(there - {status.epoch})[-EPOCHS_REMEMBERED_MAX:], status.epoch})
-            arrived = (gateway, status.epoch)
-            if arrived in self._arrived or len(self._arrived) < self._settings.status_waiting_max:
-                self._arrived.add(arrived)
-            else:
-                there -= {status.epoch}  # so that its next status is an arrival again
-        # Whoever has left, or has come in too many epochs to be remembered, waits for no answer.
-        self._arrived -= {(gateway, epoch) for epoch in before - there}
-        if there:
-            if len(self._online) >= ONLINE_REMEMBERED_MAX:
-                del self._online[next(iter(self._online))]
-            self._online[gateway] = there
-        if gateway in self._statuses or len(self._statuses) < self._settings.status_waiting_max:
-            self._statuses[gateway] = (status, received_ms)
-        self._work.set()
+        self._note_online(gateway, status, retained=inbound.retained)
+        self._statuses[gateway] = (status, inbound.received_ms)
+        self.due()
 
     def subscribed(self, shards: frozenset[int]) -> None:
         """Frames of these shards now come here."""
         self._new_shards |= shards
         self._online = {name: epochs for name, epochs in self._online.items() if topics.shard(name) not in shards}
-        self._work.set()
+        self.due()
 
     def sending(self, gateway: str, stream: Stream) -> None:
         """A frame was taken into the inbox: its own acknowledgement says more than an answer to the contact would.
@@ -120,20 +111,17 @@ class Contacts:
         if self._acknowledged is not None:
             self._acknowledged.update(logs)
 
-    async def run(self) -> None:
-        """Store and answer until cancelled; what could not be stored for want of a database is tried again."""
-        while True:
-            await self._work.wait()
-            await asyncio.sleep(GATHER_S)
-            self._work.clear()
-            try:
-                await self._answer()
-            except StoreError as error:
-                _LOG.warning("contacts_failed", reason=str(error), hint=error.hint)
-                self._work.set()
-                await asyncio.sleep(RETRY_S)
+    def loops(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs until the worker stops."""
+        yield self._context.serve(self.due, self._gather)
+        yield self._context.every(TRIM_S, "dead_letters", self._trim)
 
-    async def _answer(self) -> None:
+    async def answer(self) -> None:
+        """Store what was reported, and tell gateways where their logs stand.
+
+        Raises:
+            DatabaseUnavailable: nobody can be answered yet; everything is still to be done.
+        """
         self._acknowledged = set()
         try:
             await self._look_up_and_ask(self._acknowledged)
@@ -141,63 +129,93 @@ class Contacts:
             self._acknowledged = None
 
     async def _look_up_and_ask(self, acknowledged: set[LogKey]) -> None:
-        letters, statuses = dict(self._letters), dict(self._statuses)
-        shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
-        cursors, verdicts = await uninterrupted(
-            lambda: self._look_up(list(letters.values()), statuses, shards, arrived)
+        contacts = Contacts(
+            self._letters.values(), dict(self._statuses), frozenset(self._new_shards), frozenset(self._arrived)
         )
-        for number in letters:
-            del self._letters[number]
-        for gateway, heard in statuses.items():
-            if self._statuses.get(gateway) is heard:
-                del self._statuses[gateway]
-        self._new_shards -= shards
-        self._arrived -= arrived
-        cursors = {key: at for key, at in cursors.items() if key[:2] not in self._sending}
+        cursors, verdicts = await self._look_up(contacts)
+        self._done(contacts)
+        cursors = {log: cursor for log, cursor in cursors.items() if log[:2] not in self._sending}
         self._sending.clear()
         if cursors:
-            _LOG.info("gateways_asked", streams=len(cursors), shards=len(shards), arrived=len(arrived))
-        await self._ask(cursors, verdicts, acknowledged)
-
-    def _look_up(
-        self,
-        letters: list[DeadLetter],
-        statuses: Mapping[str, tuple[GatewayStatus, int]],
-        shards: frozenset[int],
-        arrived: frozenset[tuple[str, str]],
-    ) -> tuple[dict[LogKey, Cursor], dict[LogKey, list[Rejected]]]:
-        """What a thread does for `_answer`: store what was heard, read the cursors and the verdicts to tell."""
-        self._store.quarantine(letters)
-        self._store.record((gateway, status, received_ms) for gateway, (status, received_ms) in statuses.items())
-        if time.monotonic() >= self._trim_at:
-            self._store.trim_dead_letters()
-            self._trim_at = time.monotonic() + TRIM_S
-        cursors = self._store.cursors_in(shards) if shards else {}
-        online = {(gateway, status.epoch): status for gateway, (status, _) in statuses.items() if status.streams}
-        if asked := arrived | online.keys():
-            found = self._store.cursors_of(asked)
-            cursors |= {key: at for key, at in found.items() if key[::2] in arrived or _is_behind(at, key, online)}
-        return cursors, self._store.verdicts_of(cursors) if cursors else {}
-
-    async def _ask(
-        self, cursors: Mapping[LogKey, Cursor], verdicts: Mapping[LogKey, list[Rejected]], acknowledged: set[LogKey]
-    ) -> None:
-        """Ask gateways, some of them a second; not those that a newer acknowledgement has reached since the look-up."""
+            _LOG.info(
+                "gateways_asked", streams=len(cursors), shards=len(contacts.shards), arrived=len(contacts.arrived)
+            )
         asked = 0
-        for key, cursor in cursors.items():
-            if key in acknowledged:
-                continue
-            now_ms = time.time_ns() // 1_000_000
-            rejected = verdicts.get(key, ())
-            for ack in Receiver(*key, cursor).acks(now_ms, self._window(key), rejected=rejected, ask=True):
-                self._publish(topics.link(key.gateway, Channel.ACK), ack.encode())
+        for log, cursor in cursors.items():
+            if log in acknowledged:
+                continue  # a newer acknowledgement has reached it since the look-up
+            rejected = verdicts.get(log, ())
+            for ack in Receiver(*log, cursor).acks(
+                self._context.now_ms(), self._window(log), rejected=rejected, ask=True
+            ):  # fmt: skip
+                self._context.publish(topics.link(log.gateway, Channel.ACK), ack.encode())
             asked += 1
             if asked % self._settings.asks_per_s_max == 0:
-                await asyncio.sleep(1.0)
+                await self._context.pause(1.0)
+
+    async def _look_up(self, contacts: Contacts) -> Standing:
+        """All at once; each gateway by itself when one of them cannot be stored, whose contact is then dropped."""
+        database = self._context.database
+        try:
+            return await database.run(presence.exchange, contacts)
+        except DatabaseUnavailable:
+            raise
+        except StoreError:
+            standing = Standing({}, {})
+            for one in _each(contacts):
+                try:
+                    found = await database.run(presence.exchange, one)
+                except DatabaseUnavailable:
+                    raise
+                except StoreError as error:
+                    self._context.failed("presence", next(iter(one.statuses), None), error)
+                else:
+                    standing.cursors.update(found.cursors)
+                    standing.verdicts.update(found.verdicts)
+            return standing
+
+    def _done(self, contacts: Contacts) -> None:
+        """Forget what was stored, but not what came in meanwhile."""
+        for _ in contacts.letters:
+            self._letters.pop()
+        for gateway, stored in contacts.statuses.items():
+            if self._statuses.get(gateway) is stored:
+                del self._statuses[gateway]
+        self._new_shards -= contacts.shards
+        self._arrived -= contacts.arrived
+
+    def _note_online(self, gateway: str, status: GatewayStatus, *, retained: bool) -> None:
+        """Keep in which epochs a gateway is online, and whether it has just arrived."""
+        before = there = self._online.pop(gateway, frozenset())
+        if status.state == "offline":
+            there -= {status.epoch}
+        elif (status.arrived or status.epoch not in there) and not retained:
+            # A retained status may be old; a gateway that is really there is asked with its shard. And one that was
+            # there in this epoch may have left it for another without a word, and a clone of its disk come instead.
+            there = frozenset({*sorted(there - {status.epoch})[-EPOCHS_REMEMBERED_MAX:], status.epoch})
+            self._arrived.add((gateway, status.epoch))
+        # One that has left, or has come in too many epochs to be remembered, waits for no answer.
+        self._arrived -= {(gateway, epoch) for epoch in before - there}
+        if there:
+            if len(self._online) >= ONLINE_REMEMBERED_MAX:
+                del self._online[next(iter(self._online))]
+            self._online[gateway] = there
+
+    async def _gather(self, _key: None, _value: None) -> None:
+        await asyncio.sleep(GATHER_S)
+        await self.answer()
+
+    async def _trim(self) -> None:
+        await self._context.database.run(dead_letters.trim)
 
 
-def _is_behind(cursor: Cursor, log: LogKey, online: Mapping[tuple[str, str], GatewayStatus]) -> bool:
-    """Whether a gateway believes that the cloud has more: it fell back, and its word of that was lost on the way."""
-    status = online.get((log.gateway, log.epoch))
-    stream = status.streams.get(log.stream) if status else None
-    return stream is not None and stream.acked_frame > cursor.frame
+def _each(contacts: Contacts) -> Iterator[Contacts]:
+    """Contacts of one gateway each, the dead letters and the shards by themselves."""
+    if contacts.letters:
+        yield Contacts(contacts.letters, {}, frozenset(), frozenset())
+    if contacts.shards:
+        yield Contacts((), {}, contacts.shards, frozenset())
+    for gateway in contacts.statuses.keys() | {gateway for gateway, _ in contacts.arrived}:
+        arrived = frozenset(contact for contact in contacts.arrived if contact[0] == gateway)
+        status = contacts.statuses.get(gateway)
+        yield Contacts((), {} if status is None else {gateway: status}, frozenset(), arrived)

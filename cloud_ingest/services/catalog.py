@@ -1,107 +1,73 @@
-"""The catalogue: answers gateways that ask, and tells those that are there when there is something to ask for.
+"""The catalogue: answers gateways that request a page, and notifies those that are online when there is a newer one.
 
-Invariant: bounded. The latest ask of each gateway is kept, a gateway of the registry waits once to be told, and so many
-are told per second at most.
+Invariant: bounded. The latest request of each gateway is kept, and so many gateways are notified per second at most.
 """
 
-import asyncio
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 import structlog
 
-from cloud_ingest.settings import IngestSettings
-from cloud_ingest.threads import uninterrupted
-from cloud_store.base.errors import StoreError
-from cloud_store.provisioning.catalog import CatalogStore, News
+from cloud_ingest.context import Context
+from cloud_ingest.inbound import Inbound
+from cloud_ingest.mailbox import Mailbox, WakeUp
+from cloud_ingest.token_bucket import TokenBucket
+from cloud_store.provisioning import catalog
 from wire_protocol import topics
 from wire_protocol.catalog import CatalogAsk, CatalogPage, CatalogPosition
 from wire_protocol.messages import InvalidMessage
 from wire_protocol.topics import Channel
 
-RETRY_S: Final = 1.0
-TURNS_PER_S: Final = 10
 _LOG = structlog.get_logger()
 
 
 class Catalogs:
     """Passes the catalogue down to the gateways of the shards that this worker serves."""
 
-    def __init__(self, settings: IngestSettings, store: CatalogStore, publish: Callable[[str, bytes], None]) -> None:
-        self._settings, self._store, self._publish = settings, store, publish
+    def __init__(self, context: Context) -> None:
+        self._context, self._database, settings = context, context.database, context.settings
         self._shards: frozenset[int] = frozenset()
-        self._asks: dict[str, CatalogAsk] = {}
+        self._requests: Mailbox[str, CatalogAsk] = context.mailbox("catalog", settings.catalog_requests_waiting_max)
+        self._outdated: Mailbox[str, int] = context.mailbox("catalog_news", settings.catalog_notices_waiting_max)
+        self._notices = TokenBucket(settings.asks_per_s_max)
         self._heads: dict[int, int] | None = None
-        self._news: list[News] = []
-        self._look = False
-        self._work = asyncio.Event()
+        self.wake = WakeUp("catalog")
 
     def serve(self, shards: frozenset[int]) -> None:
         """Gateways of these shards are answered from here."""
         self._shards = shards
 
-    def wake(self) -> None:
-        """Some catalogue may have changed."""
-        self._look = True
-        self._work.set()
-
-    def asked(self, gateway: str, payload: bytes) -> None:
-        """A gateway asks; the latest ask of each is kept until it is answered."""
+    def requested(self, inbound: Inbound) -> None:
+        """A gateway requests what follows its position."""
         try:
-            ask = CatalogAsk.decode(payload)
+            request = CatalogAsk.decode(inbound.payload)
         except InvalidMessage as error:
-            _LOG.warning("ask_refused", gateway=gateway, reason=str(error))
-            return
-        if gateway in self._asks or len(self._asks) < self._settings.site_asks_waiting_max:
-            self._asks[gateway] = ask
-            self._work.set()
+            _LOG.warning("request_refused", service="catalog", gateway=inbound.sender, reason=str(error))
+        else:
+            self._requests.put(inbound.sender, request, len(inbound.payload))
 
-    async def run(self) -> None:
-        """Answer and tell until cancelled."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            try:
-                while self._asks:
-                    gateway, ask = next(iter(self._asks.items()))
-                    await self._answer(gateway, ask)
-                if self._look:
-                    self._look = False
-                    await self._compare()
-                await self._tell()
-            except StoreError as error:
-                _LOG.warning("catalogs_failed", reason=str(error), hint=error.hint)
-                self.wake()
-                await asyncio.sleep(RETRY_S)
+    def loops(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs until the worker stops."""
+        yield self._context.serve(self._requests, self._answer)
+        yield self._context.serve(self.wake, self._compare)
+        yield self._context.serve(self._outdated, self._notify, rate=self._notices)
 
-    async def _answer(self, gateway: str, ask: CatalogAsk) -> None:
-        page = await uninterrupted(lambda: self._store.page(gateway, ask))
-        if self._asks.get(gateway) is ask:
-            del self._asks[gateway]
+    async def _answer(self, gateway: str, request: CatalogAsk) -> None:
+        page = await self._database.run(catalog.page, gateway, request)
         if page is not None:
-            self._publish(topics.link(gateway, Channel.CATALOG), page.encode())
+            self._context.publish(topics.link(gateway, Channel.CATALOG), page.encode())
 
-    async def _compare(self) -> None:
-        """See which catalogues have changed since the last look; at the first look gateways ask by themselves."""
-        heads, before = await uninterrupted(self._store.heads), self._heads
-        if before is None:
-            self._heads = heads
-            return
-        tenants = {tenant for tenant, version in heads.items() if before.get(tenant) != version}
-        if tenants:
-            told = {news.gateway for news in self._news}
-            news = await uninterrupted(lambda: self._store.changed(tenants, self._shards))
-            self._news += [each for each in news if each.gateway not in told]
-        self._heads = heads  # not before: a database that goes away in between would cost everybody the news
+    async def _compare(self, _key: None, _value: None) -> None:
+        """See which catalogues have changed since the last look; at the first look gateways request by themselves."""
+        heads, before = await self._database.run(catalog.heads), self._heads
+        changed = {tenant for tenant, version in heads.items() if before is not None and before.get(tenant) != version}
+        if changed:
+            for news in await self._database.run(catalog.changed, changed, self._shards):
+                self._outdated.put(news.gateway, news.head)
+        self._heads = heads
 
-    async def _tell(self) -> None:
-        """Tell some gateways that there is more; the rest in the next turns."""
-        turn = max(1, self._settings.asks_per_s_max // TURNS_PER_S)
-        some, self._news = self._news[:turn], self._news[turn:]
+    async def _notify(self, gateway: str, head: int) -> None:
+        """Let a gateway know that there is more."""
         start = CatalogPosition()
-        for gateway, head in some:
-            page = CatalogPage(after=start, upto=start, head=head, more=True)
-            self._publish(topics.link(gateway, Channel.CATALOG), page.encode())
-        if self._news:
-            await asyncio.sleep(1 / TURNS_PER_S)
-            self._work.set()
+        page = CatalogPage(after=start, upto=start, head=head, more=True)
+        self._context.publish(topics.link(gateway, Channel.CATALOG), page.encode())

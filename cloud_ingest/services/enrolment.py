@@ -6,23 +6,26 @@ certificate again, because an answer may have been lost, and because several wor
 Invariant: bounded and paced: so many wait, the latest of each claim, and so many are answered a second.
 """
 
-import asyncio
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import structlog
 
 from cloud_identity import certificates
 from cloud_identity.authority import Request, Signer
 from cloud_identity.errors import AuthorityError, InvalidRequest
-from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.settings import IngestSettings
-from cloud_ingest.threads import uninterrupted
+from cloud_ingest.context import Context
+from cloud_ingest.inbound import Inbound
+from cloud_ingest.mailbox import Mailbox
+from cloud_ingest.token_bucket import TokenBucket
+from cloud_store.base.database import finished
 from cloud_store.base.errors import StoreError
-from cloud_store.identity.enrolment import Claim, ClaimSpent, EnrolmentStore, GatewayRevoked, Issue
+from cloud_store.identity import enrolment
+from cloud_store.identity.enrolment import Claim, ClaimSpent, GatewayRevoked, Issue
 from wire_protocol import topics
 from wire_protocol.messages import (
     TWIN_CHARS_MAX,
@@ -39,6 +42,7 @@ from wire_protocol.topics import Channel
 _NO_HASH: Final = bytes(32)
 _LOG = structlog.get_logger()
 Answer = TypeVar("Answer", bound=Issued)
+Key: TypeAlias = tuple[str, Channel]
 
 
 class Refusal(Exception):
@@ -52,55 +56,33 @@ class Refusal(Exception):
 class Enrolment:
     """Answers claims and renewals, one at a time."""
 
-    def __init__(
-        self,
-        settings: IngestSettings,
-        store: EnrolmentStore,
-        signer: Signer | None,
-        publish: Callable[[str, bytes], None],
-        metrics: WorkerMetrics,
-    ) -> None:
-        self._settings, self._store, self._signer = settings, store, signer
-        self._publish, self._metrics = publish, metrics
-        self._waiting: dict[tuple[Channel, str], bytes] = {}
-        self._work = asyncio.Event()
+    def __init__(self, context: Context, signer: Signer | None) -> None:
+        self._context, self._database, settings = context, context.database, context.settings
+        self._settings, self._metrics, self._signer = settings, context.metrics, signer
+        self._waiting: Mailbox[Key, bytes] = context.mailbox("enrolment", settings.claims_waiting_max)
+        self._rate = TokenBucket(settings.claims_per_s_max)
+        # A thread of its own: signing may be another program that takes its time, with no database connection held.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="enrolment")
 
-    def claimed(self, claim: str, payload: bytes) -> None:
-        """Somebody presents a claim."""
-        self._take((Channel.CLAIM_REQUEST, claim), payload)
+    def requested(self, inbound: Inbound) -> None:
+        """A claim is presented, or a gateway requests its next certificate; the latest of each is kept."""
+        # A broker takes larger packets, and what is none of ours would be found only when it is read.
+        fits = len(inbound.payload) <= ClaimRequest.bytes_max
+        if not fits or not self._waiting.put((inbound.sender, inbound.channel), inbound.payload, len(inbound.payload)):
+            self._metrics.certificates.labels("dropped").inc()  # the sender requests it again
 
-    def renewing(self, gateway: str, payload: bytes) -> None:
-        """A gateway asks for its next certificate."""
-        self._take((Channel.CERTIFICATE_ASK, gateway), payload)
+    def loops(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs until the worker stops."""
+        yield self._context.serve(self._waiting, self._respond, self._rate)
 
-    def _take(self, key: tuple[Channel, str], payload: bytes) -> None:
-        if len(payload) > max(ClaimRequest.bytes_max, CertificateRequest.bytes_max):
-            self._metrics.certificates.labels("malformed").inc()  # it need not wait to be found so
-            return
-        if key not in self._waiting and len(self._waiting) >= self._settings.claims_waiting_max:
-            self._metrics.certificates.labels("dropped").inc()  # whoever asks, asks again
-            return
-        self._waiting[key] = payload
-        self._work.set()
-
-    async def run(self) -> None:
-        """Answer until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._work.wait()
-            began = loop.time()
-            key = next(iter(self._waiting))
-            channel, name = key
-            payload = self._waiting.pop(key)
-            if not self._waiting:
-                self._work.clear()
-            work = self.answer_claim if channel is Channel.CLAIM_REQUEST else self.answer_renewal
-            response = await uninterrupted(partial(work, name, payload))
-            if isinstance(response, ClaimResponse):
-                self._publish(topics.claim(name, Channel.CLAIM_RESPONSE), response.encode())
-            elif response is not None:
-                self._publish(topics.link(name, Channel.CERTIFICATE), response.encode())
-            await asyncio.sleep(max(0.0, began + 1 / self._settings.claims_per_s_max - loop.time()))
+    async def _respond(self, key: Key, payload: bytes) -> None:
+        name, channel = key
+        work = self.answer_claim if channel is Channel.CLAIM_REQUEST else self.answer_renewal
+        response = await finished(self._thread.submit(work, name, payload))
+        if isinstance(response, ClaimResponse):
+            self._context.publish(topics.claim(name, Channel.CLAIM_RESPONSE), response.encode())
+        elif response is not None:
+            self._context.publish(topics.link(name, Channel.CERTIFICATE), response.encode())
 
     def answer_claim(self, name: str, payload: bytes) -> ClaimResponse | None:
         """The answer to what came on a claim's topic; None to what is not even a request."""
@@ -147,7 +129,7 @@ class Enrolment:
     def _with_twin(self, answer: ClaimResponse, gateway: str) -> ClaimResponse:
         """The answer with the gateway's twin, if there is one and room for it; else the first contact brings it."""
         try:
-            twin = self._store.twin(gateway)
+            twin = self._database.call(enrolment.twin, gateway)
         except StoreError:
             return answer  # the certificate is issued, and what there is of it must not wait for a database
         if twin is None or len(text := twin.encode().decode()) > TWIN_CHARS_MAX:
@@ -156,7 +138,7 @@ class Enrolment:
         return whole if len(whole.encode()) <= ClaimResponse.bytes_max else answer
 
     def _claim(self, name: str, request: ClaimRequest) -> tuple[str, str]:
-        claim = self._store.claim(name)
+        claim = self._database.call(enrolment.claim, name)
         given = secret_hash(request.secret)
         if not hmac.compare_digest(given, _NO_HASH if claim is None else claim.secret_hash) or claim is None:
             raise Refusal("unknown", "There is no such claim, or its secret is wrong.")
@@ -167,12 +149,12 @@ class Enrolment:
             return claim.gateway, found
         issue = self._signed(wanted)
         try:
-            self._store.use_claim(claim, issue)
+            self._database.call(enrolment.use_claim, claim, issue)
         except GatewayRevoked:
             raise Refusal("revoked", f"Gateway {claim.gateway} is disabled.") from None
         except ClaimSpent:
             # Another worker was faster, perhaps for the same key: what it has recorded is the answer.
-            again = self._store.claim(name)
+            again = self._database.call(enrolment.claim, name)
             if again is None or (found := _judged(again, wanted.fingerprint)) is None:
                 raise Refusal("busy", "The claim is being answered already; ask again.") from None
             return claim.gateway, found
@@ -180,7 +162,7 @@ class Enrolment:
 
     def _renewal(self, gateway: str, request: CertificateRequest) -> tuple[str, str]:
         wanted = _checked(request.csr_pem, gateway, self._settings.certificate_days)
-        found = self._store.renewals(gateway, wanted.fingerprint)
+        found = self._database.call(enrolment.renewals, gateway, wanted.fingerprint)
         if not found.active:
             raise Refusal("revoked", f"Gateway {gateway} is disabled.")
         if found.certificate_pem is not None:
@@ -189,7 +171,7 @@ class Enrolment:
             raise Refusal("busy", f"{found.issued_in_a_day} certificates were issued within a day.")
         issue = self._signed(wanted)
         try:
-            self._store.renew(issue)
+            self._database.call(enrolment.renew, issue)
         except GatewayRevoked:
             raise Refusal("revoked", f"Gateway {gateway} is disabled.") from None
         return gateway, issue.pem

@@ -1,50 +1,39 @@
-"""Jobs: takes the next step of whatever is under way; which worker does does not matter."""
+"""Jobs: takes the next step of every job under way; any worker may take it."""
 
 import asyncio
-from typing import Final
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final
 
-import structlog
-
-from cloud_ingest.threads import uninterrupted
-from cloud_store.base.errors import DatabaseUnavailable, StoreError
-from cloud_store.provisioning.jobs import JobStore
+from cloud_ingest.context import Context
+from cloud_ingest.mailbox import Mailbox, WakeUp
+from cloud_store.provisioning import jobs
 
 LOOK_S: Final = 1.0
-_LOG = structlog.get_logger()
+JOBS_MAX: Final = 10_000
 
 
 class Jobs:
     """Keeps jobs going."""
 
-    def __init__(self, store: JobStore) -> None:
-        self._store = store
-        self._work = asyncio.Event()
+    def __init__(self, context: Context) -> None:
+        self._context, self._database = context, context.database
+        self.wake = WakeUp("jobs")
+        # A job each, so that one whose step fails holds up no other.
+        self._due: Mailbox[tuple[None, str], None] = context.mailbox("job_steps", JOBS_MAX)
 
-    def wake(self) -> None:
-        """A job may have begun."""
-        self._work.set()
+    def loops(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs until the worker stops."""
+        yield self._context.serve(self.wake, self._look)
+        yield self._context.serve(self._due, self._step)
 
-    async def run(self) -> None:
-        """Step until cancelled: once a second while anything is under way."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            try:
-                while jobs := await uninterrupted(self._store.running):
-                    for job in jobs:
-                        await self._step(job)
-                    await asyncio.sleep(LOOK_S)
-            except StoreError as error:
-                _LOG.warning("jobs_failed", reason=str(error), hint=error.hint)
-                self._work.set()
-                await asyncio.sleep(LOOK_S)
+    async def _look(self, _key: None, _value: None) -> None:
+        """Find what is under way: once a second while anything is."""
+        while running := await self._database.run(jobs.running):
+            for job in running:
+                self._due.put((None, job), None)
+            await asyncio.sleep(LOOK_S)
 
-    async def _step(self, job: str) -> None:
-        """Take all steps of a job that can be taken now. One that fails is tried again after the others had theirs."""
-        try:
-            while await uninterrupted(lambda: self._store.step(job)):
-                pass
-        except DatabaseUnavailable:
-            raise
-        except StoreError as error:
-            _LOG.warning("job_step_failed", job=job, reason=str(error), hint=error.hint)
+    async def _step(self, key: tuple[None, str], _value: None) -> None:
+        _, job = key
+        while await self._database.run(jobs.step, job):
+            pass

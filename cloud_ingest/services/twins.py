@@ -8,124 +8,81 @@ older one never follows a newer one of this worker; the gateway refuses what ano
 """
 
 import asyncio
-from functools import partial
-from typing import Final, Protocol
+from collections.abc import Coroutine, Iterator
+from typing import Any, Final
 
 import structlog
 
-from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.settings import IngestSettings
-from cloud_ingest.threads import uninterrupted
-from cloud_ingest.token_bucket import TURNS_PER_S, Allowance
-from cloud_ingest.waiting import Waiting
-from cloud_store.base.errors import StoreError, Unstorable
-from cloud_store.provisioning.twins import Push, TwinStore
+from cloud_ingest.context import Context
+from cloud_ingest.inbound import Inbound
+from cloud_ingest.mailbox import Mailbox, WakeUp
+from cloud_ingest.token_bucket import TokenBucket
+from cloud_store.provisioning import twins
+from cloud_store.provisioning.twins import Push
 from wire_protocol import topics
 from wire_protocol.messages import InvalidMessage
 from wire_protocol.topics import Channel
 from wire_protocol.twin import ReportedTwin
 
-RETRY_S: Final = 1.0
 AGAIN_S: Final = 30.0
 _LOG = structlog.get_logger()
-
-
-class Retaining(Protocol):
-    """Publishes a payload, without waiting."""
-
-    def __call__(self, topic: str, payload: bytes, *, retain: bool) -> None: ...
 
 
 class Twins:
     """Pushes twins of the shards that this worker serves."""
 
-    def __init__(self, settings: IngestSettings, store: TwinStore, publish: Retaining, metrics: WorkerMetrics) -> None:
-        self._settings, self._store, self._publish = settings, store, publish
-        self._metrics = metrics
-        self._allowance, self._answers = Allowance(settings.twins_per_s_max), Allowance(settings.twins_per_s_max)
+    def __init__(self, context: Context) -> None:
+        self._context, self._database = context, context.database
+        per_s = context.settings.twins_per_s_max
+        # A bucket of their own for answers, so that a gateway that reports without end delays nobody's push.
+        self._pushes, self._answers = TokenBucket(per_s), TokenBucket(per_s)
         self._shards: frozenset[int] = frozenset()
-        self._reports: Waiting[str, ReportedTwin] = Waiting(
-            messages_max=settings.status_waiting_max, bytes_max=settings.waiting_bytes_max
-        )
-        self._changed = False
-        self._work = asyncio.Event()
+        self._reports: Mailbox[str, ReportedTwin] = context.mailbox("twins", context.settings.reports_waiting_max)
+        self.wake = WakeUp("twins")
+        self._publishing = asyncio.Lock()
 
     def serve(self, shards: frozenset[int]) -> None:
         """Twins of these shards are pushed from here."""
         self._shards = shards
         self.wake()
 
-    def reported(self, gateway: str, payload: bytes) -> None:
-        """A gateway says what it has in force; the latest of each is kept until it is stored."""
+    def reported(self, inbound: Inbound) -> None:
+        """A gateway reports what it has in force."""
         try:
-            report = ReportedTwin.decode(payload)
+            report = ReportedTwin.decode(inbound.payload)
         except InvalidMessage as error:
-            _LOG.warning("report_refused", gateway=gateway, reason=str(error))
-            return
-        if self._reports.put(gateway, report, len(payload)):
-            self._work.set()
+            _LOG.warning("report_refused", gateway=inbound.sender, reason=str(error))
+        else:
+            self._reports.put(inbound.sender, report, len(inbound.payload))
 
-    def wake(self) -> None:
-        """There may be something to push."""
-        self._changed = True
-        self._work.set()
-
-    async def run(self) -> None:
-        """Push and store until cancelled."""
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            try:
-                # Those that are here now: one that reports without end must not keep the others from being pushed.
-                for gateway in list(self._reports):
-                    await self._store_report(gateway, self._reports[gateway])
-                if self._reports:
-                    self._work.set()
-                if self._changed:
-                    self._changed = False
-                    await self._push_due()
-            except StoreError as error:
-                _LOG.warning("twins_failed", reason=str(error), hint=error.hint)
-                self.wake()
-                await asyncio.sleep(RETRY_S)
+    def loops(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs until the worker stops."""
+        yield self._context.serve(self._reports, self._store_report)
+        yield self._context.serve(self.wake, self._push_due)
 
     async def _store_report(self, gateway: str, report: ReportedTwin) -> None:
-        try:
-            desired = await uninterrupted(lambda: self._store.report(gateway, report))
-        except Unstorable as error:
-            # Tried again, it would hold up everybody's for ever.
-            _LOG.warning("report_dropped", gateway=gateway, reason=str(error))
-            desired = None
-        self._reports.discard(gateway, report)
-        self._metrics.twins.labels("refused" if report.refused is not None else "reported").inc()
+        async with self._publishing:
+            desired = await self._database.run(twins.report, gateway, report)
+            # A gateway that gets no answer now is due again after a while.
+            if desired is not None and self._answers.try_spend():
+                await self._push([Push(gateway, desired)])
+        self._context.metrics.twins.labels("refused" if report.refused is not None else "reported").inc()
         if report.refused is not None:
             _LOG.error("twin_refused", gateway=gateway, version=report.refused, reason=report.reason)
-        # An allowance of their own, so that one that asks without end keeps nobody waiting; who gets no answer is due.
-        if desired is not None and self._answers.left():
-            self._answers.spend(1)
-            await self._push([Push(gateway, desired)])
 
-    async def _push_due(self) -> None:
+    async def _push_due(self, _key: None, _value: None) -> None:
         while self._shards:
-            limit = self._allowance.left()
-            if 2 * limit >= self._allowance.turn:  # for one or two it is not worth asking
-                due = await uninterrupted(partial(self._due, limit))
+            limit = await self._pushes.half_a_turn()
+            async with self._publishing:
+                due = await self._database.run(twins.due, self._shards, limit=limit, again_s=AGAIN_S)
                 if due:
-                    self._allowance.spend(len(due))
+                    self._pushes.spend(len(due))
                     await self._push(due)
-                if len(due) < limit:
-                    return
-            else:
-                await asyncio.sleep(1 / (2 * TURNS_PER_S))
-            if self._reports:
-                self.wake()  # whoever has reported meanwhile is not kept waiting by a change of the whole fleet
+            if len(due) < limit:
                 return
-
-    def _due(self, limit: int) -> list[Push]:
-        return self._store.due(self._shards, limit=limit, again_s=AGAIN_S)
 
     async def _push(self, pushes: list[Push]) -> None:
         for push in pushes:
-            self._publish(topics.link(push.gateway, Channel.DESIRED_TWIN), push.twin.encode(), retain=True)
-        self._metrics.twins.labels("pushed").inc(len(pushes))
-        await uninterrupted(lambda: self._store.pushed(pushes))
+            self._context.publish(topics.link(push.gateway, Channel.DESIRED_TWIN), push.twin.encode(), retain=True)
+        self._context.metrics.twins.labels("pushed").inc(len(pushes))
+        await self._database.run(twins.pushed, pushes)

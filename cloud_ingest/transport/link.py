@@ -12,20 +12,21 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import aiomqtt
 import structlog
 from aiomqtt import ProtocolVersion
 
-from cloud_ingest.inbound import Arrival
+from cloud_ingest.inbound import Handler, Inbound
+from cloud_ingest.mailbox import Report
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.transport import broker_tls
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
-from wire_protocol.topics import Channel, ClaimTopic, LinkTopic
+from wire_protocol.topics import Channel, ClaimTopic, DeviceTopic
 
 PUBLISH_TIMEOUT_S: Final = 10.0
 # Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
@@ -34,40 +35,6 @@ NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 REFUSED_FROM: Final = 0x80
 FILTERS_PER_SUBSCRIBE: Final = 16
 _LOG = structlog.get_logger()
-
-
-class Receiving(Protocol):
-    """Who is told what happens on the link; nobody here may block."""
-
-    def frame(self, arrival: Arrival) -> None:
-        """A payload on a frame topic."""
-
-    def status(self, gateway: str, topic: str, payload: bytes, *, received_ms: int, retained: bool) -> None:
-        """A payload on a status topic."""
-
-    def replied(self, gateway: str, payload: bytes) -> None:
-        """A payload on a topic where gateways answer commands."""
-
-    def twin_reported(self, gateway: str, payload: bytes) -> None:
-        """A payload on a topic where gateways report their twin."""
-
-    def catalog_asked(self, gateway: str, payload: bytes) -> None:
-        """A payload on a topic where gateways ask for the catalogue."""
-
-    def firmware_asked(self, gateway: str, payload: bytes) -> None:
-        """A payload on a topic where gateways ask for a piece of a firmware image."""
-
-    def asked(self, gateway: str, payload: bytes) -> None:
-        """A payload on a topic where gateways ask for their site's frames."""
-
-    def claimed(self, claim: str, payload: bytes) -> None:
-        """A payload on the request topic of a claim in a shard of ours."""
-
-    def renewing(self, gateway: str, payload: bytes) -> None:
-        """A payload on a topic where gateways ask for their next certificate."""
-
-    def subscribed(self, shards: frozenset[int]) -> None:
-        """The broker has confirmed subscriptions for these shards."""
 
 
 class _CheckedClient(aiomqtt.Client):
@@ -93,15 +60,34 @@ class _CheckedClient(aiomqtt.Client):
 
 
 class Link:
-    """The connection to the broker, re-established for ever."""
+    """The connection to the broker, re-established until cancelled.
 
-    def __init__(self, settings: IngestSettings, receiving: Receiving, metrics: WorkerMetrics) -> None:
-        self._settings, self._receiving, self._metrics = settings, receiving, metrics
+    `on` registers who takes the messages of a channel. A handler must not wait; one that fails is reported, and the
+    next message is handled all the same.
+
+    Args:
+        settings: the worker's.
+        metrics: the worker's.
+        failed: told of a message that its handler could not stand.
+        subscribed: told of shards whose subscriptions the broker has confirmed.
+    """
+
+    def __init__(
+        self, settings: IngestSettings, metrics: WorkerMetrics, failed: Report,
+        subscribed: Callable[[frozenset[int]], None],
+    ) -> None:  # fmt: skip
+        self._settings, self._metrics, self._failed, self._subscribed = settings, metrics, failed, subscribed
+        self._handlers: dict[Channel, Handler] = {}
         self._address = BrokerAddress.parse(settings.mqtt_url)
         self._wanted: frozenset[int] = frozenset()
         self._wanted_changed = asyncio.Event()
         self._outgoing: asyncio.Queue[tuple[str, bytes, int, bool]] = asyncio.Queue(settings.outgoing_messages_max)
         self._outgoing_bytes = 0
+
+    def on(self, channel: Channel, handler: Handler) -> None:
+        """Hand the messages of a channel to a handler."""
+        assert channel not in self._handlers, channel  # noqa: S101 - a mistake of the programmer
+        self._handlers[channel] = handler
 
     def serve(self, shards: frozenset[int]) -> None:
         """Be subscribed to exactly these shards, as soon as there is a connection."""
@@ -196,7 +182,7 @@ class Link:
                 await client.unsubscribe([topics.shard_filter(shard) for shard in shards])
             for shards in _chunks(sorted(wanted - served)):
                 await client.subscribe([(topics.shard_filter(shard), 1) for shard in shards])
-                self._receiving.subscribed(frozenset(shards))
+                self._subscribed(frozenset(shards))
             served = wanted
             _heed_cancellation()
             await self._wanted_changed.wait()
@@ -224,29 +210,20 @@ class Link:
             self._metrics.frames.labels("bad_topic").inc()
             _LOG.warning("topic_ignored", topic=topic[:200], reason=str(error)[:200])
             return
-        if isinstance(parsed, ClaimTopic) and topics.shard(parsed.claim) in self._wanted:
-            self._receiving.claimed(parsed.claim, payload)
-        if not isinstance(parsed, LinkTopic):
+        handler = self._handlers.get(parsed.channel)
+        if handler is None or isinstance(parsed, DeviceTopic):
             return
-        if (stream := parsed.stream) is not None:
-            self._receiving.frame(Arrival(parsed.gateway, stream, topic, payload, received_ms))
-        elif parsed.channel is Channel.STATUS:
-            self._receiving.status(parsed.gateway, topic, payload, received_ms=received_ms, retained=retained)
+        if isinstance(parsed, ClaimTopic):
+            # No broker can shard claims, so all of them come to every worker.
+            if topics.shard(parsed.claim) not in self._wanted:
+                return
+            sender = parsed.claim
         else:
-            self._hand_on(parsed, payload)
-
-    def _hand_on(self, parsed: LinkTopic, payload: bytes) -> None:
-        receiving = self._receiving
-        handlers = {
-            Channel.SITE_ASK: receiving.asked,
-            Channel.CATALOG_ASK: receiving.catalog_asked,
-            Channel.FIRMWARE_ASK: receiving.firmware_asked,
-            Channel.CERTIFICATE_ASK: receiving.renewing,
-            Channel.REPORTED_TWIN: receiving.twin_reported,
-            Channel.REPLY: receiving.replied,
-        }
-        if (handler := handlers.get(parsed.channel)) is not None:
-            handler(parsed.gateway, payload)
+            sender = parsed.gateway
+        try:
+            handler(Inbound(sender, parsed.channel, topic, payload, received_ms, retained))
+        except Exception as error:  # noqa: BLE001 - one message must not end the link of all gateways
+            self._failed(f"link.{parsed.channel}", sender, error)
 
     def _drop_outgoing(self) -> None:
         """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""

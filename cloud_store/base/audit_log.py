@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from cloud_store.base import sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 
 ACTOR_CHARS_MAX: Final = 200
 ROWS_MAX: Final = 1_000
@@ -21,8 +21,7 @@ _SQL: Final = sql.load("audit_log")
 
 def act_as(connection: Connection, actor: str) -> None:
     """Say who acts in this session."""
-    with translated():
-        connection.execute(_SQL["act_as"], {"actor": actor[:ACTOR_CHARS_MAX], "local": False})
+    connection.execute(_SQL["act_as"], {"actor": actor[:ACTOR_CHARS_MAX], "local": False})
 
 
 def record(connection: Connection, action: str, target: str, *, tenant_id: int | None = None, **detail: Any) -> None:
@@ -44,5 +43,5 @@ def newest(
 ) -> list[dict[str, Any]]:
     """Lines, newest first: all that the session may see, or a tenant's; `before` is an `audit_id`."""
     bounded = min(max(1, limit), ROWS_MAX)
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["newest"], {"limit": bounded, "tenant": tenant, "before": before}).fetchall()

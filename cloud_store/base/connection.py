@@ -7,7 +7,7 @@ a limit. A server whose disk hangs keeps its connections and answers nothing, so
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Final, Literal, TypeAlias
 
 import psycopg
@@ -73,25 +73,29 @@ def _limited(gen: PQGen[RV], until_s: float) -> PQGen[RV]:
         return value
 
 
-def connect(database_url: str, *, application: str, role: Role | None = None) -> Connection:
+def connect(
+    database_url: str, *, application: str, role: Role | None = None, options: str = ""
+) -> Connection:  # fmt: skip
     """Open an autocommit connection; `with connection.transaction():` groups statements.
 
     Args:
         database_url: where.
         application: the name that the server shows.
         role: the database role to become; None stays with the login's own rights.
+        options: more session options, as in `-c name=value`; they come after ours, so they win.
 
     Raises:
         DatabaseUnavailable: no server answers there, or it refuses us.
         NotMigrated: the role does not exist yet.
     """
+    ours = f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout=60000"
     with translated(), _understood():
         connection = ImpatientConnection.connect(
             database_url,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             application_name=application,
-            options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c idle_in_transaction_session_timeout=60000",
+            options=f"{ours} {options}",
             tcp_user_timeout=NETWORK_TIMEOUT_MS,
             keepalives_idle=10,
             keepalives_interval=3,
@@ -101,6 +105,17 @@ def connect(database_url: str, *, application: str, role: Role | None = None) ->
     if role is not None:
         become(connection, role)
     return connection
+
+
+@contextmanager
+def session(database_url: str, *, application: str) -> Iterator[Connection]:
+    """A connection with the login's own rights, for the block; the driver's errors leave it as the store's.
+
+    Raises:
+        StoreError: as `connect` does, and whatever goes wrong in the block.
+    """
+    with translated(), closing(connect(database_url, application=application)) as connection:
+        yield connection
 
 
 def become(connection: Connection, role: Role) -> None:

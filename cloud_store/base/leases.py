@@ -1,4 +1,4 @@
-"""Shard leases as session-level advisory locks.
+"""A worker's session: its shard leases as session-level advisory locks, and what the database notifies it of.
 
 A dead worker's locks vanish with its session, however it died, and nothing has to expire. Leases only spread the work:
 what keeps two workers from merging a frame twice is the row lock on the stream's cursor.
@@ -36,6 +36,7 @@ class LeaseSession:
         self._connection = connect(self._database_url, application=self._application, role="stocktide_ingest")
         with translated():
             self._session.execute(_SQL["join"], _CLASSES)
+            self._session.execute(_SQL["listen"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,6 +60,11 @@ class LeaseSession:
     def release(self, shards: Iterable[int]) -> None:
         """Give leases back."""
         self._each("release", shards)
+
+    def notified(self, timeout_s: float) -> bool:
+        """Wait until something was written that a gateway should get. Returns whether it was."""
+        with translated():
+            return any(True for _ in self._session.notifies(timeout=timeout_s, stop_after=1))
 
     @property
     def _session(self) -> Connection:

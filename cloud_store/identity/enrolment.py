@@ -11,9 +11,8 @@ from typing import Any, Final
 from psycopg.rows import dict_row
 
 from cloud_store.base import sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import AlreadyExists, StoreError, UnknownName
-from cloud_store.base.session import Session
 from cloud_store.provisioning import twins
 from cloud_store.tenancy import registry
 from wire_protocol import names
@@ -79,7 +78,7 @@ def add_claim(
         AlreadyExists: the gateway belongs elsewhere.
         GatewayRevoked: it is disabled.
     """
-    with translated(), connection.transaction():
+    with connection.transaction():
         found = _one(connection, "gateway_at", gateway=names.gateway(gateway))
         is_new = found is None
         if found is None:
@@ -111,9 +110,8 @@ def claims(connection: Connection, *, tenant: str | None = None, limit: int = 10
 
 def revoke_claim(connection: Connection, name: str) -> None:
     """Make a claim useless; a certificate that it has brought already stays."""
-    with translated():
-        if not _one(connection, "revoke_claim", name=name):
-            raise UnknownName(f"There is no claim {name}.", hint="stocktide cloud claim list")
+    if not _one(connection, "revoke_claim", name=name):
+        raise UnknownName(f"There is no claim {name}.", hint="stocktide cloud claim list")
 
 
 def revoke_gateway(connection: Connection, gateway: str) -> int:
@@ -122,7 +120,7 @@ def revoke_gateway(connection: Connection, gateway: str) -> int:
     Raises:
         UnknownName: there is no such gateway.
     """
-    with translated(), connection.transaction():
+    with connection.transaction():
         row = _one(connection, "revoke_gateway", gateway=gateway)
         if row is None:
             raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
@@ -132,8 +130,7 @@ def revoke_gateway(connection: Connection, gateway: str) -> int:
 
 def revoked(connection: Connection) -> list[tuple[str, int, datetime]]:
     """Issuer, serial number and time of every revoked certificate that has not run out."""
-    with translated():
-        rows = connection.execute(_SQL["revoked"]).fetchall()
+    rows = connection.execute(_SQL["revoked"]).fetchall()
     return [(issuer, int(serial), at) for issuer, serial, at in rows]
 
 
@@ -145,66 +142,63 @@ def certificates(connection: Connection, *, gateway: str | None = None, limit: i
 
 def gateways_by_issuer(connection: Connection) -> dict[str, int]:
     """How many gateways still hang on each authority, by its key id."""
-    with translated():
-        return dict(connection.execute(_SQL["gateways_by_issuer"]).fetchall())
+    return dict(connection.execute(_SQL["gateways_by_issuer"]).fetchall())
 
 
-class EnrolmentStore(Session):
-    """What a worker needs to answer claims and renewals. Not thread-safe: one call at a time."""
+def claim(connection: Connection, name: str) -> Claim | None:
+    """A claim by its public name."""
+    row = connection.execute(_SQL["claim_named"], {"name": name}).fetchone()
+    return None if row is None else Claim(*row)
 
-    def claim(self, name: str) -> Claim | None:
-        """A claim by its public name."""
-        with translated():
-            row = self._connected().execute(_SQL["claim_named"], {"name": name}).fetchone()
-        return None if row is None else Claim(*row)
 
-    def twin(self, gateway: str) -> DesiredTwin | None:
-        """What the cloud wants a gateway to be; None while nobody has said."""
-        with translated():
-            row = self._connected().execute(_SQL["twin_of"], {"gateway": gateway}).fetchone()
-        return None if row is None else twins.document(*row)
+def twin(connection: Connection, gateway: str) -> DesiredTwin | None:
+    """What the cloud wants a gateway to be; None while nobody has said."""
+    row = connection.execute(_SQL["twin_of"], {"gateway": gateway}).fetchone()
+    return None if row is None else twins.document(*row)
 
-    def use_claim(self, claim: Claim, issue: Issue) -> None:
-        """Use a claim up for a certificate.
 
-        Raises:
-            GatewayRevoked: the gateway was disabled meanwhile.
-            ClaimSpent: somebody was faster, or the claim's time was.
-        """
-        with translated(), self._connected().transaction():
-            self._record(issue, claim.claim_id)
+def use_claim(connection: Connection, claim: Claim, issue: Issue) -> None:
+    """Use a claim up for a certificate.
 
-    def renewals(self, gateway: str, public_key: bytes) -> Renewals:
-        """What there is for a gateway that asks for a certificate for a key."""
-        with translated():
-            row = self._connected().execute(
-                _SQL["certificate_for_key"], {"gateway": gateway, "public_key": public_key}
-            ).fetchone()  # fmt: skip
-        return Renewals(active=False, certificate_pem=None, issued_in_a_day=0) if row is None else Renewals(*row)
+    Raises:
+        GatewayRevoked: the gateway was disabled meanwhile.
+        ClaimSpent: somebody was faster, or the claim's time was.
+    """
+    with connection.transaction():
+        _record(connection, issue, claim.claim_id)
 
-    def renew(self, issue: Issue) -> None:
-        """Record a gateway's next certificate.
 
-        Raises:
-            GatewayRevoked: the gateway was disabled meanwhile.
-        """
-        with translated(), self._connected().transaction():
-            self._record(issue, None)
+def renewals(connection: Connection, gateway: str, public_key: bytes) -> Renewals:
+    """What there is for a gateway that asks for a certificate for a key."""
+    row = connection.execute(
+        _SQL["certificate_for_key"], {"gateway": gateway, "public_key": public_key}
+    ).fetchone()  # fmt: skip
+    return Renewals(active=False, certificate_pem=None, issued_in_a_day=0) if row is None else Renewals(*row)
 
-    def _record(self, issue: Issue, claim_id: int | None) -> None:
-        connection = self._connected()
-        row = _one(connection, "lock_gateway", gateway=issue.gateway)
-        if row is None:
-            raise GatewayRevoked
-        if claim_id is not None and not _one(
-            connection, "use_claim", claim_id=claim_id, public_key=issue.public_key
-        ):  # fmt: skip
-            raise ClaimSpent
-        values = {
-            "gateway_id": row[0], "tenant_id": row[1], "claim_id": claim_id, "issuer": issue.issuer,
-            "serial": issue.serial, "public_key": issue.public_key, "pem": issue.pem, "not_after": issue.not_after,
-        }  # fmt: skip
-        connection.execute(_SQL["add_certificate"], values)
+
+def renew(connection: Connection, issue: Issue) -> None:
+    """Record a gateway's next certificate.
+
+    Raises:
+        GatewayRevoked: the gateway was disabled meanwhile.
+    """
+    with connection.transaction():
+        _record(connection, issue, None)
+
+
+def _record(connection: Connection, issue: Issue, claim_id: int | None) -> None:
+    row = _one(connection, "lock_gateway", gateway=issue.gateway)
+    if row is None:
+        raise GatewayRevoked
+    if claim_id is not None and not _one(
+        connection, "use_claim", claim_id=claim_id, public_key=issue.public_key
+    ):  # fmt: skip
+        raise ClaimSpent
+    values = {
+        "gateway_id": row[0], "tenant_id": row[1], "claim_id": claim_id, "issuer": issue.issuer,
+        "serial": issue.serial, "public_key": issue.public_key, "pem": issue.pem, "not_after": issue.not_after,
+    }  # fmt: skip
+    connection.execute(_SQL["add_certificate"], values)
 
 
 def _one(connection: Connection, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
@@ -212,5 +206,5 @@ def _one(connection: Connection, statement: str, **parameters: Any) -> tuple[Any
 
 
 def _all(connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL[statement], parameters).fetchall()

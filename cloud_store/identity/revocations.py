@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from cloud_store.base import sql
-from cloud_store.base.connection import translated
-from cloud_store.base.session import Session
+from cloud_store.base.connection import Connection
 
 _SQL: Final = sql.load("revocations")
 
@@ -22,19 +21,12 @@ class Cut(NamedTuple):
     asked_at: datetime
 
 
-class RevocationStore(Session):
-    """What a worker needs, over one connection. Not thread-safe: one call at a time.
+def due(connection: Connection, shards: Iterable[int], *, limit: int) -> list[Cut]:
+    """Gateways of these shards that are to be cut, those that wait longest first."""
+    parameters = {"shards": sorted(shards), "limit": limit}
+    return [Cut(*row) for row in connection.execute(_SQL["due"], parameters)]
 
-    Every method raises DatabaseUnavailable when the database is away.
-    """
 
-    def due(self, shards: Iterable[int], *, limit: int) -> list[Cut]:
-        """Gateways of these shards that are to be cut, those that wait longest first."""
-        with translated():
-            parameters = {"shards": sorted(shards), "limit": limit}
-            return [Cut(*row) for row in self._connected().execute(_SQL["due"], parameters)]
-
-    def done(self, cut: Cut) -> None:
-        """Its connection was ended."""
-        with translated():
-            self._connected().execute(_SQL["done"], {"name": cut.gateway, "asked_at": cut.asked_at})
+def done(connection: Connection, cut: Cut) -> None:
+    """Its connection was ended."""
+    connection.execute(_SQL["done"], {"name": cut.gateway, "asked_at": cut.asked_at})

@@ -10,10 +10,11 @@ from typing import Any, Final, Literal, TypeAlias
 from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
+from cloud_store.merge.dead_letters import printable
 from cloud_store.merge.plan import Plan
 
-AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs"]
+AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs", "item-dropped"]
 DETAIL_CHARS_MAX: Final = 2_000
 ADVICE: Final[dict[AlarmKind, str]] = {
     "fork": (
@@ -25,6 +26,7 @@ ADVICE: Final[dict[AlarmKind, str]] = {
         "Gateway and cloud show different stock. Verify, then rebuild what differs from its entries: "
         "stocktide cloud ledger verify, stocktide edge ledger verify"
     ),
+    "item-dropped": "A worker could not use something that this gateway sent. Its log has the details.",
 }
 _SQL: Final = sql.load("alarms")
 
@@ -58,7 +60,9 @@ def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
     """Raise alarms, in key order so that two workers cannot deadlock."""
     latest = {(alarm.gateway, alarm.kind): alarm.detail for alarm in alarms}
     for (gateway, kind), detail in sorted(latest.items()):
-        connection.execute(_SQL["raise"], {"gateway": gateway, "kind": kind, "detail": detail[:DETAIL_CHARS_MAX]})
+        connection.execute(
+            _SQL["raise"], {"gateway": gateway, "kind": kind, "detail": printable(detail[:DETAIL_CHARS_MAX])}
+        )
 
 
 def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:
@@ -68,7 +72,7 @@ def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:
 
 def clear(connection: Connection, gateway: str, kind: AlarmKind | None = None) -> int:
     """Clear the open alarms of a gateway, of one kind or all, by an operator; returns how many."""
-    with translated(), connection.transaction():
+    with connection.transaction():
         rows = connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind}).fetchall()
         if rows:
             kinds = sorted(kind for kind, _ in rows)
@@ -80,5 +84,5 @@ def listing(
     connection: Connection, *, limit: int, tenant: str | None = None, cleared: bool = False
 ) -> list[dict[str, Any]]:
     """Open alarms, newest first; with `cleared`, all."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["alarms"], {"limit": limit, "tenant": tenant, "all": cleared}).fetchall()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloud_store.base import gateways
-from cloud_store.base.connection import Connection, connect, translated
+from cloud_store.base.connection import Connection, translated
 from cloud_store.base.errors import MergeConflict, Unstorable
 from cloud_store.base.gateways import Gateway
 from cloud_store.merge import (
@@ -43,70 +43,65 @@ class PlanStale(MergeConflict):
 
 @dataclass(slots=True)
 class Merger:
-    """Merges batches over one connection, which is opened when needed and again after it was lost.
+    """Merges batches, and remembers the ids of words from one to the next.
 
     Not thread-safe: one merge at a time. `sleep` and `jitter` (a factor) are for the delay before a retry.
     """
 
-    database_url: str
-    application: str = "stocktide-ingest"
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = field(default=lambda: random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
-    _connection: Connection | None = None
+    _prepared: Connection | None = None
     _ids: Dictionary = field(default_factory=Dictionary)
 
-    def merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
+    def merge(self, connection: Connection, frames: Sequence[ArrivedFrame]) -> MergeReport:
         """Merge a batch, in the order given.
 
         Raises:
             DatabaseUnavailable: nothing is known to be merged; the gateways send again.
             MergeConflict: other workers were in the way too many times.
         """
+        with translated():
+            self._prepare(connection)
         try:
-            return self._merge_retrying(frames, None)
+            return self._merge_retrying(connection, frames, None)
         except Unstorable as error:
-            return self._isolate(frames, error)
+            return self._isolate(connection, frames, error)
 
-    def close(self) -> None:
-        """Close the connection; the next merge opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _isolate(self, frames: Sequence[ArrivedFrame], error: Unstorable) -> MergeReport:
+    def _isolate(self, connection: Connection, frames: Sequence[ArrivedFrame], error: Unstorable) -> MergeReport:
         """Find the frame that the database cannot store and merge it with every entry rejected; the rest as usual."""
         if len(frames) == 1:
-            return self._merge_retrying(frames, f"the database cannot store it: {error}")
+            return self._merge_retrying(connection, frames, f"the database cannot store it: {error}")
         report = MergeReport()
         for half in (frames[: len(frames) // 2], frames[len(frames) // 2 :]):
-            report.add(self.merge(half))
+            report.add(self.merge(connection, half))
         return report
 
-    def _merge_retrying(self, frames: Sequence[ArrivedFrame], unstorable: str | None) -> MergeReport:
+    def _merge_retrying(
+        self, connection: Connection, frames: Sequence[ArrivedFrame], unstorable: str | None
+    ) -> MergeReport:
         for attempt in range(ATTEMPTS_MAX):
             if attempt:
                 self.sleep(RETRY_DELAY_S * 2**attempt * self.jitter())
             try:
                 with translated():
-                    report = _merge_once(self._connected(), self._ids, frames, unstorable)
+                    report = _merge_once(connection, self._ids, frames, unstorable)
             except MergeConflict:
                 continue
             report.retries = attempt
             return report
         raise MergeConflict(hint="The gateways send again; if this stays, look for long transactions.")
 
-    def _connected(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            connection = connect(self.database_url, application=self.application, role="stocktide_ingest")
-            try:
-                copying.prepare(connection)
-            except BaseException:
-                # A disk without room: a session that is half prepared would fail for ever.
-                connection.close()
-                raise
-            # The server may be another, older one: see `dictionary`.
-            self._connection, self._ids = connection, Dictionary()
-        return self._connection
+    def _prepare(self, connection: Connection) -> None:
+        if connection is self._prepared:
+            return
+        try:
+            copying.prepare(connection)
+        except BaseException:
+            # A disk without room: a session that is half prepared would fail for ever.
+            connection.close()
+            raise
+        # The server may be another, older one: see `dictionary`.
+        self._prepared, self._ids = connection, Dictionary()
 
 
 def _merge_once(

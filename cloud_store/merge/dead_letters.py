@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, TypeAlias
 from psycopg.rows import dict_row
 
 from cloud_store.base import sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.gateways import Gateway
 from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.merge.plan import PlannedFrame
@@ -50,7 +50,7 @@ def newest(
     connection: Connection, *, limit: int, tenant: str | None = None, gateway: str | None = None
 ) -> list[dict[str, Any]]:
     """The newest dead letters, without their payloads."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["newest"], {"limit": limit, "tenant": tenant, "gateway": gateway}).fetchall()
 
 

@@ -3,13 +3,12 @@
 Invariant: an unknown or disabled gateway leaves no trace here.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cloud_store.base import sql
-from cloud_store.base.connection import translated
-from cloud_store.base.session import Session
+from cloud_store.base.connection import Connection
 from cloud_store.merge import cursors, dead_letters
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.dead_letters import DeadLetter
@@ -21,43 +20,64 @@ VERDICT_FRAMES_MAX: Final = 1_000  # frames with rejected entries that a gateway
 _SQL: Final = sql.load("presence")
 
 
-class ContactStore(Session):
-    """Records contacts over one connection, which is opened when needed and again after it was lost.
+def record(connection: Connection, statuses: Iterable[tuple[str, GatewayStatus, int]]) -> None:
+    """Store the latest status of gateways: (gateway, status, received in milliseconds)."""
+    rows = [_columns(*each) for each in sorted(statuses, key=lambda each: each[0])]
+    if rows:
+        with connection.cursor() as cursor:
+            cursor.executemany(_SQL["record"], rows)
 
-    Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
+
+class Contacts(NamedTuple):
+    """Gateways that made contact, and shards that a worker has just subscribed to.
+
+    Attributes:
+        letters: statuses that could not be decoded.
+        statuses: the latest status of each gateway, and when it came in, in milliseconds.
+        shards: all gateways of these are to be asked.
+        arrived: (gateway, epoch) of those that have just connected.
     """
 
-    def record(self, statuses: Iterable[tuple[str, GatewayStatus, int]]) -> None:
-        """Store the latest status of gateways: (gateway, status, received in milliseconds)."""
-        rows = [_columns(*heard) for heard in sorted(statuses, key=lambda heard: heard[0])]
-        if rows:
-            with translated(), self._connected().cursor() as cursor:
-                cursor.executemany(_SQL["record"], rows)
+    letters: Sequence[DeadLetter]
+    statuses: Mapping[str, tuple[GatewayStatus, int]]
+    shards: frozenset[int]
+    arrived: frozenset[tuple[str, str]]
 
-    def cursors_of(self, announced: Iterable[tuple[str, str]]) -> dict[LogKey, Cursor]:
-        """Both streams of each active one among some gateways: (gateway, the epoch it announced)."""
-        with translated():
-            return cursors.of_gateways(self._connected(), announced)
 
-    def cursors_in(self, shards: Iterable[int]) -> dict[LogKey, Cursor]:
-        """The logs that may still be written of each active gateway of some shards."""
-        with translated():
-            return cursors.of_shards(self._connected(), shards)
+class Standing(NamedTuple):
+    """Where the logs of gateways that made contact stand, and what was rejected of them."""
 
-    def verdicts_of(self, logs: Iterable[LogKey]) -> dict[LogKey, list[Rejected]]:
-        """What was rejected of some logs; only those of which something was."""
-        with translated():
-            return cursors.verdicts(self._connected(), logs, limit=VERDICT_FRAMES_MAX)
+    cursors: dict[LogKey, Cursor]
+    verdicts: dict[LogKey, list[Rejected]]
 
-    def quarantine(self, letters: Sequence[DeadLetter]) -> None:
-        """Store what could not even be decoded."""
-        with translated():
-            dead_letters.add(self._connected(), letters)
 
-    def trim_dead_letters(self) -> int:
-        """Keep dead letters within their bounds."""
-        with translated():
-            return dead_letters.trim(self._connected())
+def exchange(connection: Connection, contacts: Contacts) -> Standing:
+    """Store what gateways have reported of themselves, and read what they are to be told."""
+    dead_letters.add(connection, contacts.letters)
+    statuses = contacts.statuses
+    record(connection, ((gateway, status, received_ms) for gateway, (status, received_ms) in statuses.items()))
+    found = cursors.of_shards(connection, contacts.shards) if contacts.shards else {}
+    if announced := announced_by(contacts):
+        found |= to_be_told(contacts, cursors.of_gateways(connection, announced))
+    return Standing(found, cursors.verdicts(connection, found, limit=VERDICT_FRAMES_MAX) if found else {})
+
+
+def announced_by(contacts: Contacts) -> frozenset[tuple[str, str]]:
+    """The gateways, with their epochs, whose cursors are looked at."""
+    online = {(gateway, status.epoch) for gateway, (status, _) in contacts.statuses.items() if status.streams}
+    return contacts.arrived | online
+
+
+def to_be_told(contacts: Contacts, found: Mapping[LogKey, Cursor]) -> dict[LogKey, Cursor]:
+    """Of these logs, those of gateways that have just connected, or believe that the cloud has more than it has."""
+    return {log: at for log, at in found.items() if log[::2] in contacts.arrived or _is_behind(at, log, contacts)}
+
+
+def _is_behind(cursor: Cursor, log: LogKey, contacts: Contacts) -> bool:
+    """Whether a gateway believes that the cloud has more: it fell back, and its word of that was lost on the way."""
+    status, _ = contacts.statuses.get(log.gateway, (None, 0))
+    stream = status.streams.get(log.stream) if status is not None and status.epoch == log.epoch else None
+    return stream is not None and stream.acked_frame > cursor.frame
 
 
 def _columns(gateway: str, status: GatewayStatus, received_ms: int) -> dict[str, Any]:

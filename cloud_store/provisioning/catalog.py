@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from cloud_store.base import sql
-from cloud_store.base.connection import translated
-from cloud_store.base.session import Session
+from cloud_store.base.connection import Connection
 from wire_protocol.catalog import (
     PAGE_BYTES_TARGET,
     PAGE_ENTRIES_MAX,
@@ -29,40 +28,33 @@ class News(NamedTuple):
     head: int
 
 
-class CatalogStore(Session):
-    """What a worker needs, over one connection. Not thread-safe: one call at a time.
+def page(connection: Connection, gateway: str, ask: CatalogAsk) -> CatalogPage | None:
+    """What follows a position, as much as fits a page; None for a gateway that is unknown or not active."""
+    after = ask.after
+    kind, word = after.key[:1], after.key[1:]
+    parameters = {
+        "gateway": gateway,
+        "version": after.version,
+        # Items come before locations of the same version.
+        "sku": _LAST if kind == "l" else word,
+        "location": word if kind == "l" else "",
+        "limit": PAGE_ENTRIES_MAX + 1,
+    }
+    rows = connection.execute(_SQL["page"], parameters).fetchall()
+    if not rows:
+        return None
+    return _page(after, rows[0][0], [row[1:] for row in rows if row[1] is not None])
 
-    Every method raises DatabaseUnavailable when the database is away.
-    """
 
-    def page(self, gateway: str, ask: CatalogAsk) -> CatalogPage | None:
-        """What follows a position, as much as fits a page; None for a gateway that is unknown or not active."""
-        after = ask.after
-        kind, word = after.key[:1], after.key[1:]
-        parameters = {
-            "gateway": gateway,
-            "version": after.version,
-            # Items come before locations of the same version.
-            "sku": _LAST if kind == "l" else word,
-            "location": word if kind == "l" else "",
-            "limit": PAGE_ENTRIES_MAX + 1,
-        }
-        with translated():
-            rows = self._connected().execute(_SQL["page"], parameters).fetchall()
-        if not rows:
-            return None
-        return _page(after, rows[0][0], [row[1:] for row in rows if row[1] is not None])
+def heads(connection: Connection) -> dict[int, int]:
+    """The version of each tenant's catalogue."""
+    return dict(connection.execute(_SQL["heads"]).fetchall())
 
-    def heads(self) -> dict[int, int]:
-        """The version of each tenant's catalogue."""
-        with translated():
-            return dict(self._connected().execute(_SQL["heads"]).fetchall())
 
-    def changed(self, tenants: Iterable[int], shards: Iterable[int]) -> list[News]:
-        """The gateways of some tenants and shards that are there."""
-        parameters = {"tenants": sorted(tenants), "shards": sorted(shards)}
-        with translated():
-            return [News(*row) for row in self._connected().execute(_SQL["changed"], parameters)]
+def changed(connection: Connection, tenants: Iterable[int], shards: Iterable[int]) -> list[News]:
+    """The gateways of some tenants and shards that are there."""
+    parameters = {"tenants": sorted(tenants), "shards": sorted(shards)}
+    return [News(*row) for row in connection.execute(_SQL["changed"], parameters)]
 
 
 def _page(after: CatalogPosition, head: int, rows: list[tuple[int, str, str, Mapping[str, Any] | None]]) -> CatalogPage:

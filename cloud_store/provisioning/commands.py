@@ -13,9 +13,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import UnknownName
-from cloud_store.base.session import Session
 from cloud_store.merge.dead_letters import printable, storable
 from wire_protocol import commands, names
 from wire_protocol.messages import Command, Reply
@@ -30,38 +29,31 @@ class Sending(NamedTuple):
     command: Command
 
 
-class CommandStore(Session):
-    """What a worker needs, over one connection. Not thread-safe: one call at a time.
+def due(connection: Connection, shards: Iterable[int], *, limit: int, again_s: float) -> list[Sending]:
+    """Commands to send now, at most `limit`; one without a reply is due again after `again_s` seconds."""
+    parameters = {"shards": sorted(shards), "limit": limit, "again_s": again_s}
+    rows = connection.execute(_SQL["due"], parameters).fetchall()
+    return [
+        Sending(gateway, Command(id=number, name=name, arguments=arguments, expires_ms=int(expires_ms)))
+        for number, gateway, name, arguments, expires_ms in rows
+    ]
 
-    Every method raises DatabaseUnavailable when the database is away.
-    """
 
-    def due(self, shards: Iterable[int], *, limit: int, again_s: float) -> list[Sending]:
-        """Commands to send now, at most `limit`; one without a reply is due again after `again_s` seconds."""
-        parameters = {"shards": sorted(shards), "limit": limit, "again_s": again_s}
-        with translated():
-            rows = self._connected().execute(_SQL["due"], parameters).fetchall()
-        return [
-            Sending(gateway, Command(id=number, name=name, arguments=arguments, expires_ms=int(expires_ms)))
-            for number, gateway, name, arguments, expires_ms in rows
-        ]
+def sent(connection: Connection, sendings: Sequence[Sending]) -> None:
+    """Note that these were handed to the broker."""
+    connection.execute(_SQL["sent"], {"ids": [sending.command.id for sending in sendings]})
 
-    def sent(self, sendings: Sequence[Sending]) -> None:
-        """Note that these were handed to the broker."""
-        with translated():
-            self._connected().execute(_SQL["sent"], {"ids": [sending.command.id for sending in sendings]})
 
-    def reply(self, gateway: str, reply: Reply) -> bool:
-        """Store what a gateway answers. Returns whether it was asked and had not answered yet."""
-        parameters = {
-            "gateway": gateway,
-            "id": reply.id,
-            "ok": reply.ok,
-            "reason": printable(reply.reason),
-            "result": Jsonb(storable(reply.result)),
-        }
-        with translated():
-            return self._connected().execute(_SQL["reply"], parameters).rowcount == 1
+def reply(connection: Connection, gateway: str, reply: Reply) -> bool:
+    """Store what a gateway answers. Returns whether it was asked and had not answered yet."""
+    parameters = {
+        "gateway": gateway,
+        "id": reply.id,
+        "ok": reply.ok,
+        "reason": printable(reply.reason),
+        "result": Jsonb(storable(reply.result)),
+    }
+    return connection.execute(_SQL["reply"], parameters).rowcount == 1
 
 
 def give(
@@ -84,9 +76,8 @@ def give(
         "who": who,
         "expires_at": datetime.fromtimestamp(now_ms / 1000 + expires_s, UTC),
     }
-    with translated():
-        if connection.execute(_SQL["add"], parameters).fetchone() is None:
-            raise UnknownName(f"There is no active gateway {gateway}.", hint="stocktide cloud gateway list")
+    if connection.execute(_SQL["add"], parameters).fetchone() is None:
+        raise UnknownName(f"There is no active gateway {gateway}.", hint="stocktide cloud gateway list")
     return number
 
 
@@ -94,7 +85,7 @@ def send(
     connection: Connection, gateway: str, name: str, arguments: Mapping[str, Any], *, expires_s: float, who: str
 ) -> str:
     """As `give`, by an operator: with a line in the audit log."""
-    with translated(), connection.transaction():
+    with connection.transaction():
         number = give(connection, gateway, name, arguments, expires_s=expires_s, who=who)
         audit_log.record(connection, "command.send", gateway, command=name, arguments=dict(arguments))
     return number
@@ -120,5 +111,5 @@ def newest(
 
 
 def _all(connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL[statement], parameters).fetchall()

@@ -11,9 +11,8 @@ from typing import Any, Final
 from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidFirmware, UnknownName
-from cloud_store.base.session import Session
 from cloud_store.tenancy import registry
 from wire_protocol.firmware import IMAGE_BYTES_MAX, FirmwareAsk, FirmwareChunk, FirmwareChunkLine, Release, is_newer
 
@@ -21,23 +20,16 @@ ROWS_MAX: Final = 10_000
 _SQL: Final = sql.load("firmware")
 
 
-class FirmwareStore(Session):
-    """What a worker needs, over one connection. Not thread-safe: one call at a time.
-
-    Every method raises DatabaseUnavailable when the database is away.
-    """
-
-    def piece(self, gateway: str, ask: FirmwareAsk) -> FirmwareChunk | None:
-        """What a gateway asks for; a chunk of size 0 when its tenant has no such image, None for an unknown gateway."""
-        parameters = {"gateway": gateway, "sha256": ask.sha256, "offset": ask.offset, "bytes": ask.bytes}
-        with translated():
-            row = self._connected().execute(_SQL["piece"], parameters).fetchone()
-        if row is None:
-            return None
-        size, piece = (0, b"") if row[0] is None else row
-        digest = hashlib.sha256(piece).hexdigest()
-        offset = 0 if row[0] is None else ask.offset
-        return FirmwareChunk(FirmwareChunkLine(sha256=ask.sha256, offset=offset, size=size, digest=digest), piece)
+def piece(connection: Connection, gateway: str, ask: FirmwareAsk) -> FirmwareChunk | None:
+    """What a gateway asks for; a chunk of size 0 when its tenant has no such image, None for an unknown gateway."""
+    parameters = {"gateway": gateway, "sha256": ask.sha256, "offset": ask.offset, "bytes": ask.bytes}
+    row = connection.execute(_SQL["piece"], parameters).fetchone()
+    if row is None:
+        return None
+    size, piece = (0, b"") if row[0] is None else row
+    digest = hashlib.sha256(piece).hexdigest()
+    offset = 0 if row[0] is None else ask.offset
+    return FirmwareChunk(FirmwareChunkLine(sha256=ask.sha256, offset=offset, size=size, digest=digest), piece)
 
 
 def add(connection: Connection, tenant: str, releases: Sequence[Release], body: bytes | None, *, who: str) -> None:
@@ -48,7 +40,7 @@ def add(connection: Connection, tenant: str, releases: Sequence[Release], body: 
         InvalidFirmware: a number is not greater than the last, the image is not the one that was signed, or the version
             is another image already.
     """
-    with translated(), connection.transaction():
+    with connection.transaction():
         tenant_id = registry.tenant_id(connection, tenant)
         connection.execute(_SQL["lock_tenant"], {"tenant_id": tenant_id})
         if body is not None:
@@ -70,7 +62,7 @@ def listing(
     parameters = {
         "tenant": tenant, "model": model, "version": version, "replaces": replaces, "limit": min(limit, ROWS_MAX),
     }  # fmt: skip
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["releases"], parameters).fetchall()
 
 
@@ -109,9 +101,8 @@ def greatest(connection: Connection, tenant: str, model: str) -> int:
     Raises:
         UnknownName: there is no such tenant.
     """
-    with translated():
-        parameters = {"tenant_id": registry.tenant_id(connection, tenant), "model": model}
-        [(number,)] = connection.execute(_SQL["greatest"], parameters).fetchall()
+    parameters = {"tenant_id": registry.tenant_id(connection, tenant), "model": model}
+    [(number,)] = connection.execute(_SQL["greatest"], parameters).fetchall()
     return int(number)
 
 
@@ -121,8 +112,7 @@ def tenant_of(connection: Connection, gateways: Sequence[int]) -> str:
     Raises:
         InvalidFirmware: they are not one tenant's.
     """
-    with translated():
-        names = [row[0] for row in connection.execute(_SQL["tenants_of"], {"gateways": list(gateways)})]
+    names = [row[0] for row in connection.execute(_SQL["tenants_of"], {"gateways": list(gateways)})]
     if len(names) != 1:
         raise InvalidFirmware("Firmware belongs to a tenant, and these gateways are several tenants'.")
     return str(names[0])

@@ -19,9 +19,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidFirmware, UnknownName
-from cloud_store.base.session import Session
 from cloud_store.provisioning import commands, firmware, twins
 from cloud_store.provisioning.twins import Selection
 from wire_protocol import names, waves
@@ -81,24 +80,16 @@ class Rollout:
     rollback: bool = False
 
 
-class JobStore(Session):
-    """What a worker needs, over one connection. Not thread-safe: one call at a time.
+def running(connection: Connection) -> list[str]:
+    """The jobs under way."""
+    return [row[0] for row in connection.execute(_SQL["running"])]
 
-    Every method raises DatabaseUnavailable when the database is away.
-    """
 
-    def running(self) -> list[str]:
-        """The jobs under way."""
-        with translated():
-            return [row[0] for row in self._connected().execute(_SQL["running"])]
-
-    def step(self, job: str) -> bool:
-        """Take the next step of a job, if nobody else does. Returns whether another should follow at once."""
-        with translated():
-            connection = self._connected()
-            with connection.transaction():
-                row = connection.execute(_SQL["lock"], {"job": job}).fetchone()
-                return row is not None and row[2] == "running" and _step(connection, _Job(*row))
+def step(connection: Connection, job: str) -> bool:
+    """Take the next step of a job, if nobody else does. Returns whether another should follow at once."""
+    with connection.transaction():
+        row = connection.execute(_SQL["lock"], {"job": job}).fetchone()
+        return row is not None and row[2] == "running" and _step(connection, _Job(*row))
 
 
 def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollout, *, who: str) -> str:
@@ -121,7 +112,7 @@ def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollo
         "rollback": rollout.rollback,
         "who": who,
     }
-    with translated(), connection.transaction():
+    with connection.transaction():
         connection.execute(_SQL["add"], parameters)
         connection.execute(_SQL["add_targets"], {"job": job, "gateways": gateways, "waves": assigned})
         audit_log.record(connection, "job.create", job, gateways=len(gateways), **spec.summary())
@@ -145,7 +136,7 @@ def abort(connection: Connection, job: str, *, rollback: bool) -> int:
         UnknownName: there is no such job under way.
         InvalidFirmware: it is to go back, and there is no way back.
     """
-    with translated(), connection.transaction():
+    with connection.transaction():
         _set_state(connection, job, "aborted", ("running", "paused"))
         row = connection.execute(_SQL["wait_for"], {"job": job}).fetchone()
         undone = _undo(connection, _Job(*row), "abort") if rollback and row is not None else 0
@@ -289,7 +280,7 @@ def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *
 
 
 def _set_state(connection: Connection, job: str, state: str, before: Sequence[str]) -> None:
-    with translated(), connection.transaction():
+    with connection.transaction():
         parameters = {"job": job, "state": state, "from": list(before)}
         audit_log.record(connection, f"job.{state}", job)
         if not connection.execute(_SQL["set_state"], parameters).rowcount:
@@ -297,5 +288,5 @@ def _set_state(connection: Connection, job: str, state: str, before: Sequence[st
 
 
 def _all(connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL[statement], parameters).fetchall()

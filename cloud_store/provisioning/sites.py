@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from cloud_store.base import sql
-from cloud_store.base.connection import Connection, translated
-from cloud_store.base.session import Session
+from cloud_store.base.connection import Connection
 from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame
 
 FRAMES_PER_READ: Final = 16
@@ -28,45 +27,37 @@ class Answer(NamedTuple):
     known: bool = True
 
 
-class SiteStore(Session):
-    """Reads sites over one connection, which is opened when needed and again after it was lost.
+def peers(connection: Connection, sites: Iterable[int]) -> dict[int, list[str]]:
+    """The active gateways of some sites that have said last that they are online."""
+    found: defaultdict[int, list[str]] = defaultdict(list)
+    for site_id, name in connection.execute(_SQL["peers"], {"sites": sorted(sites)}):
+        found[site_id].append(name)
+    return dict(found)
 
-    Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
-    """
 
-    def peers(self, sites: Iterable[int]) -> dict[int, list[str]]:
-        """The active gateways of some sites that have said last that they are online."""
-        found: defaultdict[int, list[str]] = defaultdict(list)
-        with translated():
-            for site_id, name in self._connected().execute(_SQL["peers"], {"sites": sorted(sites)}):
-                found[site_id].append(name)
-        return dict(found)
-
-    def answer(self, gateway: str, ask: SiteAsk, *, bytes_max: int) -> Answer:
-        """What an active gateway lacks of its site's logs, at least one frame if any; nothing for any other gateway."""
-        known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
-        with translated():
-            connection = self._connected()
-            rows = connection.execute(_SQL["heads"], {"gateway": gateway, "limit": SITE_LOGS_MAX}).fetchall()
-            if not rows:
-                active = connection.execute(_SQL["is_active"], {"gateway": gateway}).fetchone()
-                return Answer([], [], more=False, known=bool(active and active[0]))
-            heads = [
-                LogCursor(gateway=name, epoch=epoch, frame=frame, seq=seq, digest=digest)
-                for name, epoch, frame, seq, digest, *_ in rows
-            ]
-            ids = {head: tuple(row[5:]) for head, row in zip(heads, rows, strict=True)}
-            frames: list[SiteFrame] = []
-            room = bytes_max
-            for head in heads:
-                if (head.gateway, head.epoch) == (gateway, ask.own):
-                    continue
-                for frame in _frames(connection, head, ids[head], after=known.get((head.gateway, head.epoch), 0)):
-                    room -= len(frame.frame)
-                    if frames and room < 0:
-                        return Answer(frames, heads, more=True)
-                    frames.append(frame)
-        return Answer(frames, heads, more=False)
+def answer(connection: Connection, gateway: str, ask: SiteAsk, *, bytes_max: int) -> Answer:
+    """What an active gateway lacks of its site's logs, at least one frame if any; nothing for any other gateway."""
+    known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
+    rows = connection.execute(_SQL["heads"], {"gateway": gateway, "limit": SITE_LOGS_MAX}).fetchall()
+    if not rows:
+        active = connection.execute(_SQL["is_active"], {"gateway": gateway}).fetchone()
+        return Answer([], [], more=False, known=bool(active and active[0]))
+    heads = [
+        LogCursor(gateway=name, epoch=epoch, frame=frame, seq=seq, digest=digest)
+        for name, epoch, frame, seq, digest, *_ in rows
+    ]
+    ids = {head: tuple(row[5:]) for head, row in zip(heads, rows, strict=True)}
+    frames: list[SiteFrame] = []
+    room = bytes_max
+    for head in heads:
+        if (head.gateway, head.epoch) == (gateway, ask.own):
+            continue
+        for frame in _frames(connection, head, ids[head], after=known.get((head.gateway, head.epoch), 0)):
+            room -= len(frame.frame)
+            if frames and room < 0:
+                return Answer(frames, heads, more=True)
+            frames.append(frame)
+    return Answer(frames, heads, more=False)
 
 
 def _frames(connection: Connection, head: LogCursor, ids: tuple[int, int], *, after: int) -> Iterator[SiteFrame]:

@@ -13,9 +13,8 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import UnknownName
-from cloud_store.base.session import Session
 from cloud_store.merge.dead_letters import storable
 from wire_protocol import twin
 from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
@@ -49,34 +48,27 @@ class Changed(NamedTuple):
     total: int
 
 
-class TwinStore(Session):
-    """What a worker needs, over one connection. Not thread-safe: one call at a time.
+def due(connection: Connection, shards: Iterable[int], *, limit: int, again_s: float) -> list[Push]:
+    """Twins to push now, at most `limit`; one that was not taken is due again after `again_s` s."""
+    parameters = {"shards": sorted(shards), "limit": limit, "again_s": again_s}
+    rows = connection.execute(_SQL["due"], parameters).fetchall()
+    return [Push(name, document(version, state)) for name, version, state in rows]
 
-    Every method raises DatabaseUnavailable when the database is away.
-    """
 
-    def due(self, shards: Iterable[int], *, limit: int, again_s: float) -> list[Push]:
-        """Twins to push now, at most `limit`; one that was not taken is due again after `again_s` s."""
-        parameters = {"shards": sorted(shards), "limit": limit, "again_s": again_s}
-        with translated():
-            rows = self._connected().execute(_SQL["due"], parameters).fetchall()
-        return [Push(name, document(version, state)) for name, version, state in rows]
+def pushed(connection: Connection, pushes: Sequence[Push]) -> None:
+    """Note that these were handed to the broker."""
+    columns = {"names": [push.gateway for push in pushes], "versions": [push.twin.version for push in pushes]}
+    connection.execute(_SQL["pushed"], columns)
 
-    def pushed(self, pushes: Sequence[Push]) -> None:
-        """Note that these were handed to the broker."""
-        columns = {"names": [push.gateway for push in pushes], "versions": [push.twin.version for push in pushes]}
-        with translated():
-            self._connected().execute(_SQL["pushed"], columns)
 
-    def report(self, gateway: str, reported: ReportedTwin) -> DesiredTwin | None:
-        """Store what a gateway says it has in force. Returns the document when it has not got it."""
-        said = Jsonb(storable(json.loads(reported.encode())))
-        parameters = {"gateway": gateway, "version": reported.version, "reported": said}
-        with translated():
-            row = self._connected().execute(_SQL["report"], parameters).fetchone()
-        if row is None or row[0] == row[2] or reported.refused == row[0]:
-            return None  # unknown here, or it has it, or it has said that it cannot take it
-        return document(row[0], row[1])
+def report(connection: Connection, gateway: str, reported: ReportedTwin) -> DesiredTwin | None:
+    """Store what a gateway says it has in force. Returns the document when it has not got it."""
+    said = Jsonb(storable(json.loads(reported.encode())))
+    parameters = {"gateway": gateway, "version": reported.version, "reported": said}
+    row = connection.execute(_SQL["report"], parameters).fetchone()
+    if row is None or row[0] == row[2] or reported.refused == row[0]:
+        return None  # unknown here, or it has it, or it has said that it cannot take it
+    return document(row[0], row[1])
 
 
 def change(connection: Connection, wanted: Selection, patch: Mapping[str, Any], *, who: str) -> Iterator[Changed]:
@@ -92,7 +84,7 @@ def change(connection: Connection, wanted: Selection, patch: Mapping[str, Any], 
     changed = 0
     for start in range(0, len(gateways), BATCH_GATEWAYS):
         batch = gateways[start : start + BATCH_GATEWAYS]
-        with translated(), connection.transaction():
+        with connection.transaction():
             changed_here = _change(connection, batch, patch, who)
             if changed_here:
                 audit_log.record(connection, "twin.set", f"{changed_here} gateways", patch=dict(patch))
@@ -107,9 +99,8 @@ def select(connection: Connection, wanted: Selection) -> list[int]:
         UnknownName: none is meant, or one that was named does not exist.
     """
     names = None if wanted.names is None else list(wanted.names)
-    with translated():
-        parameters = {"names": names, "tenant": wanted.tenant, "site": wanted.site}
-        gateways = [row[0] for row in connection.execute(_SQL["selected"], parameters)]
+    parameters = {"names": names, "tenant": wanted.tenant, "site": wanted.site}
+    gateways = [row[0] for row in connection.execute(_SQL["selected"], parameters)]
     if not gateways or (names is not None and len(gateways) < len(set(names))):
         what = "Not all of these gateways exist." if names else "There is no such gateway."
         raise UnknownName(what, hint="stocktide cloud gateway list")
@@ -208,5 +199,5 @@ def document(version: int, state: Mapping[str, Any]) -> DesiredTwin:
 
 
 def _all(connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL[statement], parameters).fetchall()

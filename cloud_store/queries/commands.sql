@@ -1,6 +1,3 @@
--- name: listen
-LISTEN stocktide_downlink
-
 -- name: add
 INSERT INTO command (id, gateway_id, name, arguments, created_by, expires_at)
 SELECT %(id)s, gateway_id, %(name)s, %(arguments)s, %(who)s, %(expires_at)s

@@ -14,3 +14,7 @@ SELECT pg_try_advisory_lock(%(shard_class)s, %(shard)s)
 
 -- name: release
 SELECT pg_advisory_unlock(%(shard_class)s, %(shard)s)
+
+-- name: listen
+-- Triggers notify when a twin has changed, a command was given, a gateway was revoked (migrations 0008 to 0010).
+LISTEN stocktide_downlink

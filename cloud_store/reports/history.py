@@ -18,7 +18,7 @@ from psycopg import errors as pg
 from psycopg.rows import dict_row
 
 from cloud_store.base import sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import StoreError, UnknownName
 from cloud_store.merge.cursors import STREAM_NUMBERS
 from cloud_store.reports.stock_levels import PAGE_ROWS_MAX, Page, StockFilter, _decode, _encode
@@ -112,7 +112,7 @@ def stock(connection: Connection, wanted: StockFilter, moment: Moment, *, limit:
         "cells": CELLS_MAX,
         **{f"after_{name}": part for name, part in zip(("location", "item", "lot"), key, strict=True)},
     }
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         try:
             # Planned afresh each time: one plan for every filter would read the whole ledger for a single shelf.
             cells = cursor.execute(_SQL["stock"], parameters, prepare=False).fetchall()

@@ -6,8 +6,7 @@ Invariant: balances and position are read in one snapshot, or they would not bel
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from cloud_store.base.connection import translated
-from cloud_store.base.session import Session
+from cloud_store.base.connection import Connection
 from cloud_store.merge import alarms, site_digests
 from cloud_store.merge.alarms import Alarm
 from cloud_store.merge.site_digests import SiteDigest
@@ -32,52 +31,49 @@ class Snapshot(NamedTuple):
     kept: int
 
 
-class ProofStore(Session):
-    """Reads and notes over one connection, which is opened when needed and again after it was lost.
+def compare(connection: Connection, gateway: str, theirs: StockProof, *, scan_s: float) -> Comparison | None:
+    """Compare a gateway's proof with what the merge has kept, and that with the balances if a scan is due.
 
-    Not thread-safe: one call at a time. Every method raises DatabaseUnavailable when the database is away.
+    None for a gateway that is not active, or a site where nothing was merged yet.
     """
+    ours = site_digests.of_gateway(connection, gateway, scan_s=scan_s)
+    if ours is None:
+        return None
+    intact = _scan(connection, gateway, ours) if ours.scan_due else not ours.damaged
+    digest = ours.recent.get(int(theirs.position, 16))
+    agrees = digest is not None and proof.as_text(digest) == theirs.digest
+    if agrees and intact:
+        site_digests.note_proof(connection, gateway, differs=False)
+        alarms.settle(connection, gateway, "stock-differs")
+    return Comparison(digest is not None, agrees, intact)
 
-    def compare(self, gateway: str, theirs: StockProof, *, scan_s: float) -> Comparison | None:
-        """Compare a gateway's proof with what the merge has kept, and that with the balances if a scan is due.
 
-        None for a gateway that is not active, or a site where nothing was merged yet.
-        """
-        with translated():
-            ours = site_digests.of_gateway(self._connected(), gateway, scan_s=scan_s)
-            if ours is None:
-                return None
-            intact = self._scan(gateway, ours) if ours.scan_due else not ours.damaged
-            digest = ours.recent.get(int(theirs.position, 16))
-            agrees = digest is not None and proof.as_text(digest) == theirs.digest
-            if agrees and intact:
-                site_digests.note_proof(self._connected(), gateway, differs=False)
-                alarms.settle(self._connected(), gateway, "stock-differs")
-            return Comparison(digest is not None, agrees, intact)
+def snapshot(connection: Connection, gateway: str) -> Snapshot | None:
+    """The stock of a gateway's site as it is in the balances; None for a gateway that is not active."""
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        ours = site_digests.of_gateway(connection, gateway, scan_s=0)
+        if ours is None:
+            return None
+        return Snapshot(list(site_digests.balances(connection, ours.site_id)), ours.position, ours.digest)
 
-    def snapshot(self, gateway: str) -> Snapshot | None:
-        """The stock of a gateway's site as it is in the balances; None for a gateway that is not active."""
-        with translated(), self._connected().transaction():
-            self._connected().execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            ours = site_digests.of_gateway(self._connected(), gateway, scan_s=0)
-            if ours is None:
-                return None
-            return Snapshot(list(site_digests.balances(self._connected(), ours.site_id)), ours.position, ours.digest)
 
-    def differ(self, gateway: str, differences: Iterable[tuple[Cell, int, int]], *, complete: bool) -> None:
-        """Raise the alarm: each cell with what the cloud and what the gateway has."""
-        lines = [
-            f"{cell.sku}{f' lot {cell.lot}' if cell.lot else ''} at {cell.location}: cloud {ours}, gateway {theirs}"
-            for cell, ours, theirs in differences
-        ]
-        detail = "; ".join(lines) + ("" if complete else "; and more")
-        with translated():
-            site_digests.note_proof(self._connected(), gateway, differs=True)
-            alarms.raise_all(self._connected(), [Alarm(gateway, "stock-differs", detail)])
+def differ(
+    connection: Connection, gateway: str, differences: Iterable[tuple[Cell, int, int]], *, complete: bool
+) -> None:
+    """Raise the alarm: each cell with what the cloud and what the gateway has."""
+    lines = [
+        f"{cell.sku}{f' lot {cell.lot}' if cell.lot else ''} at {cell.location}: cloud {ours}, gateway {theirs}"
+        for cell, ours, theirs in differences
+    ]
+    detail = "; ".join(lines) + ("" if complete else "; and more")
+    site_digests.note_proof(connection, gateway, differs=True)
+    alarms.raise_all(connection, [Alarm(gateway, "stock-differs", detail)])
 
-    def _scan(self, gateway: str, kept: SiteDigest) -> bool:
-        """Whether the balances add up to the digest that was kept."""
-        found = self.snapshot(gateway)
-        damaged = found is not None and proof.stock_digest(found.on_hand) != found.kept
-        site_digests.note_scan(self._connected(), kept.site_id, damaged=damaged)
-        return not damaged
+
+def _scan(connection: Connection, gateway: str, kept: SiteDigest) -> bool:
+    """Whether the balances add up to the digest that was kept."""
+    found = snapshot(connection, gateway)
+    damaged = found is not None and proof.stock_digest(found.on_hand) != found.kept
+    site_digests.note_scan(connection, kept.site_id, damaged=damaged)
+    return not damaged

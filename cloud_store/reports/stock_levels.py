@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from psycopg.rows import dict_row
 
 from cloud_store.base import sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidCursor, UnknownName
 from cloud_store.merge.ledger_rows import MOVEMENT_KINDS
 
@@ -100,21 +100,20 @@ def require_tenant(connection: Connection, tenant: str) -> None:
     Raises:
         UnknownName: there is no such tenant.
     """
-    with translated():
-        row = connection.execute(_SQL["tenant_exists"], {"tenant": tenant}).fetchone()
+    row = connection.execute(_SQL["tenant_exists"], {"tenant": tenant}).fetchone()
     if not (row and row[0]):
         raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
 
 
 def totals(connection: Connection) -> dict[str, Any]:
     """One line about the whole cloud."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["totals"]).fetchone() or {}
 
 
 def _rows(connection: Connection, statement: str, limit: int, **parameters: Any) -> list[dict[str, Any]]:
     """One row more than the page has: it tells whether there is a next page."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         bounded = min(max(1, limit), PAGE_ROWS_MAX) + 1
         return cursor.execute(_SQL[statement], {**parameters, "limit": bounded}).fetchall()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, patient, translated
+from cloud_store.base.connection import Connection, patient
 from cloud_store.base.errors import UnknownName
 from cloud_store.merge import cursors, site_digests
 from cloud_store.merge.ledger_rows import NEVER, CellKey
@@ -63,8 +63,7 @@ def sites(connection: Connection, tenant: str, site: str | None = None) -> list[
     Raises:
         UnknownName: there is none of that name.
     """
-    with translated():
-        found = [Site(*row) for row in connection.execute(_SQL["sites"], {"tenant": tenant, "site": site})]
+    found = [Site(*row) for row in connection.execute(_SQL["sites"], {"tenant": tenant, "site": site})]
     if not found:
         raise UnknownName(f"There is no site {site or 'at all'} of tenant {tenant}.", hint="stocktide cloud site list")
     return found
@@ -72,8 +71,7 @@ def sites(connection: Connection, tenant: str, site: str | None = None) -> list[
 
 def entry_count(connection: Connection, site: Site) -> int:
     """How many entries a site has, for the progress bar; rejected ones are among them."""
-    with translated():
-        row: Any = connection.execute(_SQL["entry_count"], {"site_id": site.site_id}).fetchone()
+    row: Any = connection.execute(_SQL["entry_count"], {"site_id": site.site_id}).fetchone()
     return int(row[0])
 
 

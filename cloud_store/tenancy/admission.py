@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from cloud_store.base import sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 
 _SQL: Final = sql.load("admission")
 
@@ -34,7 +34,7 @@ class Allowance(NamedTuple):
 @contextmanager
 def as_tenant(connection: Connection, tenant_id: int, *, actor: str, writing: bool = False) -> Iterator[None]:
     """A transaction that sees one tenant; it only reads unless it is `writing`."""
-    with translated(), connection.transaction():
+    with connection.transaction():
         if writing:
             connection.execute(_SQL["writing"])
         connection.execute(_SQL["enter"], {"tenant_id": tenant_id, "actor": actor})
@@ -43,8 +43,7 @@ def as_tenant(connection: Connection, tenant_id: int, *, actor: str, writing: bo
 
 def tenant_id(connection: Connection, tenant: str) -> int | None:
     """The id of a tenant that a verified token names."""
-    with translated():
-        row = connection.execute(_SQL["tenant_named"], {"tenant": tenant}).fetchone()
+    row = connection.execute(_SQL["tenant_named"], {"tenant": tenant}).fetchone()
     return None if row is None else row[0]
 
 

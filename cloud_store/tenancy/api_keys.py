@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidName, UnknownName
 from cloud_store.tenancy.permissions import PERMISSIONS, Permission, Role
 
@@ -75,7 +75,7 @@ def create(
         "prefix": prefix, "tenant_id": tenant_id, "digest": _digest(key), "name": name, "role": role,
         "scopes": None if scopes is None else sorted(scopes), "expires_at": expires_at,
     }  # fmt: skip
-    with translated(), connection.transaction():
+    with connection.transaction():
         connection.execute(_SQL["create"], fields)
         audit_log.record(
             connection, "key.create", prefix, tenant_id=tenant_id, name=name, role=role, scopes=fields["scopes"],
@@ -86,7 +86,7 @@ def create(
 
 def listed(connection: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
     """The keys that the session may see, or a tenant's, newest first; never a secret."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["listed"], {"tenant": tenant}).fetchall()
 
 
@@ -96,7 +96,7 @@ def revoke(connection: Connection, prefix: str) -> None:
     Raises:
         UnknownName: the session sees no such key.
     """
-    with translated(), connection.transaction():
+    with connection.transaction():
         row = connection.execute(_SQL["owner"], {"prefix": prefix}).fetchone()
         if row is None:
             raise UnknownName(f"There is no key {prefix}.", hint="stocktide cloud key list")
@@ -109,7 +109,7 @@ def holder(connection: Connection, key: str) -> KeyHolder | None:
     match = _KEY.fullmatch(key)
     if match is None:
         return None
-    with translated(), connection.transaction():
+    with connection.transaction():
         connection.execute(_SQL["writing"])
         row = connection.execute(_SQL["holder"], {"prefix": match[1], "digest": _digest(key)}).fetchone()
     return None if row is None else KeyHolder(*row)

@@ -15,7 +15,7 @@ from psycopg.rows import dict_row
 from psycopg.sql import SQL, Identifier, Literal
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import AlreadyExists, InvalidName, UnknownName
 
 STATEMENT_TIMEOUT_MS: Final = 30_000
@@ -50,7 +50,7 @@ def create(connection: Connection, name: str, tenant_id: int) -> str:
         ),
         SQL("ALTER ROLE {} IN DATABASE {} SET search_path = tenant_view, public").format(role, database),
     ]
-    with translated(), connection.transaction():
+    with connection.transaction():
         try:
             for statement in statements:
                 connection.execute(statement)
@@ -63,7 +63,7 @@ def create(connection: Connection, name: str, tenant_id: int) -> str:
 
 def drop(connection: Connection, name: str) -> None:
     """Remove a login and end its sessions."""
-    with translated(), connection.transaction():
+    with connection.transaction():
         row = connection.execute(_SQL["unbind"], {"role": name}).fetchone()
         if row is None:
             raise UnknownName(f"There is no database user {name}.", hint="stocktide cloud database-user list")
@@ -77,5 +77,5 @@ def drop(connection: Connection, name: str) -> None:
 
 def listed(connection: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
     """All such logins of this database, or those of a tenant."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["listed"], {"tenant": tenant}).fetchall()

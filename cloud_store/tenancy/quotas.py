@@ -12,9 +12,8 @@ from typing import Any, Final, NamedTuple
 from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import QuotaExceeded
-from cloud_store.base.session import Session
 
 PURSE_S: Final = 2.0
 LIMITS: Final = ("gateways_max", "devices_max", "entries_per_s_max", "requests_per_minute_max")
@@ -28,35 +27,31 @@ class Credit(NamedTuple):
     per_s: float
 
 
-class QuotaStore(Session):
-    """Charges tenants for what a worker has merged. One call at a time."""
-
-    def charge(self, merged: Mapping[int, int]) -> dict[int, Credit]:
-        """Take entries out of tenants' purses: {tenant_id: entries}; 0 only looks. Returns those that have a quota."""
-        ordered = sorted(merged.items())
-        columns = {
-            "tenants": [tenant for tenant, _ in ordered], "entries": [entries for _, entries in ordered],
-            "purse_s": PURSE_S,
-        }  # fmt: skip
-        connection = self._connected()
-        with translated(), connection.transaction():
-            connection.execute(_SQL["open_purses"], columns)
-            connection.execute(_SQL["lock_purses"], columns)
-            rows = connection.execute(_SQL["charge"], columns).fetchall()
-        return {tenant: Credit(entries, per_s) for tenant, entries, per_s in rows}
+def charge(connection: Connection, merged: Mapping[int, int]) -> dict[int, Credit]:
+    """Take entries out of tenants' purses: {tenant_id: entries}; 0 only looks. Returns those that have a quota."""
+    ordered = sorted(merged.items())
+    columns = {
+        "tenants": [tenant for tenant, _ in ordered], "entries": [entries for _, entries in ordered],
+        "purse_s": PURSE_S,
+    }  # fmt: skip
+    with connection.transaction():
+        connection.execute(_SQL["open_purses"], columns)
+        connection.execute(_SQL["lock_purses"], columns)
+        rows = connection.execute(_SQL["charge"], columns).fetchall()
+    return {tenant: Credit(entries, per_s) for tenant, entries, per_s in rows}
 
 
 def change(connection: Connection, tenant_id: int, tenant: str, limits: Mapping[str, int | None]) -> None:
     """Set some of a tenant's limits (`LIMITS`); None lifts one."""
     fields = {name: limits.get(name) for name in LIMITS} | {f"set_{name}": name in limits for name in LIMITS}
-    with translated(), connection.transaction():
+    with connection.transaction():
         connection.execute(_SQL["change"], fields | {"tenant_id": tenant_id})
         audit_log.record(connection, "tenant.quota", tenant, tenant_id=tenant_id, **limits)
 
 
 def listed(connection: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
     """What each tenant uses and may use."""
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["listed"], {"tenant": tenant}).fetchall()
 
 

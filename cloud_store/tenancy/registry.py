@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, gateways, sql
-from cloud_store.base.connection import Connection, translated
+from cloud_store.base.connection import Connection
 from cloud_store.base.errors import AlreadyExists, UnknownName
 from cloud_store.tenancy import quotas
 from wire_protocol import names, topics
@@ -21,7 +21,7 @@ _SQL: Final = sql.load("registry")
 
 def add_tenant(connection: Connection, tenant: str) -> None:
     """Register a tenant."""
-    with translated(), connection.transaction():
+    with connection.transaction():
         row = _one(connection, "add_tenant", name=names.slug(tenant, "tenant"))
         if row is None:
             raise AlreadyExists(f"Tenant {tenant} already exists.")
@@ -30,7 +30,7 @@ def add_tenant(connection: Connection, tenant: str) -> None:
 
 def add_site(connection: Connection, tenant: str, site: str) -> None:
     """Register a site of a tenant."""
-    with translated(), connection.transaction():
+    with connection.transaction():
         number = tenant_id(connection, tenant)
         if not _one(connection, "add_site", tenant_id=number, name=names.slug(site, "site")):
             raise AlreadyExists(f"Site {site} of {tenant} already exists.")
@@ -43,7 +43,7 @@ def add_gateway(connection: Connection, tenant: str, site: str, gateway: str) ->
     Raises:
         QuotaExceeded: the tenant has as many gateways as it may.
     """
-    with translated(), connection.transaction():
+    with connection.transaction():
         number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)
         if site_row is None:
@@ -68,7 +68,7 @@ def add_device(connection: Connection, gateway: str, device: str) -> None:
         QuotaExceeded: the tenant has as many devices as it may. A device that a ledger entry names is taken all the
             same, because the goods exist; it counts from then on.
     """
-    with translated(), connection.transaction():
+    with connection.transaction():
         known = gateways.named(connection, [gateway]).get(gateway)
         if known is None:
             raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
@@ -87,7 +87,7 @@ def devices(connection: Connection, tenant: str | None = None) -> list[dict[str,
 
 def set_gateway_state(connection: Connection, gateway: str, state: Literal["active", "disabled"]) -> None:
     """Allow or refuse what a gateway sends, from the next batch on."""
-    with translated(), connection.transaction():
+    with connection.transaction():
         row = _one(connection, "set_gateway_state", gateway=gateway, state=state)
         if row is None:
             raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
@@ -100,7 +100,7 @@ def add_items(connection: Connection, tenant: str, items: Iterable[CatalogItem],
     Returns:
         How many were added or changed.
     """
-    with translated(), connection.transaction(), connection.cursor() as cursor:
+    with connection.transaction(), connection.cursor() as cursor:
         number = tenant_id(connection, tenant)
         ordered = sorted(items, key=lambda item: item.sku)
         if not ordered:
@@ -122,7 +122,7 @@ def add_locations(connection: Connection, tenant: str, site: str, locations: Ite
         UnknownName: there is no such tenant or site.
     """
     wanted = sorted({names.shelf(location) for location in locations})
-    with translated(), connection.transaction(), connection.cursor() as cursor:
+    with connection.transaction(), connection.cursor() as cursor:
         number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)
         if site_row is None:
@@ -172,8 +172,7 @@ def tenant_id(connection: Connection, tenant: str) -> int:
     Raises:
         UnknownName: there is none of that name.
     """
-    with translated():
-        row = _one(connection, "tenant_id", tenant=tenant)
+    row = _one(connection, "tenant_id", tenant=tenant)
     if row is None:
         raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
     number: int = row[0]
@@ -185,5 +184,5 @@ def _one(connection: Connection, statement: str, **parameters: Any) -> tuple[Any
 
 
 def _all(connection: Connection, statement: str, **parameters: Any) -> list[dict[str, Any]]:
-    with translated(), connection.cursor(row_factory=dict_row) as cursor:
+    with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL[statement], parameters).fetchall()

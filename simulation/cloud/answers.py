@@ -11,15 +11,14 @@ from typing import Any, Final, cast
 
 from cloud_store.base.connection import Connection
 from cloud_store.base.gateways import Gateway
-from cloud_store.merge import cross_log_dedup
+from cloud_store.merge import cross_log_dedup, presence
 from cloud_store.merge.arrivals import LogKey
-from cloud_store.merge.dead_letters import DeadLetter
 from cloud_store.merge.plan import Plan
-from cloud_store.merge.presence import ContactStore
+from cloud_store.merge.presence import Contacts, Standing
 from cloud_store.provisioning.sites import Answer
 from simulation.cloud.store import Store, cursor_of
 from wire_protocol import topics
-from wire_protocol.messages import GatewayStatus, Rejected
+from wire_protocol.messages import Rejected
 from wire_protocol.replication import Cursor
 from wire_protocol.site_messages import LogCursor, SiteAsk, SiteFrame
 
@@ -77,50 +76,35 @@ class RepeatQueries:
         ]
 
 
-class VirtualContactStore(ContactStore):
-    """What contacts read and write."""
+def exchange(store: Store, contacts: Contacts) -> Standing:
+    """What `cloud_store.merge.presence.exchange` stores and reads."""
+    store.require()
+    for gateway, (status, _) in sorted(contacts.statuses.items()):
+        store.announce(gateway, status.epoch)
+    logs = {key[::2] for key in store.cursors} | set(store.announced.items())
+    found = _cursors_of(store, (log for log in logs if topics.shard(log[0]) in contacts.shards))
+    if announced := presence.announced_by(contacts):
+        found |= presence.to_be_told(contacts, _cursors_of(store, announced))
+    rejected = {key: store.rejected.get(key, ()) for key in found}
+    verdicts = {
+        key: [Rejected(seq=seq, reason=TOLD_AGAIN) for seq in sorted(seqs)] for key, seqs in rejected.items() if seqs
+    }
+    return Standing(found, verdicts)
 
-    def __init__(self, store: Store) -> None:
-        super().__init__("")
-        self._store = store
 
-    def record(self, statuses: Iterable[tuple[str, GatewayStatus, int]]) -> None:
-        """Store the latest status of gateways."""
-        self._store.require()
-        for gateway, status, _ in sorted(statuses, key=lambda heard: heard[0]):
-            self._store.announce(gateway, status.epoch)
+def _cursors_of(store: Store, announced: Iterable[tuple[str, str]]) -> dict[LogKey, Cursor]:
+    """Both streams of each: (gateway, epoch)."""
+    keys = [LogKey(name, stream, epoch) for name, epoch in sorted(announced) for stream in topics.STREAMS]
+    return {key: cursor_of(store, key) for key in keys}
 
-    def cursors_of(self, announced: Iterable[tuple[str, str]]) -> dict[LogKey, Cursor]:
-        """Both streams of each: (gateway, epoch)."""
-        self._store.require()
-        keys = [LogKey(name, stream, epoch) for name, epoch in sorted(announced) for stream in topics.STREAMS]
-        return {key: cursor_of(self._store, key) for key in keys}
 
-    def cursors_in(self, shards: Iterable[int]) -> dict[LogKey, Cursor]:
-        """The logs that may still be written."""
-        logs = {key[::2] for key in self._store.cursors} | set(self._store.announced.items())
-        wanted = set(shards)
-        return self.cursors_of(log for log in logs if topics.shard(log[0]) in wanted)
-
-    def verdicts_of(self, logs: Iterable[LogKey]) -> dict[LogKey, list[Rejected]]:
-        """The entries of some logs that do not count."""
-        rejected = {key: self._store.rejected.get(key, ()) for key in logs}
-        return {
-            key: [Rejected(seq=seq, reason=TOLD_AGAIN) for seq in sorted(seqs)]
-            for key, seqs in rejected.items()
-            if seqs
-        }
-
-    def quarantine(self, letters: Sequence[DeadLetter]) -> None:
-        """Dead letters are not kept here."""
-
-    def trim_dead_letters(self) -> int:
-        """As above."""
-        return 0
+def peers(registry: Mapping[str, Gateway], wanted: Iterable[int]) -> dict[int, list[str]]:
+    """What `cloud_store.provisioning.sites.peers` reads; here all gateways count as online."""
+    return {site: [name for name, each in registry.items() if each.site_id == site] for site in wanted}
 
 
 def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteAsk, *, bytes_max: int) -> Answer:
-    """What a gateway lacks of its site's logs, put together as `cloud_store.provisioning.sites.SiteStore` does."""
+    """What a gateway lacks of its site's logs, put together as `cloud_store.provisioning.sites.answer` does."""
     store.require()
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
     site = registry[gateway].site_id

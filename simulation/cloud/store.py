@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
+from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.plan import PlannedFrame
 from simulation.edge.disk import Happened, happened
@@ -26,7 +27,7 @@ COMMITS_KEPT: Final = 200
 Undo = Callable[[], None]
 
 
-class DatabaseAway(Exception):
+class DatabaseAway(DatabaseUnavailable):
     """The database does not answer."""
 
 

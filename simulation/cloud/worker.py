@@ -1,45 +1,53 @@
-"""A cloud worker: production's inbox, decoding, planning, repeats, receivers, contacts and leases, on virtual time.
+"""A cloud worker: production's merge loop, presence and site service, on virtual time.
 
-This follows `cloud_ingest.merge.loop`, `cloud_ingest.services.sites` and `cloud_store.merge.batch` step by step, which
-cannot run without asyncio and PostgreSQL; between any two of its steps the worker may die.
+Production's coroutines wait for nothing but the database and pauses. Here each wait is a step of virtual time, between
+any two of which the worker may die, and the database is `simulation.cloud.store`: `VirtualDatabase` knows a function in
+memory for each function of `cloud_store` that these coroutines call. Only the merge's transaction itself is written
+again, because production's is SQL.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from functools import lru_cache, partial
+from typing import Any, Final, NoReturn, Protocol, cast
 
-from cloud_ingest.inbound import Arrival
+from cloud_ingest.context import Context
+from cloud_ingest.inbound import Inbound
 from cloud_ingest.leases import rebalance
-from cloud_ingest.merge.inbox import Inbox, window
-from cloud_ingest.merge.loop import decode
-from cloud_ingest.merge.presence import Contacts
-from cloud_ingest.services.sites import as_passed_down
+from cloud_ingest.merge.inbox import Inbox
+from cloud_ingest.merge.loop import MergeLoop, decode
+from cloud_ingest.merge.presence import GATHER_S, Presence
+from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.services.sites import Sites
 from cloud_ingest.settings import IngestSettings
+from cloud_store.base.database import Database
 from cloud_store.base.gateways import Gateway
 from cloud_store.base.leases import Survey
-from cloud_store.merge import plan
+from cloud_store.merge import plan, presence
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergedFrame, MergeReport
 from cloud_store.merge.plan import Plan
+from cloud_store.provisioning import sites
 from simulation.cloud import answers
-from simulation.cloud.answers import RepeatQueries, VirtualContactStore
+from simulation.cloud.answers import RepeatQueries
 from simulation.cloud.store import DatabaseAway, Store
 from simulation.world import Process, World
 from wire_protocol import times as times_of
 from wire_protocol import topics
-from wire_protocol.messages import Ack, Bounded, InvalidMessage, Rejected
-from wire_protocol.replication import NO_CURSOR, Cursor, Receiver
-from wire_protocol.site_messages import SiteAsk, SiteHeads, pack
-from wire_protocol.topics import Channel, LinkTopic
+from wire_protocol.messages import Ack, Bounded
+from wire_protocol.replication import NO_CURSOR
+from wire_protocol.topics import STREAM_OF, Channel, LinkTopic
 
 BATCH_FRAMES_MAX: Final = 8
 INBOX_FRAMES_MAX: Final = 24
 STEP_MS: Final = (1, 25)
 RETRY_MS: Final = 500
-RETRY_MS_MAX: Final = 60_000
-GATHER_MS: Final = 300
+# Production tries again within seconds; in hours without a database that would be most of a universe's steps.
+PAUSES_STRETCHED: Final = 20
 LEASE_MS: Final = (20_000, 40_000)
 DOWN_MS_MAX: Final = 600_000
 ANSWER_BYTES_MAX: Final = 2_000
 BOUNDED_TOLD_MAX: Final = 200
+
+Task = Coroutine[int, None, None]
 
 
 class PlanStale(Exception):
@@ -59,25 +67,44 @@ class Fleet(Protocol):
         """Publish on one of a gateway's topics."""
 
 
-class VirtualContacts(Contacts):
-    """Production's contacts; the answer is made in one step instead of a loop."""
+class Pause:
+    """What production waits for: so many milliseconds of virtual time."""
 
-    def due(self) -> list[tuple[LogKey, Cursor, list[Rejected]]]:
-        """The streams to ask now, and what is told again about them.
+    def __init__(self, delay_ms: int) -> None:
+        self._delay_ms = delay_ms
 
-        Raises:
-            DatabaseAway: nobody can be answered yet; what is due stays so.
-        """
-        letters, statuses = list(self._letters.values()), dict(self._statuses)
-        shards, arrived = frozenset(self._new_shards), frozenset(self._arrived)
-        cursors, verdicts = self._look_up(letters, statuses, shards, arrived)
-        self._letters.clear()
-        self._statuses.clear()
-        self._new_shards.clear()
-        self._arrived.clear()
-        wanted = [(key, at, verdicts.get(key, [])) for key, at in cursors.items() if key[:2] not in self._sending]
-        self._sending.clear()
-        return wanted
+    def __await__(self) -> Generator[int, None, None]:
+        yield self._delay_ms
+
+
+class VirtualDatabase:
+    """Stands for `cloud_store.base.database.Database`: each function that is run has its twin in memory."""
+
+    def __init__(self, worker: "Worker") -> None:
+        store, registry = worker.store, worker.fleet.registry
+        self._pause = worker.step
+        self._twins: dict[Callable[..., Any], Callable[..., Any]] = {
+            presence.exchange: partial(answers.exchange, store),
+            sites.peers: partial(_required, store, partial(answers.peers, registry)),
+            sites.answer: partial(answers.answer, store, registry),
+        }
+
+    async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run the twin of a function, a moment later."""
+        await self._pause()
+        return self._twins[function](*args, **kwargs)
+
+
+def _required(store: Store, twin: Callable[..., Any], *args: Any) -> Any:
+    store.require()
+    return twin(*args)
+
+
+@lru_cache(maxsize=4096)
+def _parsed(topic: str) -> LinkTopic:
+    parsed = topics.parse(topic)
+    assert isinstance(parsed, LinkTopic)  # noqa: S101 - nothing else is published in a universe
+    return parsed
 
 
 class Worker(Process):
@@ -86,9 +113,18 @@ class Worker(Process):
     def __init__(self, world: World, fleet: Fleet, name: str) -> None:
         super().__init__(world, name)
         self.fleet, self.store = fleet, fleet.store
-        self.settings = IngestSettings.model_construct(site_answer_bytes_max=ANSWER_BYTES_MAX)
         self.repeats = RepeatQueries(self.store, fleet.registry)
         self._rng = world.rng(f"{name}.steps")
+        self._context = Context(
+            IngestSettings.model_construct(site_answer_bytes_max=ANSWER_BYTES_MAX),
+            cast("Database", VirtualDatabase(self)),
+            self.publish,
+            WorkerMetrics(),
+            self._failed,
+            now_ms=lambda: world.now_ms,
+            mono_s=lambda: world.now_ms / 1_000,
+            pause=lambda seconds: _awaited(Pause(round(seconds * 1_000 * PAUSES_STRETCHED))),
+        )
         self.shards: frozenset[int] = frozenset()
         self.start()
 
@@ -98,16 +134,17 @@ class Worker(Process):
             return
         self.alive = True
         self.session = self.store.session
-        self.inbox = Inbox(frames_max=INBOX_FRAMES_MAX, bytes_max=self.settings.inbox_bytes_max)
-        self.contacts = VirtualContacts(
-            self.settings, VirtualContactStore(self.store), lambda _topic, _payload: None, lambda _: self.window
+        self.inbox = Inbox(frames_max=INBOX_FRAMES_MAX, bytes_max=self._context.settings.inbox_bytes_max)
+        self.sites = Sites(self._context)
+        self.loop = MergeLoop(
+            self._context,
+            inbox=self.inbox,
+            merge_frames=self.merge_frames,
+            merged=self._merged,
+            acknowledged=lambda logs: self.presence.acknowledged(logs),  # noqa: PLW0108 - made in the next line
         )
-        self._asks: dict[str, SiteAsk] = {}
-        self._merged: list[MergedFrame] = []
-        self._passing = False
-        self._last: dict[LogKey, Receiver] = {}
-        self._stalled: set[LogKey] = set()
-        self._busy = self._answering = False
+        self.presence = Presence(self._context, self.loop.window_of)
+        self._merging = self._answering = self._passing = False
         self.note("starts")
         self.lease_soon()
 
@@ -121,10 +158,23 @@ class Worker(Process):
         """Perhaps the process is killed here."""
         self.brink(where, self.world.weather.worker_dies)
 
-    @property
-    def window(self) -> int:
-        """How many frames a gateway may have in flight now."""
-        return 0 if self._stalled else window(self.inbox.fill, self.settings.window_frames_max)
+    async def step(self) -> None:
+        """A moment passes, in which anything may happen elsewhere."""
+        await Pause(self._rng.randint(*STEP_MS))
+
+    def drive(self, task: Task, ended: Callable[[], None]) -> None:
+        """Run one of production's coroutines through its pauses, if this life lasts that long."""
+        try:
+            delay_ms = task.send(None)
+        except StopIteration:
+            ended()
+        else:
+            self.later(delay_ms, lambda: self.drive(task, ended))
+
+    @staticmethod
+    def _failed(_service: str, _gateway: str | None, error: Exception) -> NoReturn:
+        """In a universe nothing may be dropped: what a guard of production has caught is a failure of the run."""
+        raise AssertionError(f"production dropped an item: {error!r}") from error
 
     # --- leases -------------------------------------------------------------------------------------------------
 
@@ -145,7 +195,7 @@ class Worker(Process):
         gained, self.shards = held - self.shards, held
         if gained:
             self.note(f"leases {len(held)} shards")
-            self.contacts.subscribed(gained)
+            self.presence.subscribed(gained)
             self._answer_soon()
 
     def session_lost(self) -> None:
@@ -154,81 +204,118 @@ class Worker(Process):
 
     def resubscribed(self) -> None:
         """The broker was away, and has confirmed the subscriptions again."""
-        self.contacts.subscribed(self.shards)
+        self.presence.subscribed(self.shards)
         self._answer_soon()
 
-    # --- arrivals -----------------------------------------------------------------------------------------------
+    # --- messages -----------------------------------------------------------------------------------------------
 
     def hear(self, topic: str, payload: bytes) -> None:
         """A payload on a subscribed topic."""
-        parsed = topics.parse(topic)
-        assert isinstance(parsed, LinkTopic)  # noqa: S101 - gateways publish nothing else
-        if (stream := parsed.stream) is not None:
-            arrival = Arrival(parsed.gateway, stream, topic, payload, self.world.now_ms)
-            if self.inbox.offer(arrival) == "taken":
-                self.contacts.sending(parsed.gateway, stream)
-                self._work_soon()
-        elif parsed.channel is Channel.STATUS:
-            self.contacts.heard(parsed.gateway, topic, payload, received_ms=self.world.now_ms, retained=False)
+        parsed = _parsed(topic)
+        inbound = Inbound(parsed.gateway, parsed.channel, topic, payload, self.world.now_ms)
+        if inbound.channel in STREAM_OF:
+            if self.loop.offer(inbound):
+                self.presence.sending(inbound.sender, inbound.stream)
+                self._merge_soon()
+        elif inbound.channel is Channel.STATUS:
+            self.presence.reported(inbound)
             self._answer_soon()
-        elif parsed.channel is Channel.SITE_ASK:
-            self._asked(parsed.gateway, payload)
+        elif inbound.channel is Channel.SITE_ASK:
+            self.sites.requested(inbound)
+            self._pass_soon()
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
+        """Production publishes: an acknowledgement is looked at by the checks on its way."""
+        del qos, retain
+        parsed = _parsed(topic)
+        if parsed.channel is Channel.ACK:
+            self.at_brink("before an acknowledgement")
+            self._check(parsed.gateway, Ack.decode(payload))
+        else:
+            self.at_brink("before it passes frames down")
+        self.fleet.publish(parsed.gateway, parsed.channel, payload)
+
+    def _check(self, gateway: str, ack: Ack) -> None:
+        assert ack.epoch is not None  # noqa: S101 - workers always say which log they mean
+        more = "".join(
+            f", {name} {value}" for name, value in (("wants", ack.want), ("fork:", ack.fork)) if value is not None
+        )
+        self.note(f"tells {gateway} {ack.epoch[-4:]} {ack.stream} {ack.frame}{more}")
+        self.world.checks.acknowledged(self.store, LogKey(gateway, ack.stream, ack.epoch), ack)
+
+    # --- presence and sites -------------------------------------------------------------------------------------
 
     def _answer_soon(self) -> None:
         if not self._answering:
             self._answering = True
-            self.later(GATHER_MS, self._answer)
+            self.later(round(GATHER_S * 1_000), lambda: self.drive(_again(self.presence.answer), self._answered))
 
-    def _answer(self) -> None:
-        """Tell gateways their cursors and ask for what follows."""
-        try:
-            due = self.contacts.due()
-        except DatabaseAway:
-            self.later(RETRY_MS, self._answer)
-            return
+    def _answered(self) -> None:
         self._answering = False
-        for key, cursor, rejected in due:
-            self._tell(key, Receiver(*key, cursor).ack(self.world.now_ms, self.window, rejected=rejected, ask=True))
+
+    def _merged(self, frames: Sequence[MergedFrame]) -> None:
+        self.sites.merged(frames)
+        if frames:
+            self._pass_soon()
+
+    def _pass_soon(self) -> None:
+        if not self._passing:
+            self._passing = True
+            self.drive(self._pass(), self._passed)
+
+    def _passed(self) -> None:
+        self._passing = False
+
+    async def _pass(self) -> None:
+        """Push what was merged and answer requests, as long as there is something to do."""
+        await self.step()
+        await _again(self.sites.push)
+        while len(self.sites.requests):
+            gateway, request, _ = self.sites.requests.pop()
+            await _again(partial(self.sites.answer, gateway, request))
+            await _again(self.sites.push)
 
     # --- merging ------------------------------------------------------------------------------------------------
 
-    def _work_soon(self) -> None:
-        if not self._busy:
-            self._busy = True
-            self.later(self.settings.batch_delay_ms, self._take)
+    def _merge_soon(self) -> None:
+        if not self._merging:
+            self._merging = True
+            self.later(self._context.settings.batch_delay_ms, lambda: self.drive(self._merge_all(), self._idle))
 
-    def _take(self) -> None:
-        decoded, letters = decode(self.inbox.take(BATCH_FRAMES_MAX))
-        self.inbox.settled((letter.gateway or "", letter.payload) for letter in letters)
-        if letters:
-            self.note(f"cannot read {len(letters)} frames")
-        self._next(lambda: self._plan(decoded, RETRY_MS))
+    def _idle(self) -> None:
+        self._merging = False
 
-    def _next(self, step: Callable[[], None]) -> None:
-        self.later(self._rng.randint(*STEP_MS), step)
+    async def _merge_all(self) -> None:
+        while len(self.inbox):
+            decoded, letters = decode(self.inbox.take(BATCH_FRAMES_MAX))
+            self.loop.settle([(letter.gateway or "", letter.payload) for letter in letters])
+            if letters:
+                self.note(f"cannot read {len(letters)} frames")
+            await self.step()
+            if decoded:
+                await self.loop.merge(decoded)
+                self.loop.settle([(arrived.gateway, arrived.payload) for arrived in decoded])
+            await Pause(self._context.settings.batch_delay_ms)
 
-    def _plan(self, batch: list[ArrivedFrame], retry_ms: int) -> None:
-        try:
+    async def merge_frames(self, batch: Sequence[ArrivedFrame]) -> MergeReport:
+        """What `cloud_store.merge.batch.Merger.merge` does, on this store."""
+        while True:
             cursors = self.store.read_cursors({arrived.gateway for arrived in batch})
             planned = plan.make(batch, self.fleet.registry, cursors)
             self.repeats.take_out(planned)
-        except DatabaseAway:
-            self._stall(batch, retry_ms)
-            return
-        self._next(lambda: self._merge(batch, planned, retry_ms))
-
-    def _merge(self, batch: list[ArrivedFrame], planned: Plan, retry_ms: int) -> None:
-        self.at_brink("before its transaction")
-        try:
-            self.commit(planned)
-        except PlanStale:
-            self.note("plans again")
-            self._next(lambda: self._plan(batch, retry_ms))
-        except DatabaseAway:
-            self.session = self.store.session
-            self._stall(batch, retry_ms)
-        else:
-            self._next(lambda: self._reported(batch, planned.report))
+            await self.step()
+            self.at_brink("before its transaction")
+            try:
+                self.commit(planned)
+            except PlanStale:
+                self.note("plans again")
+            except DatabaseAway:
+                self.session = self.store.session
+                raise
+            else:
+                await self.step()
+                return planned.report
+            await self.step()
 
     def commit(self, planned: Plan) -> None:
         """Rows and cursors, in one transaction."""
@@ -283,99 +370,17 @@ class Worker(Process):
             self.note(f"commits {frames}")
             self.world.checks.merged(self.store, planned)
 
-    def _stall(self, batch: list[ArrivedFrame], retry_ms: int) -> None:
-        """The database is away: tell every gateway of the batch, once, to hold its frames, and try again."""
-        keys = {arrived.log for arrived in batch}
-        for key in sorted(keys - self._stalled):
-            self._stalled.add(key)
-            if key in self._last:
-                self._tell(key, self._last[key].ack(self.world.now_ms, 0))
-        self.later(retry_ms, lambda: self._plan(batch, min(RETRY_MS_MAX, retry_ms * 2)))
 
-    def _reported(self, batch: list[ArrivedFrame], report: MergeReport) -> None:
-        self.inbox.settled((arrived.gateway, arrived.payload) for arrived in batch)
-        self._report(report)
+async def _awaited(pause: Pause) -> None:
+    await pause
 
-    def _report(self, report: MergeReport) -> None:
-        waiting, self._stalled = self._stalled - report.streams.keys(), set()
-        for key, outcome in report.streams.items():
-            now_ms, room = self.world.now_ms, self.window
-            ack = outcome.receiver.ack(now_ms, room, rejected=outcome.rejected, bounded=outcome.bounded)
-            self._tell(key, ack)
-            self._last[key] = outcome.receiver
-        for key in sorted(waiting & self._last.keys()):
-            self._tell(key, self._last[key].ack(self.world.now_ms, self.window, ask=True))
-        self._pass_on(report.merged)
-        self._busy = False
-        if len(self.inbox):
-            self._work_soon()
 
-    def _tell(self, key: LogKey, ack: Ack) -> None:
-        self.at_brink("before an acknowledgement")
-        more = "".join(
-            f", {name} {value}" for name, value in (("wants", ack.want), ("fork:", ack.fork)) if value is not None
-        )
-        self.note(f"tells {key.gateway} {key.epoch[-4:]} {key.stream} {ack.frame}{more}")
-        self.world.checks.acknowledged(self.store, key, ack)
-        self.fleet.publish(key.gateway, Channel.ACK, ack.encode())
-
-    # --- sites --------------------------------------------------------------------------------------------------
-
-    def _asked(self, gateway: str, payload: bytes) -> None:
-        """A gateway asks for its site's other logs; the latest ask of each is kept until it is answered."""
+async def _again(step: Callable[[], Awaitable[None]]) -> None:
+    """As `cloud_ingest.mailbox.serve` does it while the database is away."""
+    while True:
         try:
-            self._asks[gateway] = SiteAsk.decode(payload)
-        except InvalidMessage:
-            self.note(f"cannot read what {gateway} asks")
-            return
-        self._pass_soon()
-
-    def _pass_on(self, merged: Sequence[MergedFrame]) -> None:
-        """Ledger frames were committed."""
-        self._merged += merged
-        if merged:
-            self._pass_soon()
-
-    def _pass_soon(self) -> None:
-        if not self._passing:
-            self._passing = True
-            self._next(self._pass)
-
-    def _pass(self) -> None:
-        """Push what was merged, then answer one gateway."""
-        merged, self._merged = self._merged, []
-        try:
-            self.push(merged)
-            if self._asks:
-                gateway, ask = next(iter(self._asks.items()))
-                self._answer_ask(gateway, ask)
-                if self._asks.get(gateway) is ask:
-                    del self._asks[gateway]
+            await step()
         except DatabaseAway:
-            self.later(2 * RETRY_MS, self._pass)
+            await Pause(RETRY_MS)
+        else:
             return
-        self._passing = False
-        if self._asks or self._merged:
-            self._pass_soon()
-
-    def push(self, merged: Sequence[MergedFrame]) -> None:
-        """Pass committed frames down to the other gateways of their sites."""
-        if merged:
-            self.store.require()
-        for peer, registered in self.fleet.registry.items():
-            news = [frame for frame in merged if frame.site_id == registered.site_id and frame.arrived.gateway != peer]
-            for payload in pack(as_passed_down(frame).encode() for frame in news):
-                self.at_brink("before it passes frames down")
-                self.fleet.publish(peer, Channel.SITE_LEDGER, payload)
-
-    def _answer_ask(self, gateway: str, ask: SiteAsk) -> None:
-        answered = answers.answer(
-            self.store, self.fleet.registry, gateway, ask, bytes_max=self.settings.site_answer_bytes_max
-        )
-        if not answered.heads:
-            return
-        self.note(f"answers {gateway} with {len(answered.frames)} frames" + (", more follow" * answered.more))
-        heads = SiteHeads(heads=tuple(answered.heads), now_ms=self.world.now_ms, more=answered.more)
-        for payload in pack([*(frame.encode() for frame in answered.frames), heads.encode()]):
-            self.at_brink("before it answers with frames")
-            self.fleet.publish(gateway, Channel.SITE_LEDGER, payload)

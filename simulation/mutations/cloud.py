@@ -1,11 +1,12 @@
 """How the planted bugs of the cloud do it wrong."""
 
-from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.merge.plan import Plan
 from simulation.cloud.worker import Worker
+from wire_protocol import topics
 from wire_protocol.frames import FrameHeader
 from wire_protocol.replication import Cursor, Receiver, Verdict
 from wire_protocol.stock import Balance, EntryKey
+from wire_protocol.topics import Channel
 
 _OFFER = Receiver.offer
 _AFTER_COUNT = Balance.after_count
@@ -14,10 +15,11 @@ _AFTER_COUNT = Balance.after_count
 class AckBeforeCommit(Worker):
     """Acknowledges from the plan."""
 
-    def _merge(self, batch: list[ArrivedFrame], planned: Plan, retry_ms: int) -> None:
+    def commit(self, planned: Plan) -> None:
         for key, outcome in planned.report.streams.items():
-            self._tell(key, outcome.receiver.ack(self.world.now_ms, self.window))
-        super()._merge(batch, planned, retry_ms)
+            ack = outcome.receiver.ack(self.world.now_ms, self.loop.window)
+            self.publish(topics.link(key.gateway, Channel.ACK), ack.encode())
+        super().commit(planned)
 
 
 class CursorApart(Worker):

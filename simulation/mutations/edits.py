@@ -17,7 +17,8 @@ import edge_agent.ledger.outbox
 import edge_agent.ledger.recovery
 import edge_agent.ledger.site_logs
 import edge_agent.link.site_sync
-from cloud_ingest.merge import presence
+from cloud_ingest.merge.presence import Presence
+from cloud_store.merge import presence
 from edge_agent.ledger import recovery
 from edge_agent.ledger.derivation import Derivation
 from edge_agent.ledger.ledger import Ledger
@@ -27,7 +28,7 @@ from edge_agent.link.shipping import Shipping
 from edge_agent.link.site_sync import SiteLink
 from simulation import universe
 from simulation.cloud.answers import RepeatQueries
-from simulation.cloud.worker import VirtualContacts, Worker
+from simulation.cloud.worker import Worker
 from simulation.mutations import cloud, edge, sites
 from simulation.network import Network
 from wire_protocol import clock, times
@@ -80,7 +81,7 @@ BUGS: Final[tuple[Bug, ...]] = (
         "takeover-in-silence",
         "a worker that takes a shard over asks nobody, nor whoever claims more than the cloud has (with one of the two"
         " gone, the other catches it)",
-        ((VirtualContacts, "subscribed", _nothing), (presence, "_is_behind", lambda *_: False)),
+        ((Presence, "subscribed", _nothing), (presence, "_is_behind", lambda *_: False)),
     ),
     Bug("gap-accepted", "a frame ahead of the cursor is merged", ((Receiver, "offer", cloud.offer_with_gaps),)),
     Bug(

@@ -9,11 +9,10 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from cloud_store.base.connection import connect
+from cloud_store.base.connection import session
 from cloud_store.reports import snapshots
 from stocktide.demo.errors import DemoError
 
@@ -49,7 +48,7 @@ class Cloud:
 
     def _stored(self) -> Counter[str]:
         counted: Counter[str] = Counter()
-        with closing(connect(self.database_url, application="stocktide-demo")) as connection:
+        with session(self.database_url, application="stocktide-demo") as connection:
             for row in snapshots.entries(connection):
                 if row.table != "reading":
                     counted[row.gateway] += row.rows

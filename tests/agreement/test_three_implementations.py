@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from cloud_store.base.connection import Connection, connect
 from cloud_store.merge.arrivals import ArrivedFrame
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from edge_agent.ledger import audit
+from testbed.store import MergeSession
 from tests import sites
 from tests.sites import SiteGateway, Step
 from wire_protocol.site_messages import SiteFrame
@@ -44,7 +44,7 @@ def test_edge_cloud_and_oracle_agree_on_everything(
     cloud: Connection, database_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Up over two workers in any batches, down to the others, doubled and too early on both ways."""
-    mergers = [Merger(database_url), Merger(database_url)]
+    mergers = [MergeSession(database_url), MergeSession(database_url)]
 
     @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(history=sites.steps, seed=st.integers(0, 2**16))

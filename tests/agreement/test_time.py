@@ -10,7 +10,6 @@ import pytest
 
 from cloud_store.base.connection import Connection, connect
 from cloud_store.merge.arrivals import ArrivedFrame
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import history
 from cloud_store.reports.history import Moment
 from cloud_store.reports.stock_levels import StockFilter
@@ -18,6 +17,7 @@ from cloud_store.tenancy import registry
 from edge_agent.ledger import database, queries
 from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.outbox import Outbox
+from testbed.store import MergeSession
 from tests import sites
 from tests.sites import START_MS, SiteGateway
 from wire_protocol.site_messages import SiteFrame
@@ -40,7 +40,7 @@ def cloud(database_url: str) -> Iterator[Connection]:
 def ship(database_url: str, gateway: SiteGateway) -> list[SiteFrame]:
     """Merge what waits, as received in the night; as the cloud would pass it down."""
     sent = [replace(message, received_ms=NIGHT_MS) for message in gateway.seal()]
-    with closing(Merger(database_url)) as merger:
+    with closing(MergeSession(database_url)) as merger:
         merger.merge([ArrivedFrame.read(gateway.name, "ledger", message.frame, NIGHT_MS) for message in sent])
     return sent
 

@@ -6,104 +6,84 @@ The bounds that are reached in the tests of their own parts are marked there; a 
 
 import asyncio
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
 from bench.gateways import epoch
-from cloud_ingest.inbound import Arrival
+from cloud_ingest.inbound import Inbound
 from cloud_ingest.merge.inbox import Inbox
-from cloud_ingest.merge.loop import Merging
-from cloud_ingest.merge.presence import Contacts
+from cloud_ingest.merge.loop import MergeLoop
+from cloud_ingest.merge.presence import Presence
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.transport.link import Link
 from cloud_store.base import migrations
 from cloud_store.base.connection import connect
+from cloud_store.base.database import Database
 from cloud_store.base.errors import DatabaseUnavailable
-from cloud_store.base.pool import ReadPool
-from cloud_store.merge import dead_letters
+from cloud_store.merge import dead_letters, presence
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport
 from cloud_store.merge.dead_letters import DeadLetter
-from cloud_store.merge.presence import ContactStore
+from cloud_store.merge.presence import Contacts, Standing
 from testbed.eventually import eventually
+from testbed.store import Failed, StoreModule, context, running
 from testbed.worker_process import Workers
 from tests.bounds.clients import Doorkeeper
 from tests.cloud_ingest.sites import Site
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from tests.services import PrivateDatabase
 from wire_protocol import clock
-from wire_protocol.messages import GatewayStatus, Rejected
-from wire_protocol.replication import NO_CURSOR, Cursor
+from wire_protocol.messages import GatewayStatus
+from wire_protocol.replication import NO_CURSOR
+from wire_protocol.topics import Channel
 
 ENTRIES = 40
 
 
-def frames_of(gateway: str, number: int) -> list[Arrival]:
+def frames_of(gateway: str, number: int) -> list[Inbound]:
     """Frames that arrived, of 40 entries each."""
     chain, made = Chain(gateway), []
     for frame in range(number):
         entries = [
             movement(clock.pack(NOW_MS, frame * ENTRIES + n), "receive", "@supplier", "A-1") for n in range(ENTRIES)
         ]
-        made.append(Arrival(gateway, "ledger", "topic", chain.seal(entries).payload, NOW_MS))
+        made.append(Inbound(gateway, Channel.LEDGER, "topic", chain.seal(entries).payload, NOW_MS))
     return made
 
 
-@dataclass
-class CountingStore:
-    """A store that only notes how much it is given at once."""
+async def merged(arrivals: list[Inbound], **settings: int) -> list[tuple[int, int]]:
+    """The sizes of the transactions, in frames and entries, that a worker makes of what has arrived."""
+    batches = list[tuple[int, int]]()
 
-    batches: list[tuple[int, int]] = field(default_factory=list)
-
-    def merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
-        """Part of `Merger`."""
-        self.batches.append((len(frames), sum(arrived.frame.header.count for arrived in frames)))
+    async def merge_frames(frames: Sequence[ArrivedFrame]) -> MergeReport:
+        batches.append((len(frames), sum(arrived.frame.header.count for arrived in frames)))
         return MergeReport()
 
-
-@dataclass
-class Published:
-    """A link that notes when something is published."""
-
-    at_s: list[float] = field(default_factory=list)
-
-    def publish(self, _topic: str, _payload: bytes) -> None:
-        """Part of `Publishing`."""
-        self.at_s.append(time.monotonic())
-
-
-async def merged(settings: IngestSettings, arrivals: list[Arrival]) -> list[tuple[int, int]]:
-    """The sizes of the transactions, in frames and entries, that a worker makes of what has arrived."""
-    store, inbox = CountingStore(), Inbox(frames_max=1_000, bytes_max=1 << 30)
-    merging = Merging(
-        settings, inbox=inbox, merger=cast("Any", store), letters=cast("Any", store), link=Published(),
-        metrics=WorkerMetrics(), quotas=store,
-    )  # fmt: skip
+    inbox = Inbox(frames_max=1_000, bytes_max=1 << 30)
+    loop = MergeLoop(context(batch_delay_ms=0, **settings), inbox=inbox, merge_frames=merge_frames)
     for arrival in arrivals:
-        assert merging.offer(arrival)
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(merging.run(), name="merging")
-        await merging.drained()
-        running.cancel()
-    return store.batches
+        assert loop.offer(arrival)
+    async with running([loop.run()]):
+        await loop.drained()
+    return batches
 
 
 @pytest.mark.bound("cloud.batch_frames_max")
 async def test_a_batch_has_no_more_frames_than_it_may() -> None:
     """One huge batch would hold the locks of all its gateways for as long as it takes."""
-    batches = await merged(IngestSettings(batch_frames_max=8, batch_delay_ms=0), frames_of("gw-a", 20))
+    batches = await merged(frames_of("gw-a", 20), batch_frames_max=8)
     assert [frames for frames, _ in batches] == [8, 8, 4]
 
 
 @pytest.mark.bound("cloud.batch_entries_max")
 async def test_a_transaction_has_no_more_entries_than_it_may() -> None:
     """Frames of a backlog have five times the entries of others; the transaction must not grow with them."""
-    batches = await merged(IngestSettings(batch_entries_max=500, batch_delay_ms=0), frames_of("gw-a", 30))
+    batches = await merged(frames_of("gw-a", 30), batch_entries_max=500)
     assert max(entries for _, entries in batches) == 480  # the next frame of 40 would not fit
     assert sum(entries for _, entries in batches) == 1_200
 
@@ -113,14 +93,13 @@ async def test_a_transaction_has_no_more_entries_than_it_may() -> None:
 def test_windows_shrink_to_one_frame_at_the_target() -> None:
     """Long before the inbox is full: otherwise the wait in it outlasts the gateways' timers, and all is sent twice."""
     inbox = Inbox(frames_max=1_000, bytes_max=1 << 30)
-    merging = Merging(
-        IngestSettings(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merger=cast("Any", None),
-        letters=cast("Any", None), link=Published(), metrics=WorkerMetrics(), quotas=CountingStore(),
+    loop = MergeLoop(
+        context(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merge_frames=AsyncMock()
     )  # fmt: skip
     windows = []
     for number in range(150):
-        windows.append(merging.window)
-        inbox.offer(Arrival("gw-a", "ledger", "topic", b"%d" % number, NOW_MS))
+        windows.append(loop.window)
+        inbox.offer(Inbound("gw-a", Channel.LEDGER, "topic", b"%d" % number, NOW_MS))
     assert windows[:51] == [16] * 51
     assert windows[51:101] == sorted(windows[51:101], reverse=True)
     assert windows[100:] == [1] * 50
@@ -130,7 +109,7 @@ def test_windows_shrink_to_one_frame_at_the_target() -> None:
 def test_acknowledgements_beyond_the_bound_are_dropped_and_counted() -> None:
     """Nobody reads them while the broker is away; the gateways ask again, so to keep them all would help nobody."""
     metrics = WorkerMetrics()
-    link = Link(IngestSettings(outgoing_messages_max=100), cast("Any", None), metrics)
+    link = Link(IngestSettings(outgoing_messages_max=100), metrics, Failed(), lambda _: None)
     for _ in range(130):
         link.publish("topic", b"ack")
     assert link._outgoing.qsize() == 100
@@ -141,7 +120,7 @@ def test_acknowledgements_beyond_the_bound_are_dropped_and_counted() -> None:
 async def test_what_waits_to_be_published_is_bounded_in_bytes() -> None:
     """Answers to a site have half a megabyte: ten thousand of them would be five gigabytes."""
     metrics = WorkerMetrics()
-    link = Link(IngestSettings(outgoing_bytes_max=1 << 20), cast("Any", None), metrics)
+    link = Link(IngestSettings(outgoing_bytes_max=1 << 20), metrics, Failed(), lambda _: None)
     for _ in range(2):
         for _ in range(5):
             link.publish("topic", bytes(1 << 18))
@@ -165,63 +144,43 @@ async def test_what_waits_to_be_published_is_bounded_in_bytes() -> None:
     assert metrics.registry.get_sample_value("stocktide_acks_total", {"outcome": "published"}) == 2
 
 
-@dataclass
-class CursorStore:
-    """A store that knows some gateways, or is away."""
-
-    cursors: dict[LogKey, Cursor] = field(default_factory=dict)
-    letters: int = 0
-    statuses: int = 0
-
-    def quarantine(self, letters: Sequence[DeadLetter]) -> None:
-        """Part of `ContactStore`."""
-        self.letters += len(letters)
-
-    def record(self, statuses: Any) -> None:
-        """Part of `ContactStore`."""
-        self.statuses += len(list(statuses))
-
-    def cursors_in(self, _shards: object) -> Mapping[LogKey, Cursor]:
-        """Part of `ContactStore`."""
-        return self.cursors
-
-    def verdicts_of(self, _logs: object) -> Mapping[LogKey, list[Rejected]]:
-        """Part of `ContactStore`."""
-        return {}
-
-    def cursors_of(self, _gateways: object) -> Mapping[LogKey, Cursor]:
-        """Part of `ContactStore`."""
-        return {}
-
-    def trim_dead_letters(self) -> int:
-        """Part of `ContactStore`."""
-        return 0
-
-
 @pytest.mark.bound("cloud.asks_per_s_max")
 async def test_gateways_are_asked_a_few_at_a_time() -> None:
     """A fleet that is asked all at once after a takeover answers all at once."""
-    store, link = CursorStore({LogKey(f"gw-{n}", "ledger", EPOCH): NO_CURSOR for n in range(25)}), Published()
-    contacts = Contacts(IngestSettings(asks_per_s_max=10), cast("Any", store), link.publish, lambda _: 16)
-    contacts.subscribed(frozenset({1}))
-    await contacts._answer()
-    assert len(link.at_s) == 25
-    # The eleventh comes a second after the tenth, whatever the machine.
-    assert link.at_s[10] - link.at_s[9] >= 0.99
-    assert link.at_s[20] - link.at_s[19] >= 0.99
+    standing = Standing({LogKey(f"gw-{n}", "ledger", EPOCH): NO_CURSOR for n in range(25)}, {})
+    asked, pauses = list[str](), list[tuple[int, float]]()
+
+    def publish(topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
+        del payload, qos, retain
+        asked.append(topic)
+
+    async def pause(seconds: float) -> None:
+        pauses.append((len(asked), seconds))
+
+    stands = replace(context({presence.exchange: lambda _: standing}, publish, asks_per_s_max=10), pause=pause)
+    made = Presence(stands, lambda _: 16)
+    made.subscribed(frozenset({1}))
+    await made.answer()
+    assert len(asked) == 25
+    assert pauses == [(10, 1.0), (20, 1.0)]
 
 
 @pytest.mark.bound("cloud.status_waiting_max")
 async def test_statuses_and_their_dead_letters_wait_in_bounded_numbers() -> None:
     """The database is away and ten thousand gateways come online: their last statuses wait, not all they ever said."""
-    store = CursorStore()
-    contacts = Contacts(IngestSettings(status_waiting_max=100), cast("Any", store), lambda *_: None, lambda _: 16)
+    stored = list[tuple[int, int]]()
+
+    def exchange(contacts: Contacts) -> Standing:
+        stored.append((len(contacts.statuses), len(contacts.letters)))
+        return Standing({}, {})
+
+    made = Presence(context({presence.exchange: exchange}, status_waiting_max=100), lambda _: 16)
     status = GatewayStatus(state="online", epoch=epoch(), version="1", at_ms=NOW_MS).encode()
     for number in range(150):
         for payload in (status, status, b"{nonsense"):
-            contacts.heard(f"gw-{number}", "topic", payload, received_ms=NOW_MS, retained=False)
-    await contacts._answer()
-    assert (store.statuses, store.letters) == (100, 100)
+            made.reported(Inbound(f"gw-{number}", Channel.STATUS, "topic", payload, NOW_MS))
+    await made.answer()
+    assert stored == [(100, 100)]
 
 
 @pytest.mark.slow
@@ -275,12 +234,12 @@ def test_a_flood_of_dead_letters_pushes_nobody_elses_out(database_url: str) -> N
     huge = os.urandom(dead_letters.PAYLOAD_BYTES_MAX + 1)
     flood = [DeadLetter("frame", "gw-hostile", "topic", "no", b"%d" % n) for n in range(1_000)]
     others = [DeadLetter("frame", f"gw-{n}", f"topic {n}", "no", b"once") for n in range(20)]
-    with closing(ContactStore(database_url)) as store, closing(connect(database_url, application="test")) as reader:
-        store.quarantine([*others, DeadLetter("frame", "gw-large", "topic", "no", huge)])
-        store.quarantine(flood)
-        store.quarantine(flood[:100])
+    with StoreModule(dead_letters, database_url) as store, closing(connect(database_url, application="test")) as reader:
+        store.add([*others, DeadLetter("frame", "gw-large", "topic", "no", huge)])
+        store.add(flood)
+        store.add(flood[:100])
         assert reader.execute("SELECT count(*), sum(times) FROM dead_letter").fetchone() == (1_021, 1_121)
-        store.trim_dead_letters()
+        store.trim()
         rows = dead_letters.newest(reader, limit=10_000)
         kept = [row for row in rows if row["gateway"] == "gw-hostile"]
         assert len(kept) == dead_letters.ROWS_PER_GATEWAY_MAX
@@ -294,10 +253,10 @@ def test_a_flood_of_dead_letters_pushes_nobody_elses_out(database_url: str) -> N
 def test_requests_beyond_the_connections_wait_and_are_told(database_url: str) -> None:
     """A flood of requests must not take the connections that the workers merge with."""
     with (
-        ReadPool(database_url, application="test", connections_max=2, wait_s_max=0.2) as pool,
-        pool.connection(),
-        pool.connection(),
-        pytest.raises(DatabaseUnavailable),
-        pool.connection(),
+        Database(database_url, application="test", connections_max=2, wait_s_max=0.2) as database,
+        database.connection(),
+        database.connection(),
+        pytest.raises(DatabaseUnavailable, match="All 2 connections"),
+        database.connection(),
     ):
         pass

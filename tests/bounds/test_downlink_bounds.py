@@ -4,15 +4,18 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import pytest
 
-from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.inbound import Inbound
 from cloud_ingest.services.twins import Twins
-from cloud_ingest.settings import IngestSettings
 from cloud_ingest.token_bucket import TURNS_PER_S
+from cloud_store.provisioning import twins
 from cloud_store.provisioning.twins import Push
+from testbed.eventually import eventually_async
+from testbed.store import context, running
+from wire_protocol import topics
+from wire_protocol.topics import Channel
 from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
 
 RATE = 40
@@ -27,46 +30,46 @@ class Fleet:
     asked: list[int] = field(default_factory=list)
 
     def due(self, shards: Iterable[int], *, limit: int, again_s: float) -> list[Push]:
-        """Part of `TwinStore`."""
+        """As `cloud_store.provisioning.twins`."""
         del shards, again_s
         self.asked.append(limit)
         return self.due_now[:limit]
 
     def pushed(self, pushes: Sequence[Push]) -> None:
-        """Part of `TwinStore`."""
+        """As `cloud_store.provisioning.twins`."""
         self.due_now = self.due_now[len(pushes) :]
 
     def report(self, gateway: str, reported: ReportedTwin) -> None:
-        """Part of `TwinStore`."""
+        """As `cloud_store.provisioning.twins`."""
         del reported
         self.reports.append(gateway)
 
 
 @pytest.mark.bound("cloud.twins_per_s_max")
+@pytest.mark.bound("cloud.reports_waiting_max")
 async def test_a_change_of_the_whole_fleet_is_spread_over_time() -> None:
     """Ten thousand gateways that answer at once would be a herd of our own making; who reports meanwhile is heard."""
     document = DesiredTwin(version=1, state=DesiredState())
     fleet = Fleet([Push(f"gw-{number}", document) for number in range(2 * RATE)])
     at_s: list[float] = []
 
-    def publish(topic: str, payload: bytes, *, retain: bool) -> None:
-        del topic, payload
+    def publish(topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
+        del topic, payload, qos
         assert retain
         at_s.append(time.monotonic())
 
-    settings = IngestSettings.model_construct(twins_per_s_max=RATE, status_waiting_max=100)
-    twins = Twins(settings, cast("Any", fleet), publish, WorkerMetrics())
-    running = asyncio.create_task(twins.run())
-    twins.serve(frozenset(range(64)))
+    answers = {twins.due: fleet.due, twins.pushed: fleet.pushed, twins.report: fleet.report}
+    service = Twins(context(answers, publish, twins_per_s_max=RATE, reports_waiting_max=100))
+    service.serve(frozenset(range(64)))
     reporting = 0
-    async with asyncio.timeout(20):
+    async with running(service.loops()), asyncio.timeout(60):
         while len(at_s) < 2 * RATE:
             await asyncio.sleep(0.01)
             # Whoever was told reports at once, and that must not let the next ones through.
             reporting += 1
-            twins.reported(f"gw-{reporting}", ReportedTwin(version=1).encode())
-    running.cancel()
-    await asyncio.wait([running])
+            name = f"gw-{reporting}"
+            report = ReportedTwin(version=1).encode()
+            service.reported(Inbound(name, Channel.REPORTED_TWIN, topics.link(name, Channel.REPORTED_TWIN), report, 0))
+        await eventually_async(lambda: len(fleet.reports) == reporting)
     assert at_s[-1] - at_s[0] > 2 - 3 / TURNS_PER_S
     assert max(fleet.asked) == RATE // TURNS_PER_S
-    assert len(fleet.reports) >= reporting - 5

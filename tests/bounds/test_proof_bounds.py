@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
 
 import pytest
 
-from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.services.stock_checks import Proofs
-from cloud_ingest.settings import IngestSettings
-from cloud_store.reports.stock_checks import Comparison, ProofStore, Snapshot
+from cloud_ingest.services.stock_checks import StockChecks
+from cloud_store.reports import stock_checks
+from cloud_store.reports.stock_checks import Comparison, Snapshot
+from testbed.eventually import eventually_async
+from testbed.store import context, running
 from wire_protocol import proof
 from wire_protocol.messages import Command, Reply
 from wire_protocol.proof import ProofQuestion, StockProof
@@ -19,58 +19,53 @@ from wire_protocol.stock import Cell
 HELD = [(Cell("A-1", f"SKU-{n}", ""), n + 1) for n in range(200)]
 THEIRS = [(cell, on_hand + (cell.sku == "SKU-7")) for cell, on_hand in HELD]
 PROOF = StockProof.of(THEIRS, 5)
-SETTINGS = IngestSettings.model_construct(proofs_waiting_max=10, proof_answer_s_max=0.3, proof_scan_s=600.0)
-
-
-@dataclass
-class Shelf:
-    """A store that knows one stock, which differs from every gateway's."""
-
-    compared: list[str] = field(default_factory=list)
-    differing: list[tuple[str, list[tuple[Cell, int, int]]]] = field(default_factory=list)
-
-    def compare(self, gateway: str, theirs: StockProof, *, scan_s: float) -> Comparison:
-        """Part of `ProofStore`."""
-        del theirs, scan_s
-        self.compared.append(gateway)
-        return Comparison(comparable=True, agrees=False, intact=True)
-
-    def snapshot(self, gateway: str) -> Snapshot:
-        """Part of `ProofStore`."""
-        del gateway
-        return Snapshot(HELD, 5, 0)
-
-    def differ(self, gateway: str, differences: Iterable[tuple[Cell, int, int]], *, complete: bool) -> None:
-        """Part of `ProofStore`."""
-        assert complete
-        self.differing.append((gateway, list(differences)))
+SETTINGS = {"proofs_waiting_max": 10, "proof_answer_s_max": 0.3, "proof_scan_s": 600.0}
 
 
 @dataclass
 class Bench:
-    """Proofs on a shelf, and the commands they publish."""
+    """Stock checks on a stock that differs from every gateway's, and the commands they publish."""
 
-    store: Shelf = field(default_factory=Shelf)
+    now_s: float = 0.0
     commands: list[Command] = field(default_factory=list)
+    compared: list[str] = field(default_factory=list)
+    differing: list[tuple[str, list[tuple[Cell, int, int]]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        store = cast("ProofStore", self.store)
-        self.proofs = Proofs(SETTINGS, store, lambda _, payload: self._asked(payload), WorkerMetrics())
+        answers = {
+            stock_checks.compare: self._compare,
+            stock_checks.snapshot: lambda _gateway: Snapshot(HELD, 5, 0),
+            stock_checks.differ: self._differ,
+        }
+        stands = replace(context(answers, self._published, **SETTINGS), mono_s=lambda: self.now_s)
+        self.checks = StockChecks(stands)
 
-    def _asked(self, payload: bytes) -> None:
+    def _compare(self, gateway: str, _theirs: StockProof, *, scan_s: float) -> Comparison:
+        del scan_s
+        self.compared.append(gateway)
+        return Comparison(comparable=True, agrees=False, intact=True)
+
+    def _differ(self, gateway: str, differences: Iterable[tuple[Cell, int, int]], *, complete: bool) -> None:
+        assert complete
+        self.differing.append((gateway, list(differences)))
+
+    def _published(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
+        del topic, qos, retain
         self.commands.append(Command.decode(payload))
 
-    async def until(self, wanted: int, wait_s: float = 5.0) -> None:
-        """Work until so many commands were published."""
-        running = asyncio.create_task(self.proofs.run())
-        try:
-            async with asyncio.timeout(wait_s):
-                while len(self.commands) < wanted:  # noqa: ASYNC110 - what is waited for knows no event
-                    await asyncio.sleep(0.01)
-                await asyncio.sleep(0.1)
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
+    def reply(self, gateway: str, reply: Reply) -> bool:
+        """A gateway replies."""
+        return self.checks.replied(gateway, reply, len(reply.encode()))
+
+    async def until(self, wanted: int) -> None:
+        """Work until nothing waits and so many commands were published."""
+
+        def done() -> bool:
+            return len(self.commands) >= wanted and not self.checks._proofs and not self.checks._replies
+
+        async with running(self.checks.loops()):
+            await eventually_async(done)
+            await asyncio.sleep(0.1)  # an answer is worked out in a thread, and nothing says that none is
 
 
 def answer(command: Command) -> Reply:
@@ -81,45 +76,45 @@ def answer(command: Command) -> Reply:
 
 
 @pytest.mark.bound("cloud.proofs_waiting_max")
-def test_more_gateways_than_may_wait_are_compared_with_their_next_status() -> None:
+async def test_more_gateways_than_may_wait_are_compared_with_their_next_status() -> None:
     """A fleet that comes back at once must not fill the worker's memory with its digests."""
     bench = Bench()
     for number in range(25):
-        bench.proofs.proved(f"gw-{number}", PROOF)
-    asyncio.run(bench.until(10))
-    assert bench.store.compared == [f"gw-{number}" for number in range(10)]
+        bench.checks.reported(f"gw-{number}", PROOF)
+    await bench.until(10)
+    assert bench.compared == [f"gw-{number}" for number in range(10)]
 
 
 @pytest.mark.bound("cloud.proof_answer_s_max")
-def test_a_gateway_that_does_not_answer_is_dropped_and_asked_again_later() -> None:
+async def test_a_gateway_that_does_not_answer_is_dropped_and_asked_again_later() -> None:
     """Silence must neither block the others nor keep this one from being compared for ever."""
     bench = Bench()
-    bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(1))
-    bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(1))
+    bench.checks.reported("gw-1", PROOF)
+    await bench.until(1)
+    bench.checks.reported("gw-1", PROOF)
+    await bench.until(1)
     assert len(bench.commands) == 1, "it was still waited for"
-    asyncio.run(asyncio.sleep(SETTINGS.proof_answer_s_max))
-    bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(2))
+    bench.now_s += SETTINGS["proof_answer_s_max"] + 0.1
+    bench.checks.reported("gw-1", PROOF)
+    await bench.until(2)
     assert len(bench.commands) == 2
-    bench.proofs.replied("gw-1", answer(bench.commands[0]))
-    assert not bench.proofs.replied("gw-1", Reply(id="c-1", ok=True)), "an operator's command is nobody's here"
-    bench.proofs.replied("gw-1", answer(bench.commands[1]))
-    asyncio.run(bench.until(3))
-    bench.proofs.replied("gw-1", answer(bench.commands[2]))
-    asyncio.run(bench.until(3))
-    assert bench.store.differing == [("gw-1", [(Cell("A-1", "SKU-7", ""), 8, 9)])]
+    bench.reply("gw-1", answer(bench.commands[0]))
+    assert not bench.reply("gw-1", Reply(id="c-1", ok=True)), "an operator's command is nobody's here"
+    bench.reply("gw-1", answer(bench.commands[1]))
+    await bench.until(3)
+    bench.reply("gw-1", answer(bench.commands[2]))
+    await bench.until(3)
+    assert bench.differing == [("gw-1", [(Cell("A-1", "SKU-7", ""), 8, 9)])]
 
 
-def test_an_answer_that_makes_no_sense_ends_the_search() -> None:
+async def test_an_answer_that_makes_no_sense_ends_the_search() -> None:
     """A gateway of another version, or a hostile one."""
     bench = Bench()
-    bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(1))
+    bench.checks.reported("gw-1", PROOF)
+    await bench.until(1)
     lie = {"position": "zz", "buckets": 3}
-    bench.proofs.replied("gw-1", Reply(id=bench.commands[0].id, ok=True, result=lie))
-    asyncio.run(bench.until(1))
-    bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(2))
-    assert bench.store.differing == []
+    bench.reply("gw-1", Reply(id=bench.commands[0].id, ok=True, result=lie))
+    await bench.until(1)
+    bench.checks.reported("gw-1", PROOF)
+    await bench.until(2)
+    assert bench.differing == []

@@ -1,21 +1,19 @@
 """The bounds of passing frames down to a site's gateways: what does not fit is asked for again, and comes then."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import pytest
 
-from cloud_ingest.metrics import WorkerMetrics
+from cloud_ingest.inbound import Inbound
 from cloud_ingest.services.sites import Sites
-from cloud_ingest.settings import IngestSettings
 from cloud_store.base.connection import connect
+from cloud_store.merge import presence
 from cloud_store.merge.arrivals import MergeReport
-from cloud_store.merge.batch import Merger
-from cloud_store.merge.presence import ContactStore
-from cloud_store.provisioning.sites import SiteStore
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually_async
+from testbed.store import MergeSession, Session, StoreModule, context, running
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock, topics
 from wire_protocol.messages import GatewayStatus
@@ -24,7 +22,7 @@ from wire_protocol.topics import Channel
 
 GATEWAYS = 5
 FRAMES = 60
-SETTINGS = IngestSettings.model_construct(site_asks_waiting_max=100, site_answer_bytes_max=1 << 12, site_peers_max=4)
+SETTINGS = {"site_asks_waiting_max": 100, "site_answer_bytes_max": 1 << 12, "site_peers_max": 4}
 
 
 @dataclass
@@ -33,9 +31,9 @@ class Down:
 
     messages: list[tuple[str, SiteFrame | SiteHeads]] = field(default_factory=list)
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1) -> None:
-        """Part of `cloud_ingest.transport.link.Link`."""
-        del qos
+    def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
+        """As the worker's link."""
+        del qos, retain
         self.messages += [(topic, piece) for piece in unpack(payload)]
 
     def to(self, gateway: str) -> list[SiteFrame | SiteHeads]:
@@ -53,37 +51,38 @@ def merged(database_url: str) -> Iterator[MergeReport]:
             registry.add_gateway(connection, "acme", "berlin", f"gw-{number}")
     chain = Chain("gw-0")
     entries = [movement(clock.pack(NOW_MS, n), "receive", "@supplier", "A-1") for n in range(FRAMES)]
-    with closing(Merger(database_url)) as merger:
+    with closing(MergeSession(database_url)) as merger:
         yield [merger.merge([chain.seal([entry])]) for entry in entries][-1]
 
 
-async def work(sites: Sites, down: Down, messages: int) -> None:
-    """Let it work until so many messages were published, and a moment more."""
-    running = asyncio.create_task(sites.run())
-    async with asyncio.timeout(20):
-        while len(down.messages) < messages:  # noqa: ASYNC110 - what is waited for knows no event
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(0.2)
-    running.cancel()
-    await asyncio.wait([running])
+def requested(gateway: str, payload: bytes) -> Inbound:
+    """A request as it comes in."""
+    return Inbound(gateway, Channel.SITE_ASK, topics.link(gateway, Channel.SITE_ASK), payload, NOW_MS)
+
+
+async def work(service: Sites, down: Down, messages: int) -> None:
+    """Let it work until it has nothing left to do, and so many messages were published."""
+    async with running(service.loops()):
+        await eventually_async(lambda: not service.requests and not service._merged and len(down.messages) >= messages)
+        await service.push()  # after what was in hand: both wait for the one connection
 
 
 @pytest.mark.bound("cloud.site_answer_bytes_max")
 @pytest.mark.usefixtures("merged")
-def test_an_answer_is_bounded_and_the_rest_is_asked_for(database_url: str) -> None:
+async def test_an_answer_is_bounded_and_the_rest_is_asked_for(database_url: str) -> None:
     """A gateway that fetches a year must not hold up the acknowledgements of the others."""
-    with closing(SiteStore(database_url)) as store:
+    with Session(database_url) as session:
         down, rounds = Down(), 0
-        sites = Sites(SETTINGS, store, down.publish, WorkerMetrics())
+        service = Sites(context(session.database, down.publish, **SETTINGS))
         have = 0
         while have < FRAMES:
             before = len(down.messages)
             logs = [{"gateway": "gw-0", "epoch": EPOCH, "frame": have}] if have else []
-            sites.asked("gw-1", SiteAsk.model_validate({"logs": logs}, strict=False).encode())
-            asyncio.run(work(sites, down, before + 2))
+            service.requested(requested("gw-1", SiteAsk.model_validate({"logs": logs}, strict=False).encode()))
+            await work(service, down, before + 2)
             *sent, heads = down.to("gw-1")[before:]
             size = sum(len(message.frame) for message in sent if isinstance(message, SiteFrame))
-            assert 0 < size <= SETTINGS.site_answer_bytes_max
+            assert 0 < size <= SETTINGS["site_answer_bytes_max"]
             have, rounds = have + len(sent), rounds + 1
             assert isinstance(heads, SiteHeads)
             assert heads.more == (have < FRAMES)
@@ -91,37 +90,37 @@ def test_an_answer_is_bounded_and_the_rest_is_asked_for(database_url: str) -> No
 
 
 @pytest.mark.bound("cloud.site_asks_waiting_max")
-def test_asks_beyond_the_bound_are_left_to_the_next_time(merged: MergeReport, database_url: str) -> None:
+async def test_asks_beyond_the_bound_are_left_to_the_next_time(merged: MergeReport, database_url: str) -> None:
     """A fleet that comes back at once asks at once; who is not answered asks again."""
     del merged
-    with closing(SiteStore(database_url)) as store:
+    with Session(database_url) as session:
         down = Down()
-        sites = Sites(SETTINGS, store, down.publish, WorkerMetrics())
-        for number in range(SETTINGS.site_asks_waiting_max):
-            sites.asked(f"gw-unknown-{number}", SiteAsk().encode())
-        sites.asked("gw-1", SiteAsk().encode())
-        sites.asked("gw-unknown-0", b"nonsense")
-        asyncio.run(work(sites, down, 0))
+        service = Sites(context(session.database, down.publish, **SETTINGS))
+        for number in range(SETTINGS["site_asks_waiting_max"]):
+            service.requested(requested(f"gw-unknown-{number}", SiteAsk().encode()))
+        service.requested(requested("gw-1", SiteAsk().encode()))
+        service.requested(requested("gw-unknown-0", b"nonsense"))
+        await work(service, down, 0)
         assert down.messages == []
-        sites.asked("gw-1", SiteAsk().encode())
-        asyncio.run(work(sites, down, 1))
+        service.requested(requested("gw-1", SiteAsk().encode()))
+        await work(service, down, 1)
         assert isinstance(down.to("gw-1")[-1], SiteHeads)
 
 
 @pytest.mark.bound("cloud.site_peers_max")
 @pytest.mark.parametrize(("peers_max", "told"), [(4, 4), (3, 0)])
-def test_a_site_of_too_many_gateways_is_left_to_asking(
+async def test_a_site_of_too_many_gateways_is_left_to_asking(
     merged: MergeReport, database_url: str, peers_max: int, told: int
 ) -> None:
     """Pushing each frame to each of a hundred gateways would cost more than all the rest."""
     online = GatewayStatus(state="online", epoch=EPOCH, version="test", at_ms=NOW_MS)
-    with closing(ContactStore(database_url)) as contacts:
+    with closing(StoreModule(presence, database_url)) as contacts:
         contacts.record((f"gw-{number}", online, NOW_MS) for number in range(GATEWAYS))
-    with closing(SiteStore(database_url)) as store:
+    with Session(database_url) as session:
         down = Down()
-        sites = Sites(SETTINGS.model_copy(update={"site_peers_max": peers_max}), store, down.publish, WorkerMetrics())
-        sites.merged(merged.merged)
-        asyncio.run(work(sites, down, told))
+        service = Sites(context(session.database, down.publish, **SETTINGS | {"site_peers_max": peers_max}))
+        service.merged(merged.merged)
+        await work(service, down, told)
         assert [topic for topic, _ in down.messages] == [
             topics.link(f"gw-{number}", Channel.SITE_LEDGER) for number in range(1, 1 + told)
         ]

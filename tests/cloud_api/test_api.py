@@ -10,9 +10,9 @@ import pytest
 from cloud_api.app import create
 from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import connect
-from cloud_store.merge.batch import Merger
 from cloud_store.tenancy import registry
 from stocktide.demo.servers import free_port
+from testbed.store import MergeSession
 from tests.cloud_api.serving import Client, key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
@@ -30,7 +30,10 @@ def cursor(*key: object) -> str:
 @pytest.fixture
 def client(database_url: str) -> Iterator[Client]:
     """An API over two tenants that have the same SKU at shelves of the same name."""
-    with closing(connect(database_url, application="test")) as connection, closing(Merger(database_url)) as merger:
+    with (
+        closing(connect(database_url, application="test")) as connection,
+        closing(MergeSession(database_url)) as merger,
+    ):
         for tenant in ("acme", "other"):
             registry.add_tenant(connection, tenant)
             registry.add_site(connection, tenant, "berlin")

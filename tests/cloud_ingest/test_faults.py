@@ -235,3 +235,32 @@ def test_a_lost_session_is_a_lost_lease(database_url: str) -> None:
         survey = two.survey()
         assert (survey.workers, survey.others) == (1, frozenset())
         assert two.acquire([5]) == frozenset({5})
+
+
+CONNECTIONS_MAX = 4  # of a worker; twenty of them leave seventeen of a server's hundred for people and the API
+
+
+@pytest.mark.bound("cloud.database_connections_max")
+async def test_a_worker_holds_four_connections_at_rest_and_under_load(
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+) -> None:
+    """Twenty workers must fit PostgreSQL's default of a hundred connections, whatever their gateways do at once."""
+    site = site_at(database_url)
+    for _ in range(8):
+        site.add_gateway(frames=60)
+    worker("counted", database_url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stocktide-% counted'"
+    seen = list[int]()
+    with closing(connect(database_url, application="test")) as watching:
+
+        def count() -> int:
+            seen.append((watching.execute(query).fetchone() or (0,))[0])
+            return seen[-1]
+
+        await eventually_async(lambda: count() >= 1)
+        async with site.fleet(mqtt_url) as fleet:
+            await fleet.until(lambda: count() > CONNECTIONS_MAX or under_way(site, 1.0)(), SETTLED_S)
+            await fleet.settled(SETTLED_S)
+        count()
+    assert max(seen) <= CONNECTIONS_MAX
+    site.require_agreement()

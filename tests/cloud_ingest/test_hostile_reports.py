@@ -1,23 +1,24 @@
 """What one gateway says must not keep the others from being told: reports and replies that no database takes."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from contextlib import closing
 
 import pytest
 
-from cloud_ingest.metrics import WorkerMetrics
-from cloud_ingest.services import commands as worker_commands
+from cloud_ingest.inbound import Inbound
 from cloud_ingest.services.commands import Commands
 from cloud_ingest.services.twins import Twins
-from cloud_ingest.settings import IngestSettings
 from cloud_store.base.connection import connect
 from cloud_store.provisioning import commands, twins
-from cloud_store.provisioning.commands import CommandStore
-from cloud_store.provisioning.twins import Selection, TwinStore
+from cloud_store.provisioning.twins import Selection
 from cloud_store.tenancy import registry
 from testbed.eventually import eventually_async
+from testbed.store import Session, context, running
 from wire_protocol import topics
+from wire_protocol.messages import InvalidMessage, Reply
+from wire_protocol.topics import Channel
 
 pytestmark = pytest.mark.services
 SHARDS = frozenset(range(topics.SHARDS))
@@ -48,6 +49,21 @@ def pair(database_url: str, unique_name: Callable[..., str]) -> tuple[str, str]:
     return made[0], made[1]
 
 
+class Told(list[str]):
+    """The topics that a worker publishes on."""
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
+        """As the worker's link."""
+        del payload, qos, retain
+        self.append(topic)
+
+
+def reported(gateway: str, payload: bytes) -> Inbound:
+    """A report as it comes in."""
+    topic = topics.link(gateway, Channel.REPORTED_TWIN)
+    return Inbound(gateway, Channel.REPORTED_TWIN, topic, payload, 0)
+
+
 @pytest.mark.parametrize("report", REPORTS)
 async def test_a_report_that_no_database_takes_keeps_nobody_waiting(
     database_url: str, pair: tuple[str, str], report: bytes
@@ -56,15 +72,13 @@ async def test_a_report_that_no_database_takes_keeps_nobody_waiting(
     evil, good = pair
     with closing(connect(database_url, application="test")) as connection:
         list(twins.change(connection, Selection((good,)), {"limits": {"readings": 5_000}}, who="kim"))
-    told: list[str] = []
-    with closing(TwinStore(database_url)) as store:
-        made = Twins(IngestSettings(), store, lambda topic, *_, **__: told.append(topic), WorkerMetrics())
-        made.reported(evil, report)
+    told = Told()
+    with Session(database_url) as session:
+        made = Twins(context(session.database, told.publish))
+        made.reported(reported(evil, report))
         made.serve(SHARDS)
-        running = asyncio.create_task(made.run())
-        await eventually_async(lambda: topics.link(good, topics.Channel.DESIRED_TWIN) in told and not made._reports)
-        running.cancel()
-        await asyncio.wait([running])
+        async with running(made.loops()):
+            await eventually_async(lambda: topics.link(good, Channel.DESIRED_TWIN) in told and not made._reports)
 
 
 async def test_a_gateway_that_reports_without_end_keeps_nobody_waiting(
@@ -74,27 +88,19 @@ async def test_a_gateway_that_reports_without_end_keeps_nobody_waiting(
     evil, good = pair
     with closing(connect(database_url, application="test")) as connection:
         list(twins.change(connection, Selection((evil, good)), {"limits": {"readings": 5_000}}, who="kim"))
-    told: list[str] = []
-    with closing(TwinStore(database_url)) as store:
-        made = Twins(
-            IngestSettings(twins_per_s_max=20), store,
-            lambda topic, *_, **__: told.append(topic), WorkerMetrics(),
-        )  # fmt: skip
-        running = asyncio.create_task(made.run())
+    told = Told()
+    with Session(database_url) as session:
+        made = Twins(context(session.database, told.publish, twins_per_s_max=20))
 
         async def shout() -> None:
             while True:
-                made.reported(evil, b'{"v":1,"version":0}')
+                made.reported(reported(evil, b'{"v":1,"version":0}'))
                 await asyncio.sleep(0)
 
-        shouting = asyncio.create_task(shout())
-        await asyncio.sleep(1.0)
-        made.serve(SHARDS)
-        await eventually_async(lambda: topics.link(good, topics.Channel.DESIRED_TWIN) in told)
-        for task in (shouting, running):
-            task.cancel()
-        await asyncio.wait([shouting, running])
-    assert told.count(topics.link(evil, topics.Channel.DESIRED_TWIN)) < 20 * 11 + 4
+        async with running([*made.loops(), shout()]):
+            await eventually_async(lambda: told.count(topics.link(evil, Channel.DESIRED_TWIN)) > 2)
+            made.serve(SHARDS)
+            await eventually_async(lambda: topics.link(good, Channel.DESIRED_TWIN) in told)
 
 
 @pytest.mark.parametrize("payload", REPLIES)
@@ -105,14 +111,11 @@ async def test_a_reply_that_no_database_takes_keeps_nobody_waiting(
     evil, good = pair
     with closing(connect(database_url, application="test")) as connection:
         commands.give(connection, good, "sync-now", {}, expires_s=60, who="kim")
-    told: list[str] = []
-    with closing(CommandStore(database_url)) as store:
-        made = Commands(IngestSettings(), store, lambda topic, _payload: told.append(topic))
-        reply = worker_commands.decode(evil, payload)
-        if reply is not None:
-            made.replied(evil, reply)
+    told = Told()
+    with Session(database_url) as session:
+        made = Commands(context(session.database, told.publish))
+        with contextlib.suppress(InvalidMessage):
+            made.replied(evil, Reply.decode(payload), len(payload))
         made.serve(SHARDS)
-        running = asyncio.create_task(made.run())
-        await eventually_async(lambda: topics.link(good, topics.Channel.COMMAND) in told and not made._replies)
-        running.cancel()
-        await asyncio.wait([running])
+        async with running(made.loops()):
+            await eventually_async(lambda: topics.link(good, Channel.COMMAND) in told and not made._replies)

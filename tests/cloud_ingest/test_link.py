@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
-from typing import Any, cast
 
 import pytest
 
+from cloud_ingest.inbound import Inbound
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.transport.link import Link
+from testbed.store import Failed
+from wire_protocol import topics
+from wire_protocol.topics import Channel
 
 
 class Forgetful:
@@ -28,18 +31,11 @@ class Forgetful:
     unsubscribe = publish = _answer
 
 
-class Deaf:
-    """Who would be told of subscriptions."""
-
-    def subscribed(self, shards: frozenset[int]) -> None:
-        """Part of `link.Receiving`."""
-
-
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("work", ["_subscribe", "_publish"])
 async def test_a_cancellation_that_comes_with_the_answer_is_heeded(work: str) -> None:
     """A worker that was asked to stop just then waited for itself for ever, and held its gateways' shards."""
-    link, client = Link(IngestSettings(), cast("Any", Deaf()), WorkerMetrics()), Forgetful()
+    link, client = Link(IngestSettings(), WorkerMetrics(), Failed(), lambda _: None), Forgetful()
     link.serve(frozenset({1}))
     link.publish("topic", b"payload")
     task = asyncio.create_task(getattr(link, work)(client))
@@ -51,3 +47,20 @@ async def test_a_cancellation_that_comes_with_the_answer_is_heeded(work: str) ->
     done, _ = await asyncio.wait([task], timeout=5)
     assert done == {task}
     assert task.cancelled()
+
+
+async def test_a_message_that_its_handler_cannot_stand_ends_nothing() -> None:
+    """One hostile payload would have ended the worker's link, and with it everybody's."""
+    failed, handled = Failed(), list[str]()
+    link = Link(IngestSettings(), WorkerMetrics(), failed, lambda _: None)
+
+    def handle(inbound: Inbound) -> None:
+        if inbound.sender == "gw-evil":
+            raise RuntimeError("a defect")
+        handled.append(inbound.sender)
+
+    link.on(Channel.STATUS, handle)
+    for gateway in ("gw-evil", "gw-good"):
+        link._dispatch(topics.link(gateway, Channel.STATUS), b"{}", 0, retained=False)
+    assert handled == ["gw-good"]
+    assert [(service, gateway) for service, gateway, _ in failed] == [("link.up/status", "gw-evil")]

@@ -7,26 +7,27 @@ from pathlib import Path
 import pytest
 
 from cloud_store.base.connection import Connection
-from cloud_store.provisioning.catalog import CatalogStore
+from cloud_store.provisioning import catalog as cloud_catalog
 from cloud_store.tenancy import registry
 from edge_agent.ledger import database
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.provisioning import catalog
 from edge_agent.provisioning.catalog import CatalogBook
 from testbed.hand_clock import HandClock
+from testbed.store import StoreModule
 from wire_protocol.catalog import CatalogAsk, CatalogItem, CatalogPage, CatalogPosition
 
 pytestmark = pytest.mark.services
 
 
 @pytest.fixture
-def store(connection: Connection, database_url: str) -> Iterator[CatalogStore]:
+def store(connection: Connection, database_url: str) -> Iterator[StoreModule]:
     """A store; two tenants, the first with two sites."""
     registry.add_tenant(connection, "other")
     for tenant, site, gateway in (("acme", "berlin", "gw-a"), ("acme", "oslo", "gw-b"), ("other", "rome", "gw-c")):
         registry.add_site(connection, tenant, site)
         registry.add_gateway(connection, tenant, site, gateway)
-    with closing(CatalogStore(database_url)) as made:
+    with closing(StoreModule(cloud_catalog, database_url)) as made:
         yield made
 
 
@@ -43,7 +44,7 @@ def take(ledger: Ledger, page: CatalogPage) -> str:
         return CatalogBook(ledger).take(page)
 
 
-def fetch(store: CatalogStore, ledger: Ledger, gateway: str = "gw-a") -> list[CatalogPage]:
+def fetch(store: StoreModule, ledger: Ledger, gateway: str = "gw-a") -> list[CatalogPage]:
     """Ask and take until there is no more."""
     pages = []
     while not pages or pages[-1].more:
@@ -61,7 +62,7 @@ def skus(ledger: Ledger) -> list[str]:
 
 
 def test_a_hundred_thousand_items_reach_a_gateway_and_a_changed_one_comes_alone(
-    store: CatalogStore, connection: Connection, ledger: Ledger
+    store: StoreModule, connection: Connection, ledger: Ledger
 ) -> None:
     """In pages that fit a message; afterwards nothing is sent twice."""
     items = [CatalogItem(sku=f"SKU-{n:06}", name="Schraube M4×20 ✓" * 4, gtin="4006381333931") for n in range(100_000)]
@@ -78,7 +79,7 @@ def test_a_hundred_thousand_items_reach_a_gateway_and_a_changed_one_comes_alone(
     assert [len(each.items) for each in fetch(store, ledger)] == [0]
 
 
-def test_long_names_make_shorter_pages(store: CatalogStore, connection: Connection, ledger: Ledger) -> None:
+def test_long_names_make_shorter_pages(store: StoreModule, connection: Connection, ledger: Ledger) -> None:
     """A page has its bound in bytes."""
     names = [CatalogItem(sku=f"{n:03}" + "ß" * 61, name="𝄞" * 200) for n in range(500)]
     registry.add_items(connection, "acme", names)
@@ -87,7 +88,7 @@ def test_long_names_make_shorter_pages(store: CatalogStore, connection: Connecti
 
 
 def test_a_change_in_the_middle_of_reading_is_not_missed(
-    store: CatalogStore, connection: Connection, ledger: Ledger
+    store: StoreModule, connection: Connection, ledger: Ledger
 ) -> None:
     """An item that moves to the end while the gateway reads is read there."""
     registry.add_items(connection, "acme", [CatalogItem(sku=f"SKU-{n:04}") for n in range(1200)])
@@ -103,7 +104,7 @@ def test_a_change_in_the_middle_of_reading_is_not_missed(
         assert item.name is not None
 
 
-def test_pages_that_do_not_follow_are_not_taken(store: CatalogStore, connection: Connection, ledger: Ledger) -> None:
+def test_pages_that_do_not_follow_are_not_taken(store: StoreModule, connection: Connection, ledger: Ledger) -> None:
     """Delivered twice, or out of order: the position decides."""
     registry.add_items(connection, "acme", [CatalogItem(sku=f"SKU-{n:04}") for n in range(600)])
     first = store.page("gw-a", CatalogAsk())
@@ -115,9 +116,7 @@ def test_pages_that_do_not_follow_are_not_taken(store: CatalogStore, connection:
     assert len(skus(ledger)) == 600
 
 
-def test_a_cloud_that_has_lost_changes_is_read_anew(
-    store: CatalogStore, connection: Connection, ledger: Ledger
-) -> None:
+def test_a_cloud_that_has_lost_changes_is_read_anew(store: StoreModule, connection: Connection, ledger: Ledger) -> None:
     """After a failover: what only the lost server had must not stay at the gateway."""
     registry.add_items(connection, "acme", [CatalogItem(sku="kept"), CatalogItem(sku="lost")])
     fetch(store, ledger)
@@ -131,7 +130,7 @@ def test_a_cloud_that_has_lost_changes_is_read_anew(
     assert skus(ledger) == ["kept"]
 
 
-def test_tenants_and_sites_do_not_see_each_other(store: CatalogStore, connection: Connection) -> None:
+def test_tenants_and_sites_do_not_see_each_other(store: StoreModule, connection: Connection) -> None:
     """Whatever position is asked for."""
     registry.add_items(connection, "acme", [CatalogItem(sku="ours")])
     registry.add_items(connection, "other", [CatalogItem(sku="theirs")])

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from cloud_store.base.connection import Connection
+from cloud_store.merge import cursors, presence
 from cloud_store.merge.arrivals import LogKey
-from cloud_store.merge.batch import Merger
-from cloud_store.merge.presence import ContactStore
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession, StoreModule
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
@@ -30,30 +30,33 @@ HOSTILE: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def store(connection: Connection, database_url: str) -> Iterator[ContactStore]:
+def store(connection: Connection, database_url: str) -> Iterator[StoreModule]:
     """A store, and two gateways in the registry."""
     registry.add_site(connection, "acme", "berlin")
     for gateway in ("gw-a", "gw-b"):
         registry.add_gateway(connection, "acme", "berlin", gateway)
-    with closing(ContactStore(database_url)) as made:
+    with closing(StoreModule(presence, database_url)) as made:
         yield made
 
 
 @pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_status_holds_up_nobody(store: ContactStore, connection: Connection, said: dict[str, Any]) -> None:
+def test_a_hostile_status_holds_up_nobody(store: StoreModule, connection: Connection, said: dict[str, Any]) -> None:
     """The worker stores statuses in batches and tries again for ever: one that fails would stop them all."""
     honest = GatewayStatus(state="online", epoch=EPOCH, version="1")
     store.record([("gw-a", honest.model_copy(update=said), NOW_MS), ("gw-b", honest, NOW_MS)])
     assert connection.execute("SELECT count(*) FROM gateway_status").fetchone() == (2,)
 
 
-def test_what_was_rejected_is_told_again_on_contact(store: ContactStore, database_url: str) -> None:
+def test_what_was_rejected_is_told_again_on_contact(
+    store: StoreModule, connection: Connection, database_url: str
+) -> None:
     """The acknowledgement that told it may be lost, and the gateway would count the entry for ever."""
     chain, bad = Chain("gw-a"), movement(HLC, "receive", "@supplier", "A-1").model_copy(update={"quantity": -1})
-    with closing(Merger(database_url)) as merger:
+    with closing(MergeSession(database_url)) as merger:
         merger.merge([chain.seal([movement(HLC, "receive", "@supplier", "A-1"), bad]), Chain("gw-b").seal([bad])])
     log = LogKey("gw-a", "ledger", EPOCH)
-    told = store.verdicts_of([log, log._replace(gateway="gw-unknown")])
+    del store
+    told = cursors.verdicts(connection, [log, log._replace(gateway="gw-unknown")], limit=presence.VERDICT_FRAMES_MAX)
     assert {key: [verdict.seq for verdict in verdicts] for key, verdicts in told.items()} == {log: [2]}
     assert "quantity" in told[log][0].reason
-    assert store.verdicts_of([]) == {}
+    assert cursors.verdicts(connection, [], limit=presence.VERDICT_FRAMES_MAX) == {}

@@ -11,10 +11,10 @@ from cloud_store.base import audit_log
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidFirmware, UnknownName
 from cloud_store.provisioning import firmware, jobs, twins
-from cloud_store.provisioning.firmware import FirmwareStore
-from cloud_store.provisioning.jobs import JobStore, Rollout, Spec
-from cloud_store.provisioning.twins import Selection, TwinStore
+from cloud_store.provisioning.jobs import Rollout, Spec
+from cloud_store.provisioning.twins import Selection
 from cloud_store.tenancy import registry
+from testbed.store import StoreModule
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
 from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware
@@ -26,18 +26,18 @@ OLD, NEW, BACK = release("1.0.0", 1), release("1.1.0", 2), release("1.0.0", 3, r
 
 
 @pytest.fixture
-def store(connection: Connection, database_url: str) -> Iterator[JobStore]:
+def store(connection: Connection, database_url: str) -> Iterator[StoreModule]:
     """A store, four gateways, and two versions with the way back from the second."""
     registry.add_site(connection, "acme", "berlin")
     for gateway in GATEWAYS:
         registry.add_gateway(connection, "acme", "berlin", gateway)
     firmware.add(connection, "acme", [OLD], image("1.0.0"), who="kim")
     firmware.add(connection, "acme", [NEW, BACK], image("1.1.0"), who="kim")
-    with closing(JobStore(database_url)) as made:
+    with closing(StoreModule(jobs, database_url)) as made:
         yield made
 
 
-def test_what_was_added_is_listed_and_logged(store: JobStore, connection: Connection) -> None:
+def test_what_was_added_is_listed_and_logged(store: StoreModule, connection: Connection) -> None:
     """Who brought an image into the house is the first question afterwards."""
     del store
     rows = firmware.listing(connection, tenant="acme")
@@ -69,7 +69,7 @@ def _plain(offer: Release) -> Release:
         (release("1.2", 9), bytes(IMAGE_BYTES_MAX + 1), "at most 16777216"),
     ],
 )
-def test_what_cannot_be_added(store: JobStore, connection: Connection, made: Release, body: bytes, why: str) -> None:
+def test_what_cannot_be_added(store: StoreModule, connection: Connection, made: Release, body: bytes, why: str) -> None:
     """An operator's mistake must not reach a single device, and must leave nothing behind."""
     del store
     before = firmware.listing(connection)
@@ -81,7 +81,7 @@ def test_what_cannot_be_added(store: JobStore, connection: Connection, made: Rel
 
 
 def test_a_gateway_is_given_its_own_tenants_images_in_pieces(
-    store: JobStore, connection: Connection, database_url: str
+    store: StoreModule, connection: Connection, database_url: str
 ) -> None:
     """An image is a tenant's property, and a name is easily guessed from another's release."""
     del store
@@ -89,7 +89,7 @@ def test_a_gateway_is_given_its_own_tenants_images_in_pieces(
     registry.add_site(connection, "bravo", "rome")
     registry.add_gateway(connection, "bravo", "rome", "gw-b")
     ask = FirmwareAsk(sha256=NEW.sha256, offset=19_000, bytes=5_000)
-    with closing(FirmwareStore(database_url)) as images:
+    with closing(StoreModule(firmware, database_url)) as images:
         own = images.piece("gw-1", ask)
         assert own is not None
         assert (own.line.size, own.line.offset, own.piece) == (20_000, 19_000, image("1.1.0")[19_000:])
@@ -108,7 +108,7 @@ def begin(connection: Connection, version: str = "1.1.0", **how: Any) -> str:
     return jobs.create(connection, Selection(tenant="acme"), Spec(firmware=(MODEL, version)), Rollout(**how), who="kim")
 
 
-def run(store: JobStore) -> None:
+def run(store: StoreModule) -> None:
     """All steps that can be taken now."""
     for job in store.running():
         while store.step(job):
@@ -120,7 +120,7 @@ Say = Callable[[str, DesiredTwin], dict[str, Any]]
 
 def obey(database_url: str, say: Say) -> list[str]:
     """What gateways would do: take their twins and say how far their devices are."""
-    with closing(TwinStore(database_url)) as store:
+    with closing(StoreModule(twins, database_url)) as store:
         due = store.due(range(topics.SHARDS), limit=100, again_s=3600)
         store.pushed(due)
         for gateway, document in due:
@@ -136,7 +136,9 @@ def states(connection: Connection, job: str) -> dict[str, tuple[str, str | None]
     return {row["gateway"]: (row["state"], row["reason"]) for row in jobs.targets(connection, job, limit=99)}
 
 
-def test_a_wave_ends_when_all_devices_are_healthy(store: JobStore, connection: Connection, database_url: str) -> None:
+def test_a_wave_ends_when_all_devices_are_healthy(
+    store: StoreModule, connection: Connection, database_url: str
+) -> None:
     """Some of them, or those of another release, are not all."""
     job = begin(connection, waves=("1", "100%"))
     run(store)
@@ -144,7 +146,7 @@ def test_a_wave_ends_when_all_devices_are_healthy(store: JobStore, connection: C
     run(store)
     assert states(connection, job)["gw-1"] == ("started", None)
     assert [row["healthy"] for row in jobs.targets(connection, job, limit=1)] == ["1.1.0: 1 of 2"]
-    with closing(TwinStore(database_url)) as worker:
+    with closing(StoreModule(twins, database_url)) as worker:
         for said in ({"release": 1, "version": "1.0.0"}, {"release": 2, "version": "1.1.0"}):
             told = ReportedFirmware.model_validate(said | {"devices": 2, "healthy": 2})
             worker.report("gw-1", ReportedTwin(version=1, firmware={MODEL: told}))
@@ -162,7 +164,7 @@ def test_a_wave_ends_when_all_devices_are_healthy(store: JobStore, connection: C
     assert (row["state"], row["succeeded"]) == ("done", 4)
 
 
-def test_a_full_disk_at_a_gateway_may_pass(store: JobStore, connection: Connection, database_url: str) -> None:
+def test_a_full_disk_at_a_gateway_may_pass(store: StoreModule, connection: Connection, database_url: str) -> None:
     """It tries again by itself, and there is a time limit anyway."""
     job = begin(connection, waves=("1", "100%"))
     run(store)
@@ -180,7 +182,7 @@ def test_a_full_disk_at_a_gateway_may_pass(store: JobStore, connection: Connecti
     ],
 )  # fmt: skip
 def test_a_failure_names_the_device_and_devices_go_back(
-    store: JobStore, connection: Connection, database_url: str, say: dict[str, Any], why: str
+    store: StoreModule, connection: Connection, database_url: str, say: dict[str, Any], why: str
 ) -> None:
     """The way back is a release of its own: the old one would be refused as taken."""
     job = begin(connection, waves=("2", "100%"), rollback=True)
@@ -231,7 +233,7 @@ def _fill_twin(connection: Connection, gateway: str) -> None:
 
 
 def test_a_rollback_that_does_not_fit_a_twin_fails_at_that_gateway_alone(
-    store: JobStore, connection: Connection, database_url: str
+    store: StoreModule, connection: Connection, database_url: str
 ) -> None:
     """The step raised InvalidTwin instead: it ended every ingest worker that took it, one after the other."""
     _fill_twin(connection, "gw-1")
@@ -249,7 +251,7 @@ def test_a_rollback_that_does_not_fit_a_twin_fails_at_that_gateway_alone(
 
 
 def test_nothing_of_a_way_back_stays_in_the_next_release(
-    store: JobStore, connection: Connection, database_url: str
+    store: StoreModule, connection: Connection, database_url: str
 ) -> None:
     """A merge patch keeps what it does not name: a `replaces` left behind would break the signature."""
     begin(connection, "1.0.0", waves=("100%",))
@@ -264,7 +266,7 @@ def test_nothing_of_a_way_back_stays_in_the_next_release(
 
 
 def test_an_abort_goes_back_unless_somebody_has_asked_for_something_else(
-    store: JobStore, connection: Connection, database_url: str
+    store: StoreModule, connection: Connection, database_url: str
 ) -> None:
     """What an operator has decided meanwhile stays."""
     job = begin(connection, waves=("2", "100%"))
@@ -278,7 +280,7 @@ def test_an_abort_goes_back_unless_somebody_has_asked_for_something_else(
     assert twins.show(connection, "gw-2")["state"] == {}
 
 
-def test_a_gateway_that_says_nothing_is_not_waited_for_for_ever(store: JobStore, connection: Connection) -> None:
+def test_a_gateway_that_says_nothing_is_not_waited_for_for_ever(store: StoreModule, connection: Connection) -> None:
     """A device that is switched off would hold up the fleet."""
     job = begin(connection, waves=("1", "100%"), timeout_s=1)
     run(store)
@@ -287,7 +289,7 @@ def test_a_gateway_that_says_nothing_is_not_waited_for_for_ever(store: JobStore,
     assert states(connection, job)["gw-1"] == ("failed", "not in time: nothing was heard of it")
 
 
-def test_what_cannot_be_rolled_out(store: JobStore, connection: Connection) -> None:
+def test_what_cannot_be_rolled_out(store: StoreModule, connection: Connection) -> None:
     """A job that could not go back, or whose image a gateway may not have, must not begin."""
     del store
     firmware.add(connection, "acme", [release("1.2", 4)], image("1.2"), who="kim")
@@ -308,7 +310,7 @@ def test_what_cannot_be_rolled_out(store: JobStore, connection: Connection) -> N
 
 
 @pytest.mark.parametrize("role", ["stocktide_api", "stocktide_dashboard", "stocktide_ingest"])
-def test_a_worker_reads_images_and_others_see_nothing(store: JobStore, connection: Connection, role: str) -> None:
+def test_a_worker_reads_images_and_others_see_nothing(store: StoreModule, connection: Connection, role: str) -> None:
     """A way back that nobody has sent yet is not for dashboards; and a worker that is owned brings in no image."""
     del store
     for table in ("firmware_image", "firmware_release"):

@@ -25,11 +25,11 @@ from cloud_cli.app import app
 from cloud_store.base.connection import Connection, connect
 from cloud_store.base.errors import UnknownName
 from cloud_store.merge.arrivals import ArrivedFrame
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import history, stock_levels
 from cloud_store.reports.history import InvalidMoment, Moment, TooMuchHistory
 from cloud_store.reports.stock_levels import StockFilter
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession
 from tests.cloud_api.serving import key, served
 from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain
@@ -66,7 +66,7 @@ def late_pick(connection: Connection, database_url: str) -> Connection:
     put = histories.movement(clock.pack(ms(MONDAY)), "receive", "@supplier", "A-1", 10)
     pick = histories.movement(clock.pack(ms(MONDAY) + 1000), "pick", "A-1", "@customer", 3)
     warm = Reading(hlc=clock.pack(ms(MONDAY)), boot=BOOT, mono_ms=0, values={"temperature_c": 21.5})
-    with closing(Merger(database_url)) as merger:
+    with closing(MergeSession(database_url)) as merger:
         merger.merge([received(Chain("gw-dock").seal([put]), MONDAY)])
         # Readings have numbers of their own: that some have come says nothing about the ledger.
         merger.merge([received(Chain("gw-hall", "readings").seal([warm, warm]), MONDAY)])
@@ -159,7 +159,7 @@ class Site:
             registry.add_gateway(connection, "acme", self.name, f"{self.name}-{letter}")
         self.learned: list[Learned] = []
 
-    def deliver(self, merger: Merger) -> None:
+    def deliver(self, merger: MergeSession) -> None:
         """Merge all frames, interleaved, each batch received a millisecond after the one before; some come twice."""
         chance, received_ms = Random(self.example.seed), NOW_MS
         waiting = {letter: list(self._frames(letter, entries)) for letter, entries in self.ledgers.items()}
@@ -265,7 +265,7 @@ def test_stock_at_any_two_moments_is_the_oracles(
                 there = {cell: held for cell, held in expected.items() if cell.location == location}
                 assert site.found(replace(everything, location=location), asked) == there
 
-    with closing(Merger(database_url)) as merger:
+    with closing(MergeSession(database_url)) as merger:
         check()
 
 
@@ -273,7 +273,7 @@ def test_entries_of_one_instant_are_ordered_by_gateway_then_epoch(connection: Co
     """Also where the number in the log says otherwise: a count or a movement by each of three logs at one reading."""
     tie = clock.pack(NOW_MS) + 9
     first = histories.movement(tie - 1, "receive", "@supplier", "A-1", 100)
-    with closing(Merger(database_url)) as merger:
+    with closing(MergeSession(database_url)) as merger:
         for kinds in product((True, False), repeat=3):
             tied = [
                 histories.count(tie, "A-1", 10 * number)

@@ -12,9 +12,9 @@ import pytest
 
 from cloud_store.base.connection import Connection
 from cloud_store.merge.arrivals import LogKey
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, movement
 from wire_protocol import clock, frames
 from wire_protocol.messages import EPOCH_MS_MAX
@@ -48,18 +48,18 @@ HOSTILE: list[dict[str, Any]] = [
 
 
 @pytest.fixture
-def merger(connection: Connection, database_url: str) -> Iterator[Merger]:
+def merger(connection: Connection, database_url: str) -> Iterator[MergeSession]:
     """A merger, and one gateway in the registry."""
     registry.add_site(connection, "acme", "berlin")
     registry.add_gateway(connection, "acme", "berlin", "gw-a")
-    made = Merger(database_url)
+    made = MergeSession(database_url)
     yield made
     made.close()
 
 
 @pytest.mark.parametrize("row", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_entry_is_rejected_and_the_rest_is_stored(
-    merger: Merger, connection: Connection, row: dict[str, Any]
+    merger: MergeSession, connection: Connection, row: dict[str, Any]
 ) -> None:
     """Its neighbours in the frame merge; the acknowledgement can be sent; the dead letter can be read."""
     pair = [movement(clock.pack(NOW_MS, n), "receive", "@supplier", "A-1") for n in range(2)]
@@ -74,7 +74,7 @@ def test_a_hostile_entry_is_rejected_and_the_rest_is_stored(
     assert [(kind, isinstance(json.loads(payload), dict)) for kind, payload in letters] == [("entry", True)]
 
 
-def test_absurd_clock_offsets_do_no_harm(merger: Merger, connection: Connection) -> None:
+def test_absurd_clock_offsets_do_no_harm(merger: MergeSession, connection: Connection) -> None:
     """The largest offset that a frame may carry is bounded with the time it gives, which is kept beside it."""
     honest = Chain("gw-a").seal(
         [movement(clock.pack(NOW_MS), "receive", "@supplier", "A-1")], boots={BOOT: -EPOCH_MS_MAX}
@@ -84,7 +84,9 @@ def test_absurd_clock_offsets_do_no_harm(merger: Merger, connection: Connection)
 
 
 @pytest.mark.parametrize("column", ["ms", "drift_ms"])
-def test_a_number_too_long_to_write_down_stops_no_worker(merger: Merger, connection: Connection, column: str) -> None:
+def test_a_number_too_long_to_write_down_stops_no_worker(
+    merger: MergeSession, connection: Connection, column: str
+) -> None:
     """Python reads integers of 4,300 digits and writes none that is longer: the dead letter has the frame instead."""
     entries = {**GOOD, "ms": NOW_MS, "tick": 0, "drift_ms": 0, column: "LONG"}
     del entries["hlc"], entries["mono_ms"]

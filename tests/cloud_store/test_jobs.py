@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloud_store.base.connection import Connection
-from cloud_store.provisioning import jobs, twins
-from cloud_store.provisioning.commands import CommandStore
-from cloud_store.provisioning.jobs import JobStore, Rollout, Spec
-from cloud_store.provisioning.twins import Selection, TwinStore
+from cloud_store.provisioning import commands, jobs, twins
+from cloud_store.provisioning.jobs import Rollout, Spec
+from cloud_store.provisioning.twins import Selection
 from cloud_store.tenancy import registry
+from testbed.store import StoreModule
 from wire_protocol import topics, waves
 from wire_protocol.commands import InvalidCommand
 from wire_protocol.messages import Reply
@@ -27,12 +27,12 @@ ALL_SHARDS = range(topics.SHARDS)
 
 
 @pytest.fixture
-def store(connection: Connection, database_url: str) -> Iterator[JobStore]:
+def store(connection: Connection, database_url: str) -> Iterator[StoreModule]:
     """A store, and twenty gateways."""
     registry.add_site(connection, "acme", "berlin")
     for gateway in GATEWAYS:
         registry.add_gateway(connection, "acme", "berlin", gateway)
-    with closing(JobStore(database_url)) as made:
+    with closing(StoreModule(jobs, database_url)) as made:
         yield made
 
 
@@ -41,7 +41,7 @@ def begin(connection: Connection, spec: Spec, **how: Any) -> str:
     return jobs.create(connection, Selection(tenant="acme"), spec, Rollout(**how), who="kim")
 
 
-def run(store: JobStore) -> None:
+def run(store: StoreModule) -> None:
     """All steps that can be taken now."""
     for job in store.running():
         while store.step(job):
@@ -56,7 +56,7 @@ def counts(connection: Connection, job: str) -> dict[str, Any]:
 
 def obey(database_url: str, *, refuse: frozenset[str] = frozenset()) -> set[str]:
     """What gateways would do: take their twins, or refuse. Returns who had something to do."""
-    with closing(TwinStore(database_url)) as store:
+    with closing(StoreModule(twins, database_url)) as store:
         due = store.due(ALL_SHARDS, limit=100, again_s=3600)
         store.pushed(due)
         for gateway, document in due:
@@ -66,7 +66,7 @@ def obey(database_url: str, *, refuse: frozenset[str] = frozenset()) -> set[str]
         return {push.gateway for push in due}
 
 
-def test_waves_follow_each_other(store: JobStore, connection: Connection, database_url: str) -> None:
+def test_waves_follow_each_other(store: StoreModule, connection: Connection, database_url: str) -> None:
     """One, then a tenth, then the rest; and the job is done when all have it in force."""
     job = begin(connection, Spec(patch=SLOW), waves=("1", "10%", "100%"))
     seen = []
@@ -79,7 +79,9 @@ def test_waves_follow_each_other(store: JobStore, connection: Connection, databa
     assert {row["state"] for row in twins.overview(connection)} == {"in force"}
 
 
-def test_too_many_failures_end_it_and_twins_go_back(store: JobStore, connection: Connection, database_url: str) -> None:
+def test_too_many_failures_end_it_and_twins_go_back(
+    store: StoreModule, connection: Connection, database_url: str
+) -> None:
     """The rest of the fleet never hears of it; those that took it are as before."""
     job = begin(connection, Spec(patch=SLOW), waves=("20%", "100%"), failures_percent_max=20.0, rollback=True)
     run(store)
@@ -94,7 +96,7 @@ def test_too_many_failures_end_it_and_twins_go_back(store: JobStore, connection:
 
 
 def test_what_somebody_has_changed_since_is_left_alone(
-    store: JobStore, connection: Connection, database_url: str
+    store: StoreModule, connection: Connection, database_url: str
 ) -> None:
     """Going back must not undo the work of others."""
     job = begin(connection, Spec(patch=SLOW), waves=("100%",))
@@ -106,7 +108,7 @@ def test_what_somebody_has_changed_since_is_left_alone(
 
 
 def test_a_paused_job_begins_nothing_until_it_is_resumed(
-    store: JobStore, connection: Connection, database_url: str
+    store: StoreModule, connection: Connection, database_url: str
 ) -> None:
     """What has begun goes on."""
     job = begin(connection, Spec(patch=SLOW), waves=("1", "100%"))
@@ -120,18 +122,18 @@ def test_a_paused_job_begins_nothing_until_it_is_resumed(
     assert counts(connection, job)["waiting"] == 0
 
 
-def test_a_command_for_many(store: JobStore, connection: Connection, database_url: str) -> None:
+def test_a_command_for_many(store: StoreModule, connection: Connection, database_url: str) -> None:
     """Replies decide; a gateway that is gone fails when its time is over."""
     job = begin(
         connection, Spec("recount", {"location": "A-1"}), waves=("100%",), failures_percent_max=10.0, timeout_s=60
     )
     run(store)
-    with closing(CommandStore(database_url)) as commands:
-        due = commands.due(ALL_SHARDS, limit=100, again_s=60)
+    with closing(StoreModule(commands, database_url)) as sending:
+        due = sending.due(ALL_SHARDS, limit=100, again_s=60)
         assert len(due) == 20
         for gateway, command in due[1:]:
-            assert commands.reply(gateway, Reply(id=command.id, ok=True))
-        assert not commands.reply("gw-05", Reply(id=due[0].command.id, ok=True)), "another gateway may not answer"
+            assert sending.reply(gateway, Reply(id=command.id, ok=True))
+        assert not sending.reply("gw-05", Reply(id=due[0].command.id, ok=True)), "another gateway may not answer"
     run(store)
     assert counts(connection, job)["started"] == 1
     connection.execute("UPDATE command SET expires_at = now() WHERE replied_at IS NULL")
@@ -141,7 +143,7 @@ def test_a_command_for_many(store: JobStore, connection: Connection, database_ur
 
 
 def test_a_command_that_this_worker_does_not_know_fails_and_ends_no_worker(
-    store: JobStore, connection: Connection
+    store: StoreModule, connection: Connection
 ) -> None:
     """A job that a newer version began, during a rolling upgrade: InvalidCommand ended every older worker in turn."""
     job = begin(connection, Spec("recount", {"location": "A-1"}), waves=("100%",))
@@ -152,7 +154,7 @@ def test_a_command_that_this_worker_does_not_know_fails_and_ends_no_worker(
     assert "no command of-a-newer-version" in jobs.targets(connection, job, limit=1)[0]["reason"]
 
 
-def test_what_cannot_be_done_is_refused_at_once(store: JobStore, connection: Connection) -> None:
+def test_what_cannot_be_done_is_refused_at_once(store: StoreModule, connection: Connection) -> None:
     """Before any gateway hears of it."""
     with pytest.raises(InvalidCommand):
         begin(connection, Spec("recount", {}))

@@ -11,10 +11,10 @@ import pytest
 from cloud_store.base.connection import Connection
 from cloud_store.merge import alarms
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport
-from cloud_store.merge.batch import Merger
-from cloud_store.provisioning.sites import SiteStore
+from cloud_store.provisioning import sites
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession, StoreModule
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from tests.cloud_store.scans import HLC, NEXT, on_hand, scan
 from wire_protocol import frames, names
@@ -25,13 +25,13 @@ THIRD = names.ulid(NOW_MS + 2, bytes(10))
 
 
 @pytest.fixture
-def merger(connection: Connection, database_url: str) -> Iterator[Merger]:
+def merger(connection: Connection, database_url: str) -> Iterator[MergeSession]:
     """A merger, and two gateways of one site, one of another."""
     for site in ("berlin", "vienna"):
         registry.add_site(connection, "acme", site)
     for name, site in (("gw-a", "berlin"), ("gw-b", "berlin"), ("gw-far", "vienna")):
         registry.add_gateway(connection, "acme", site, name)
-    made = Merger(database_url)
+    made = MergeSession(database_url)
     yield made
     made.close()
 
@@ -41,7 +41,7 @@ def verdicts(report: MergeReport, epoch: str) -> list[int]:
     return [told.seq for told in report.streams[LogKey("gw-a", "ledger", epoch)].rejected]
 
 
-def test_a_new_epoch_must_know_the_old_one_and_then_both_count(merger: Merger, connection: Connection) -> None:
+def test_a_new_epoch_must_know_the_old_one_and_then_both_count(merger: MergeSession, connection: Connection) -> None:
     """A replacement that has not fetched what the cloud has would take scans that are sent again for new ones."""
     old = Chain("gw-a")
     merger.merge([old.seal([scan(1), scan(2)])])
@@ -57,7 +57,7 @@ def test_a_new_epoch_must_know_the_old_one_and_then_both_count(merger: Merger, c
     assert on_hand(connection) == 4
 
 
-def test_two_logs_of_a_cloned_disk_go_on_side_by_side(merger: Merger, connection: Connection) -> None:
+def test_two_logs_of_a_cloned_disk_go_on_side_by_side(merger: MergeSession, connection: Connection) -> None:
     """Neither stops the other, and the same number in both is not the same entry."""
     first = Chain("gw-a")
     merger.merge([first.seal([scan(1)])])
@@ -72,7 +72,7 @@ def test_two_logs_of_a_cloned_disk_go_on_side_by_side(merger: Merger, connection
 
 @pytest.mark.parametrize("together", [False, True])
 def test_a_scan_in_two_logs_that_did_not_know_of_each_other_counts_once(
-    merger: Merger, connection: Connection, *, together: bool
+    merger: MergeSession, connection: Connection, *, together: bool
 ) -> None:
     """The gateway died between commit and receipt, the device sent again, and then the old disk was plugged in."""
     old, new = Chain("gw-a"), Chain("gw-a", epoch=NEXT)
@@ -93,7 +93,7 @@ def test_a_scan_in_two_logs_that_did_not_know_of_each_other_counts_once(
 
 
 def test_a_successor_that_knew_everything_is_not_searched_for_repetitions(
-    merger: Merger, connection: Connection
+    merger: MergeSession, connection: Connection
 ) -> None:
     """Otherwise every gateway that was ever replaced would pay for it for ever."""
     old, new = Chain("gw-a"), Chain("gw-a", epoch=NEXT)
@@ -105,7 +105,7 @@ def test_a_successor_that_knew_everything_is_not_searched_for_repetitions(
 
 
 def test_a_gateway_is_sent_what_it_lacks_of_its_own_site(
-    merger: Merger, connection: Connection, database_url: str
+    merger: MergeSession, connection: Connection, database_url: str
 ) -> None:
     """Byte for byte, in order, with the entries that do not count, and nothing of another site."""
     a, b, far = Chain("gw-a"), Chain("gw-b"), Chain("gw-far")
@@ -113,7 +113,7 @@ def test_a_gateway_is_sent_what_it_lacks_of_its_own_site(
     bad = movement(HLC + 99, "receive", "@supplier", "A-1").model_copy(update={"quantity": -1})
     sent.append(b.seal([scan(51), bad]))
     merger.merge(sent)
-    with closing(SiteStore(database_url)) as store:
+    with closing(StoreModule(sites, database_url)) as store:
         answer = store.answer("gw-b", SiteAsk(own=EPOCH), bytes_max=1 << 20)
         assert [frame.frame for frame in answer.frames] == a.sealed
         assert {(h.gateway, h.frame, h.seq) for h in answer.heads} == {("gw-a", 19, 19), ("gw-b", 2, 3)}
@@ -131,7 +131,7 @@ def test_a_gateway_is_sent_what_it_lacks_of_its_own_site(
         assert store.answer("gw-unknown", SiteAsk(), bytes_max=1 << 20) == ([], [], False, False)
 
 
-def test_a_gateway_may_have_more_epochs_than_a_frame_can_name(merger: Merger, connection: Connection) -> None:
+def test_a_gateway_may_have_more_epochs_than_a_frame_can_name(merger: MergeSession, connection: Connection) -> None:
     """The seventieth restore must not shut a gateway out for ever: the latest epochs are enough to know."""
     heads: dict[str, LogHead] = {}
     for number in range(EPOCHS_MAX + 3):

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from cloud_store.base.connection import Connection, connect
-from cloud_store.merge import cross_log_dedup
+from cloud_store.merge import cross_log_dedup, cursors
 from cloud_store.merge.arrivals import LogKey
-from cloud_store.merge.batch import Merger
 from cloud_store.merge.plan import Plan
-from cloud_store.merge.presence import ContactStore
+from cloud_store.merge.presence import VERDICT_FRAMES_MAX
 from cloud_store.reports import verification
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession, StoreModule
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from tests.cloud_store.scans import HLC, NEXT, on_hand, scan
 from wire_protocol import frames, names
@@ -28,17 +28,19 @@ LOG = LogKey("gw-a", "ledger", EPOCH)
 
 
 @pytest.fixture
-def merger(connection: Connection, database_url: str) -> Iterator[Merger]:
+def merger(connection: Connection, database_url: str) -> Iterator[MergeSession]:
     """A merger, and two gateways of one site."""
     registry.add_site(connection, "acme", "berlin")
     for name in ("gw-a", "gw-b"):
         registry.add_gateway(connection, "acme", "berlin", name)
-    made = Merger(database_url)
+    made = MergeSession(database_url)
     yield made
     made.close()
 
 
-def test_the_longest_names_do_not_make_a_verdict_that_nobody_can_send(merger: Merger, connection: Connection) -> None:
+def test_the_longest_names_do_not_make_a_verdict_that_nobody_can_send(
+    merger: MergeSession, connection: Connection
+) -> None:
     """A worker that falls over it falls over it again, and so does the next one."""
     old, new = Chain("gw-a"), Chain("gw-a", epoch=NEXT)
     long = scan(51).model_copy(update={"device": "d" * 64, "event": "e" * 64})
@@ -50,7 +52,7 @@ def test_the_longest_names_do_not_make_a_verdict_that_nobody_can_send(merger: Me
 
 
 def test_a_new_epoch_beside_a_merge_of_the_old_log(
-    merger: Merger, connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+    merger: MergeSession, connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two workers, one scan in both logs: the log that begins between planning and locking must be seen."""
     old, new = Chain("gw-a"), Chain("gw-a", epoch=NEXT)
@@ -63,7 +65,7 @@ def test_a_new_epoch_beside_a_merge_of_the_old_log(
         take_out(session, planned)
         if not begun:
             begun.append(True)
-            with closing(Merger(database_url)) as other:
+            with closing(MergeSession(database_url)) as other:
                 other.merge([first])
 
     monkeypatch.setattr(cross_log_dedup, "take_out", between)
@@ -71,7 +73,9 @@ def test_a_new_epoch_beside_a_merge_of_the_old_log(
     assert (report.retries, report.rejected, on_hand(connection)) == (1, 1, 6)
 
 
-def test_a_log_that_went_on_otherwise_after_a_failover_is_searched(merger: Merger, connection: Connection) -> None:
+def test_a_log_that_went_on_otherwise_after_a_failover_is_searched(
+    merger: MergeSession, connection: Connection
+) -> None:
     """What the new epoch knew of the old log is not what the cloud has of it now, though it is as long."""
     old, twin = Chain("gw-a"), Chain("gw-a")
     merger.merge([old.seal([scan(1)])])
@@ -84,7 +88,7 @@ def test_a_log_that_went_on_otherwise_after_a_failover_is_searched(merger: Merge
     assert (report.rejected, on_hand(connection)) == (1, 7)
 
 
-def test_a_technicians_entries_in_a_cloned_backlog_count_once(merger: Merger, connection: Connection) -> None:
+def test_a_technicians_entries_in_a_cloned_backlog_count_once(merger: MergeSession, connection: Connection) -> None:
     """They have no event id; two disks that were one have them at the same reading of the clock."""
     typed = [movement(HLC + number, "receive", "@supplier", "A-1", 10) for number in range(4)]
     disk, clone = Chain("gw-a"), Chain("gw-a", epoch=NEXT)
@@ -94,7 +98,7 @@ def test_a_technicians_entries_in_a_cloned_backlog_count_once(merger: Merger, co
     assert (report.rejected, on_hand(connection)) == (2, 40)
 
 
-def test_a_rebuild_keeps_new_logs_away(merger: Merger, connection: Connection, database_url: str) -> None:
+def test_a_rebuild_keeps_new_logs_away(merger: MergeSession, connection: Connection, database_url: str) -> None:
     """A gateway's first frame between reading the entries and writing the balances would be overwritten."""
     first, second = Chain("gw-a"), Chain("gw-b")
     merger.merge([first.seal([scan(number) for number in range(1, 11)])])
@@ -116,7 +120,7 @@ def test_a_rebuild_keeps_new_logs_away(merger: Merger, connection: Connection, d
 
 
 @pytest.mark.parametrize("frame", [1, 2])
-def test_invented_epochs_leave_no_rows(merger: Merger, connection: Connection, frame: int) -> None:
+def test_invented_epochs_leave_no_rows(merger: MergeSession, connection: Connection, frame: int) -> None:
     """A gateway that makes up epochs must not make every later merge of its own slower and slower."""
     merger.merge([Chain("gw-a").seal([scan(1)])])
     for number in range(30):
@@ -126,7 +130,7 @@ def test_invented_epochs_leave_no_rows(merger: Merger, connection: Connection, f
     assert row[0] == 1
 
 
-def test_every_verdict_is_told_however_many(merger: Merger, database_url: str) -> None:
+def test_every_verdict_is_told_however_many(merger: MergeSession, database_url: str) -> None:
     """A gateway that does not hear of one counts the entry for ever."""
     old, one, new = Chain("gw-a"), Chain("gw-a"), Chain("gw-a", epoch=NEXT)
     one.seal([scan(0)])
@@ -141,12 +145,12 @@ def test_every_verdict_is_told_however_many(merger: Merger, database_url: str) -
     assert (len(told), len(acks)) == (2000, 8)
     bad = movement(HLC, "receive", "@supplier", "A-1").model_copy(update={"quantity": -1})
     merger.merge([Chain("gw-b").seal([bad])])
-    with closing(ContactStore(database_url)) as store:
-        again = store.verdicts_of([log, LOG._replace(gateway="gw-b")])
+    with closing(StoreModule(cursors, database_url)) as store:
+        again = store.verdicts([log, LOG._replace(gateway="gw-b")], limit=VERDICT_FRAMES_MAX)
         assert {key.gateway: len(verdicts) for key, verdicts in again.items()} == {"gw-a": 2000, "gw-b": 1}
 
 
-def test_the_clone_whose_frame_was_merged_is_not_told_that_it_forked(merger: Merger) -> None:
+def test_the_clone_whose_frame_was_merged_is_not_told_that_it_forked(merger: MergeSession) -> None:
     """Both hear the same acknowledgement; the one whose digest it names has the cloud's history."""
     ours, theirs = Chain("gw-a"), Chain("gw-a")
     merger.merge([ours.seal([scan(1)])])

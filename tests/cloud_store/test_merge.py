@@ -9,9 +9,9 @@ import pytest
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.merge.arrivals import LogKey
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, count, movement
 from wire_protocol import clock, frames, names
 from wire_protocol.entries import QUANTITY_MAX, Reading
@@ -22,8 +22,8 @@ OTHER_BOOT = names.ulid(NOW_MS - 5, bytes(10))
 
 
 @pytest.fixture
-def merger(database_url: str) -> Iterator[Merger]:
-    made = Merger(database_url)
+def merger(database_url: str) -> Iterator[MergeSession]:
+    made = MergeSession(database_url)
     yield made
     made.close()
 
@@ -47,7 +47,7 @@ def column(connection: Connection) -> Callable[[bytes], list[Any]]:
 @pytest.mark.parametrize("movement_first", [True, False])
 @pytest.mark.usefixtures("gateways")
 def test_entries_of_the_same_instant_are_ordered_by_gateway(
-    merger: Merger, connection: Connection, first: str, second: str, expected: int, *, movement_first: bool
+    merger: MergeSession, connection: Connection, first: str, second: str, expected: int, *, movement_first: bool
 ) -> None:
     """A movement by `first` and a count by `second` at one clock reading: the name decides, not the arrival."""
     taken = Chain(first).seal([movement(HLC, "receive", "@supplier", "A-1")])
@@ -59,7 +59,7 @@ def test_entries_of_the_same_instant_are_ordered_by_gateway(
 
 
 @pytest.mark.usefixtures("gateways")
-def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: Merger, connection: Connection) -> None:
+def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: MergeSession, connection: Connection) -> None:
     """One impossible entry must not stop a stream for ever."""
     chain = Chain("gw-a")
     good, bad = movement(HLC, "receive", "@supplier", "A-1", 5), movement(HLC + 1, "receive", "@supplier", "A-1", 6)
@@ -75,7 +75,7 @@ def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: Merger, connection
 
 
 @pytest.mark.usefixtures("gateways")
-def test_an_unreadable_frame_keeps_its_place_in_the_chain(merger: Merger) -> None:
+def test_an_unreadable_frame_keeps_its_place_in_the_chain(merger: MergeSession) -> None:
     """Its entries are rejected one by one; the next frame merges."""
     chain = Chain("gw-a")
     good = chain.seal([movement(HLC, "receive", "@supplier", "A-1")])
@@ -85,7 +85,7 @@ def test_an_unreadable_frame_keeps_its_place_in_the_chain(merger: Merger) -> Non
 
 
 @pytest.mark.usefixtures("gateways")
-def test_a_fork_is_quarantined_and_told(merger: Merger, column: Callable[[bytes], list[Any]]) -> None:
+def test_a_fork_is_quarantined_and_told(merger: MergeSession, column: Callable[[bytes], list[Any]]) -> None:
     """A second history under the same name must not be counted; its frames are kept for a person to judge."""
     merger.merge([Chain("gw-a").seal([movement(HLC, "receive", "@supplier", "A-1")])])
     other = Chain("gw-a").seal([movement(HLC, "receive", "@supplier", "A-1", 99)])
@@ -100,7 +100,7 @@ def test_a_fork_is_quarantined_and_told(merger: Merger, column: Callable[[bytes]
 
 @pytest.mark.usefixtures("gateways")
 def test_unknown_and_disabled_gateways_are_refused(
-    merger: Merger, connection: Connection, column: Callable[[bytes], list[Any]]
+    merger: MergeSession, connection: Connection, column: Callable[[bytes], list[Any]]
 ) -> None:
     """Only the registry says who may write, and for which tenant."""
     registry.set_gateway_state(connection, "gw-b", "disabled")
@@ -115,7 +115,7 @@ def test_unknown_and_disabled_gateways_are_refused(
 
 
 @pytest.mark.usefixtures("gateways")
-def test_a_sum_beyond_64_bits_rejects_one_frame_only(merger: Merger, connection: Connection) -> None:
+def test_a_sum_beyond_64_bits_rejects_one_frame_only(merger: MergeSession, connection: Connection) -> None:
     """A hostile gateway cannot make a whole worker fail for ever by overflowing a balance."""
     big, small = Chain("gw-a"), Chain("gw-b")
     merger.merge([big.seal([movement(HLC, "receive", "@supplier", "A-1", sku="gold")])])
@@ -131,7 +131,7 @@ def test_a_sum_beyond_64_bits_rejects_one_frame_only(merger: Merger, connection:
 
 
 @pytest.mark.usefixtures("gateways")
-def test_a_verdict_is_told_although_the_batch_was_taken_apart(merger: Merger, connection: Connection) -> None:
+def test_a_verdict_is_told_although_the_batch_was_taken_apart(merger: MergeSession, connection: Connection) -> None:
     """The technician must learn which entry was not stored, also when later frames of the stream follow at once."""
     chain = Chain("gw-a")
     merger.merge([chain.seal([movement(HLC, "receive", "@supplier", "A-1", sku="gold")])])
@@ -145,7 +145,9 @@ def test_a_verdict_is_told_although_the_batch_was_taken_apart(merger: Merger, co
 
 
 @pytest.mark.usefixtures("gateways")
-def test_times_are_true_where_the_boot_is_known_and_bounded_elsewhere(merger: Merger, connection: Connection) -> None:
+def test_times_are_true_where_the_boot_is_known_and_bounded_elsewhere(
+    merger: MergeSession, connection: Connection
+) -> None:
     """A gateway that booted in 1970 gets its day right; what is still impossible is bounded, flagged, told and kept."""
     year_ms, zero_ms = 365 * 24 * 3600 * 1000, NOW_MS - 3_600_000
     in_1970 = movement(clock.pack(60_000), "receive", "@supplier", "A-1").model_copy(update={"mono_ms": 60_000})
@@ -162,7 +164,7 @@ def test_times_are_true_where_the_boot_is_known_and_bounded_elsewhere(merger: Me
 
 
 @pytest.mark.usefixtures("gateways")
-def test_readings_have_a_stream_of_their_own(merger: Merger, connection: Connection) -> None:
+def test_readings_have_a_stream_of_their_own(merger: MergeSession, connection: Connection) -> None:
     """A reading in the ledger is rejected; in its stream it is stored, each value once."""
     reading = Reading(
         hlc=HLC, boot=BOOT, mono_ms=0, device="probe-1", values={"temperature_c": 4.5, "humidity_pct": 60}
@@ -173,7 +175,7 @@ def test_readings_have_a_stream_of_their_own(merger: Merger, connection: Connect
 
 
 @pytest.mark.usefixtures("gateways")
-def test_nothing_is_merged_when_the_chain_has_a_gap(merger: Merger) -> None:
+def test_nothing_is_merged_when_the_chain_has_a_gap(merger: MergeSession) -> None:
     """The acknowledgement asks for the missing frame."""
     chain = Chain("gw-a")
     first = chain.seal([movement(HLC, "receive", "@supplier", "A-1")])
@@ -184,7 +186,7 @@ def test_nothing_is_merged_when_the_chain_has_a_gap(merger: Merger) -> None:
     assert merger.merge([first, arrived("gw-a", first.payload), second]).duplicates == 1
 
 
-def test_two_sites_share_nothing_but_goods_in_transit(merger: Merger, connection: Connection) -> None:
+def test_two_sites_share_nothing_but_goods_in_transit(merger: MergeSession, connection: Connection) -> None:
     """Each site books transit for itself; over the tenant it nets out, with the SKU and shelf names the same."""
     for site in ("berlin", "vienna"):
         registry.add_site(connection, "acme", site)
@@ -200,12 +202,12 @@ def test_two_sites_share_nothing_but_goods_in_transit(merger: Merger, connection
 
 def test_without_a_database_nothing_is_merged() -> None:
     """The caller learns that the database is away, whatever the driver calls that."""
-    merger = Merger("postgresql://127.0.0.1:1/none")
+    merger = MergeSession("postgresql://127.0.0.1:1/none")
     with pytest.raises(DatabaseUnavailable):
         merger.merge([Chain("gw-a").seal([movement(HLC, "receive", "@supplier", "A-1")])])
 
 
-def test_the_first_frame_of_another_gateway_does_not_fit(merger: Merger, connection: Connection) -> None:
+def test_the_first_frame_of_another_gateway_does_not_fit(merger: MergeSession, connection: Connection) -> None:
     """Digest of the first frame depends on gateway and epoch, so a foreign first frame does not fit either."""
     registry.add_site(connection, "acme", "berlin")
     registry.add_gateway(connection, "acme", "berlin", "gw-a")

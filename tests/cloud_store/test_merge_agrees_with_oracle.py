@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from cloud_store.base.connection import Connection
 from cloud_store.merge import site_digests
 from cloud_store.merge.arrivals import ArrivedFrame
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots, verification
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession
 from tests.cloud_store import histories
 from tests.cloud_store.on_a_server import ON_A_SERVER
 from wire_protocol import proof as stock_proof
@@ -98,7 +98,7 @@ def _chance(seed: int) -> Random:
     return Random(seed)
 
 
-def deliver(merger: Merger, frames: Sequence[ArrivedFrame], batch_sizes: Sequence[int]) -> None:
+def deliver(merger: MergeSession, frames: Sequence[ArrivedFrame], batch_sizes: Sequence[int]) -> None:
     """Merge frames in batches, using the sizes in turn."""
     start, turn = 0, 0
     while start < len(frames):
@@ -110,7 +110,7 @@ def deliver(merger: Merger, frames: Sequence[ArrivedFrame], batch_sizes: Sequenc
 @pytest.mark.timeout(300)
 def test_any_delivery_gives_the_stock_of_the_oracle(connection: Connection, database_url: str) -> None:
     """Interleaved, duplicated, too early, re-batched: always the same stock."""
-    merger = Merger(database_url)
+    merger = MergeSession(database_url)
 
     @ON_A_SERVER
     @given(examples)
@@ -128,7 +128,7 @@ def test_any_delivery_gives_the_stock_of_the_oracle(connection: Connection, data
 @pytest.mark.timeout(300)
 def test_two_workers_at_once_give_the_stock_of_the_oracle(connection: Connection, database_url: str) -> None:
     """Both workers deliver everything, in their own order: the cursor's lock lets each frame in once."""
-    mergers = [Merger(database_url), Merger(database_url)]
+    mergers = [MergeSession(database_url), MergeSession(database_url)]
 
     @settings(ON_A_SERVER, max_examples=60)
     @given(examples)

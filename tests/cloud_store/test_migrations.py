@@ -8,9 +8,9 @@ import pytest
 
 from cloud_store.base import migrations
 from cloud_store.base.connection import connect
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.store import MergeSession
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
 from wire_protocol.stock import Cell
@@ -52,7 +52,7 @@ def test_plain_postgresql_does_as_well(tmp_path: Path) -> None:
         url = server.get_uri()
         assert len(migrations.apply(url)) >= 3
         assert migrations.pending(url) == []
-        with closing(connect(url, application="test")) as connection, closing(Merger(url)) as merger:
+        with closing(connect(url, application="test")) as connection, closing(MergeSession(url)) as merger:
             registry.add_tenant(connection, "acme")
             registry.add_site(connection, "acme", "berlin")
             registry.add_gateway(connection, "acme", "berlin", "gw-a")

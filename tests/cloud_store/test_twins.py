@@ -8,10 +8,11 @@ import pytest
 
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import UnknownName
-from cloud_store.base.notifications import DownlinkFeed
+from cloud_store.base.leases import LeaseSession
 from cloud_store.provisioning import twins
-from cloud_store.provisioning.twins import Changed, Selection, TwinStore
+from cloud_store.provisioning.twins import Changed, Selection
 from cloud_store.tenancy import registry
+from testbed.store import StoreModule
 from wire_protocol import topics
 from wire_protocol.twin import InvalidTwin, ReportedTwin
 
@@ -21,13 +22,13 @@ PROBE = {"devices": {"fridge-1": {"kind": "probe", "sampling_s": 60}}}
 
 
 @pytest.fixture
-def store(connection: Connection, database_url: str) -> Iterator[TwinStore]:
+def store(connection: Connection, database_url: str) -> Iterator[StoreModule]:
     """A store, and three gateways at two sites."""
     for site, gateways in (("berlin", ("gw-a", "gw-b")), ("oslo", ("gw-c",))):
         registry.add_site(connection, "acme", site)
         for gateway in gateways:
             registry.add_gateway(connection, "acme", site, gateway)
-    with closing(TwinStore(database_url)) as made:
+    with closing(StoreModule(twins, database_url)) as made:
         yield made
 
 
@@ -36,12 +37,14 @@ def change(connection: Connection, patch: dict[str, object], **wanted: object) -
     return list(twins.change(connection, Selection(**wanted), patch, who="kim"))[-1]  # type: ignore[arg-type]
 
 
-def due(store: TwinStore) -> list[tuple[str, int]]:
+def due(store: StoreModule) -> list[tuple[str, int]]:
     """What is to be pushed now."""
     return [(push.gateway, push.twin.version) for push in store.due(ALL_SHARDS, limit=100, again_s=3600)]
 
 
-def test_a_change_is_pushed_once_and_again_only_to_who_has_not_got_it(store: TwinStore, connection: Connection) -> None:
+def test_a_change_is_pushed_once_and_again_only_to_who_has_not_got_it(
+    store: StoreModule, connection: Connection
+) -> None:
     """Until the gateway reports the version, whoever reports an older one is answered with it."""
     assert change(connection, PROBE, names=("gw-a",)) == Changed(1, 1, 1)
     [push] = store.due(ALL_SHARDS, limit=100, again_s=3600)
@@ -54,7 +57,7 @@ def test_a_change_is_pushed_once_and_again_only_to_who_has_not_got_it(store: Twi
     assert twins.show(connection, "gw-a")["reported_version"] == 1
 
 
-def test_a_change_that_changes_nothing_keeps_the_version(store: TwinStore, connection: Connection) -> None:
+def test_a_change_that_changes_nothing_keeps_the_version(store: StoreModule, connection: Connection) -> None:
     """Otherwise a command that is repeated would wake ten thousand gateways for nothing."""
     del store
     change(connection, PROBE, tenant="acme")
@@ -85,7 +88,7 @@ def test_a_change_that_changes_nothing_keeps_the_version(store: TwinStore, conne
     ],
 )
 def test_what_no_gateway_could_take_is_refused(
-    store: TwinStore, connection: Connection, patch: dict[str, object]
+    store: StoreModule, connection: Connection, patch: dict[str, object]
 ) -> None:
     """In the cloud, where the operator is, and not at the gateway."""
     with pytest.raises(InvalidTwin):
@@ -93,7 +96,7 @@ def test_what_no_gateway_could_take_is_refused(
     assert due(store) == []
 
 
-def test_unknown_gateways_are_told(store: TwinStore, connection: Connection) -> None:
+def test_unknown_gateways_are_told(store: StoreModule, connection: Connection) -> None:
     """All or none: a misspelt name must not change only the others."""
     with pytest.raises(UnknownName):
         change(connection, PROBE, names=("gw-a", "gw-x"))
@@ -101,7 +104,7 @@ def test_unknown_gateways_are_told(store: TwinStore, connection: Connection) -> 
     assert store.report("gw-x", ReportedTwin(version=0)) is None
 
 
-def test_a_gateway_ahead_of_the_cloud_is_caught_up_with(store: TwinStore, connection: Connection) -> None:
+def test_a_gateway_ahead_of_the_cloud_is_caught_up_with(store: StoreModule, connection: Connection) -> None:
     """After a failover the cloud's version is older than the gateway's: what operators see must get in force again."""
     change(connection, PROBE, names=("gw-a",))
     desired = store.report("gw-a", ReportedTwin(version=7))
@@ -110,7 +113,7 @@ def test_a_gateway_ahead_of_the_cloud_is_caught_up_with(store: TwinStore, connec
     assert store.report("gw-a", ReportedTwin(version=8)) is None
 
 
-def test_a_refused_document_is_not_pushed_for_ever(store: TwinStore, connection: Connection) -> None:
+def test_a_refused_document_is_not_pushed_for_ever(store: StoreModule, connection: Connection) -> None:
     """The gateway said why; the operator sees it and changes the document."""
     change(connection, PROBE, names=("gw-a",))
     [push] = store.due(ALL_SHARDS, limit=100, again_s=3600)
@@ -121,13 +124,12 @@ def test_a_refused_document_is_not_pushed_for_ever(store: TwinStore, connection:
     assert row["state"] == "refused"
 
 
-def test_a_change_wakes_the_worker(store: TwinStore, connection: Connection, database_url: str) -> None:
+def test_a_change_wakes_the_worker(store: StoreModule, connection: Connection, database_url: str) -> None:
     """At once, not at the next look."""
     del store
-    with closing(DownlinkFeed(database_url)) as feed:
-        assert feed.wait(0)  # it has just begun to listen, so it may have missed something
-        assert not feed.wait(0.05)
+    with LeaseSession(database_url, "test") as session:
+        assert not session.notified(0.05)
         changing = Thread(target=change, args=(connection, PROBE), kwargs={"tenant": "acme"})
         changing.start()
-        assert feed.wait(10)
+        assert session.notified(10)
         changing.join()

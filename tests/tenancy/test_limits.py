@@ -15,11 +15,10 @@ from cloud_cli.app import app
 from cloud_store.base import audit_log
 from cloud_store.base.connection import Connection, connect
 from cloud_store.base.errors import QuotaExceeded
-from cloud_store.merge.batch import Merger
 from cloud_store.tenancy import quotas, registry
-from cloud_store.tenancy.quotas import QuotaStore
 from stocktide.demo.servers import free_port
 from testbed.eventually import eventually
+from testbed.store import MergeSession, StoreModule
 from tests.cloud_api.serving import Answer, Client, key
 from tests.cloud_store.histories import NOW_MS, Chain, movement
 from wire_protocol import clock
@@ -106,7 +105,7 @@ def test_gateways_and_devices_are_refused_beyond_the_quota(connection: Connectio
     refused = run("gateway add gw-2 -t acme -s berlin")
     assert (refused.exit_code, "has 1 gateways of 1 allowed" in refused.stderr) == (2, True)
     entry = movement(clock.pack(NOW_MS), "receive", "@supplier", "A-1", device="till-2")
-    with closing(Merger(connection.info.dsn)) as merger:
+    with closing(MergeSession(connection.info.dsn)) as merger:
         assert merger.merge([Chain("gw-1").seal([entry])]).movements == 1
     refused = run("device add till-3 -g gw-1")
     assert (refused.exit_code, "--devices 3" in refused.stderr) == (2, True)
@@ -136,7 +135,7 @@ def test_workers_share_one_purse(connection: Connection, database_url: str) -> N
         registry.add_tenant(connection, tenant)
     acme, free = (registry.tenant_id(connection, tenant) for tenant in ("acme", "free"))
     quotas.change(connection, acme, "acme", {"entries_per_s_max": 100})
-    with closing(QuotaStore(database_url)) as one, closing(QuotaStore(database_url)) as two:
+    with closing(StoreModule(quotas, database_url)) as one, closing(StoreModule(quotas, database_url)) as two:
         assert one.charge({acme: 0, free: 0}) == {acme: (200.0, 100.0)}
         assert one.charge({acme: 5_000})[acme].entries == pytest.approx(-4_800, abs=50)
         assert two.charge({acme: 1_000, free: 10**6})[acme].entries == pytest.approx(-5_800, abs=50)

@@ -16,9 +16,9 @@ from cloud_store.base import migrations
 from cloud_store.base.connection import connect
 from cloud_store.base.errors import NotMigrated, StoreError
 from cloud_store.base.leases import LeaseSession
-from cloud_store.merge.batch import Merger
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import database_users, registry
+from testbed.store import MergeSession
 from tests.cloud_api.serving import key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from tests.services import PrivateDatabase
@@ -54,7 +54,7 @@ def test_no_part_needs_a_superuser(address: Callable[[str], str]) -> None:
             registry.add_site(connection, tenant, "berlin")
             registry.add_gateway(connection, tenant, "berlin", f"gw-{tenant}")
         database_users.create(connection, "dash_one", registry.tenant_id(connection, "acme"))
-        with closing(Merger(address("worker"))) as merger, LeaseSession(address("worker"), "test") as leases:
+        with closing(MergeSession(address("worker"))) as merger, LeaseSession(address("worker"), "test") as leases:
             assert leases.acquire([1, 2]) == {1, 2}
             for tenant, number in (("acme", 5), ("other", 3)):
                 hlc = clock.pack(NOW_MS)

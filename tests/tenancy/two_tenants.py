@@ -17,10 +17,10 @@ from psycopg.sql import SQL, Identifier
 from cloud_store.base.connection import Connection
 from cloud_store.merge import dead_letters
 from cloud_store.merge.alarms import Alarm, raise_all
-from cloud_store.merge.batch import Merger
 from cloud_store.merge.dead_letters import DeadLetter
 from cloud_store.provisioning import commands, firmware, twins
 from cloud_store.tenancy import api_keys, quotas, registry
+from testbed.store import MergeSession
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain, count, movement
 from wire_protocol import clock
 from wire_protocol.catalog import CatalogItem
@@ -70,7 +70,7 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
         count(hlc + 1, f"{tenant}-shelf", 5, **words),
     ]
     reading = Reading(hlc=hlc, boot=BOOT, mono_ms=0, device=f"{tenant}-probe", values={f"{tenant}_temperature": 4.5})
-    with closing(Merger(connection.info.dsn)) as merger:
+    with closing(MergeSession(connection.info.dsn)) as merger:
         merger.merge([Chain(gateway).seal(entries), Chain(gateway, "readings").seal([reading])])
     tenant_id = registry.tenant_id(connection, tenant)
     with connection.transaction():

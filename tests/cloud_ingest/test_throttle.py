@@ -1,4 +1,4 @@
-"""Pacing on a clock turned by hand. Broken when a tenant above its quota is not slowed, or others are.
+"""The throttle on a clock turned by hand. Broken when a tenant above its quota is not slowed, or others are.
 
 The fleet here is worse than a real one: every gateway always has full frames, and sends the moment it may.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cloud_ingest.merge import throttle
-from cloud_ingest.merge.throttle import Pacing
+from cloud_ingest.merge.throttle import Throttle
 from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.merge.arrivals import LogKey, MergeReport
 from cloud_store.tenancy.quotas import PURSE_S, Credit
@@ -35,8 +35,8 @@ class Purses:
     limited: bool = True
     charged: Counter[int] = field(default_factory=Counter)
 
-    def charge(self, merged: Mapping[int, int]) -> dict[int, Credit]:
-        """Part of `QuotaStore`."""
+    async def charge(self, merged: Mapping[int, int]) -> dict[int, Credit]:
+        """As `cloud_store.tenancy.quotas.charge`."""
         if self.away:
             raise DatabaseUnavailable
         self.charged.update(merged)
@@ -55,7 +55,7 @@ def log_of(name: str) -> LogKey:
 
 @dataclass
 class Fleet:
-    """Greedy gateways and a worker that merges at once; windows are what pacing says."""
+    """Greedy gateways and a worker that merges at once; windows are what the throttle says."""
 
     gateways: dict[str, int]
     clock: list[float] = field(default_factory=lambda: [0.0])
@@ -68,7 +68,7 @@ class Fleet:
 
     def __post_init__(self) -> None:
         self.purses = Purses(self.clock)
-        self.pacing = Pacing(self.purses, self.let_on, now_s=lambda: self.clock[0])
+        self.throttle = Throttle(self.purses.charge, self.let_on, now_s=lambda: self.clock[0])
         for name in self.gateways:
             self.told(name, 4)
 
@@ -106,7 +106,7 @@ class Fleet:
             else:
                 self.clock[0] = max(self.clock[0], tick_s)
                 tick_s += throttle.TICK_S
-                await self.pacing.tick()
+                await self.throttle.tick()
 
     def merge(self, name: str) -> None:
         """A frame is merged and acknowledged."""
@@ -116,8 +116,8 @@ class Fleet:
         self.turns[name] += 1
         report = MergeReport(tenants={name: tenant})
         report.take(name, 1, FRAME)
-        self.pacing.merged(report)
-        self.told(name, self.pacing.window(log_of(name), ROOM))
+        self.throttle.merged(report)
+        self.told(name, self.throttle.window(log_of(name), ROOM))
 
 
 async def test_a_greedy_tenant_gets_its_quota_and_no_more() -> None:
@@ -137,15 +137,15 @@ async def test_others_keep_their_windows() -> None:
     """A tenant without a quota is told what it would be told alone."""
     fleet = Fleet({"gw-noisy": NOISY} | {"gw-free": FREE})
     await fleet.run(5)
-    assert fleet.pacing.window(log_of("gw-free"), ROOM) == ROOM
-    assert fleet.pacing.window(log_of("gw-noisy"), ROOM) < ROOM
+    assert fleet.throttle.window(log_of("gw-free"), ROOM) == ROOM
+    assert fleet.throttle.window(log_of("gw-noisy"), ROOM) < ROOM
     assert fleet.merged[FREE] > 20 * fleet.merged[NOISY]
 
 
 async def test_within_the_quota_windows_are_full() -> None:
     """A tenant that stays below it notices nothing."""
     clock = [0.0]
-    worker = Pacing(Purses(clock), lambda *_: pytest.fail("nobody waits"), now_s=lambda: clock[0])
+    worker = Throttle(Purses(clock).charge, lambda *_: pytest.fail("nobody waits"), now_s=lambda: clock[0])
     for _ in range(400):
         clock[0] += 0.25
         report = MergeReport(tenants={"gw-1": NOISY})
@@ -160,8 +160,8 @@ async def test_who_waits_is_let_on_when_the_quota_is_lifted() -> None:
     fleet = Fleet({"gw-1": NOISY})
     await fleet.run(3)
     fleet.purses.limited = False
-    await fleet.pacing.tick()
-    assert fleet.pacing.window(log_of("gw-1"), ROOM) == ROOM
+    await fleet.throttle.tick()
+    assert fleet.throttle.window(log_of("gw-1"), ROOM) == ROOM
     assert fleet.windows["gw-1"] == 1
 
 
@@ -169,7 +169,7 @@ async def test_what_could_not_be_paid_is_paid_later() -> None:
     """A database that is away makes nobody's entries free."""
     clock = [0.0]
     purses = Purses(clock, away=True)
-    worker = Pacing(purses, lambda *_: None, now_s=lambda: clock[0])
+    worker = Throttle(purses.charge, lambda *_: None, now_s=lambda: clock[0])
     report = MergeReport(tenants={"gw-1": NOISY})
     report.take("gw-1", 5, 500)
     worker.merged(report)
@@ -184,7 +184,7 @@ async def test_what_could_not_be_paid_is_paid_later() -> None:
 def test_the_memory_of_gateways_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten; its next frame says again whose it is."""
     monkeypatch.setattr(throttle, "GATEWAYS_REMEMBERED_MAX", 10)
-    worker = Pacing(Purses([0.0]), lambda *_: None)
+    worker = Throttle(Purses([0.0]).charge, lambda *_: None)
     names = [f"gw-{number}" for number in range(random.Random(1).randint(20, 30))]
     for name in names:
         worker.merged(MergeReport(tenants={name: NOISY}))
