@@ -1,6 +1,7 @@
 """The bounds of stock proof: so many gateways wait, so long is one waited for, and no answer wedges the worker."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import cast
@@ -11,6 +12,8 @@ from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.services.stock_checks import Proofs
 from cloud_ingest.settings import IngestSettings
 from cloud_store.reports.stock_checks import Comparison, ProofStore, Snapshot
+from testbed.hand_clock import HandClock
+from testbed.turned_loop import pass_time, turned
 from wire_protocol import proof
 from wire_protocol.messages import Command, Reply
 from wire_protocol.proof import ProofQuestion, StockProof
@@ -19,7 +22,7 @@ from wire_protocol.stock import Cell
 HELD = [(Cell("A-1", f"SKU-{n}", ""), n + 1) for n in range(200)]
 THEIRS = [(cell, on_hand + (cell.sku == "SKU-7")) for cell, on_hand in HELD]
 PROOF = StockProof.of(THEIRS, 5)
-SETTINGS = IngestSettings.model_construct(proofs_waiting_max=10, proof_answer_s_max=0.3, proof_scan_s=600.0)
+SETTINGS = IngestSettings.model_construct(proofs_waiting_max=10, proof_answer_s_max=30.0, proof_scan_s=600.0)
 
 
 @dataclass
@@ -60,17 +63,12 @@ class Bench:
     def _asked(self, payload: bytes) -> None:
         self.commands.append(Command.decode(payload))
 
-    async def until(self, wanted: int, wait_s: float = 5.0) -> None:
-        """Work until so many commands were published."""
-        running = asyncio.create_task(self.proofs.run())
-        try:
-            async with asyncio.timeout(wait_s):
-                while len(self.commands) < wanted:  # noqa: ASYNC110 - what is waited for knows no event
-                    await asyncio.sleep(0.01)
-                await asyncio.sleep(0.1)
-        finally:
-            running.cancel()
-            await asyncio.wait([running])
+    async def work(self) -> None:
+        """Work until nothing is left to do."""
+        running = asyncio.create_task(self.proofs.run(), name="proofs")
+        await pass_time(1)
+        running.cancel()
+        await asyncio.wait([running])
 
 
 def answer(command: Command) -> Reply:
@@ -81,45 +79,49 @@ def answer(command: Command) -> Reply:
 
 
 @pytest.mark.bound("cloud.proofs_waiting_max")
-def test_more_gateways_than_may_wait_are_compared_with_their_next_status() -> None:
+@turned
+async def test_more_gateways_than_may_wait_are_compared_with_their_next_status() -> None:
     """A fleet that comes back at once must not fill the worker's memory with its digests."""
     bench = Bench()
     for number in range(25):
         bench.proofs.proved(f"gw-{number}", PROOF)
-    asyncio.run(bench.until(10))
+    await bench.work()
     assert bench.store.compared == [f"gw-{number}" for number in range(10)]
 
 
 @pytest.mark.bound("cloud.proof_answer_s_max")
-def test_a_gateway_that_does_not_answer_is_dropped_and_asked_again_later() -> None:
+@turned
+async def test_a_gateway_that_does_not_answer_is_dropped_and_asked_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Silence must neither block the others nor keep this one from being compared for ever."""
-    bench = Bench()
+    bench, clock = Bench(), HandClock()
+    monkeypatch.setattr(time, "monotonic", lambda: clock.mono_ms() / 1_000)
     bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(1))
+    await bench.work()
     bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(1))
+    await bench.work()
     assert len(bench.commands) == 1, "it was still waited for"
-    asyncio.run(asyncio.sleep(SETTINGS.proof_answer_s_max))
+    clock.turn(round(SETTINGS.proof_answer_s_max * 1_000) + 1)
     bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(2))
+    await bench.work()
     assert len(bench.commands) == 2
     bench.proofs.replied("gw-1", answer(bench.commands[0]))
     assert not bench.proofs.replied("gw-1", Reply(id="c-1", ok=True)), "an operator's command is nobody's here"
     bench.proofs.replied("gw-1", answer(bench.commands[1]))
-    asyncio.run(bench.until(3))
+    await bench.work()
     bench.proofs.replied("gw-1", answer(bench.commands[2]))
-    asyncio.run(bench.until(3))
+    await bench.work()
     assert bench.store.differing == [("gw-1", [(Cell("A-1", "SKU-7", ""), 8, 9)])]
 
 
-def test_an_answer_that_makes_no_sense_ends_the_search() -> None:
+@turned
+async def test_an_answer_that_makes_no_sense_ends_the_search() -> None:
     """A gateway of another version, or a hostile one."""
     bench = Bench()
     bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(1))
+    await bench.work()
     lie = {"position": "zz", "buckets": 3}
     bench.proofs.replied("gw-1", Reply(id=bench.commands[0].id, ok=True, result=lie))
-    asyncio.run(bench.until(1))
+    await bench.work()
     bench.proofs.proved("gw-1", PROOF)
-    asyncio.run(bench.until(2))
+    await bench.work()
     assert bench.store.differing == []

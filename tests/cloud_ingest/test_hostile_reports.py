@@ -11,15 +11,18 @@ from cloud_ingest.services import commands as worker_commands
 from cloud_ingest.services.commands import Commands
 from cloud_ingest.services.twins import Twins
 from cloud_ingest.settings import IngestSettings
+from cloud_ingest.token_bucket import Allowance
 from cloud_store.base.connection import connect
 from cloud_store.provisioning import commands, twins
 from cloud_store.provisioning.commands import CommandStore
 from cloud_store.provisioning.twins import Selection, TwinStore
 from cloud_store.tenancy import registry
 from testbed.eventually import eventually_async
+from testbed.hand_clock import HandClock
 from wire_protocol import topics
 
 pytestmark = pytest.mark.services
+ANSWERS = 2  # at once
 SHARDS = frozenset(range(topics.SHARDS))
 REPORTS = [
     b'{"v":1,"version":0,"errors":{"d":"\\u0000"}}',
@@ -75,26 +78,28 @@ async def test_a_gateway_that_reports_without_end_keeps_nobody_waiting(
     with closing(connect(database_url, application="test")) as connection:
         list(twins.change(connection, Selection((evil, good)), {"limits": {"readings": 5_000}}, who="kim"))
     told: list[str] = []
+    to_evil = topics.link(evil, topics.Channel.DESIRED_TWIN)
     with closing(TwinStore(database_url)) as store:
         made = Twins(
-            IngestSettings(twins_per_s_max=20), store,
+            IngestSettings(twins_per_s_max=10 * ANSWERS), store,
             lambda topic, *_, **__: told.append(topic), WorkerMetrics(),
         )  # fmt: skip
+        made._answers = Allowance(10 * ANSWERS, HandClock().mono_ms)  # a clock that stands still
         running = asyncio.create_task(made.run())
 
         async def shout() -> None:
             while True:
                 made.reported(evil, b'{"v":1,"version":0}')
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the others have their turn
 
         shouting = asyncio.create_task(shout())
-        await asyncio.sleep(1.0)
+        await eventually_async(lambda: told.count(to_evil) == ANSWERS)
         made.serve(SHARDS)
         await eventually_async(lambda: topics.link(good, topics.Channel.DESIRED_TWIN) in told)
         for task in (shouting, running):
             task.cancel()
         await asyncio.wait([shouting, running])
-    assert told.count(topics.link(evil, topics.Channel.DESIRED_TWIN)) < 20 * 11 + 4
+    assert told.count(to_evil) <= ANSWERS + 1  # one is the push that it is due, as everybody
 
 
 @pytest.mark.parametrize("payload", REPLIES)

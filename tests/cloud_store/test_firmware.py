@@ -14,10 +14,11 @@ from cloud_store.provisioning.firmware import FirmwareStore
 from cloud_store.provisioning.jobs import JobStore, Rollout, Spec
 from cloud_store.provisioning.twins import Selection, TwinStore
 from cloud_store.tenancy import registry
+from testbed.reported_twins import reported_twin
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
 from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware
-from wire_protocol.twin import DesiredTwin, ReportedTwin
+from wire_protocol.twin import DesiredTwin
 
 pytestmark = pytest.mark.services
 GATEWAYS = ["gw-1", "gw-2", "gw-3", "gw-4"]
@@ -126,7 +127,7 @@ def obey(database_url: str, say: Say) -> list[str]:
             wanted = document.state.firmware[MODEL]
             told = {"release": wanted.release, "version": wanted.version, "devices": 2, "healthy": 2}
             report = ReportedFirmware.model_validate(told | say(gateway, document))
-            store.report(gateway, ReportedTwin(version=document.version, firmware={MODEL: report}))
+            store.report(gateway, reported_twin(document.version, firmware={MODEL: report}))
         return [push.gateway for push in due]
 
 
@@ -146,7 +147,7 @@ def test_a_wave_ends_when_all_devices_are_healthy(store: JobStore, connection: C
     with closing(TwinStore(database_url)) as worker:
         for said in ({"release": 1, "version": "1.0.0"}, {"release": 2, "version": "1.1.0"}):
             told = ReportedFirmware.model_validate(said | {"devices": 2, "healthy": 2})
-            worker.report("gw-1", ReportedTwin(version=1, firmware={MODEL: told}))
+            worker.report("gw-1", reported_twin(1, firmware={MODEL: told}))
             run(store)
             assert states(connection, job)["gw-1"][0] == ("started" if said["release"] == 1 else "succeeded")
     assert (

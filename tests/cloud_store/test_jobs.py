@@ -14,10 +14,10 @@ from cloud_store.provisioning.commands import CommandStore
 from cloud_store.provisioning.jobs import JobStore, Rollout, Spec
 from cloud_store.provisioning.twins import Selection, TwinStore
 from cloud_store.tenancy import registry
+from testbed.reported_twins import reported_twin
 from wire_protocol import topics, waves
 from wire_protocol.commands import InvalidCommand
 from wire_protocol.messages import Reply
-from wire_protocol.twin import ReportedTwin
 from wire_protocol.waves import InvalidWaves
 
 pytestmark = pytest.mark.services
@@ -61,8 +61,8 @@ def obey(database_url: str, *, refuse: frozenset[str] = frozenset()) -> set[str]
         store.pushed(due)
         for gateway, document in due:
             refused = gateway in refuse
-            report = ReportedTwin(version=0, refused=document.version, reason="no") if refused else None
-            store.report(gateway, report or ReportedTwin(version=document.version))
+            report = reported_twin(0, refused=document.version, reason="no") if refused else None
+            store.report(gateway, report or reported_twin(document.version))
         return {push.gateway for push in due}
 
 
