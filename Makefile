@@ -9,7 +9,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
-SERVICES := $(BIN)/python -m tests.services
+SERVICES := $(BIN)/python -m testbed.services
 # Stamps name what is installed, so that a second run installs nothing. What a developer installs contains the rest.
 DEMO := .venv/.installed-all
 DEV := .venv/.installed-dev

@@ -18,8 +18,9 @@ import psutil
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
-from tests.services import PrivateBroker
+from testbed.services import PrivateBroker
 from wire_protocol import topics
 from wire_protocol.messages import DeviceEvent
 
@@ -34,24 +35,18 @@ SKUS = 500
 @contextmanager
 def running_agent(
     folder: Path, broker_url: str, devices: list[str], *run_options: str
-) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
+) -> "Iterator[tuple[AgentProcess, Path]]":
     """An agent on a new ledger, without a cloud unless an option gives it one."""
     ledger = folder / "ledger.db"
     command = [sys.executable, "-m", "stocktide", "edge"]
     options = [f"--device={name}" for name in devices]
     init = [*command, "init", "--ledger", str(ledger), "--gateway", "gw-bench", "--local", broker_url, *options]
     subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
-    with (folder / "agent.log").open("wb") as log:
-        agent = subprocess.Popen([*command, "run", "--ledger", str(ledger), *run_options], stderr=log)
-        try:
-            eventually(
-                lambda: b"listening_to_devices" in (folder / "agent.log").read_bytes(),
-                explain=(folder / "agent.log").read_text,
-            )
-            yield agent, ledger
-        finally:
-            agent.terminate()
-            agent.wait(10)
+    agent = AgentProcess(ledger, list(run_options)).start()
+    try:
+        yield agent, ledger
+    finally:
+        agent.stop()
 
 
 def _publisher(broker: PrivateBroker, name: str) -> Client:
@@ -109,7 +104,7 @@ def run() -> dict[str, Any]:
             client.publish(topics.device(names[0], topics.Channel.DEVICE_EVENT), payloads[0][1], qos=1)
             _wait_for(ledger, 1)
             time.sleep(2)  # until it is at rest: nothing says when that is
-            idle = psutil.Process(agent.pid).memory_info().rss
+            idle = psutil.Process(agent.child.pid).memory_info().rss
             began = time.perf_counter()
             for topic, payload in payloads[1:]:
                 client.publish(topic, payload, qos=1)

@@ -4,16 +4,14 @@ Beside it the same number of TLS connections to the claims broker alone, which n
 """
 
 import asyncio
-import os
 import secrets
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
+from bench.cloud_worker import running_worker
 from cloud_ingest.services.enrolment import secret_hash
 from cloud_store.base import migrations
 from cloud_store.base.connection import connect
@@ -21,9 +19,9 @@ from cloud_store.identity import enrolment
 from cloud_store.tenancy import registry
 from edge_agent.identity.claim_client import ask
 from edge_agent.identity.keystore import IdentityFolder
-from tests import services
-from tests.brokers import FleetBrokers
-from tests.services import databases
+from testbed import services
+from testbed.brokers import FleetBrokers
+from testbed.services import databases
 from wire_protocol.address import BrokerAddress
 from wire_protocol.claims import CODE_BYTES, ClaimCode
 from wire_protocol.messages import ClaimRequest
@@ -45,30 +43,15 @@ def run() -> dict[str, Any]:
         began = time.perf_counter()
         codes = _claims(database_url)
         claims_s = time.perf_counter() - began
-        settings = brokers.worker_settings() | {
-            "STOCKTIDE_DATABASE_URL": database_url, "STOCKTIDE_MQTT_URL": brokers.worker_url,
-            "STOCKTIDE_LEASE_POLL_S": "0.2",
-        }  # fmt: skip
-        with (
-            (Path(folder) / "worker.log").open("wb") as log,
-            subprocess.Popen(
-                [sys.executable, "-m", "stocktide", "cloud", "ingest"],
-                stdout=log,
-                stderr=log,
-                env=os.environ | settings,
-            ) as worker,
-        ):
-            try:
-                warm, *rest = codes.items()
-                asyncio.run(_enrol(brokers, Path(folder), dict([warm])))  # the worker and the bridge are there
-                began = time.perf_counter()
-                asyncio.run(_enrol(brokers, Path(folder), dict(rest)))
-                enrol_s = time.perf_counter() - began
-                began = time.perf_counter()
-                asyncio.run(_connect(brokers, len(rest)))
-                connect_s = time.perf_counter() - began
-            finally:
-                worker.terminate()
+        with running_worker(database_url, brokers.worker_url, **brokers.worker_settings()):
+            warm, *rest = codes.items()
+            asyncio.run(_enrol(brokers, Path(folder), dict([warm])))  # the worker and the bridge are there
+            began = time.perf_counter()
+            asyncio.run(_enrol(brokers, Path(folder), dict(rest)))
+            enrol_s = time.perf_counter() - began
+            began = time.perf_counter()
+            asyncio.run(_connect(brokers, len(rest)))
+            connect_s = time.perf_counter() - began
         with closing(connect(database_url, application="bench")) as connection:
             assert len(enrolment.certificates(connection, limit=2 * GATEWAYS)) == len(codes)
     return {

@@ -5,14 +5,9 @@ broker, decoding, validation, deduplication, double entry, roll-up and commit.
 """
 
 import asyncio
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final
 
 from bench.gateways import Fleet, LoadGateway, epoch
@@ -24,10 +19,10 @@ from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
-from testbed.eventually import eventually
-from tests import services
-from tests.services import databases
-from wire_protocol import topics
+from testbed import services
+from testbed.gateways import Fleet, LoadGateway, epoch
+from testbed.services import databases
+from testbed.workload import Sealer, Warehouse
 
 GATEWAYS: Final = 100
 SITES: Final = 10
@@ -44,7 +39,7 @@ def run() -> dict[str, Any]:
         migrations.apply(url)
         with closing(connect(url, application="bench")) as connection:
             fleet = _fleet(connection)
-            with _worker(url):
+            with running_worker(url, services.mqtt_url()):
                 seconds = asyncio.run(_ship(fleet, connection))
             moved = GATEWAYS * FRAMES * ENTRIES
             assert sum(row.distinct for row in snapshots.entries(connection)) == moved, (
@@ -78,21 +73,6 @@ def _fleet(connection: Connection) -> list[LoadGateway]:
     return fleet
 
 
-@contextmanager
-def _worker(url: str, mqtt_url: str | None = None) -> Iterator[None]:
-    command = [sys.executable, "-c", "from cloud_cli.app import app; app()", "ingest"]
-    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("wb") as log:
-        worker = subprocess.Popen(
-            [*command, "--database-url", url, "--mqtt-url", mqtt_url or services.mqtt_url()],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-        )  # fmt: skip
-        try:
-            yield
-        finally:
-            worker.terminate()
-            assert worker.wait(20) == 0, (Path(folder) / "log").read_text()[-2000:]
-
-
 async def _ship(fleet: list[LoadGateway], connection: Connection) -> float:
     """Seconds from the first frame to the last acknowledgement."""
     await until_subscribed(connection)
@@ -100,19 +80,6 @@ async def _ship(fleet: list[LoadGateway], connection: Connection) -> float:
     async with Fleet(services.mqtt_url(), fleet) as running:
         await running.settled(SETTLED_S)
         return time.perf_counter() - began
-
-
-async def until_subscribed(connection: Connection) -> None:
-    """Wait until the worker holds its shards; it subscribes at once."""
-
-    def is_subscribed() -> bool:
-        held = connection.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ).fetchone()
-        return held is not None and held[0] > topics.SHARDS
-
-    await asyncio.to_thread(eventually, is_subscribed, "the worker holds its shards")
 
 
 def _raw_copy(connection: Connection, fleet: list[LoadGateway]) -> float:

@@ -17,17 +17,18 @@ from typing import Any, Final
 
 import aiomqtt
 
-from bench.ingest import _worker, until_subscribed
+from bench.cloud_worker import running_worker, until_subscribed
 from cloud_ingest.settings import IngestSettings
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
 from cloud_store.tenancy import registry
+from testbed import services
 from testbed.eventually import eventually
-from tests import services
-from tests.services import PrivateBroker, databases
+from testbed.reported_twins import reported_twin
+from testbed.services import PrivateBroker, databases
 from wire_protocol import topics
 from wire_protocol.topics import Channel
-from wire_protocol.twin import DesiredTwin, ReportedTwin
+from wire_protocol.twin import DesiredTwin
 
 GATEWAYS: Final = 10_000
 SITES: Final = 100
@@ -41,7 +42,7 @@ def run() -> dict[str, Any]:
         migrations.apply(url)
         with closing(connect(url, application="bench")) as connection:
             _register(connection)
-            with _worker(url, broker.url):
+            with running_worker(url, broker.url):
                 command_s, reported_s, told = asyncio.run(_roll_out(url, broker, connection))
             behind = connection.execute(
                 "SELECT count(*) FROM twin WHERE reported_version IS DISTINCT FROM version"
@@ -90,10 +91,10 @@ async def _roll_out(url: str, broker: PrivateBroker, connection: Connection) -> 
 async def _answer(client: aiomqtt.Client, told: list[float]) -> None:
     """Every gateway takes what it is told and reports it."""
     async for message in client.messages:
-        topic, twin = topics.parse(message.topic.value), DesiredTwin.decode(bytes(message.payload))  # type: ignore[arg-type]
+        topic, twin = topics.parse(message.topic.value), DesiredTwin.decode(bytes(message.payload))
         assert isinstance(topic, topics.LinkTopic)  # the filter admits no other
         told.append(time.perf_counter())
-        report = ReportedTwin(version=twin.version, confirmed={"fridge-1": twin.version})
+        report = reported_twin(twin.version, confirmed={"fridge-1": twin.version})
         await client.publish(topics.link(topic.gateway, Channel.REPORTED_TWIN), report.encode(), qos=1)
 
 

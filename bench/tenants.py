@@ -13,14 +13,15 @@ from contextlib import closing, contextmanager
 from itertools import islice
 from typing import Any, Final
 
-from bench.gateways import Fleet, LoadGateway, epoch
-from bench.ingest import SETTLED_S, _worker, until_subscribed
-from bench.workload import Sealer, Warehouse
+from bench.cloud_worker import running_worker, until_subscribed
+from bench.ingest import SETTLED_S
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
 from cloud_store.tenancy import quotas, registry
-from tests import services
-from tests.services import databases
+from testbed import services
+from testbed.gateways import Fleet, LoadGateway, epoch
+from testbed.services import databases
+from testbed.workload import Sealer, Warehouse
 from wire_protocol.messages import Ack
 
 SECONDS: Final = 12.0
@@ -78,7 +79,7 @@ def _measured(*, noisy: bool, quota: bool) -> tuple[float, float, float]:
             if quota:
                 limits = {"entries_per_s_max": QUOTA_PER_S}
                 quotas.change(connection, registry.tenant_id(connection, "noisy"), "noisy", limits)
-            with _worker(url), _shouting(loud if noisy else []):
+            with running_worker(url, services.mqtt_url()), _shouting(loud if noisy else []):
                 waited = asyncio.run(_listen(quiet, connection))
                 merged = _entries(connection, "noisy")
     cuts = statistics.quantiles(waited, n=100)

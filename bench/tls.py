@@ -13,15 +13,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from bench.gateways import Fleet, LoadGateway, epoch
-from bench.ingest import SETTLED_S, _worker, until_subscribed
-from bench.workload import Sealer, Warehouse
+from bench.cloud_worker import running_worker, until_subscribed
+from bench.ingest import SETTLED_S
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
 from cloud_store.tenancy import registry
-from tests import services
-from tests.brokers import FleetBrokers
-from tests.services import databases
+from testbed import services
+from testbed.brokers import FleetBrokers
+from testbed.gateways import Fleet, LoadGateway, epoch
+from testbed.services import databases
+from testbed.workload import Sealer, Warehouse
 
 GATEWAYS: Final = 50
 SITES: Final = 10
@@ -54,7 +55,7 @@ def _measured(brokers: FleetBrokers | None) -> float:
         migrations.apply(url)
         with closing(connect(url, application="bench")) as connection:
             names = _registered(connection)
-            with _worker(url, brokers.worker_url if brokers else None):
+            with running_worker(url, brokers.worker_url if brokers else services.mqtt_url()):
                 seconds = asyncio.run(_ship(names, brokers, connection))
     return GATEWAYS * FRAMES * ENTRIES / seconds
 

@@ -5,26 +5,25 @@ Beside it, in the same run, the floor: a round trip through the same broker of t
 
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from bench.agent import running_agent
+from bench.cloud_worker import running_worker
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
 from cloud_store.provisioning import twins
 from cloud_store.tenancy import registry
+from testbed import services
 from testbed.eventually import eventually
-from tests import services
-from tests.services import PrivateBroker, databases
+from testbed.services import PrivateBroker, databases
 
 CHANGES: Final = 100
 DEADLINE_S: Final = 30.0
@@ -43,16 +42,12 @@ def run() -> dict[str, Any]:
             registry.add_tenant(connection, "bench")
             registry.add_site(connection, "bench", "site")
             registry.add_gateway(connection, "bench", "site", "gw-bench")
-            command = [sys.executable, "-m", "stocktide", "cloud", "ingest", "--database-url", url]
-            with (Path(name) / "worker.log").open("wb") as log:
-                worker = subprocess.Popen([*command, "--mqtt-url", cloud.url], stdout=log, stderr=log)
-            try:
-                with running_agent(Path(name), local.url, ["probe-1"], "--cloud", cloud.url):
-                    _change(connection, 1)  # until it is in force, everything is connected
-                    measured = sorted(_change(connection, number) for number in range(2, CHANGES + 2))
-            finally:
-                worker.terminate()
-                worker.wait(20)
+            with (
+                running_worker(url, cloud.url),
+                running_agent(Path(name), local.url, ["probe-1"], "--cloud", cloud.url),
+            ):
+                _change(connection, 1)  # until it is in force, everything is connected
+                measured = sorted(_change(connection, number) for number in range(2, CHANGES + 2))
         floor = _round_trips(cloud)
     return {
         "changes": CHANGES,
@@ -78,10 +73,15 @@ def _round_trips(broker: PrivateBroker) -> list[float]:
     """Milliseconds from a publish to the answer to it, both with QoS 1."""
     answered = threading.Event()
     client = Client(CallbackAPIVersion.VERSION2, client_id="floor", protocol=MQTTProtocolVersion.MQTTv5)
-    client.on_message = lambda client, _, message: (
-        client.publish("floor/back", message.payload, qos=1) if message.topic == "floor/there" else answered.set()
-    )
-    client.on_socket_open = lambda _client, _userdata, opened: opened.setsockopt(
+
+    def answer(client: Client, _userdata: object, message: MQTTMessage) -> None:
+        if message.topic == "floor/there":
+            client.publish("floor/back", message.payload, qos=1)
+        else:
+            answered.set()
+
+    client.on_message = answer
+    client.on_socket_open = lambda _client, _userdata, opened: cast("socket.socket", opened).setsockopt(
         socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
     )
     client.connect("127.0.0.1", broker.port)

@@ -10,8 +10,8 @@ does not fail a test whose fact has come true meanwhile.
 import asyncio
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, TypeVar, cast, overload
 
 T = TypeVar("T")
 WITHIN_S: Final = 60.0
@@ -53,8 +53,30 @@ def eventually(
         time.sleep(poll_s)
 
 
+@overload
 async def eventually_async(
-    look: Callable[[], Awaitable[T] | T],
+    look: Callable[[], Coroutine[Any, Any, T]],
+    what: str = "",
+    *,
+    within_s: float = WITHIN_S,
+    poll_s: float = POLL_S,
+    explain: Callable[[], object] | None = None,
+) -> T: ...
+
+
+@overload
+async def eventually_async(
+    look: Callable[[], T],
+    what: str = "",
+    *,
+    within_s: float = WITHIN_S,
+    poll_s: float = POLL_S,
+    explain: Callable[[], object] | None = None,
+) -> T: ...
+
+
+async def eventually_async(
+    look: Callable[[], Coroutine[Any, Any, T] | T],
     what: str = "",
     *,
     within_s: float = WITHIN_S,

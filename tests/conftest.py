@@ -15,11 +15,11 @@ import pytest
 from cloud_store.base import migrations
 from cloud_store.base.connection import connect
 from cloud_store.tenancy import registry
+from testbed import services
+from testbed.agent_process import AgentProcess
+from testbed.services import PrivateBroker, PrivateDatabase, ServicesError, databases
 from testbed.worker_process import WorkerProcess, Workers
-from tests import services
-from tests.agent_process import AgentProcess
 from tests.cloud_ingest.sites import Site
-from tests.services import PrivateBroker, PrivateDatabase, ServicesError, databases
 
 SERVER_FIXTURES: Final = frozenset(
     {"database_url", "empty_database_url", "mqtt_url", "private_broker", "private_database"}
@@ -105,7 +105,7 @@ def agents() -> Iterator[Callable[..., AgentProcess]]:
 
     yield make
     for agent in made:
-        if agent.process is not None and agent.process.poll() is None:
+        if agent.is_running:
             agent.kill()
 
 

@@ -16,10 +16,10 @@ from paho.mqtt.properties import Properties
 from broker_config.limits import BrokerLimits
 from broker_config.mosquitto import CONFIG_FILE, Auth, MosquittoConfig, render
 from broker_config.policy import Side
-from tests.services import PrivateBroker
+from testbed.services import PrivateBroker
 
 TOPIC = "stocktide/v1/dev/till-1/event"
-WAIT_S = 10
+WAIT_S = 60
 Brokers = Callable[..., PrivateBroker]
 
 
@@ -114,8 +114,11 @@ def test_a_client_beyond_the_connections_is_refused(private_broker: Brokers) -> 
     """A device gone mad that connects again and again must not take the file descriptors of the gateway."""
     broker = private_broker(limited(connections_max=3))
     with ExitStack() as stack:
-        inside = [stack.enter_context(subscriber(broker, f"c-{number}")) for number in range(3)]
-        assert all(client.ready.wait(WAIT_S) for client in inside)
+        inside = []
+        for number in range(3):
+            inside.append(stack.enter_context(subscriber(broker, f"c-{number}")))
+            # One after the other: the probe that found the broker ready may still count as a connection.
+            assert inside[-1].ready.wait(WAIT_S)
         outside = stack.enter_context(subscriber(broker, "c-3"))
         assert outside.refused.wait(WAIT_S)
         assert not outside.ready.is_set()

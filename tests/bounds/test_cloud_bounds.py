@@ -36,7 +36,6 @@ from testbed.worker_process import Workers
 from tests.bounds.clients import Doorkeeper
 from tests.cloud_ingest.sites import Site
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
-from tests.services import PrivateDatabase
 from wire_protocol import clock
 from wire_protocol.messages import GatewayStatus
 from wire_protocol.replication import NO_CURSOR
@@ -145,6 +144,7 @@ async def test_what_waits_to_be_published_is_bounded_in_bytes() -> None:
 
 
 @pytest.mark.bound("cloud.asks_per_s_max")
+@turned
 async def test_gateways_are_asked_a_few_at_a_time() -> None:
     """A fleet that is asked all at once after a takeover answers all at once."""
     standing = Standing({LogKey(f"gw-{n}", "ledger", EPOCH): NO_CURSOR for n in range(25)}, {})

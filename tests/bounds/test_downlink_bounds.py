@@ -1,7 +1,6 @@
 """The bounds of what goes down to a fleet at once."""
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +55,7 @@ async def test_a_change_of_the_whole_fleet_is_spread_over_time() -> None:
     def publish(topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
         del topic, payload, qos
         assert retain
-        at_s.append(time.monotonic())
+        at_s.append(now_s())
 
     answers = {twins.due: fleet.due, twins.pushed: fleet.pushed, twins.report: fleet.report}
     service = Twins(context(answers, publish, twins_per_s_max=RATE, reports_waiting_max=100))

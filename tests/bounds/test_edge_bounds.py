@@ -19,12 +19,12 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from edge_agent.ledger.writer import Append
+from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
-from tests.agent_process import AgentProcess
+from testbed.loopback_cloud import LoopbackCloud
+from testbed.scanner import Scanner
+from testbed.services import PrivateBroker
 from tests.bounds.clients import Doorkeeper
-from tests.edge_agent.devices import Scanner
-from tests.edge_agent.loopback_cloud import LoopbackCloud
-from tests.services import PrivateBroker
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceReading
 from wire_protocol.topics import Channel
@@ -58,7 +58,7 @@ class StuckWriter:
     def wait_for(self, number: int) -> None:
         """Wait until so many events are here."""
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.taken) >= number, 20)
+            assert self.changed.wait_for(lambda: len(self.taken) >= number, 60)
 
 
 @pytest.mark.bound("edge.local_inflight_max")
@@ -70,18 +70,18 @@ def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Br
         mqtt_5=True, keepalive_s=30, inflight_max=5,
     )  # fmt: skip
     with side, Scanner(broker.port, "till-1") as scanner, Scanner(broker.port, "echo") as witness:
-        assert side.connected.wait(10)
+        assert side.connected.wait(60)
         heard, listening = threading.Semaphore(0), threading.Event()
         client = witness._client
         assert client is not None
         client.on_message = lambda *_: heard.release()
         client.on_subscribe = lambda *_: listening.set()
         client.subscribe("stocktide/v1/dev/till-1/event", qos=1)
-        assert listening.wait(10)
+        assert listening.wait(60)
         for number in range(50):
             scanner.scan(f"e-{number}")
         for _ in range(50):
-            assert heard.acquire(timeout=10)  # the broker has given everything to whoever has room
+            assert heard.acquire(timeout=60)  # the broker has given everything to whoever has room
         writer.wait_for(5)
         assert len(writer.taken) == 5
         side.settle([Append(cast("Any", None), token) for token in writer.taken[:3]])

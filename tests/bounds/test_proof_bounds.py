@@ -1,6 +1,7 @@
 """The bounds of stock proof: so many gateways wait, so long is one waited for, and no answer wedges the worker."""
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 

@@ -9,7 +9,7 @@ import pytest
 
 from cloud_store.base import connection as connections
 from cloud_store.base.errors import DatabaseUnavailable
-from tests.services import PrivateDatabase
+from testbed.services import PrivateDatabase
 
 
 @pytest.mark.bound("cloud_store.base.connection.SILENCE_S_MAX")

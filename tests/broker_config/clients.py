@@ -60,7 +60,7 @@ class Listener:
 
     async def until(self, end: tuple[str, str]) -> None:
         """Read on until a message (topic, text) has come."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while end not in self.given:
                 message = await anext(self.client.messages)
                 assert isinstance(message.payload, bytes)

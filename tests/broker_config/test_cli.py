@@ -16,7 +16,7 @@ from broker_config import passwords
 from broker_config.cli.app import app
 from broker_config.limits import BrokerLimits
 from broker_config.policy import Side, grants
-from tests.services import PrivateBroker
+from testbed.services import PrivateBroker
 
 RUNNER = CliRunner()
 
@@ -120,7 +120,7 @@ async def _started(*options: str) -> tuple[asyncio.subprocess.Process, str]:
 
 async def _stopped(broker: asyncio.subprocess.Process) -> tuple[int | None, bytes]:
     broker.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         _, errors = await broker.communicate()
     return broker.returncode, errors
 
@@ -145,7 +145,7 @@ async def test_a_running_broker_reads_its_files_again(tmp_path: Path) -> None:
     async def read_again() -> bytes:
         broker.send_signal(signal.SIGHUP)
         assert broker.stderr is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await broker.stderr.readline()
 
     async def connects(user: str) -> None:

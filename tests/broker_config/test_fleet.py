@@ -14,8 +14,6 @@ from broker_config.fleet import FleetConfig
 from broker_config.mosquitto import TlsFiles
 from broker_config.policy import Action, Side, may
 from tests.broker_config.clients import all_topics
-from wire_protocol import topics
-from wire_protocol.topics import Channel
 
 TLS = TlsFiles(cafile=Path("/c/ca.pem"), certfile=Path("/c/server.pem"), keyfile=Path("/c/server.key"))
 CONFIG = FleetConfig(directory=Path("/b"), tls=TLS, crlfile=Path("/c/crl.pem"), bridge_password="correct-horse")
@@ -72,8 +70,7 @@ def test_the_command_writes_everything_and_no_secret_where_others_can_read(tmp_p
     """One command makes what the two brokers start from; the bridge's password is for the broker's eyes."""
     out = tmp_path / "brokers"
     command = ["fleet", "--out", str(out), "--cafile", "/c/ca.pem", "--certfile", "/c/s.pem", "--keyfile", "/c/s.key",
-               "--crlfile", "/c/crl.pem", "--rabbitmq-gateway", topics.parse(topics.link("gw-a", Channel.ACK)).gateway,
-               "--json"]  # type: ignore[union-attr]  # fmt: skip
+               "--crlfile", "/c/crl.pem", "--rabbitmq-gateway", "gw-a", "--json"]  # fmt: skip
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.output
     password = re.search(r"remote_password (\S+)", (out / "claims" / "mosquitto.conf").read_text())

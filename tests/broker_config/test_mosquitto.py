@@ -15,8 +15,8 @@ from broker_config.errors import InvalidConfig, UnsafeConfig
 from broker_config.limits import BrokerLimits
 from broker_config.mosquitto import ACL_FILE, CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, TlsFiles, render
 from broker_config.policy import SERVICE_USER, Side
+from testbed.services import PrivateBroker
 from tests.broker_config.clients import HOST, Certificates, all_topics, expected, try_everything, users
-from tests.services import PrivateBroker
 from wire_protocol.topics import RULES, Channel
 
 MakeBroker = Callable[..., PrivateBroker]
@@ -130,7 +130,7 @@ async def test_a_forbidden_publish_fails_over_mqtt_5(private_broker: MakeBroker)
     client.loop_start()
     for owner in ("gw-a", "gw-b"):
         topic = next(t.name for t in all_topics(Side.CLOUD) if owner in t.name and t.rule is RULES[Channel.LEDGER])
-        client.publish(topic, b"frame", qos=1).wait_for_publish(timeout=10)
+        client.publish(topic, b"frame", qos=1).wait_for_publish(timeout=60)
     client.disconnect()
     client.loop_stop()
     assert [reason >= 0x80 for reason in reasons] == [False, True]

@@ -8,9 +8,9 @@ from pathlib import Path
 import aiomqtt
 import pytest
 
+from testbed.brokers import FleetBrokers
 from tests.broker_config.clients import Listener, Topic
 from tests.broker_config.matrix import CLAIMANTS, attempt, refusable, show, wanted
-from tests.brokers import FleetBrokers
 from wire_protocol import topics
 from wire_protocol.names import INGEST_USER
 
@@ -97,7 +97,7 @@ async def bridged(listeners: dict[str, Listener], rows: list[Topic]) -> None:
     up = next(row for row in rows if row.publisher in CLAIMANTS)
     down = next(row for row in rows if row.subscriber in CLAIMANTS)
     for row in (up, down):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while (row.name, "hello") not in listeners[row.subscriber].given:
                 await listeners[row.publisher].client.publish(row.name, "hello", qos=1)
                 try:

@@ -48,7 +48,7 @@ class Client:
         given = {**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})}
         request = Request(self._base + path, data=body, headers=given, method=method)  # noqa: S310 - our own server
         try:
-            response = urlopen(request, timeout=10)  # noqa: S310 - as above
+            response = urlopen(request, timeout=60)  # noqa: S310 - as above
         except HTTPError as error:
             response = error
         with response:

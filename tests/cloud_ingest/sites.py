@@ -5,11 +5,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
 
-from bench.gateways import Fleet, LoadGateway, epoch
-from bench.workload import Sealer, Warehouse
 from cloud_store.base.connection import Connection, connect
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.gateways import Fleet, LoadGateway, epoch
+from testbed.workload import Sealer, Warehouse
 from wire_protocol import stock
 from wire_protocol.entries import LedgerEntry
 from wire_protocol.replication import SenderLimits
@@ -27,14 +27,21 @@ class Site:
     prefix: str
     gateways: list[LoadGateway] = field(default_factory=list)
     entries: list[tuple[EntryKey, LedgerEntry]] = field(default_factory=list)
+    held: dict[str, list[bytes]] = field(default_factory=dict)
 
     @property
     def frames(self) -> int:
-        """How many frames the gateways have sealed."""
+        """How many frames the gateways have sealed, those that are held back apart."""
         return sum(len(gateway.frames) for gateway in self.gateways)
 
-    def add_gateway(self, frames: int, entries_per_frame: int = 40, limits: SenderLimits = IMPATIENT) -> LoadGateway:
-        """Register a gateway that has sealed so many frames, one entry in twenty a count."""
+    def add_gateway(
+        self, frames: int, *, held: int = 0, entries_per_frame: int = 40, limits: SenderLimits = IMPATIENT
+    ) -> LoadGateway:
+        """Register a gateway that has sealed so many frames, one entry in twenty a count.
+
+        It seals the last `held` of them only when they are released: however fast the machine is, there is something
+        left to do until then.
+        """
         number = len(self.gateways)
         name = f"{self.prefix}-{number}"
         with closing(connect(self.database_url, application="test")) as connection:
@@ -46,13 +53,21 @@ class Site:
             sealed.append(sealer.seal(run))
             self.entries += [(EntryKey(entry.hlc, name, epoch(), seq + n), entry) for n, entry in enumerate(run, 1)]
             seq += len(run)
-        gateway = LoadGateway(name, epoch(), sealed, limits=limits)
+        gateway = LoadGateway(name, epoch(), sealed[: frames - held], limits=limits)
+        self.held[name] = sealed[frames - held :]
         self.gateways.append(gateway)
         return gateway
 
     def fleet(self, mqtt_url: str, mqtt_version: str = "5") -> Fleet:
         """The gateways, to be connected."""
         return Fleet(mqtt_url, self.gateways, mqtt_version=mqtt_version)
+
+    def release(self, fleet: Fleet, frames: int | None = None) -> None:
+        """Let every gateway seal so many of the frames that it holds back, or all of them."""
+        for name, held in self.held.items():
+            for frame in held[:frames]:
+                fleet.add(name, frame)
+            del held[:frames]
 
     def require_agreement(self) -> None:
         """Assert that the cloud has every entry once, and the stock that the oracle makes of them."""

@@ -119,7 +119,7 @@ def test_two_workers_that_answer_at_once_sign_one_certificate(desk: Desk, tmp_pa
     gate = threading.Barrier(len(desks))
 
     def present(at: Desk, csr_pem: str) -> None:
-        gate.wait(10)
+        gate.wait(60)
         answers.append(at.present(code, csr_pem))
 
     threads = [threading.Thread(target=present, args=(at, csr if n % 2 else other)) for n, at in enumerate(desks)]
@@ -176,6 +176,7 @@ def test_a_gateway_is_given_so_many_certificates_a_day(desk: Desk, tmp_path: Pat
 
 @pytest.mark.bound("cloud.claims_waiting_max")
 @pytest.mark.bound("cloud.claims_per_s_max")
+@turned
 async def test_a_flood_of_claims_is_bounded_and_paced(desk: Desk, tmp_path: Path) -> None:
     """Strangers reach the claim topics: they must cost little memory and not keep the database busy."""
     flooded = Desk(desk.database_url, desk.tenant, tmp_path, claims_waiting_max=5, claims_per_s_max=20)

@@ -21,6 +21,7 @@ from wire_protocol.messages import InvalidMessage, Reply
 from wire_protocol.topics import Channel
 
 pytestmark = pytest.mark.services
+ANSWERS = 2  # at once
 SHARDS = frozenset(range(topics.SHARDS))
 REPORTS = [
     b'{"v":1,"version":0,"errors":{"d":"\\u0000"}}',

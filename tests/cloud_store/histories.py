@@ -5,6 +5,7 @@ Small on purpose: few locations, SKUs and clock readings, so that ties, late cou
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from hypothesis import strategies as st
 
@@ -63,7 +64,7 @@ def _entry(draw: st.DrawFn, hlc: int) -> LedgerEntry:
     shelf = draw(st.sampled_from(SHELVES))
     if draw(st.integers(0, 2)) == 0:
         return count(hlc, shelf, draw(st.integers(0, 20)), sku=sku, lot=lot)
-    kind = draw(st.sampled_from(("receive", "pick", "move", "ship", "arrive", "scrap", "correct")))
+    kind = draw(st.sampled_from(get_args(MovementKind)))
     other = draw(st.sampled_from([name for name in SHELVES if name != shelf]))
     source, destination = _route(kind, shelf, other)
     if kind == "correct" and draw(st.booleans()):
@@ -129,7 +130,7 @@ def keyed(gateway: str, entries: Sequence[LedgerEntry]) -> list[tuple[EntryKey, 
 
 def seal_all(gateway: str, entries: Sequence[LedgerEntry], sizes: Sequence[int]) -> list[ArrivedFrame]:
     """Seal a ledger into frames, using the sizes in turn."""
-    chain, sealed, start = Chain(gateway), [], 0
+    chain, sealed, start = Chain(gateway), list[ArrivedFrame](), 0
     while start < len(entries):
         size = sizes[len(sealed) % len(sizes)]
         sealed.append(chain.seal(entries[start : start + size]))

@@ -46,7 +46,7 @@ def take(ledger: Ledger, page: CatalogPage) -> str:
 
 def fetch(store: StoreModule, ledger: Ledger, gateway: str = "gw-a") -> list[CatalogPage]:
     """Ask and take until there is no more."""
-    pages = []
+    pages: list[CatalogPage] = []
     while not pages or pages[-1].more:
         page = store.page(gateway, CatalogAsk(after=catalog.place(ledger.connection).position))
         assert page is not None

@@ -127,7 +127,7 @@ def obey(database_url: str, say: Say) -> list[str]:
             wanted = document.state.firmware[MODEL]
             told = {"release": wanted.release, "version": wanted.version, "devices": 2, "healthy": 2}
             report = ReportedFirmware.model_validate(told | say(gateway, document))
-            store.report(gateway, ReportedTwin(version=document.version, firmware={MODEL: report}))
+            store.report(gateway, reported_twin(document.version, firmware={MODEL: report}))
         return [push.gateway for push in due]
 
 
@@ -149,7 +149,7 @@ def test_a_wave_ends_when_all_devices_are_healthy(
     with closing(StoreModule(twins, database_url)) as worker:
         for said in ({"release": 1, "version": "1.0.0"}, {"release": 2, "version": "1.1.0"}):
             told = ReportedFirmware.model_validate(said | {"devices": 2, "healthy": 2})
-            worker.report("gw-1", ReportedTwin(version=1, firmware={MODEL: told}))
+            worker.report("gw-1", reported_twin(1, firmware={MODEL: told}))
             run(store)
             assert states(connection, job)["gw-1"][0] == ("started" if said["release"] == 1 else "succeeded")
     assert (

@@ -17,7 +17,6 @@ from testbed.store import StoreModule
 from wire_protocol import topics, waves
 from wire_protocol.commands import InvalidCommand
 from wire_protocol.messages import Reply
-from wire_protocol.twin import ReportedTwin
 from wire_protocol.waves import InvalidWaves
 
 pytestmark = pytest.mark.services
@@ -61,8 +60,8 @@ def obey(database_url: str, *, refuse: frozenset[str] = frozenset()) -> set[str]
         store.pushed(due)
         for gateway, document in due:
             refused = gateway in refuse
-            report = ReportedTwin(version=0, refused=document.version, reason="no") if refused else None
-            store.report(gateway, report or ReportedTwin(version=document.version))
+            report = reported_twin(0, refused=document.version, reason="no") if refused else None
+            store.report(gateway, report or reported_twin(document.version))
         return {push.gateway for push in due}
 
 

@@ -13,6 +13,7 @@ from cloud_store.tenancy import registry
 from testbed.store import MergeSession
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
+from wire_protocol.entries import LedgerEntry
 from wire_protocol.stock import Cell
 
 
@@ -57,7 +58,7 @@ def test_plain_postgresql_does_as_well(tmp_path: Path) -> None:
             registry.add_site(connection, "acme", "berlin")
             registry.add_gateway(connection, "acme", "berlin", "gw-a")
             hlc = clock.pack(NOW_MS)
-            entries = [movement(hlc, "receive", "@supplier", "A-1", 5), count(hlc + 1, "A-1", 7)]
+            entries: list[LedgerEntry] = [movement(hlc, "receive", "@supplier", "A-1", 5), count(hlc + 1, "A-1", 7)]
             merger.merge([Chain("gw-a").seal(entries)])
             assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 7
             assert snapshots.imbalance(connection) == {}

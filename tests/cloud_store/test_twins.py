@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from cloud_store.provisioning.twins import Changed, Selection
 from cloud_store.tenancy import registry
 from testbed.store import StoreModule
 from wire_protocol import topics
-from wire_protocol.twin import InvalidTwin, ReportedTwin
+from wire_protocol.twin import InvalidTwin
 
 pytestmark = pytest.mark.services
 ALL_SHARDS = range(topics.SHARDS)
@@ -32,7 +33,7 @@ def store(connection: Connection, database_url: str) -> Iterator[StoreModule]:
         yield made
 
 
-def change(connection: Connection, patch: dict[str, object], **wanted: object) -> Changed:
+def change(connection: Connection, patch: dict[str, Any], **wanted: object) -> Changed:
     """Change, to the end."""
     return list(twins.change(connection, Selection(**wanted), patch, who="kim"))[-1]  # type: ignore[arg-type]
 
@@ -52,8 +53,8 @@ def test_a_change_is_pushed_once_and_again_only_to_who_has_not_got_it(
     assert store.due([topics.shard("gw-a") ^ 1], limit=100, again_s=3600) == []
     store.pushed([push])
     assert due(store) == []
-    assert store.report("gw-a", ReportedTwin(version=0)) == push.twin
-    assert store.report("gw-a", ReportedTwin(version=1)) is None
+    assert store.report("gw-a", reported_twin(0)) == push.twin
+    assert store.report("gw-a", reported_twin(1)) is None
     assert twins.show(connection, "gw-a")["reported_version"] == 1
 
 
@@ -101,16 +102,16 @@ def test_unknown_gateways_are_told(store: StoreModule, connection: Connection) -
     with pytest.raises(UnknownName):
         change(connection, PROBE, names=("gw-a", "gw-x"))
     assert due(store) == []
-    assert store.report("gw-x", ReportedTwin(version=0)) is None
+    assert store.report("gw-x", reported_twin(0)) is None
 
 
 def test_a_gateway_ahead_of_the_cloud_is_caught_up_with(store: StoreModule, connection: Connection) -> None:
     """After a failover the cloud's version is older than the gateway's: what operators see must get in force again."""
     change(connection, PROBE, names=("gw-a",))
-    desired = store.report("gw-a", ReportedTwin(version=7))
+    desired = store.report("gw-a", reported_twin(7))
     assert desired is not None
     assert desired.version == 8
-    assert store.report("gw-a", ReportedTwin(version=8)) is None
+    assert store.report("gw-a", reported_twin(8)) is None
 
 
 def test_a_refused_document_is_not_pushed_for_ever(store: StoreModule, connection: Connection) -> None:
@@ -118,7 +119,7 @@ def test_a_refused_document_is_not_pushed_for_ever(store: StoreModule, connectio
     change(connection, PROBE, names=("gw-a",))
     [push] = store.due(ALL_SHARDS, limit=100, again_s=3600)
     store.pushed([push])
-    assert store.report("gw-a", ReportedTwin(version=0, refused=1, reason="why not")) is None
+    assert store.report("gw-a", reported_twin(0, refused=1, reason="why not")) is None
     assert store.due(ALL_SHARDS, limit=100, again_s=0) == []
     [row] = twins.overview(connection, tenant="acme")
     assert row["state"] == "refused"

@@ -14,11 +14,11 @@ from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
+from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
-from tests.agent_process import AgentProcess
-from tests.edge_agent.devices import Scanner
-from tests.edge_agent.loopback_cloud import LoopbackCloud
-from tests.services import PrivateBroker
+from testbed.loopback_cloud import LoopbackCloud
+from testbed.scanner import Scanner
+from testbed.services import PrivateBroker
 from wire_protocol.topics import Channel
 
 Agents = Callable[..., AgentProcess]
@@ -158,7 +158,7 @@ def test_broker_killed_under_load_loses_nothing_that_has_a_receipt(
             if number == 1_000:
                 forgetful.kill()
                 forgetful.start()
-        eventually(lambda: scanner.resend() or scanner.wait_for_receipts(2_000, timeout_s=2))
+        eventually(lambda: scanner.has_receipts(2_000))
     assert booked(path) == {"tea": 2_000}
     assert_whole(path)
 
@@ -304,12 +304,11 @@ def test_sigterm_in_the_moment_the_link_breaks_ends_the_agent_too(
     del gateway
     broker = private_broker()
     agent = agents(path, "--cloud", broker.url).start("uplink_up")
-    assert agent.process is not None
-    agent.process.send_signal(signal.SIGSTOP)
+    agent.child.send_signal(signal.SIGSTOP)
     broker.kill()
-    agent.process.send_signal(signal.SIGTERM)
-    agent.process.send_signal(signal.SIGCONT)
-    assert agent.process.wait(10) == 0
+    agent.child.send_signal(signal.SIGTERM)
+    agent.child.send_signal(signal.SIGCONT)
+    assert agent.child.wait(60) == 0
 
 
 def test_an_agent_without_any_broker_keeps_working(path: Path, gateway: str, agents: Agents) -> None:

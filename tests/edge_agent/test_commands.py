@@ -1,7 +1,7 @@
 """Commands at the gateway: checked, carried out once, answered as often as asked."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(ledger: Ledger, path: Path, clock: HandClock) -> Iterator[Gateway]:
+def gateway(ledger: Ledger, path: Path, clock: HandClock) -> Gateway:
     """A gateway with some stock and a device."""
     with database.transaction(ledger.connection):
         ledger.connection.execute(statement("insert_device"), ("scale-1", "scale"))

@@ -10,9 +10,9 @@ from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from firmware_sim.faults.proxy import FaultProxy
-from tests.agent_process import AgentProcess
-from tests.edge_agent.loopback_cloud import LoopbackCloud
-from tests.services import PrivateBroker
+from testbed.agent_process import AgentProcess
+from testbed.loopback_cloud import LoopbackCloud
+from testbed.services import PrivateBroker
 from wire_protocol.messages import Ack
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]

@@ -19,8 +19,8 @@ from edge_agent.link.commands import COMMANDS_WAITING_MAX, Commands
 from edge_agent.link.site_sync import CloudLost, SiteLink
 from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
-from tests import sites
-from tests.sites import START_MS, SiteGateway
+from testbed import sites
+from testbed.sites import START_MS, SiteGateway
 from wire_protocol import frames, names
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import Ack, GatewayStatus, Rejected

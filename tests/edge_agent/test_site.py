@@ -1,5 +1,6 @@
 """Gateways of one site: whatever order they hear of each other in, they end with the same stock."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 from edge_agent.ledger import audit, database, queries
 from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.site_logs import SiteBook, known_logs
-from tests import sites
-from tests.sites import SiteGateway, Step, defined
+from testbed import sites
+from testbed.sites import SiteGateway, Step, defined
 from wire_protocol import frames
+from wire_protocol.errors import InvalidFrame
 from wire_protocol.replication import Verdict
 from wire_protocol.site_messages import SiteFrame
 from wire_protocol.stock import Cell, imbalance
@@ -52,7 +54,7 @@ def test_all_gateways_of_a_site_end_with_the_stock_of_the_oracle(
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> "list[SiteGateway]":
+def pair(tmp_path: Path) -> Iterator[list[SiteGateway]]:
     """Two gateways of one site; ten screws are on the shelf, and both know it."""
     with sites.gateways(tmp_path, ["gw-a", "gw-b"]) as made:
         first = made[0]
@@ -163,7 +165,7 @@ def test_a_hostile_frame_from_the_cloud_is_refused_as_a_whole(pair: list[SiteGat
     """Readings, unreadable rows and foreign epochs do not belong into a site's ledger."""
     first, second = pair
     broken = SiteFrame(gateway="gw-a", received_ms=1, frame=first.sealed[0].frame[:-5])
-    with pytest.raises(frames.InvalidFrame):
+    with pytest.raises(InvalidFrame):
         second.receive(broken)
     with database.transaction(second.ledger.connection):
         decoded = frames.decode(first.sealed[0].frame)

@@ -15,7 +15,7 @@ from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.writer import BATCH_JOBS_MAX, QUEUE_JOBS_MAX, Append, LedgerWriter
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Bench:
@@ -189,7 +189,12 @@ def test_stopping_with_a_full_disk_and_a_full_queue_ends(bench: Bench) -> None:
     writer = bench.writer()
     with writer:
         writer.submit(lambda _: bench.pages(2)).result(WAIT_S)
-        feeder = threading.Thread(target=lambda: [writer.append(event(n)) for n in range(QUEUE_JOBS_MAX + 3_000)])
+
+        def feed() -> None:
+            for number in range(QUEUE_JOBS_MAX + 3_000):
+                writer.append(event(number))
+
+        feeder = threading.Thread(target=feed)
         feeder.start()
         bench.wait(lambda: bool(bench.refusals))
         writer.close_intake()

@@ -14,15 +14,15 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from stocktide.demo.plan import Site
+from testbed import lossy_link
+from testbed.agent_process import AgentProcess
+from testbed.lossy_link import LossyPackets, ProxyThread
+from testbed.scanner import Scanner
+from testbed.services import PrivateBroker, PrivateDatabase, disk
+from testbed.services.broker import anonymous_config
 from testbed.worker_process import WorkerProcess
-from tests import lossy_link
-from tests.agent_process import AgentProcess
-from tests.edge_agent.devices import Scanner
 from tests.end_to_end.sites import SETTINGS, Post, SiteStack
 from tests.end_to_end.stack import Build, Gateway, Stack
-from tests.lossy_link import LossyPackets, ProxyThread
-from tests.services import PrivateBroker, PrivateDatabase, disk
-from tests.services.broker import anonymous_config
 
 DEVICES = ("till-1", "till-2")
 IMPATIENT = {
@@ -82,7 +82,7 @@ def build(
 
         yield make
     for worker in made:
-        if worker.process is not None and worker.process.poll() is None:
+        if worker.is_running:
             worker.kill()
 
 

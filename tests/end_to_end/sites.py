@@ -9,11 +9,11 @@ from pathlib import Path
 from cloud_store.base.connection import Connection
 from cloud_store.reports import snapshots
 from edge_agent.ledger import audit, database, queries
+from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
+from testbed.scanner import Scanner
+from testbed.services import PrivateBroker
 from testbed.worker_process import WorkerProcess
-from tests.agent_process import AgentProcess
-from tests.edge_agent.devices import Scanner
-from tests.services import PrivateBroker
 from wire_protocol import stock
 from wire_protocol.stock import Cell
 
@@ -55,7 +55,7 @@ class Post:
 
     def times(self, event: str) -> int:
         """How often the agent has logged an event."""
-        return self.agent.log_file.read_text().count(f'"{event}"')
+        return self.agent.times(event)
 
     def balances(self) -> dict[Cell, int]:
         """What the gateway shows."""

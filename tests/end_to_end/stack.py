@@ -13,12 +13,12 @@ from edge_agent.ledger import database, queries
 from edge_agent.ledger.sql import statement
 from stocktide.demo.plan import Site
 from stocktide.demo.proof import Proof, prove
+from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
+from testbed.lossy_link import LossyPackets, ProxyThread
+from testbed.scanner import Scanner
+from testbed.services import PrivateBroker, PrivateDatabase
 from testbed.worker_process import WorkerProcess
-from tests.agent_process import AgentProcess
-from tests.edge_agent.devices import Scanner
-from tests.lossy_link import LossyPackets, ProxyThread
-from tests.services import PrivateBroker, PrivateDatabase
 from wire_protocol import stock
 from wire_protocol.entries import LedgerEntry
 from wire_protocol.messages import DeviceEvent
@@ -69,7 +69,7 @@ class Gateway:
 
     def times(self, event: str) -> int:
         """How often the agent has logged an event, in all its lives."""
-        return self.agent.log_file.read_text().count(f'"{event}"')
+        return self.agent.times(event)
 
     def receipts(self) -> int:
         """Events with a receipt."""

@@ -16,8 +16,8 @@ from cloud_cli.app import app as cloud
 from edge_agent.ledger import database
 from edge_agent.ledger.sql import statement
 from testbed.eventually import eventually_async
+from testbed.services import PrivateBroker
 from tests.end_to_end.sites import SETTLE_S, SiteStack
-from tests.services import PrivateBroker
 from wire_protocol import names
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -68,13 +68,12 @@ async def test_a_key_lets_a_device_in_and_taking_it_away_keeps_it_out(
     post = site.make()
     post.agent.stop()
     broker = private_broker(rendered)
-    assert broker._server is not None
     with closing(database.open_writer(post.agent.ledger)) as connection, database.transaction(connection):
         url = f"mqtt://{names.AGENT_USER}:{SECRET}@127.0.0.1:{broker.port}"
         connection.execute(statement("set_meta"), ("local_url", url))
     post.agent.environment |= {
         "STOCKTIDE_EDGE_DEVICE_PASSWORD_FILE": str(broker.data / PASSWORD_FILE),
-        "STOCKTIDE_EDGE_BROKER_RELOAD_COMMAND": f"kill -HUP {broker._server.record.pid}",
+        "STOCKTIDE_EDGE_BROKER_RELOAD_COMMAND": f"kill -HUP {broker.pid}",
     }
     post.agent.start()
     refused = CliRunner().invoke(

@@ -20,18 +20,18 @@ import pytest
 
 from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
+from testbed import lossy_link
 from testbed.eventually import eventually
-from tests import lossy_link
+from testbed.lossy_link import LossyPackets, ProxyThread
+from testbed.services import PrivateBroker, PrivateDatabase, disk
 from tests.end_to_end.stack import Build, Gateway, Load, Stack
-from tests.lossy_link import LossyPackets, ProxyThread
-from tests.services import PrivateBroker, PrivateDatabase, disk
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 SEED_VARIABLE = "STOCKTIDE_FAULT_SEED"
 EVENTS_PER_S = 400
 SURGE_SCANS = 200
-OBSERVED_S = 30.0
+OBSERVED_S = 60.0
 
 Strike = Callable[[Stack, Load, random.Random], None]
 
@@ -161,13 +161,12 @@ def kill_agent_on_full_disk(stack: Stack, load: Load, chance: random.Random) -> 
 @contextmanager
 def full_disk(gateway: Gateway) -> Iterator[None]:
     """No room for the ledger: its small disk is filled, or, without such a disk, files may not grow any more."""
-    folder, process = gateway.agent.ledger.parent, gateway.agent.process
+    folder, process = gateway.agent.ledger.parent, gateway.agent.child
     if folder.is_mount():
         disk.fill(folder)
         yield
         disk.free(folder)
         return
-    assert process is not None
     agent = psutil.Process(process.pid)
     soft, hard = agent.rlimit(psutil.RLIMIT_FSIZE)
     agent.rlimit(psutil.RLIMIT_FSIZE, (4096, hard))

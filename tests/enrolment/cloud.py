@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent.ledger import database, queries
+from testbed.brokers import FleetBrokers
 from testbed.worker_process import WorkerProcess
-from tests.brokers import FleetBrokers
 
 
 def waiting(ledger: Path) -> int:

@@ -8,8 +8,8 @@ import pytest
 
 from cloud_store.base.connection import connect
 from cloud_store.tenancy import registry
+from testbed.brokers import FleetBrokers
 from testbed.worker_process import Workers
-from tests.brokers import FleetBrokers
 from tests.enrolment.cloud import Cloud
 
 

@@ -21,11 +21,11 @@ from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
+from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
+from testbed.services.server import HOST
 from testbed.worker_process import Workers
-from tests.agent_process import AgentProcess
 from tests.enrolment.cloud import waiting
-from tests.services.server import HOST
 from wire_protocol.claims import ClaimCode
 
 Name = Callable[..., str]
@@ -116,8 +116,7 @@ def test_a_claim_makes_a_gateway_that_ships_until_it_is_revoked(
     assert small.run("cloud", "gateway", "revoke", gateway)["evicted"]
     asyncio.run(_stays_out(addresses["gateways"], ledger))
     book(ledger, "receive", "TEA", 1, destination="A-01")
-    assert agent.process is not None
-    assert agent.process.poll() is None  # it goes on working for its devices
+    assert agent.is_running  # it goes on working for its devices
     with closing(connect(database_url, application="test")) as connection:
         assert [row.rows for row in snapshots.entries(connection) if row.tenant == tenant] == [1]
     assert waiting(ledger) == 1

@@ -14,9 +14,9 @@ from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
+from testbed.agent_process import AgentProcess
+from testbed.brokers import SECRET
 from testbed.eventually import eventually
-from tests.agent_process import AgentProcess
-from tests.brokers import SECRET
 from tests.enrolment.cloud import Cloud, waiting
 
 Name = Callable[..., str]
@@ -172,9 +172,7 @@ def test_a_claim_is_nowhere_but_on_the_screen(cloud: Cloud, tmp_path: Path, uniq
             connection.execute("SELECT claim, certificate FROM claim LEFT JOIN certificate USING (claim_id)").fetchall()
         )
     assert secret not in dump
-    assert cloud.worker.process is not None
-    assert cloud.brokers.cloud._server is not None
-    for pid in (cloud.worker.process.pid, cloud.brokers.cloud._server.record.pid):
+    for pid in (cloud.worker.child.pid, cloud.brokers.cloud.pid):
         shown = " ".join(psutil.Process(pid).cmdline())
         assert SECRET not in shown
         assert secret not in shown

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,14 +14,13 @@ from cloud_store.base.connection import connect
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
 from edge_agent.link.cloud_client import CloudClient
-from testbed.eventually import eventually, eventually_async
-from tests.agent_process import AgentProcess
+from testbed.agent_process import AgentProcess
+from testbed.eventually import WITHIN_S, eventually, eventually_async
 from tests.enrolment.cloud import Cloud, waiting
 from wire_protocol import topics
 
 Name = Callable[..., str]
 Agents = Callable[..., AgentProcess]
-CUT_S_MAX = 5.0
 
 
 def entries(cloud: Cloud) -> int:
@@ -51,7 +49,7 @@ class Thief:
                         await client.publish(self._topic, b"stolen", qos=1)
             except aiomqtt.MqttError:
                 self.refusals += 1
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # the attack itself: as fast as leaves the broker room for others
 
 
 async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
@@ -62,34 +60,35 @@ async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path:
         await asyncio.to_thread(cloud.enroll, await asyncio.to_thread(cloud.claim, name), ledger)
     spare = await asyncio.to_thread(cloud.claim, stolen)
     thief = Thief(cloud, stolen, IdentityFolder.beside(homes[stolen]))
-    heard: list[float] = []
+    heard: list[bytes] = []
 
     async def listen(worker: aiomqtt.Client) -> None:
-        async for _ in worker.messages:
-            heard.append(time.time())  # noqa: PERF401 - read while it grows
+        async for message in worker.messages:
+            heard.append(bytes(message.payload))  # noqa: PERF401 - read while it grows
+
+    async def say(text: bytes) -> None:
+        """The honest gateway publishes: nobody else is harmed, and the list does not lock out who is not on it."""
+        context = IdentityFolder.beside(homes[honest]).tls()
+        async with aiomqtt.Client("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="y") as client:
+            await client.publish(topics.up(honest, "ledger"), text, qos=1)
 
     async with cloud.brokers.worker(identifier="witness") as worker, asyncio.TaskGroup() as group:
-        await worker.subscribe(topics.up(stolen, "ledger"), qos=1)
+        await worker.subscribe([(topics.up(name, "ledger"), 1) for name in (stolen, honest)])
         tasks = [group.create_task(listen(worker)), group.create_task(thief.run())]
         await eventually_async(lambda: len(heard) > 10)
         done = await asyncio.to_thread(cloud.revoke, stolen)
-        ended, refused_before = time.time(), thief.refusals
-        # It keeps trying, and nothing comes through.
+        # The broker handles messages in order: what came through before the revocation is heard before this.
+        await say(b"revoked")
+        refused_before = thief.refusals
         await eventually_async(lambda: thief.refusals > refused_before + 5)
+        await say(b"still at work")
+        await eventually_async(lambda: heard[-1] == b"still at work")
         for task in tasks:
             task.cancel()
     assert done["certificates_revoked"] == 1
-    assert max(heard) <= ended
-    with closing(connect(cloud.database_url, application="test")) as connection:
-        row = connection.execute("SELECT min(revoked_at) FROM certificate").fetchone()
-    assert row is not None
-    assert max(heard) - row[0].timestamp() < CUT_S_MAX  # from the moment the registry knew
+    assert heard[heard.index(b"revoked") :] == [b"revoked", b"still at work"]
     refused = await asyncio.to_thread(cloud.enroll, spare, tmp_path / "again.db", exit_code=6)
     assert "revoked" in refused["error"]
-    # Nobody else was harmed: the list does not lock out those who are not on it.
-    other = IdentityFolder.beside(homes[honest]).tls()
-    async with aiomqtt.Client("127.0.0.1", cloud.brokers.cloud.port, tls_context=other, identifier="y") as client:
-        await client.publish(topics.up(honest, "ledger"), b"honest", qos=1)
 
 
 @pytest.mark.parametrize("revocation", ["registry", "certificate"])
@@ -126,7 +125,7 @@ async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
         """Connect, revoke, and wait until the broker ends it."""
         async with client(number) as connected:
             await asyncio.to_thread(revoke, names[number])
-            async with asyncio.timeout(CUT_S_MAX):
+            async with asyncio.timeout(WITHIN_S):
                 with pytest.raises(aiomqtt.MqttError):
                     await anext(connected.messages)
         await asyncio.to_thread(eventually, lambda: not is_asked(names[number]))
@@ -201,7 +200,7 @@ def test_an_authority_is_replaced_while_gateways_work(
     brokers.hand_over()  # the bundle and the lists; the brokers keep their certificate of the old authority
     cloud.enroll(cloud.claim(unique_name()), ledgers[1])
     other = agents(ledgers[1], STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="1").start("uplink_up")
-    assert cloud.run("cloud", "ca", "retire", old, "--ca-dir", directory, code=1)  # a gateway hangs on it
+    cloud.run("cloud", "ca", "retire", old, "--ca-dir", directory, code=1)  # a gateway hangs on it
 
     # The old gateway renews, early, and learns to trust the new authority; then the broker can show its certificate.
     cloud.run("edge", "certificate", "--renew", "--ledger", str(ledgers[0]))

@@ -77,7 +77,7 @@ def release(
         "model": MODEL, "version": version, "release": number, "size": len(body),
         "sha256": hashlib.sha256(body).hexdigest(),
     }  # fmt: skip
-    manifest = Manifest(**(fields | changes))
+    manifest = Manifest.model_validate(fields | changes)
     return FirmwareOffer(**manifest.model_dump(), signature=key.sign(manifest.signed_bytes()).hex())
 
 

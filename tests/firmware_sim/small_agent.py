@@ -47,7 +47,7 @@ class SmallAgent:
 
     async def has(self, condition: Callable[[], bool]) -> None:
         """Wait for a fact about what was heard."""
-        async with self.changed, asyncio.timeout(30):
+        async with self.changed, asyncio.timeout(60):
             await self.changed.wait_for(condition)
 
     async def _serve(self, client: aiomqtt.Client) -> None:

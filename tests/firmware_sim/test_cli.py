@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from firmware_sim.cli.app import app
+from testbed.services import PrivateBroker
 from tests.firmware_sim.recordings import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
-from tests.services import PrivateBroker
 
 Brokers = Callable[..., PrivateBroker]
 

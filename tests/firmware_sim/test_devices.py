@@ -107,7 +107,7 @@ def test_a_portal_tells_each_tag_once() -> None:
 def test_a_scale_counts_what_is_there() -> None:
     """Noise, drift and settling must not become goods: each count is the truth of the last few seconds."""
     scale = Scale(name="w", kind="scale", sku="nuts", location="S", piece_g=250.0, noise_g=8.0, drift_g_per_h=40.0)
-    weigher, recent, counted, truths = Weigher(scale.piece_g), [], [], []
+    weigher, recent, counted, truths = Weigher(scale.piece_g), list[int](), list[int](), list[int]()
     for _, grams, pieces in scale.weights(DAY, random.Random(3)):
         recent = [*recent[-8:], pieces]
         found = weigher.sample(grams)

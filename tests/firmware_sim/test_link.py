@@ -14,8 +14,8 @@ from firmware_sim.firmware.happening import Happening, Scan
 from firmware_sim.fleet.device import Unit, air_of, rng_of
 from firmware_sim.fleet.fleet import Fleet, Stream
 from firmware_sim.fleet.link import LinkOptions, MqttVersion
+from testbed.services import PrivateBroker
 from tests.firmware_sim.small_agent import SmallAgent
-from tests.services import PrivateBroker
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.topics import Channel
@@ -43,7 +43,7 @@ async def test_either_mqtt_version(mqtt_version: MqttVersion, private_broker: Br
     """Gateways with an old broker have the same promise."""
     broker = private_broker()
     agent = SmallAgent(broker.port)
-    async with agent.running(), asyncio.timeout(30):
+    async with agent.running(), asyncio.timeout(60):
         report = await _fleet(broker.port, Unit.plain("scanner-1"), 50, mqtt_version=mqtt_version).run()
     assert report.is_complete
     assert len(agent.events) == 50
@@ -89,7 +89,7 @@ async def test_a_cancelled_fleet_stops_at_once(private_broker: Brokers) -> None:
     broker = private_broker()
     for told in range(1, 120, 6):
         agent = SmallAgent(broker.port)
-        async with agent.running(), asyncio.timeout(20):
+        async with agent.running(), asyncio.timeout(60):
             running = asyncio.create_task(_fleet(broker.port, Unit.plain("scanner-1"), 100_000).run(), name="fleet")
             await agent.has(lambda told=told, agent=agent: len(agent.events) >= told)  # type: ignore[misc]
             running.cancel()
@@ -102,7 +102,7 @@ async def test_a_fleet_that_is_cancelled_while_its_broker_goes_stops_at_once(pri
     broker = private_broker()
     for turns in range(12):  # of the event loop, from the end of the connection to the cancellation
         agent = SmallAgent(broker.port)
-        async with agent.running(), FaultProxy("127.0.0.1", broker.port) as proxy, asyncio.timeout(20):
+        async with agent.running(), FaultProxy("127.0.0.1", broker.port) as proxy, asyncio.timeout(60):
             fleet = _fleet(proxy.port, Unit.plain("scanner-1"), 1_000, speed=10.0)
             running = asyncio.create_task(fleet.run(), name="fleet")
             await agent.has(lambda agent=agent: len(agent.events) > 0)  # type: ignore[misc]

@@ -31,7 +31,7 @@ class Echo:
             await self._count(-1)
 
     async def has_open(self, number: int) -> None:
-        async with self.changed, asyncio.timeout(10):
+        async with self.changed, asyncio.timeout(60):
             await self.changed.wait_for(lambda: self.open == number)
 
     async def _count(self, step: int) -> None:
@@ -63,12 +63,12 @@ async def _connected(proxy: FaultProxy) -> AsyncIterator[Streams]:
 async def _echoed(streams: Streams, text: bytes) -> bytes:
     reader, writer = streams
     writer.write(text)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await reader.readexactly(len(text))
 
 
 async def _is_dropped(streams: Streams) -> bool:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             return await streams[0].read() == b""
         except ConnectionError:

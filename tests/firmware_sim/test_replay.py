@@ -10,9 +10,9 @@ from firmware_sim.firmware.happening import Scan
 from firmware_sim.fleet.fleet import Fleet, Report
 from firmware_sim.recordings import replay
 from firmware_sim.recordings.replay import HANDHELD, Plan
+from testbed.services import PrivateBroker
 from tests.firmware_sim.recordings import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
-from tests.services import PrivateBroker
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceEvent
 
@@ -123,7 +123,7 @@ async def test_without_an_agent_the_run_ends_and_says_what_is_missing(
     broker = private_broker()
     plan = replay.plan(write_recording(*busy_day(10)))
     fleet = plan.fleet({"oslo": _address(broker)}, speed=None, stall_s_max=0.3)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         report = await fleet.run()
     assert not report.is_complete
     assert {(missing.device, missing.events) for missing in report.missing} == {("till-1", 5), ("till-2", 5)}

@@ -12,8 +12,8 @@ from firmware_sim.firmware.happening import Scan
 from firmware_sim.fleet.fleet import Fleet, Report
 from firmware_sim.scenarios import builtin, scenario
 from firmware_sim.scenarios.scenario import Scenario
+from testbed.services import PrivateBroker
 from tests.firmware_sim.small_agent import SmallAgent
-from tests.services import PrivateBroker
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceEvent
 

@@ -1,6 +1,7 @@
 """A device's way from one firmware to the next, whatever it is sent and whenever its power is cut."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -343,12 +344,12 @@ class PowerCuts(RuleBasedStateMachine):
         self.now_ms = 0
         self.updater = device(self.flash, health_ms=1_000)
 
-    def attempt(self, what: "object") -> None:
+    def attempt(self, what: Callable[[], object]) -> None:
         """Do something to the device; when its power is cut it is switched on again, until it stays on."""
         action = what
         while True:
             try:
-                action()  # type: ignore[operator] - one of the lambdas below
+                action()
             except PowerCut:
                 self.updater = Updater(
                     model=MODEL, flash=self.flash, trusted=TrustedKey(KEY.public_key()).signed, health_ms=1_000

@@ -47,7 +47,7 @@ def api_process(database_url: str) -> Iterator[Client]:
         yield client
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def _is_ready(client: Client) -> bool:

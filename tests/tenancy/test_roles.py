@@ -21,8 +21,8 @@ from cloud_store.tenancy import database_users, registry
 from testbed.store import MergeSession
 from tests.cloud_api.serving import key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
-from tests.services import PrivateDatabase
 from wire_protocol import clock
+from wire_protocol.entries import LedgerEntry
 from wire_protocol.stock import Cell
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,10 @@ def test_no_part_needs_a_superuser(address: Callable[[str], str]) -> None:
             assert leases.acquire([1, 2]) == {1, 2}
             for tenant, number in (("acme", 5), ("other", 3)):
                 hlc = clock.pack(NOW_MS)
-                entries = [movement(hlc, "receive", "@supplier", "A-1", 7), count(hlc + 1, "A-1", number)]
+                entries: list[LedgerEntry] = [
+                    movement(hlc, "receive", "@supplier", "A-1", 7),
+                    count(hlc + 1, "A-1", number),
+                ]
                 assert merger.merge([Chain(f"gw-{tenant}").seal(entries)]).entries == 2
         assert snapshots.balances(connection, "acme", "berlin")[Cell("A-1", "screw", "")] == 5
         with served(create(ApiSettings(database_url=address("web")))) as client:

@@ -50,7 +50,7 @@ class Provider:
 
     def unsigned(self) -> str:
         """A token of the algorithm `none`."""
-        return jwt.encode(self.claims(), None, algorithm="none", headers={"kid": "rsa-1"})
+        return jwt.encode(self.claims(), "", algorithm="none", headers={"kid": "rsa-1"})
 
     def confused(self) -> str:
         """A token of HS256 whose shared secret is the published key."""

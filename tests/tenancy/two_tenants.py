@@ -24,7 +24,7 @@ from testbed.store import MergeSession
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain, count, movement
 from wire_protocol import clock
 from wire_protocol.catalog import CatalogItem
-from wire_protocol.entries import Reading
+from wire_protocol.entries import LedgerEntry, Reading
 from wire_protocol.firmware import Release
 
 OWN_SCHEMAS: Final = ("public", "tenant_view")
@@ -65,7 +65,7 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
     registry.add_items(connection, tenant, [CatalogItem(sku=f"{tenant}-sku", name=f"{tenant} screw")])
     hlc = clock.pack(NOW_MS)
     words = {"sku": f"{tenant}-sku", "lot": f"{tenant}-lot", "device": f"{tenant}-scanner", "reference": f"{tenant}-1"}
-    entries = [
+    entries: list[LedgerEntry] = [
         movement(hlc, "receive", "@supplier", f"{tenant}-shelf", 7, event=f"{tenant}-event", **words),
         count(hlc + 1, f"{tenant}-shelf", 5, **words),
     ]

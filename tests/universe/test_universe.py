@@ -5,7 +5,7 @@ from functools import lru_cache
 import pytest
 
 from simulation.mutations import proof
-from simulation.mutations.edits import BUGS, BY_NAME
+from simulation.mutations.edits import BUGS, BY_NAME, Bug
 from simulation.soak import replay, soak
 from simulation.universe import Size, run
 
@@ -88,7 +88,7 @@ def holds_without(seed: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
-def test_every_planted_bug_is_found(bug: proof.Bug) -> None:
+def test_every_planted_bug_is_found(bug: Bug) -> None:
     """The simulator must bite."""
     seed = FOUND_BY.get(bug.name, 0)
     assert holds_without(seed), "this seed fails without the bug: it proves nothing"

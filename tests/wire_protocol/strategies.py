@@ -48,7 +48,8 @@ def movements(draw: st.DrawFn) -> Movement:
     """Any movement."""
     kind, source, destination = draw(routes)
     goods = {"sku": draw(skus), "lot": draw(lots), "quantity": draw(quantities), "reference": draw(st.none() | skus)}
-    return Movement(**draw(base()), **goods, kind=kind, source=source, destination=destination)
+    ends = {"kind": kind, "source": source, "destination": destination}
+    return Movement.model_validate(draw(base()) | goods | ends)
 
 
 @st.composite

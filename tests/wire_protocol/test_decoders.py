@@ -96,5 +96,5 @@ def _changed(document: Any, data: st.DataObject) -> Any:
     keys = list(document) if isinstance(document, dict) else range(len(document))
     key = data.draw(st.sampled_from(keys))
     changed = dict(document) if isinstance(document, dict) else list(document)
-    changed[key] = _changed(document[key], data)  # type: ignore[index]
+    changed[key] = _changed(document[key], data)
     return changed

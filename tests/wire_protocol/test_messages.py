@@ -61,7 +61,8 @@ def test_readings_are_bounded() -> None:
 def test_every_message_is_bounded_in_bytes() -> None:
     """An oversized payload is refused before it is parsed."""
     assert len(MESSAGES) >= 13
-    for kind in [DeviceEvent, DeviceReading, *MESSAGES]:
+    kinds: list[type[Message]] = [DeviceEvent, DeviceReading, *MESSAGES]
+    for kind in kinds:
         with pytest.raises(InvalidMessage, match="at most"):
             kind.decode(b"{" + b" " * kind.bytes_max)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.wire_protocol.strategies import BOOT, EPOCH, OLD_EPOCH, histories
-from wire_protocol.entries import Count, LedgerEntry, Movement
+from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
 from wire_protocol.names import ADJUST
 from wire_protocol.stock import Balance, Cell, EntryKey, counted_cell, deltas, differences, imbalance, oracle
 
@@ -58,7 +58,8 @@ def test_the_incremental_balance_gives_the_oracles_answer_in_any_order(history: 
 def entry(kind: str, quantity: int, at: int, **ends: str) -> tuple[EntryKey, LedgerEntry]:
     """A movement or count of one SKU at a time."""
     common = {"hlc": at, "boot": BOOT, "mono_ms": 0, "sku": "tea", "quantity": quantity}
-    made = Count(**common, **ends) if kind == "count" else Movement(**common, kind=kind, **ends)
+    made = ENTRY.validate_python(common | {"kind": kind} | ends)
+    assert isinstance(made, Movement | Count)
     return EntryKey(at, "gw", EPOCH, at), made
 
 

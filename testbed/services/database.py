@@ -12,10 +12,10 @@ from typing import ClassVar, Final
 import psycopg
 
 from testbed.eventually import NeverHappened, eventually
-from tests.services.errors import ServerFailed
-from tests.services.installation import Installation
-from tests.services.processes import ENVIRONMENT, working_in
-from tests.services.server import HOST, Server
+from testbed.services.errors import ServerFailed
+from testbed.services.installation import Installation
+from testbed.services.processes import ENVIRONMENT, working_in
+from testbed.services.server import HOST, Server
 
 SHARED_BUFFERS_MB: Final = 128
 CONNECTIONS_MAX: Final = 200

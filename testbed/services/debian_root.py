@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.services.errors import BuildFailed
+from testbed.services.errors import BuildFailed
 
 SUITE: Final = "trixie"
 PACKAGES: Final = ("mosquitto", "postgresql-17-timescaledb")

@@ -1,14 +1,14 @@
-"""`python -m tests.services up|down|status|env|run -- COMMAND`: the test servers from the command line."""
+"""`python -m testbed.services up|down|status|env|run -- COMMAND`: the test servers from the command line."""
 
 import argparse
 import sys
 
-from tests.services import shared
-from tests.services.errors import ServicesError
+from testbed.services import shared
+from testbed.services.errors import ServicesError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.services", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m testbed.services", description=__doc__)
     actions = parser.add_subparsers(dest="action", required=True)
     actions.add_parser("up", help="start the servers and leave them running")
     actions.add_parser("down", help="stop them and remove their data")

@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.services import NotRunning, PrivateDatabase, shared
+from testbed.services import NotRunning, PrivateDatabase, shared
 
 pytestmark = [pytest.mark.services, pytest.mark.usefixtures("_own_state")]
 

@@ -29,6 +29,8 @@ from firmware_sim.faults.proxy import FaultProxy
 
 LOSS: Final = 0.2
 DELAY_S: Final = 0.25  # each way
+LOSSES_MAX: Final = 4  # of one segment, one after the other; then the connection breaks
+_IPV4: Final = 4
 PACKET_BYTES_MAX: Final = 2048
 TUN: Final = Path("/dev/net/tun")
 # linux/if_tun.h
@@ -72,8 +74,9 @@ def lossy_packets(seed: int, *, loss: float = LOSS, delay_s: float = DELAY_S) ->
         subprocess.run(["ip", "address", "add", f"{link.address}/24", "dev", name], check=True)
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
         carrier = threading.Thread(
-            target=_carry, args=(device, stopping, link, random.Random(seed), loss, delay_s), name=f"link[{name}]"
-        )
+            target=_carry, name=f"link[{name}]", args=(device, stopping, link),
+            kwargs={"chance": random.Random(seed), "loss": loss, "delay_s": delay_s},
+        )  # fmt: skip
         carrier.start()
         try:
             yield link
@@ -97,7 +100,9 @@ def _interface() -> tuple[int, str]:
     return device, answer[:16].rstrip(b"\0").decode()
 
 
-def _carry(device: int, stopping: int, link: LossyPackets, chance: random.Random, loss: float, delay_s: float) -> None:
+def _carry(
+    device: int, stopping: int, link: LossyPackets, *, chance: random.Random, loss: float, delay_s: float
+) -> None:
     """Carry packets until told to stop: each is lost with a probability, or comes out `delay_s` later."""
     under_way: list[tuple[float, int, bytes]] = []
     numbers = itertools.count()
@@ -110,7 +115,7 @@ def _carry(device: int, stopping: int, link: LossyPackets, chance: random.Random
             packet = os.read(device, PACKET_BYTES_MAX)
             if chance.random() < loss:
                 link.lost += 1
-            elif packet[0] >> 4 == 4:  # version 4; what IPv6 says about itself is of no use here
+            elif packet[0] >> 4 == _IPV4:  # what IPv6 says about itself is of no use here
                 # Bytes 12 to 20 of the header are the source's and the destination's address (RFC 791).
                 turned = packet[:12] + packet[16:20] + packet[12:16] + packet[20:]
                 heapq.heappush(under_way, (time.monotonic() + delay_s, next(numbers), turned))
@@ -134,12 +139,12 @@ class ProxyThread:
         self._thread.start()
         ready = threading.Event()
         self._ended = asyncio.run_coroutine_threadsafe(self._serve(ready), self._loop)
-        assert ready.wait(10)
+        assert ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._leave.set)
-        self._ended.result(10)
+        self._ended.result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -174,7 +179,7 @@ class ProxyThread:
         async def run() -> None:
             act()
 
-        asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(60)
 
 
 @contextmanager
@@ -186,7 +191,7 @@ def lossy_proxy(target: ProxyThread, seed: int, *, delay_s: float = DELAY_S) -> 
         while not stop.wait(chance.uniform(0.2, 1.0)):
             losses = next(n for n in itertools.count() if chance.random() >= LOSS)
             target.stall(delay_s * 2**losses)
-            if losses >= 4:
+            if losses >= LOSSES_MAX:
                 target.cut()
                 target.heal()
 

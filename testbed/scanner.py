@@ -37,7 +37,7 @@ class Scanner:
         self._client.max_queued_messages_set(0)
         self._client.connect("127.0.0.1", self.port)
         self._client.loop_start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         return self
 
     def __exit__(
@@ -69,7 +69,14 @@ class Scanner:
         for payload in payloads:
             self.say(payload)
 
-    def wait_for_receipts(self, count: int, timeout_s: float = 30) -> bool:
+    def has_receipts(self, count: int) -> bool:
+        """Whether so many events have a receipt; as firmware, it sends again what has none after a silence."""
+        if self.wait_for_receipts(count, timeout_s=1):
+            return True
+        self.resend()
+        return False
+
+    def wait_for_receipts(self, count: int, timeout_s: float = 60) -> bool:
         """Whether so many events got a receipt in time."""
         with self.changed:
             return self.changed.wait_for(lambda: len(self.committed) + len(self.refused) >= count, timeout_s)

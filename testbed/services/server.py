@@ -19,11 +19,11 @@ from typing import ClassVar, Final, Self
 
 from pydantic import BaseModel
 
-from tests.services import disk
-from tests.services import installation as installations
-from tests.services.errors import ServerFailed
-from tests.services.installation import Installation
-from tests.services.processes import ProcessRecord, ServerProcess, require
+from testbed.services import disk
+from testbed.services import installation as installations
+from testbed.services.errors import ServerFailed
+from testbed.services.installation import Installation
+from testbed.services.processes import ProcessRecord, ServerProcess, require
 
 READY_S_MAX: Final = 60.0
 STOP_S_MAX: Final = 30.0
@@ -97,6 +97,12 @@ class Server(ABC):
     def data(self) -> Path:
         """The directory that belongs to the server's account."""
         return self.directory / "data"
+
+    @property
+    def pid(self) -> int:
+        """The server's process; it must have been started."""
+        assert self._server is not None
+        return self._server.record.pid
 
     @property
     def is_running(self) -> bool:

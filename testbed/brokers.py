@@ -20,8 +20,8 @@ from broker_config.mosquitto import TlsFiles
 from cloud_identity import certificates
 from cloud_identity.authority import Authority
 from cloud_identity.certificates import Revoked
-from tests.services import PrivateBroker
-from tests.services.server import HOST, free_port
+from testbed.services import PrivateBroker
+from testbed.services.server import HOST, free_port
 from wire_protocol import names
 
 SECRET: Final = "correct-horse-battery"
@@ -102,9 +102,8 @@ class FleetBrokers:
     @property
     def reload_command(self) -> str:
         """What `cloud gateway revoke --reload-command` runs: hands the list over and has it read."""
-        assert self.cloud._server is not None
         target = self.cloud.data / "crl.pem"
-        return f"sh -c 'cp {self.authority.crl} {target} && kill -HUP {self.cloud._server.record.pid}'"
+        return f"sh -c 'cp {self.authority.crl} {target} && kill -HUP {self.cloud.pid}'"
 
     def hand_over(self, *, server: bool = False) -> None:
         """Give the brokers the authority's files of now, with `server` a new certificate too, and have them read."""

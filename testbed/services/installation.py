@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.services import debian_root
-from tests.services.errors import NotInstalled, ServicesError
-from tests.services.processes import SYSTEM_PATH
+from testbed.services import debian_root
+from testbed.services.errors import NotInstalled, ServicesError
+from testbed.services.processes import SYSTEM_PATH
 
 MOSQUITTO_MAJOR_MIN: Final = 2
 _PASSWD_UID: Final = 2

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import ClassVar, Final, TypeAlias
 
 from testbed.eventually import NeverHappened, eventually
-from tests.services.errors import ServerFailed
-from tests.services.installation import Installation
-from tests.services.server import HOST, Server, accepts
+from testbed.services.errors import ServerFailed
+from testbed.services.installation import Installation
+from testbed.services.server import HOST, Server, accepts
 
 SAVE_S_MAX: Final = 30.0
 # Given the port and the directory, returns the text of mosquitto.conf; it may write other files into the directory.

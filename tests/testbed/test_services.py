@@ -11,9 +11,9 @@ import aiomqtt
 import psycopg
 import pytest
 
-from tests.services import PrivateBroker, PrivateDatabase, databases, debian_root, disk, server
-from tests.services.errors import ServerFailed
-from tests.services.processes import ProcessRecord
+from testbed.services import PrivateBroker, PrivateDatabase, databases, debian_root, disk, server
+from testbed.services.errors import ServerFailed
+from testbed.services.processes import ProcessRecord
 
 MakeDatabase = Callable[..., PrivateDatabase]
 MakeBroker = Callable[..., PrivateBroker]
@@ -150,7 +150,7 @@ def test_servers_of_a_killed_run_are_found_and_removed(private_broker: MakeBroke
     """A test run that is killed must not leave servers behind for ever."""
     scratch = private_broker().installation.scratch
     program = (
-        "from tests.services import PrivateBroker; broker = PrivateBroker(); broker.start(); "
+        "from testbed.services import PrivateBroker; broker = PrivateBroker(); broker.start(); "
         "print(broker.directory, flush=True); input()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as run:

@@ -15,10 +15,10 @@ import psutil
 from pydantic import BaseModel
 
 from testbed.eventually import NeverHappened, eventually
-from tests.services.errors import ServerFailed
+from testbed.services.errors import ServerFailed
 
 POLL_S: Final = 0.01
-KILL_S_MAX: Final = 10.0
+KILL_S_MAX: Final = 30.0
 # psutil derives the start from the boot time, which moves when the clock is set.
 START_SLACK_S: Final = 2.0
 # Nothing of the caller's language, time zone or PG* variables reaches a server.

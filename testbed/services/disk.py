@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tests.services.errors import ServicesError
+from testbed.services.errors import ServicesError
 
 BALLAST: Final = "ballast"
 CHUNK_BYTES: Final = 64 * 1024

@@ -18,12 +18,12 @@ from typing import IO, Final
 
 from pydantic import BaseModel
 
-from tests.services import installation as installations
-from tests.services.broker import PrivateBroker
-from tests.services.database import PrivateDatabase
-from tests.services.errors import NotRunning, ServicesError
-from tests.services.installation import Installation
-from tests.services.server import Server, remove_orphans
+from testbed.services import installation as installations
+from testbed.services.broker import PrivateBroker
+from testbed.services.database import PrivateDatabase
+from testbed.services.errors import NotRunning, ServicesError
+from testbed.services.installation import Installation
+from testbed.services.server import Server, remove_orphans
 
 DATABASE_VARIABLE: Final = "STOCKTIDE_TEST_DATABASE_URL"
 MQTT_VARIABLE: Final = "STOCKTIDE_TEST_MQTT_URL"

@@ -48,7 +48,7 @@ class LoopbackCloud:
         self._client.reconnect_delay_set(1, 1)
         self._client.connect("127.0.0.1", self.port)
         self._client.loop_start()
-        assert subscribed.wait(10)
+        assert subscribed.wait(60)
         return self
 
     def __exit__(
@@ -58,7 +58,7 @@ class LoopbackCloud:
         self._client.disconnect()
         self._client.loop_stop()
 
-    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout_s: float = 60) -> None:
         """Wait until something that arrived makes the condition true."""
         with self.changed:
             assert self.changed.wait_for(condition, timeout_s), "the cloud waited too long"
