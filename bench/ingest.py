@@ -10,8 +10,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, Final
 
-from bench.gateways import Fleet, LoadGateway, epoch
-from bench.workload import Sealer, Warehouse
+from bench.cloud_worker import running_worker, until_subscribed
 from cloud_store.base import gateways, migrations, sql
 from cloud_store.base.connection import Connection, connect
 from cloud_store.merge import copying, ledger_rows, plan

@@ -1,6 +1,7 @@
 """The cloud's store for tests: its functions on a database of one's own, or answered by the test."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import ModuleType, TracebackType
@@ -86,14 +87,17 @@ def published_nowhere(topic: str, payload: bytes, qos: int = 1, *, retain: bool 
 
 
 def context(
-    answers: Mapping[Callable[..., Any], Callable[..., Any]] | Database | None = None,
+    answers: Mapping[Any, Any] | Database | None = None,
     publish: Publish = published_nowhere,
+    mono_s: Callable[[], float] = time.monotonic,
     **settings: Any,
 ) -> Context:
     """What a service stands on, with a database that a test answers, or a real one; failed items are in `.failed`."""
     database: Any = answers if isinstance(answers, Database) else AnsweredDatabase(answers or {})
     # Not validated: a test may want a bound that is smaller than any worker's.
-    return Context(IngestSettings.model_construct(**settings), database, publish, WorkerMetrics(), Failed())
+    return Context(
+        IngestSettings.model_construct(**settings), database, publish, WorkerMetrics(), Failed(), mono_s=mono_s
+    )
 
 
 @asynccontextmanager

@@ -29,7 +29,7 @@ class Catalogs:
         self._shards: frozenset[int] = frozenset()
         self._requests: Mailbox[str, CatalogAsk] = context.mailbox("catalog", settings.catalog_requests_waiting_max)
         self._outdated: Mailbox[str, int] = context.mailbox("catalog_news", settings.catalog_notices_waiting_max)
-        self._notices = TokenBucket(settings.asks_per_s_max)
+        self._notices = TokenBucket(settings.asks_per_s_max, context.mono_s)
         self._heads: dict[int, int] | None = None
         self.wake = WakeUp("catalog")
 

@@ -60,7 +60,7 @@ class Enrolment:
         self._context, self._database, settings = context, context.database, context.settings
         self._settings, self._metrics, self._signer = settings, context.metrics, signer
         self._waiting: Mailbox[Key, bytes] = context.mailbox("enrolment", settings.claims_waiting_max)
-        self._rate = TokenBucket(settings.claims_per_s_max)
+        self._rate = TokenBucket(settings.claims_per_s_max, context.mono_s)
         # A thread of its own: signing may be another program that takes its time, with no database connection held.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="enrolment")
 

@@ -27,7 +27,7 @@ class Images:
     def __init__(self, context: Context) -> None:
         self._context, settings = context, context.settings
         self._requests: Mailbox[str, FirmwareAsk] = context.mailbox("firmware", settings.firmware_requests_waiting_max)
-        self._pieces = TokenBucket(settings.firmware_chunks_per_s_max)
+        self._pieces = TokenBucket(settings.firmware_chunks_per_s_max, context.mono_s)
 
     def requested(self, inbound: Inbound) -> None:
         """A gateway requests a piece."""

@@ -17,9 +17,9 @@ from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from edge_agent.ledger import audit
+from testbed import sites
+from testbed.sites import SiteGateway, Step
 from testbed.store import MergeSession
-from tests import sites
-from tests.sites import SiteGateway, Step
 from wire_protocol.site_messages import SiteFrame
 from wire_protocol.stock import imbalance
 

@@ -17,9 +17,9 @@ from cloud_store.tenancy import registry
 from edge_agent.ledger import database, queries
 from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.outbox import Outbox
+from testbed import sites
+from testbed.sites import START_MS, SiteGateway
 from testbed.store import MergeSession
-from tests import sites
-from tests.sites import START_MS, SiteGateway
 from wire_protocol.site_messages import SiteFrame
 
 HOUR_MS = 3_600_000

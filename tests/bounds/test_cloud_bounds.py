@@ -14,7 +14,6 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from bench.gateways import epoch
 from cloud_ingest.inbound import Inbound
 from cloud_ingest.merge.inbox import Inbox
 from cloud_ingest.merge.loop import MergeLoop
@@ -31,6 +30,8 @@ from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport
 from cloud_store.merge.dead_letters import DeadLetter
 from cloud_store.merge.presence import Contacts, Standing
 from testbed.eventually import eventually
+from testbed.gateways import epoch
+from testbed.services import PrivateDatabase
 from testbed.store import Failed, StoreModule, context, running
 from testbed.worker_process import Workers
 from tests.bounds.clients import Doorkeeper
@@ -55,7 +56,7 @@ def frames_of(gateway: str, number: int) -> list[Inbound]:
     return made
 
 
-async def merged(arrivals: list[Inbound], **settings: int) -> list[tuple[int, int]]:
+async def merged(arrivals: list[Inbound], **settings: Any) -> list[tuple[int, int]]:
     """The sizes of the transactions, in frames and entries, that a worker makes of what has arrived."""
     batches = list[tuple[int, int]]()
 
@@ -144,7 +145,6 @@ async def test_what_waits_to_be_published_is_bounded_in_bytes() -> None:
 
 
 @pytest.mark.bound("cloud.asks_per_s_max")
-@turned
 async def test_gateways_are_asked_a_few_at_a_time() -> None:
     """A fleet that is asked all at once after a takeover answers all at once."""
     standing = Standing({LogKey(f"gw-{n}", "ledger", EPOCH): NO_CURSOR for n in range(25)}, {})

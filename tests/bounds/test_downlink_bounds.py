@@ -1,6 +1,5 @@
 """The bounds of what goes down to a fleet at once."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -11,8 +10,9 @@ from cloud_ingest.services.twins import Twins
 from cloud_ingest.token_bucket import TURNS_PER_S
 from cloud_store.provisioning import twins
 from cloud_store.provisioning.twins import Push
-from testbed.eventually import eventually_async
+from testbed.reported_twins import reported_twin
 from testbed.store import context, running
+from testbed.turned_loop import now_s, pass_time, turned
 from wire_protocol import topics
 from wire_protocol.topics import Channel
 from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
@@ -46,6 +46,7 @@ class Fleet:
 
 @pytest.mark.bound("cloud.twins_per_s_max")
 @pytest.mark.bound("cloud.reports_waiting_max")
+@turned
 async def test_a_change_of_the_whole_fleet_is_spread_over_time() -> None:
     """Ten thousand gateways that answer at once would be a herd of our own making; who reports meanwhile is heard."""
     document = DesiredTwin(version=1, state=DesiredState())
@@ -58,17 +59,18 @@ async def test_a_change_of_the_whole_fleet_is_spread_over_time() -> None:
         at_s.append(now_s())
 
     answers = {twins.due: fleet.due, twins.pushed: fleet.pushed, twins.report: fleet.report}
-    service = Twins(context(answers, publish, twins_per_s_max=RATE, reports_waiting_max=100))
+    service = Twins(context(answers, publish, now_s, twins_per_s_max=RATE, reports_waiting_max=100))
     service.serve(frozenset(range(64)))
     reporting = 0
-    async with running(service.loops()), asyncio.timeout(60):
+    async with running(service.loops()):
         while len(at_s) < 2 * RATE:
-            await asyncio.sleep(0.01)
+            await pass_time(0.01)
             # Whoever was told reports at once, and that must not let the next ones through.
             reporting += 1
             name = f"gw-{reporting}"
-            report = ReportedTwin(version=1).encode()
+            report = reported_twin(1).encode()
             service.reported(Inbound(name, Channel.REPORTED_TWIN, topics.link(name, Channel.REPORTED_TWIN), report, 0))
-        await eventually_async(lambda: len(fleet.reports) == reporting)
+        await pass_time(1)
+    assert len(fleet.reports) == reporting
     assert at_s[-1] - at_s[0] > 2 - 3 / TURNS_PER_S
     assert max(fleet.asked) == RATE // TURNS_PER_S

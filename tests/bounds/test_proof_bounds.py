@@ -1,17 +1,16 @@
 """The bounds of stock proof: so many gateways wait, so long is one waited for, and no answer wedges the worker."""
 
-import asyncio
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
 from cloud_ingest.services.stock_checks import StockChecks
 from cloud_store.reports import stock_checks
 from cloud_store.reports.stock_checks import Comparison, Snapshot
-from testbed.eventually import eventually_async
 from testbed.store import context, running
+from testbed.turned_loop import pass_time, turned
 from wire_protocol import proof
 from wire_protocol.messages import Command, Reply
 from wire_protocol.proof import ProofQuestion, StockProof
@@ -20,7 +19,7 @@ from wire_protocol.stock import Cell
 HELD = [(Cell("A-1", f"SKU-{n}", ""), n + 1) for n in range(200)]
 THEIRS = [(cell, on_hand + (cell.sku == "SKU-7")) for cell, on_hand in HELD]
 PROOF = StockProof.of(THEIRS, 5)
-SETTINGS = {"proofs_waiting_max": 10, "proof_answer_s_max": 0.3, "proof_scan_s": 600.0}
+SETTINGS: dict[str, Any] = {"proofs_waiting_max": 10, "proof_answer_s_max": 0.3, "proof_scan_s": 600.0}
 
 
 @dataclass
@@ -65,8 +64,8 @@ class Bench:
             return len(self.commands) >= wanted and not self.checks._proofs and not self.checks._replies
 
         async with running(self.checks.loops()):
-            await eventually_async(done)
-            await asyncio.sleep(0.1)  # an answer is worked out in a thread, and nothing says that none is
+            await pass_time(1)
+        assert done()
 
 
 def answer(command: Command) -> Reply:
@@ -77,6 +76,7 @@ def answer(command: Command) -> Reply:
 
 
 @pytest.mark.bound("cloud.proofs_waiting_max")
+@turned
 async def test_more_gateways_than_may_wait_are_compared_with_their_next_status() -> None:
     """A fleet that comes back at once must not fill the worker's memory with its digests."""
     bench = Bench()
@@ -87,6 +87,7 @@ async def test_more_gateways_than_may_wait_are_compared_with_their_next_status()
 
 
 @pytest.mark.bound("cloud.proof_answer_s_max")
+@turned
 async def test_a_gateway_that_does_not_answer_is_dropped_and_asked_again_later() -> None:
     """Silence must neither block the others nor keep this one from being compared for ever."""
     bench = Bench()
@@ -108,6 +109,7 @@ async def test_a_gateway_that_does_not_answer_is_dropped_and_asked_again_later()
     assert bench.differing == [("gw-1", [(Cell("A-1", "SKU-7", ""), 8, 9)])]
 
 
+@turned
 async def test_an_answer_that_makes_no_sense_ends_the_search() -> None:
     """A gateway of another version, or a hostile one."""
     bench = Bench()

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from wire_protocol.topics import Channel
 
 GATEWAYS = 5
 FRAMES = 60
-SETTINGS = {"site_asks_waiting_max": 100, "site_answer_bytes_max": 1 << 12, "site_peers_max": 4}
+SETTINGS: dict[str, Any] = {"site_asks_waiting_max": 100, "site_answer_bytes_max": 1 << 12, "site_peers_max": 4}
 
 
 @dataclass

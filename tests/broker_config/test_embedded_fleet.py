@@ -184,7 +184,7 @@ async def test_nobody_can_take_a_gateway_s_place(fleet: Fleet, *, clean: bool) -
 async def test_a_revoked_gateway_is_cut_off_and_kept_out(fleet: Fleet) -> None:
     """The list keeps it out, the workers' takeover ends what it has open; others are not disturbed by either."""
     ca_file, key_file = str(fleet.authority.bundle), str(fleet.identity(INGEST_USER, fleet.authority))
-    url = f"mqtts://{HOST}:{fleet.broker.port_of(doors.WORKERS)}"
+    url = f"mqtts://{HOST}:{fleet.broker.port_of(listeners.WORKERS)}"
     async with AsyncExitStack() as stack:
         honest = await stack.enter_async_context(fleet.client("gw-b"))
         thief = fleet.client("gw-a")

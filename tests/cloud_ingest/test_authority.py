@@ -18,7 +18,7 @@ from cloud_identity import certificates
 from cloud_identity.authority import Authority, CommandSigner, KeyFileSigner, Request, signer
 from cloud_identity.certificates import Revoked
 from cloud_identity.errors import AuthorityExists, AuthorityMissing, InvalidRequest, SignerFailed
-from tests.brokers import request_pem
+from testbed.brokers import request_pem
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -23,9 +24,9 @@ from cloud_store.base.connection import connect
 from cloud_store.base.errors import AlreadyExists, UnknownName
 from cloud_store.identity import enrolment
 from cloud_store.tenancy import registry
+from testbed.brokers import request_pem
 from testbed.eventually import eventually_async
 from testbed.store import Session, context, running
-from tests.brokers import request_pem
 from wire_protocol import topics
 from wire_protocol.claims import CODE_BYTES, ClaimCode
 from wire_protocol.messages import CertificateRequest, CertificateResponse, ClaimRequest, ClaimResponse
@@ -37,7 +38,7 @@ Publish = Callable[[str, bytes], None]
 class Desk:
     """A worker's enrolment with its store, and gateways that come to it."""
 
-    def __init__(self, database_url: str, tenant: str, folder: Path, **options: object) -> None:
+    def __init__(self, database_url: str, tenant: str, folder: Path, **options: Any) -> None:
         self.database_url, self.tenant, self.published = database_url, tenant, list[tuple[str, bytes]]()
         ca = folder / "ca"
         self.authority = Authority(ca) if ca.exists() else Authority.create(ca, "Test")
@@ -176,7 +177,6 @@ def test_a_gateway_is_given_so_many_certificates_a_day(desk: Desk, tmp_path: Pat
 
 @pytest.mark.bound("cloud.claims_waiting_max")
 @pytest.mark.bound("cloud.claims_per_s_max")
-@turned
 async def test_a_flood_of_claims_is_bounded_and_paced(desk: Desk, tmp_path: Path) -> None:
     """Strangers reach the claim topics: they must cost little memory and not keep the database busy."""
     flooded = Desk(desk.database_url, desk.tenant, tmp_path, claims_waiting_max=5, claims_per_s_max=20)

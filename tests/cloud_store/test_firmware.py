@@ -14,11 +14,12 @@ from cloud_store.provisioning import firmware, jobs, twins
 from cloud_store.provisioning.jobs import Rollout, Spec
 from cloud_store.provisioning.twins import Selection
 from cloud_store.tenancy import registry
+from testbed.reported_twins import reported_twin
 from testbed.store import StoreModule
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
 from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware
-from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
+from wire_protocol.twin import DesiredState, DesiredTwin
 
 pytestmark = pytest.mark.services
 GATEWAYS = ["gw-1", "gw-2", "gw-3", "gw-4"]

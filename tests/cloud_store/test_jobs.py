@@ -13,6 +13,7 @@ from cloud_store.provisioning import commands, jobs, twins
 from cloud_store.provisioning.jobs import Rollout, Spec
 from cloud_store.provisioning.twins import Selection
 from cloud_store.tenancy import registry
+from testbed.reported_twins import reported_twin
 from testbed.store import StoreModule
 from wire_protocol import topics, waves
 from wire_protocol.commands import InvalidCommand

@@ -17,6 +17,7 @@ from cloud_store.merge.plan import Plan
 from cloud_store.merge.presence import VERDICT_FRAMES_MAX
 from cloud_store.reports import verification
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually
 from testbed.store import MergeSession, StoreModule
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from tests.cloud_store.scans import HLC, NEXT, on_hand, scan
@@ -96,6 +97,12 @@ def test_a_technicians_entries_in_a_cloned_backlog_count_once(merger: MergeSessi
     merger.merge([clone.seal(typed[2:], after={EPOCH: head(disk)})])
     report = merger.merge([disk.seal(typed[2:])])
     assert (report.rejected, on_hand(connection)) == (2, 40)
+
+
+def waits_for_a_lock(connection: Connection) -> bool:
+    """Whether somebody in this database waits for what somebody else has locked."""
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return connection.execute(waiting).fetchone() is not None
 
 
 def test_a_rebuild_keeps_new_logs_away(merger: MergeSession, connection: Connection, database_url: str) -> None:

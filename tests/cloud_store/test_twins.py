@@ -13,6 +13,7 @@ from cloud_store.base.leases import LeaseSession
 from cloud_store.provisioning import twins
 from cloud_store.provisioning.twins import Changed, Selection
 from cloud_store.tenancy import registry
+from testbed.reported_twins import reported_twin
 from testbed.store import StoreModule
 from wire_protocol import topics
 from wire_protocol.twin import InvalidTwin

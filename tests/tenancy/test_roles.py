@@ -18,6 +18,7 @@ from cloud_store.base.errors import NotMigrated, StoreError
 from cloud_store.base.leases import LeaseSession
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import database_users, registry
+from testbed.services import PrivateDatabase
 from testbed.store import MergeSession
 from tests.cloud_api.serving import key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
