@@ -66,7 +66,7 @@ bench: $(DEV) ## measure throughput on this machine (ARGS are passed on)
 lock: ## resolve the dependencies afresh and rewrite constraints.txt
 	@rm -rf build/lock
 	@$(PYTHON) -m venv build/lock
-	@build/lock/bin/python -m pip --quiet --disable-pip-version-check install -e '.[dev]'
+	@build/lock/bin/python -m pip --quiet --disable-pip-version-check --no-input install -e '.[dev,fuzz]'
 	@{ head -n 1 constraints.txt; build/lock/bin/python -m pip --disable-pip-version-check freeze --exclude-editable; } \
 	  > constraints.tmp
 	@mv constraints.tmp constraints.txt

@@ -108,7 +108,9 @@ def list_(
     from cloud_store.provisioning import firmware  # noqa: PLC0415 - loads the database driver
 
     with database(database_url) as connection:
-        rows = firmware.listing(connection, tenant=tenant, model=model, limit=limit)
+        found = firmware.listing(connection, tenant=tenant, model=model, limit=limit)
+    # With its signature, a release is an order that devices obey: `add --json` gives it to its maker, jobs to gateways.
+    rows = [{name: value for name, value in row.items() if name != "signature"} for row in found]
     columns = ("tenant", "model", "version", "release", "replaces", "size", "created_at", "created_by")
     listing(rows, columns, json_=json_, numbers=("release", "size"), empty="No firmware yet.")
 

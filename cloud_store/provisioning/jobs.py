@@ -145,8 +145,9 @@ def abort(connection: Connection, job: str, *, rollback: bool) -> int:
 
 
 def listing(connection: Connection, *, limit: int, job: str | None = None) -> list[dict[str, Any]]:
-    """The latest jobs, or one, and how far each is."""
-    return _all(connection, "jobs", limit=limit, job=job)
+    """The latest jobs, or one, and how far each is; releases in `spec` without their signatures."""
+    rows = _all(connection, "jobs", limit=limit, job=job)
+    return [row | {"spec": _unsigned(row["spec"])} for row in rows]
 
 
 def targets(connection: Connection, job: str, *, limit: int) -> list[dict[str, Any]]:
@@ -277,6 +278,16 @@ def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *
             hint="Add the version before once more, with --replaces; or roll out without --rollback.",
         )
     return replace(spec, release=release, back=back)
+
+
+def _unsigned(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored spec as it is told: a rollback release that nobody has sent yet, with its signature, is an order."""
+    return {
+        name: {field: value for field, value in part.items() if field != "signature"}
+        if name in {"firmware", "back"} and part is not None
+        else part
+        for name, part in spec.items()
+    }
 
 
 def _set_state(connection: Connection, job: str, state: str, before: Sequence[str]) -> None:

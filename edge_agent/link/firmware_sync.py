@@ -48,8 +48,7 @@ class FirmwareLink:
 
     def twin_changed(self) -> None:
         """Other releases may be wanted."""
-        wanted = {release.sha256 for release in firmware.wanted(self.reader).values()}
-        self.shelf.tidy(wanted)
+        self.shelf.tidy(self._wanted())
         self._problems.clear()
         self._fetches.clear()
         self.offer()
@@ -85,6 +84,13 @@ class FirmwareLink:
             whole = await asyncio.to_thread(self.shelf.add, release, line.offset, chunk.piece)
         except OSError as error:
             return self._give_up(release, f"{NO_ROOM}: {error.strerror}")
+        return self._added(release, whole=whole)
+
+    def _added(self, release: Release, *, whole: bool) -> bool:
+        """A piece is on the disk. Returns whether there is something to report."""
+        if release.sha256 not in (wanted := self._wanted()):
+            self.shelf.tidy(wanted)  # the twin has changed while the piece was written: it must not stay
+            return False
         if not whole and not self.shelf.fetched(release):
             self._fetches[release.sha256] = self._fetches.get(release.sha256, 0) + 1
             if self._fetches[release.sha256] >= FETCHES_MAX:
@@ -95,6 +101,9 @@ class FirmwareLink:
             self.offer()
         self.asking.answered(self.now_ms(), more=True)
         return whole
+
+    def _wanted(self) -> set[str]:
+        return {release.sha256 for release in firmware.wanted(self.reader).values()}
 
     def _missing(self) -> Release | None:
         """The image to fetch; those that could not be had come last."""

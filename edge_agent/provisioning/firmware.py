@@ -39,18 +39,24 @@ def wanted(connection: Connection) -> Mapping[str, Release]:
     return {release.model: release for release in found}
 
 
-def rows(connection: Connection) -> list[FirmwareRow]:
-    """Every device whose firmware can be exchanged."""
-    return [FirmwareRow(*row) for row in connection.execute(statement("device_firmware"))]
+def rows(connection: Connection, device: str | None = None) -> list[FirmwareRow]:
+    """Every device whose firmware can be exchanged, or one of them."""
+    found = (
+        connection.execute(statement("device_firmware"))
+        if device is None
+        else connection.execute(statement("firmware_of_device"), (device,))
+    )
+    return [FirmwareRow(*row) for row in found]
 
 
 def offers(connection: Connection, shelf: ImageShelf, device: str | None = None) -> list[Configured]:
     """What devices are to be offered now, or one that has not answered to it; an empty payload takes an offer back."""
-    releases = wanted(connection)
+    known = rows(connection, device)
+    releases = wanted(connection) if known else {}
     found = []
-    for row in rows(connection):
+    for row in known:
         release = releases.get(row.model)
-        if device is None or (device == row.name and (release is None or release.release != row.release)):
+        if device is None or release is None or release.release != row.release:
             found.append(Configured(row.name, _offer(release, shelf)))
     return found
 

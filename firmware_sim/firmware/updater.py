@@ -53,7 +53,8 @@ class Updater:
     ignored: int = 0
     """Pieces that belonged nowhere."""
     _record: Record = field(init=False)
-    _refused: UpdateStatus | None = None
+    _said: UpdateStatus | None = None
+    """The answer to an offer that is kept nowhere, because the next power-on brings the offer again."""
     _later: FirmwareOffer | None = None
     _deadline_ms: int | None = None
     _ask_ms: int | None = None
@@ -86,7 +87,7 @@ class Updater:
             return UpdateStatus(release=self._record.release, state="testing")
         if self._record.download is not None:
             return UpdateStatus(release=self._record.download.release, state="downloading")
-        return self._refused or self._record.outcome
+        return self._said or self._record.outcome
 
     def image(self) -> bytes:
         """The image that runs; empty for the factory's."""
@@ -96,7 +97,7 @@ class Updater:
     def power_on(self, now_ms: int) -> None:
         """What the boot loader does: decide which slot runs."""
         self._record = record = self.flash.record()
-        self._refused = self._later = self._deadline_ms = None
+        self._said = self._later = self._deadline_ms = None
         self._trial_runs = False
         self._asked, self._ask_ms = 0, now_ms
         if record.trial:
@@ -135,8 +136,8 @@ class Updater:
         if not self.trusted(offered):
             self._refuse(offered, "its signature is not by the key that this device trusts")
             return
-        if offered.release == record.release:
-            self._refused = None  # it was taken: what became of it stands
+        if offered.release == record.release or self._is_installed(offered):
+            self._stay(offered)
             return
         under_way = record.download
         if under_way is not None and offered.release <= under_way.release:
@@ -148,19 +149,18 @@ class Updater:
             self._refuse(offered, reason)
         elif self._is_running(offered):
             outcome = UpdateStatus(release=offered.release, state="healthy")
-            self._refused = None
+            self._said = None
             self._keep(release=offered.release, outcome=outcome, download=None, received=0)
         else:
-            self._refused = None
+            self._said = None
             installed = record.installed | {record.other: None}
             self._keep(download=_plain(offered), received=0, attempts=0, installed=installed)
             self._asked, self._ask_ms = 0, now_ms
 
     def withdraw(self) -> None:
         """The offer was taken back: what was not fetched to its end is not wanted any more."""
-        self._later = None
-        if self._record.download is not None:
-            self._keep(download=None, received=0)
+        self._later = self._said = None
+        self._abandon()
 
     def ask(self, now_ms: int) -> FirmwareAsk | None:
         """The piece to ask for now; again, ever less often, when no answer comes."""
@@ -240,8 +240,24 @@ class Updater:
         if later is not None:
             self.offer(later, now_ms)
 
+    def _stay(self, offered: Release) -> None:
+        """A release that was taken before is wanted: a newer one under way is not. What became of it stands."""
+        self._abandon()
+        taken_last = offered.release == self._record.release
+        self._said = None if taken_last else UpdateStatus(release=offered.release, state="healthy")
+
+    def _abandon(self) -> None:
+        """Forget what was fetched so far: its slot holds nothing that may be booted."""
+        if self._record.download is not None:
+            self._keep(download=None, received=0, attempts=0)
+
+    def _is_installed(self, offered: Release) -> bool:
+        """Whether this very release runs, and is not on trial."""
+        installed = self._record.installed[self.running]
+        return installed is not None and installed.release == offered.release and not self.on_trial
+
     def _refuse(self, offered: Release, reason: str) -> None:
-        self._refused = UpdateStatus(release=offered.release, state="refused", reason=reason)
+        self._said = UpdateStatus(release=offered.release, state="refused", reason=reason)
 
     def _is_running(self, offered: Release) -> bool:
         installed = self._record.installed[self.running]

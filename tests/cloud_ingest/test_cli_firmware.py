@@ -109,6 +109,28 @@ def test_mistakes_get_a_sentence_and_exit_code_2(run: Run, tmp_path: Path) -> No
     assert (lone.exit_code, "no way back" in lone.stderr) == (2, True)
 
 
+def test_jobs_and_lists_tell_of_releases_without_their_signatures(run: Run, tmp_path: Path) -> None:
+    """Whoever reads a log of `job list --json` could send devices back before an operator does."""
+    assert add(run, tmp_path, "1.0").exit_code == 0
+    new, back = answer(add(run, tmp_path, "1.1", "--json"))
+    job = answer(run("job", "create", "-t", "acme", "--firmware", "probe-x", "1.1", "--rollback", "--json"))["job"]
+    [row] = answer(run("job", "list", "--json"))
+    without = {name: value for name, value in new.items() if name != "signature"}
+    assert row["spec"] == {"firmware": without, "back": {k: v for k, v in back.items() if k != "signature"}}
+    listed = answer(run("firmware", "list", "--json"))
+    assert [(each["release"], each["sha256"]) for each in listed[:2]] == [
+        (back["release"], back["sha256"]), (new["release"], new["sha256"]),
+    ]  # fmt: skip
+    [gateway] = answer(run("job", "show", job, "--json"))
+    assert (gateway["gateway"], gateway["state"]) == ("gw-cli", "waiting")
+    commands = [["job", "list"], ["job", "show", job], ["firmware", "list"], ["audit", "list"]]
+    for words in commands:
+        for shown in (run(*words), run(*words, "--json")):
+            assert shown.exit_code == 0, shown.output
+            for each in (new, back):
+                assert each["signature"] not in "".join(shown.stdout.split())
+
+
 def test_a_twin_tells_what_is_not_yet_as_it_should_be(run: Run, tmp_path: Path) -> None:
     """Whoever looks for the reason of a slow rollout asks one gateway."""
     [made] = answer(add(run, tmp_path, "1.0", "--json"))

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +26,16 @@ from edge_agent.provisioning import firmware
 from edge_agent.provisioning.images import IMAGES_KEPT_MAX, ImageShelf
 from edge_agent.provisioning.twin import TwinBook
 from testbed.turned_loop import pass_time, turned
-from tests.firmware_sim.images import MODEL, image, piece, release
-from wire_protocol.firmware import FirmwareAsk, FirmwareChunk, FirmwareChunkLine, FirmwareOffer, Release
+from tests.firmware_sim.images import MODEL, device, fetch, image, piece, release
+from wire_protocol.firmware import (
+    FirmwareAsk,
+    FirmwareChunk,
+    FirmwareChunkLine,
+    FirmwareOffer,
+    Manifest,
+    Release,
+    ReportedFirmware,
+)
 from wire_protocol.messages import DeviceStatus, InvalidMessage, UpdateStatus
 from wire_protocol.twin import DesiredTwin, merged
 
@@ -193,6 +202,27 @@ def test_devices_are_offered_what_is_here_and_reported_by_model(ledger: Ledger, 
     assert firmware.rows(ledger.connection) == []
 
 
+def test_a_device_that_says_what_it_is_costs_a_look_at_that_device_alone(ledger: Ledger, tmp_path: Path) -> None:
+    """A thousand devices that come back each looked all of them up: a million rows, in the broker's thread."""
+    wanted(ledger, 1, release("1.1.0", 5, BODY))
+    gateway = Gateway(ledger, tmp_path)
+    gateway.fetch(BODY)
+    for number in range(20):
+        with database.transaction(ledger.connection):
+            ledger.connection.execute(statement("insert_device"), (f"other-{number}", "probe"))
+        said(ledger, f"other-{number}")
+    said(ledger, "probe-1")
+    run = list[str]()
+    ledger.connection.set_trace_callback(run.append)
+    assert [offer.device for offer in firmware.offers(ledger.connection, gateway.shelf, "probe-1")] == ["probe-1"]
+    assert firmware.offers(ledger.connection, gateway.shelf, "nobody") == []
+    ledger.connection.set_trace_callback(None)
+    plans = [ledger.connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in run]
+    steps = [step for plan in plans for *_, step in plan if "VIRTUAL" not in step]
+    assert [step for step in steps if step.startswith("SCAN") and step != "SCAN twin"] == []
+    assert len(firmware.offers(ledger.connection, gateway.shelf)) == 21
+
+
 def test_a_technician_sees_it_offline(ledger: Ledger, tmp_path: Path) -> None:
     """`stocktide edge firmware` works beside the running agent, without a network."""
     wanted(ledger, 1, release("1.1.0", 5, BODY))
@@ -329,3 +359,74 @@ async def test_a_disk_that_cannot_be_read_costs_an_image_and_not_the_agent(tmp_p
     running.cancel()
     await asyncio.wait([running])
     assert given == ["probe-1"]
+
+
+class SlowShelf(ImageShelf):
+    """A disk that writes when it is let."""
+
+    begun, let = threading.Event(), threading.Event()
+
+    def add(self, image: Manifest, offset: int, piece: bytes) -> bool:
+        self.begun.set()
+        assert self.let.wait(10)
+        return super().add(image, offset, piece)
+
+
+@pytest.mark.parametrize("size", [len(BODY), 100], ids=["a part", "the last piece"])
+async def test_a_piece_that_is_written_while_the_twin_goes_back_does_not_stay(
+    ledger: Ledger, tmp_path: Path, size: int
+) -> None:
+    """The change had tidied the disk already: the part of an image that nobody wants stayed until the next change."""
+    old, new = release("1.0.0", 1, image("1.0.0")), release("1.1.0", 2, BODY[:size])
+    wanted(ledger, 1, new)
+    shelf = SlowShelf(tmp_path / "images")
+    link = FirmwareLink(ledger.connection, shelf, lambda: 0, lambda: None)
+    taking = asyncio.create_task(link.take(piece(BODY[:size], 0, 100)))
+    await asyncio.to_thread(shelf.begun.wait, 10)
+    wanted(ledger, 2, old)
+    link.twin_changed()
+    shelf.let.set()
+    assert not await taking
+    assert list((tmp_path / "images").glob("*.part")) == []
+    assert link.report()[MODEL].release == old.release
+    shelf.begun.clear()
+    shelf.let.clear()
+
+
+def test_a_device_that_is_put_back_in_the_middle_of_a_download_is_reported_where_it_is(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Said to the cloud: the installed release, healthy; nothing of the one that was under way."""
+    first, second = release("1.1.0", 1), release("1.2", 2)
+    shelf, updater = ImageShelf(tmp_path / "images"), device()
+    for made, version in ((first, "1.1.0"), (second, "1.2")):
+        shelf.add(made, 0, image(version))
+
+    def said() -> ReportedFirmware:
+        status = DeviceStatus(state="online", model=MODEL, firmware=updater.version, update=updater.status())
+        with database.transaction(ledger.connection):
+            firmware.note(ledger, "probe-1", status)
+        return firmware.reported(ledger.connection, shelf, {})[MODEL]
+
+    def offered() -> None:
+        for _, payload in firmware.offers(ledger.connection, shelf):
+            updater.offer(FirmwareOffer.decode(payload), 0)
+
+    wanted(ledger, 1, first)
+    said()
+    offered()
+    fetch(updater, image("1.1.0"))
+    updater.power_on(0)
+    updater.healthy(0)
+    assert (said().healthy, said().failed) == (1, {})
+    wanted(ledger, 2, second)
+    offered()
+    ask = updater.ask(0)
+    assert ask is not None
+    updater.chunk(piece(image("1.2"), 0, ask.bytes), 0)
+    assert (said().release, said().healthy) == (2, 0)
+    wanted(ledger, 3, first)
+    offered()
+    found = said()
+    assert (found.release, found.version, found.healthy, found.failed) == (1, "1.1.0", 1, {})
+    assert (updater.ask(10**9), updater.restart_wanted, updater.version) == (None, False, "1.1.0")

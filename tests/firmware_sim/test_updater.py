@@ -305,6 +305,63 @@ def test_an_offer_that_is_taken_back_ends_the_download() -> None:
     assert (updater.ask(0), updater.status()) == (None, None)
 
 
+def begun(updater: Updater, offer: FirmwareOffer, body: bytes) -> None:
+    """Take a release and fetch its first piece."""
+    updater.offer(offer, 0)
+    ask = updater.ask(0)
+    assert ask is not None
+    updater.chunk(piece(body, ask.offset, ask.bytes), 0)
+    assert (state(updater)[0], updater.flash.record().received) == ("downloading", ask.bytes)
+
+
+def test_a_device_that_is_put_back_in_the_middle_of_a_download_abandons_it() -> None:
+    """It fetched the newer release to its end and booted it, though the twin wanted what was installed again."""
+    updater, flash = (made := device()), made.flash
+    taken(updater, first := release(NEXT, 1), image(NEXT))
+    begun(updater, release("1.2", 2), image("1.2"))
+    updater.offer(first, 0)
+    said = updater.status()
+    assert said is not None
+    assert (said.release, said.state, updater.ask(10**9), updater.next_ms()) == (1, "healthy", None, None)
+    kept = flash.record()
+    assert (kept.download, kept.received, kept.installed["a"], kept.active) == (None, 0, None, "b")
+    updater.power_on(0)
+    assert (updater.version, updater.status(), updater.restart_wanted) == (NEXT, said, False)
+    # The newer one is wanted after all: from its beginning, as nothing of it is counted on.
+    updater.offer(release("1.2", 2), 0)
+    ask = updater.ask(0)
+    assert ask is not None
+    assert ask.offset == 0
+    fetch(updater, image("1.2"), 10_000)
+    updater.power_on(0)
+    updater.healthy(0)
+    assert updater.version == "1.2"
+
+
+def test_a_device_says_that_it_runs_what_it_is_put_back_to() -> None:
+    """It has given up a newer release since, and refused the installed one as older than that."""
+    updater = device(health_ms=5_000)
+    taken(updater, first := release(NEXT, 1), image(NEXT))
+    updater.offer(release("1.2", 2), 0)
+    fetch(updater, image("1.2"))
+    updater.power_on(0)
+    updater.tick(5_000)
+    updater.power_on(5_000)
+    begun(updater, release("1.3", 3), image("1.3"))
+    for _ in range(2):
+        updater.offer(first, 5_000)
+        said = updater.status()
+        assert said is not None
+        assert (said.release, said.state, updater.ask(10**9)) == (1, "healthy", None)
+        updater.power_on(6_000)
+    updater.offer(release("1.2", 2), 7_000)
+    assert state(updater)[0] == "rolled-back", "what was given up stays given up"
+    updater.offer(forged(first, version="9.0"), 7_000)
+    assert state(updater)[0] == "refused"
+    updater.withdraw()
+    assert state(updater)[0] == "rolled-back", "an offer that is gone is not refused any more"
+
+
 def test_what_comes_during_a_trial_waits_for_its_end() -> None:
     """One slot is on trial and the other the way back: neither may be written to."""
     updater = device()

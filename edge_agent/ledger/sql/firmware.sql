@@ -9,6 +9,13 @@ FROM device_firmware f
 JOIN device d ON d.name = f.name
 ORDER BY f.name;
 
+-- name: firmware_of_device
+-- The same of one device: it is asked whenever a device says what it is, and a gateway has a thousand of them.
+SELECT f.name, f.model, f.version, f.release, f.state, f.reason
+FROM device_firmware f
+JOIN device d ON d.name = f.name
+WHERE f.name = ?;
+
 -- name: set_device_firmware
 INSERT INTO device_firmware (name, model, version, release, state, reason) VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE
