@@ -152,3 +152,13 @@ async def test_a_dropped_item_is_an_alarm_of_its_gateway(database_url: str, uniq
     assert alarm["detail"].startswith("commands: ValueError: another")
     sample = metrics.registry.get_sample_value("stocktide_failed_items_total", {"service": "twins"})
     assert sample == 2
+
+
+@turned
+async def test_a_bucket_gives_tokens_at_its_rate_whatever_its_fractions() -> None:
+    """A hair of a token that rounding had left was waited for in steps too small for any clock: a worker spun."""
+    for per_s in (3.0, 40.0, 7.7):
+        bucket, began = TokenBucket(per_s, now_s), now_s()
+        for _ in range(200):
+            await bucket.acquire()
+        assert now_s() - began == pytest.approx((200 - bucket.turn) / per_s, rel=0.05)
