@@ -82,7 +82,7 @@ def pause(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = Fals
 
     with database(database_url) as connection:
         jobs.pause(connection, job)
-    _told({"job": job, "state": "paused"}, f"Job {job} is paused.", json_=json_)
+    _told({"job": job, "state": jobs.JobState.PAUSED}, f"Job {job} is paused.", json_=json_)
 
 
 @job_app.command("resume")
@@ -92,7 +92,7 @@ def resume(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = Fal
 
     with database(database_url) as connection:
         jobs.resume(connection, job)
-    _told({"job": job, "state": "running"}, f"Job {job} goes on.", json_=json_)
+    _told({"job": job, "state": jobs.JobState.RUNNING}, f"Job {job} goes on.", json_=json_)
 
 
 @job_app.command("abort")
@@ -108,7 +108,7 @@ def abort(
     with database(database_url) as connection:
         undone = jobs.abort(connection, job, rollback=rollback)
     sentence = f"Job {job} is aborted; {undone} twins went back."
-    _told({"job": job, "state": "aborted", "rolled_back": undone}, sentence, json_=json_)
+    _told({"job": job, "state": jobs.JobState.ABORTED, "rolled_back": undone}, sentence, json_=json_)
 
 
 def _told(document: dict[str, Any], sentence: str, *, json_: bool) -> None:

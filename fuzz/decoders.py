@@ -80,7 +80,9 @@ def samples() -> dict[str, list[bytes]]:
         signature="b" * 128,
     )  # fmt: skip
     line = firmware.FirmwareChunkLine(sha256="a" * 64, offset=0, size=3, digest="c" * 64)
-    update = messages.UpdateStatus(release=_NOW_MS, state="rolled-back", reason="not healthy in time")
+    update = messages.UpdateStatus(
+        release=_NOW_MS, state=messages.UpdateState.ROLLED_BACK, reason="not healthy in time"
+    )
     told = firmware.ReportedFirmware(release=_NOW_MS, version="1.2.0", devices=2, healthy=1, failed={"p-2": "no"})
     proof = StockProof(position="0" * 16, digest="1" * 16, cells=1)
     made: dict[str, Any] = {

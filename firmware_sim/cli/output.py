@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from command_line.output import FAILED, emit_json, table
+from wire_protocol.reasons import RefusalCode
 
 if TYPE_CHECKING:
     from firmware_sim.fleet.fleet import Report
@@ -75,5 +76,5 @@ def _print_refusals(report: "Report") -> None:
             reasons.setdefault(device.refusal.replace(device.device, "NAME"), f"{device.gateway}/{device.device}")
     for reason, where in reasons.items():
         typer.echo(f"refused: {reason} ({where})")
-    if any("not registered" in reason for reason in reasons):
+    if any(RefusalCode.of(reason) is RefusalCode.UNKNOWN_DEVICE for reason in reasons):
         typer.echo("hint:  at the gateway: stocktide edge device add NAME")

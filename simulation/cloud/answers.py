@@ -19,12 +19,13 @@ from cloud_store.provisioning.sites import Answer
 from simulation.cloud.store import Store, cursor_of
 from wire_protocol import topics
 from wire_protocol.messages import Rejected
+from wire_protocol.reasons import RejectCode
 from wire_protocol.replication import Cursor
 from wire_protocol.site_messages import LogCursor, SiteAsk, SiteFrame
 
 _REPEATS = cross_log_dedup._SQL  # noqa: SLF001 - the statements are told apart by their text
 
-TOLD_AGAIN: Final = "counts already"
+TOLD_AGAIN: Final = RejectCode.REPEATED.says("counts already")
 
 
 class RepeatQueries:

@@ -138,7 +138,7 @@ async def test_a_good_release_goes_round_and_a_bad_one_stops_at_its_bound(site: 
         assert bad["state"] == "failed"
         assert "1 of 1 gateways of wave 1 failed" in bad["reason"]
         [first, *rest] = jobs.targets(site.cloud, bad["job"], limit=9)
-        assert first["state"] == "rolled back"
+        assert first["state"] == "rolled-back"
         assert "probe-1 rolled-back: not healthy within 2 s" in first["reason"]
         assert [row["state"] for row in rest] == ["waiting", "waiting"]
         assert [versions(each) for each in units] == [["1.1.0", "1.1.0"]] * 3

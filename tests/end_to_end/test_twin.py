@@ -112,7 +112,7 @@ async def test_a_job_goes_through_a_site_and_comes_back(site: SiteStack) -> None
             explain=lambda: str(jobs.listing(site.cloud, limit=1, job=job)),
         )  # fmt: skip
     [first, second] = jobs.targets(site.cloud, job, limit=9)
-    assert (first["state"], second["state"]) == ("rolled back", "waiting")
+    assert (first["state"], second["state"]) == ("rolled-back", "waiting")
     assert "a device cannot" in first["reason"]
     assert twins.show(site.cloud, second["gateway"])["version"] == 1
     await until(site, first["gateway"], version=3)
