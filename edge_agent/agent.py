@@ -1,7 +1,7 @@
-"""The agent: composition root and lifecycle of the gateway's one long-running process.
+"""The agent: the gateway's one long-running process, put together from its parts.
 
 One task group, every task named. SIGTERM stops taking messages, commits what is queued, says `offline` and ends with
-exit code 0. A task that fails takes the process with it: systemd starts it again, and the ledger is whole at any
+exit code 0. A task that fails takes the process with it: systemd starts it again, and the ledger is intact at any
 instruction.
 """
 
@@ -10,56 +10,70 @@ import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, NamedTuple
 
 import structlog
 
-from edge_agent import logs
-from edge_agent.devices import device_keys
-from edge_agent.devices.device_keys import PasswordFile
+from edge_agent.devices.device_keys import KeyKeeper, PasswordFile
 from edge_agent.devices.firmware_server import FirmwareServer
-from edge_agent.devices.mqtt import DeviceSide
-from edge_agent.errors import AgentRunning, EdgeError
+from edge_agent.devices.intake import SUBSCRIPTIONS, Intake
+from edge_agent.devices.known import KnownDevices
+from edge_agent.devices.mqtt import DeviceBroker
+from edge_agent.devices.notices import Notices
+from edge_agent.errors import AgentRunning
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.identity.renewal import Renewal
-from edge_agent.ledger import database, outbox, queries, stock_digest
+from edge_agent.ledger import database, queries
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.sql import statement
-from edge_agent.ledger.writer import Append, LedgerWriter
-from edge_agent.link.commands import Commands, Hands
+from edge_agent.ledger.stock_scan import StockScan
+from edge_agent.ledger.writer import LedgerWriter
+from edge_agent.ledger.writes import PatientWrites
+from edge_agent.link.catalog_sync import CatalogSync
+from edge_agent.link.certificate_sync import CertificateSync
+from edge_agent.link.commands import Commands
+from edge_agent.link.firmware_sync import FirmwareSync
+from edge_agent.link.shipping import Shipping, sender_limits
+from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.status import StatusReport
+from edge_agent.link.twin_sync import TwinSync
 from edge_agent.link.uplink import Uplink
-from edge_agent.provisioning import firmware, retention, twin
+from edge_agent.logs import TemporaryLevel
 from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.retention import keep_bounds
 from edge_agent.provisioning.twin import Configured
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
-from edge_agent.systemd import notify
+from edge_agent.signals import Signals
+from edge_agent.systemd import keep_watchdog, notify
 from wire_protocol.address import BrokerAddress
-from wire_protocol.firmware import FirmwareAsk
-from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
-from wire_protocol.proof import StockProof
-from wire_protocol.topics import STREAMS
-
-UPKEEP_INTERVAL_S: Final = 10.0
-KEYS_RETRY_S: Final = 30.0
+from wire_protocol.topics import Channel
 
 log = structlog.get_logger("edge_agent")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who this gateway is, as its ledger says."""
+class Brokers(NamedTuple):
+    """The gateway's own broker, and the cloud's in the order in which they are tried."""
 
+    local: BrokerAddress
+    cloud: tuple[BrokerAddress, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Foundation:
+    """What every part of the agent stands on."""
+
+    settings: EdgeSettings
     gateway: str
-    epoch: str
+    clock: SystemClock
+    images: ImageShelf
+    writer: LedgerWriter
+    signals: Signals
+    loop: asyncio.AbstractEventLoop
 
 
 async def run(settings: EdgeSettings) -> None:
@@ -71,285 +85,182 @@ async def run(settings: EdgeSettings) -> None:
     clock = SystemClock()
     with _sole_agent(settings.ledger), contextlib.ExitStack() as stack:
         ledger = stack.enter_context(Ledger.open(settings.ledger, clock))  # brings the schema up to date
-        identity = Identity(ledger.gateway, ledger.epoch)
-        facts = database.meta(ledger.connection)
-        reader = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
-        lookup = stack.enter_context(contextlib.closing(database.open_reader(settings.ledger)))
-        enrolled = IdentityFolder.beside(settings.ledger).current()
-        given = settings.cloud_url or facts.get("cloud_url")
-        told = enrolled.brokers if enrolled is not None and not settings.cloud_url else ()
-        clouds = [BrokerAddress.parse(url) for url in told or ([given] if given else [])]
-        local_url = settings.local_url if "local_url" in settings.model_fields_set else facts.get("local_url")
-        local = BrokerAddress.parse(local_url or settings.local_url)
-        agent = _Agent(settings, identity, clock, reader, KnownDevices(lookup, ImageShelf.beside(settings.ledger)))
-        await agent.run(local, clouds)
-
-
-class KnownDevices:
-    """The devices that may speak here; a device that is added while the agent runs is found on its first message."""
-
-    def __init__(self, connection: Connection, shelf: ImageShelf) -> None:
-        self._connection, self._shelf = connection, shelf
-        self._names: frozenset[str] = frozenset()
-
-    def refresh(self) -> None:
-        """Read the whole list, so that a removed device is forgotten."""
-        self._names = frozenset(row[0] for row in self._connection.execute(statement("devices")))
-
-    def configs(self) -> list[Configured]:
-        """What every device of the twin is told."""
-        return twin.configs(self._connection)
-
-    def offers(self, device: str | None = None) -> list[Configured]:
-        """Which firmware devices are to run."""
-        return firmware.offers(self._connection, self._shelf, device)
-
-    def __call__(self, device: str) -> bool:
-        if device in self._names:
-            return True
-        found = self._connection.execute(statement("device_known"), (device,)).fetchone() is not None
-        if found:
-            self._names |= {device}
-        return found
-
-
-class _Agent:
-    def __init__(
-        self, settings: EdgeSettings, identity: Identity, clock: SystemClock, reader: Connection, known: KnownDevices
-    ) -> None:
-        self._settings, self._identity, self._clock, self._reader = settings, identity, clock, reader
-        self._known = known
-        self._uplink: Uplink | None = None
-        self._loop = asyncio.get_running_loop()
-        self._writer = LedgerWriter(
-            lambda: Ledger.open(settings.ledger, clock), committed=self._committed, refusing=self._refusing
+        readers = [stack.enter_context(contextlib.closing(database.open_reader(settings.ledger))) for _ in range(3)]
+        brokers = _brokers(settings, database.meta(ledger.connection))
+        signals = Signals()
+        foundation = Foundation(
+            settings,
+            ledger.gateway,
+            clock,
+            ImageShelf.beside(settings.ledger),
+            LedgerWriter(
+                lambda: Ledger.open(settings.ledger, clock),
+                committed=signals.ledger_committed.send,
+                refusing=signals.intake_refusing.send,
+            ),
+            signals,
+            asyncio.get_running_loop(),
         )
-        self._devices: DeviceSide | None = None
-        self._firmware: FirmwareServer | None = None
-        self._damaged: StockProof | None = None
-        self._level_timer: asyncio.TimerHandle | None = None
-        self._keys_due = asyncio.Event()
+        log.info(
+            "agent_started", gateway=ledger.gateway, epoch=ledger.epoch, ledger=str(settings.ledger),
+            cloud=repr(brokers.cloud[0]) if brokers.cloud else None, local=repr(brokers.local),
+        )  # fmt: skip
+        await Agent(foundation, brokers, readers).run()
 
-    async def run(self, local: BrokerAddress, clouds: Sequence[BrokerAddress]) -> None:
-        cloud = clouds[0] if clouds else None
+
+class Agent:
+    """All parts, connected by signals."""
+
+    def __init__(self, foundation: Foundation, brokers: Brokers, readers: Sequence[Connection]) -> None:
+        settings, signals, writer = foundation.settings, foundation.signals, foundation.writer
+        self._settings, self._gateway, self._signals, self._writer = settings, foundation.gateway, signals, writer
+        self._loop = foundation.loop
+        for_link, for_devices, for_keys = readers
+        self._scan = StockScan(settings.ledger, settings.stock_scan_interval_s)
+        self._known = KnownDevices(for_devices, foundation.images)
+        self._broker = DeviceBroker(
+            brokers.local, foundation.gateway, SUBSCRIPTIONS, mqtt_5=settings.mqtt_version == "5",
+            keepalive_s=settings.keepalive_s, inflight_max=settings.local_inflight_max,
+        )  # fmt: skip
+        self._notices = Notices(self._broker)
+        self._intake = Intake(writer, self._known, self._broker, self._notices, signals)
+        self._images = FirmwareServer(
+            foundation.images, self._notices.chunk, writer.depth, settings.firmware_chunks_per_s_max
+        )
+        self._keys = (
+            KeyKeeper(PasswordFile(path, settings.broker_reload_command), for_keys, writer.submit)
+            if (path := settings.device_password_file) is not None
+            else None
+        )
+        self._uplink = _uplink(foundation, brokers.cloud, for_link, self._scan) if brokers.cloud else None
+        self._connect()
+
+    def _connect(self) -> None:
+        """Who is told of what."""
+        signals, loop = self._signals, self._loop
+        self._broker.received.connect(self._intake.receive)
+        self._broker.subscribed.connect(self._announce)
+        signals.ledger_committed.connect(self._intake.committed)
+        signals.intake_refusing.connect(_note_refusing)
+        signals.model_reported.connect(lambda device: self._notices.offer(self._known.offers(device)))
+        signals.firmware_requested.connect_in(loop, self._images.requested)
+        signals.twin_applied.connect(self._configure)
+        signals.firmware_changed.connect(lambda: self._notices.offer(self._known.offers()))
+        signals.locate_requested.connect(self._notices.locate)
+        signals.log_level_requested.connect(TemporaryLevel().set)
+        if self._uplink is not None:
+            uplink = self._uplink
+            signals.ledger_committed.connect_in(loop, lambda _appended: uplink.wake())
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT."""
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stopping.set)
-        self._devices = DeviceSide(
-            local,
-            self._identity.gateway,
-            lambda: self._writer,
-            self._known,
-            configs=self._known.configs,
-            offers=self._known.offers,
-            asked=self._firmware_asked,
-            confirmed=self._confirmed,
-            mqtt_5=self._settings.mqtt_version == "5",
-            keepalive_s=self._settings.keepalive_s,
-            inflight_max=self._settings.local_inflight_max,
-        )
-        self._firmware = FirmwareServer(
-            ImageShelf.beside(self._settings.ledger), self._devices.chunk, self._writer.depth,
-            self._settings.firmware_chunks_per_s_max,
-        )  # fmt: skip
-        with self._writer, self._devices:
-            if cloud is not None:
-                self._uplink = self._make_uplink(cloud, tuple(clouds[1:]))
-            log.info(
-                "agent_started", gateway=self._identity.gateway, epoch=self._identity.epoch,
-                ledger=str(self._settings.ledger), cloud=repr(cloud) if cloud else None, local=repr(local),
-            )  # fmt: skip
-            notify("READY=1", f"STATUS=gateway {self._identity.gateway}")
+        with self._writer, self._broker:
+            notify("READY=1", f"STATUS=gateway {self._gateway}")
             await self._until(stopping)
             notify("STOPPING=1")
         if self._uplink is not None:
-            await self._uplink.farewell()
-        log.info("agent_stopped", gateway=self._identity.gateway)
+            await self._uplink.say_offline()
+        log.info("agent_stopped", gateway=self._gateway)
 
     async def _until(self, stopping: asyncio.Event) -> None:
         """Run all tasks until asked to stop; a task that fails ends them all."""
-        name = f"edge[{self._identity.gateway}]"
         async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(self._upkeep(), name=f"{name}.upkeep"),
-                tasks.create_task(self._watch(self._writer.ended), name=f"{name}.writer"),
-                tasks.create_task(self._watchdog(), name=f"{name}.watchdog"),
-                tasks.create_task(self._scan(), name=f"{name}.scan"),
-            ]
-            if (path := self._settings.device_password_file) is not None:
-                keys = self._keep_keys(PasswordFile(path, self._settings.broker_reload_command))
-                running.append(tasks.create_task(keys, name=f"{name}.keys"))
-            if self._firmware is not None:
-                running.append(tasks.create_task(self._firmware.run(), name=f"{name}.firmware"))
-            if self._uplink is not None:
-                running.append(tasks.create_task(self._uplink.run(), name=f"{name}.uplink"))
+            running = [tasks.create_task(loop, name=f"edge[{self._gateway}].{name}") for name, loop in self._loops()]
             await stopping.wait()
-            log.info("agent_stopping", gateway=self._identity.gateway, queued=self._writer.depth())
+            log.info("agent_stopping", gateway=self._gateway, queued=self._writer.depth())
             # With a full disk the device side waits for the writer and the writer for room: neither may hold us up.
             self._writer.close_intake()
             for task in running:
                 task.cancel()
 
-    def _make_uplink(self, cloud: BrokerAddress, others: tuple[BrokerAddress, ...]) -> Uplink:
-        identity = IdentityFolder.beside(self._settings.ledger)
-        return Uplink(
-            others=others,
-            tls=identity.tls,
-            renewal=Renewal(identity, self._identity.gateway, self._true_ms),
-            address=cloud,
-            gateway=self._identity.gateway,
-            epoch=self._identity.epoch,
-            reader=self._reader,
-            submit=self._writer.submit,
-            status=self._status,
-            settings=self._settings,
-            clock=self._clock,
-            configure=self._configure,
-            offer=self._offer,
-            commands=Commands(
-                self._settings.ledger,
-                self._clock.now_ms,
-                lambda run: asyncio.wrap_future(self._writer.submit(run)),
-                self._settings,
-                Hands(locate=self._locate, log_level=self._log_level),
-            ),
-        )
-
-    def _true_ms(self) -> int | None:
-        """The time as the cloud has told it; None while it has not."""
-        offset_ms = self._offset_ms()
-        return None if offset_ms is None else self._clock.now_ms() + offset_ms
-
-    def _offset_ms(self) -> int | None:
-        return self._uplink.shipping.offset_ms if self._uplink is not None else None
-
-    def _committed(self, appended: list[Append]) -> None:
-        """After each commit, in the writer's thread."""
-        if self._devices is not None:
-            self._devices.settle(appended)
+    def _loops(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        yield "upkeep", keep_bounds(self._writer.submit, self._settings, self._known.refresh)
+        yield "writer", self._watch_writer()
+        yield "watchdog", keep_watchdog(watchdog_interval_s())
+        yield "scan", self._scan.run()
+        yield "firmware", self._images.run()
+        if self._keys is not None:
+            yield "keys", self._keys.run()
         if self._uplink is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended; the entries are safe in the file
-                self._loop.call_soon_threadsafe(self._uplink.wake)
+            yield "uplink", self._uplink.run()
 
-    def _confirmed(self) -> None:
-        """A device has answered to its configuration, in the writer's thread."""
-        if self._uplink is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended; the next contact reports it
-                self._loop.call_soon_threadsafe(self._uplink.twin_changed)
-
-    def _configure(self, told: Sequence[Configured]) -> None:
-        self._known.refresh()
-        if self._devices is not None:
-            self._devices.configure(told)
-        self._keys_due.set()
-
-    async def _keep_keys(self, file: PasswordFile) -> None:
-        """Have the keys of the twin's devices in the broker's password file, from the start and whenever it changes."""
-        while True:
-            self._keys_due.clear()
-            keys = device_keys.wanted(twin.state(self._reader))
-            try:
-                had = await asyncio.wrap_future(self._writer.submit(partial(device_keys.note_keyed, wanted=keys)))
-                await asyncio.to_thread(file.put, keys, had)
-                await asyncio.wrap_future(self._writer.submit(partial(device_keys.note_written, wanted=keys)))
-            except (EdgeError, OSError) as error:
-                log.warning("device_keys_not_written", file=str(file.path), reason=str(error))
-                await asyncio.sleep(KEYS_RETRY_S)
-            else:
-                await self._keys_due.wait()
-
-    def _offer(self) -> None:
-        if self._devices is not None:
-            self._devices.offer(self._known.offers())
-
-    def _firmware_asked(self, device: str, ask: FirmwareAsk) -> None:
-        """A device wants a piece of an image, in the local broker's thread."""
-        if self._firmware is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended; the device asks again
-                self._loop.call_soon_threadsafe(self._firmware.asked, device, ask)
-
-    def _locate(self, device: str, seconds: int) -> None:
-        if self._devices is not None:
-            self._devices.locate(device, seconds)
-
-    def _log_level(self, level: str, minutes: int) -> None:
-        logs.set_level(level)
-        if self._level_timer is not None:
-            self._level_timer.cancel()
-        self._level_timer = self._loop.call_later(60 * minutes, logs.set_level, logs.LEVEL)
-        log.info("log_level_set", level=level, minutes=minutes)
-
-    def _refusing(self, reason: str | None) -> None:
-        """The disk is full, or has room again, in the writer's thread."""
-        log.error("devices_refused", reason=reason) if reason else log.info("devices_accepted_again")
-        notify(f"STATUS={reason or 'accepting events'}")
-
-    async def _upkeep(self) -> None:
-        while True:
-            await asyncio.sleep(UPKEEP_INTERVAL_S)
-            try:
-                done = await asyncio.wrap_future(
-                    self._writer.submit(lambda ledger: retention.upkeep(ledger, self._settings))
-                )
-            except EdgeError as error:
-                log.warning("upkeep_postponed", reason=str(error))
-                continue
-            self._known.refresh()
-            if any(done.values()):
-                log.info("upkeep_done", **done)
-
-    async def _scan(self) -> None:
-        """Compare the balances in the file with their digest, now and then; the cloud is told what is in the file."""
-        while True:
-            found = await asyncio.to_thread(self._scan_once)
-            self._damaged = None if found.intact else found.found
-            if not found.intact:
-                log.error("stock_damaged", hint="stocktide edge ledger verify, then stocktide edge ledger rebuild")
-            await asyncio.sleep(self._settings.stock_scan_interval_s)
-
-    def _scan_once(self) -> stock_digest.Scan:
-        with contextlib.closing(database.open_reader(self._settings.ledger)) as connection:
-            return stock_digest.scan(connection)
-
-    @staticmethod
-    async def _watch(ended: "Future[None]") -> None:
+    async def _watch_writer(self) -> None:
         """The writer's thread ends only when asked to; if it fails, so does the agent."""
-        await asyncio.shield(asyncio.wrap_future(ended))
+        await asyncio.shield(asyncio.wrap_future(self._writer.ended))
 
-    @staticmethod
-    async def _watchdog() -> None:
-        interval_s = watchdog_interval_s()
-        if interval_s is None:
-            return
-        while True:
-            notify("WATCHDOG=1")
-            await asyncio.sleep(interval_s)
+    def _announce(self) -> None:
+        """Devices are told everything: it is retained, but a broker without its memory has forgotten."""
+        self._notices.configure(self._known.configs())
+        self._notices.offer(self._known.offers())
 
-    def _status(self, state: str) -> GatewayStatus:
-        facts = queries.status(self._reader, self._settings.ledger)
-        streams = {name: outbox.position(self._reader, name) for name in STREAMS}
-        return GatewayStatus(
-            state="online" if state == "online" else "offline",
-            epoch=facts["epoch"],
-            version=version("stocktide"),
-            at_ms=self._clock.now_ms(),
-            streams={
-                name: StreamStatus(
-                    last_seq=facts["entries"] if name == "ledger" else at.sealed_seq,
-                    sealed_frame=at.sealed_frame,
-                    acked_frame=at.acked_frame,
-                    acked_seq=at.acked_seq,
-                )
-                for name, at in streams.items()
-            },
-            clock=ClockStatus(
-                boot=self._clock.boot, offset_ms=self._uplink.shipping.offset_ms if self._uplink else None
-            ),
-            dead_letters=facts["dead_letters"],
-            readings_dropped=facts["dropped"].get("readings_dropped", 0),
-            devices_online=facts["devices_online"],
-            stock=self._damaged or stock_digest.sealed(self._reader),
-        )
+    def _configure(self, configs: Sequence[Configured]) -> None:
+        self._known.refresh()
+        self._notices.configure(configs)
+        if self._keys is not None:
+            self._keys.due()
+
+
+def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: Connection, scan: StockScan) -> Uplink:
+    """The link to the cloud, with everything that goes over it."""
+    settings, signals, clock, gateway = foundation.settings, foundation.signals, foundation.clock, foundation.gateway
+    write = PatientWrites(foundation.writer.submit)
+    firmware = FirmwareSync(reader, foundation.images, clock.mono_ms, signals)
+    twin = TwinSync(reader, write, signals, firmware.report)
+    firmware.reported = twin.changed
+    shipping = Shipping(
+        gateway=gateway, reader=reader, write=write, settings=settings, clock=clock,
+        limits=lambda: sender_limits(settings, twin.limits().window_frames),
+        site=SiteLink(gateway, reader, write, settings, clock.mono_ms),
+    )  # fmt: skip
+
+    def true_ms() -> int | None:
+        """The time as the cloud has told it."""
+        return None if shipping.offset_ms is None else clock.now_ms() + shipping.offset_ms
+
+    identity = IdentityFolder.beside(settings.ledger)
+    status = StatusReport(reader, settings.ledger, clock, lambda: shipping.offset_ms, lambda: scan.damaged)
+    uplink = Uplink(brokers, gateway, reader, status, shipping, settings, clock, tls=identity.tls)
+    catalog = CatalogSync(reader, write, settings, clock.mono_ms)
+    certificate = CertificateSync(Renewal(identity, gateway, true_ms), settings.certificate_look_s)
+    commands = Commands(settings.ledger, clock.now_ms, write, settings, signals)
+    uplink.on(Channel.DESIRED_TWIN, twin.receive)
+    uplink.on(Channel.CATALOG, catalog.receive)
+    uplink.on(Channel.FIRMWARE, firmware.receive)
+    uplink.on(Channel.CERTIFICATE, certificate.receive)
+    uplink.on(Channel.COMMAND, commands.receive)
+    uplink.polls(Channel.CATALOG_ASK, catalog)
+    uplink.polls(Channel.FIRMWARE_ASK, firmware)
+    uplink.during("twin", twin.run)
+    uplink.during("certificate", certificate.run)
+    signals.device_reported.connect_in(foundation.loop, twin.changed)
+    signals.twin_applied.connect(lambda _configs: firmware.twin_changed())
+    signals.twin_applied.connect(lambda _configs: shipping.limits_changed())
+    signals.sync_requested.connect(uplink.sync)
+    signals.sync_requested.connect(twin.changed)
+    signals.epoch_requested.connect(shipping.epoch_wanted)
+    signals.epoch_requested.connect(uplink.wake)
+    return uplink
+
+
+def _brokers(settings: EdgeSettings, facts: dict[str, str]) -> Brokers:
+    """Where the agent connects to: what the settings say, or else the certificate's answer, or else the ledger."""
+    enrolled = IdentityFolder.beside(settings.ledger).current()
+    given = settings.cloud_url or facts.get("cloud_url")
+    enrolled_with = enrolled.brokers if enrolled is not None and not settings.cloud_url else ()
+    local_url = settings.local_url if "local_url" in settings.model_fields_set else facts.get("local_url")
+    return Brokers(
+        BrokerAddress.parse(local_url or settings.local_url),
+        tuple(BrokerAddress.parse(url) for url in enrolled_with or ([given] if given else [])),
+    )
+
+
+def _note_refusing(reason: str | None) -> None:
+    """The disk is full, or has room again."""
+    log.error("devices_refused", reason=reason) if reason else log.info("devices_accepted_again")
+    notify(f"STATUS={reason or 'accepting events'}")
 
 
 @contextmanager

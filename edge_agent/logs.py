@@ -1,5 +1,6 @@
 """Logging of the agent: one event per unit of work, as text on a terminal and as JSON lines for a collector."""
 
+import asyncio
 import logging
 import sys
 from typing import Any, Final
@@ -12,6 +13,21 @@ LEVEL: Final = "info"
 def set_level(level: str) -> None:
     """Log this and what is worse, from now on: debug, info, warning or error."""
     _filter.level = logging.getLevelNamesMapping()[level.upper()]
+
+
+class TemporaryLevel:
+    """A level that the cloud asked for, for a while."""
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, level: str, minutes: int) -> None:
+        """Log at this level for so many minutes from now; call it in an event loop."""
+        set_level(level)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(60 * minutes, set_level, LEVEL)
+        structlog.get_logger("edge_agent").info("log_level_set", level=level, minutes=minutes)
 
 
 class _Filter:

@@ -14,19 +14,27 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from edge_agent.errors import EdgeError, LedgerExists
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger import database, recovery
 from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
+from edge_agent.ledger.writes import PatientWrites
+from edge_agent.link.catalog_sync import CatalogSync
 from edge_agent.link.commands import Commands
+from edge_agent.link.shipping import Shipping, sender_limits
+from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.twin_sync import TwinSync
 from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
+from edge_agent.signals import Signals
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import GatewayStatus
+from wire_protocol.topics import Channel
 
 RESTORING: Final = "restoring"
 LOOK_S: Final = 0.2
@@ -72,20 +80,7 @@ def restore(
         with Ledger.create(path, gateway, clock, cloud_url=cloud_url, **{RESTORING: "1"}):
             pass
     with Ledger.open(path, clock) as ledger, contextlib.closing(database.open_reader(path)) as reader:
-        uplink = Uplink(
-            address=address,
-            gateway=ledger.gateway,
-            epoch=ledger.epoch,
-            reader=reader,
-            submit=lambda run: _write(ledger, run),
-            status=lambda state: GatewayStatus(
-                state="online" if state == "online" else "offline", epoch=ledger.epoch, version=version("stocktide")
-            ),
-            settings=settings,
-            clock=clock,
-            commands=Commands(path, clock.now_ms, lambda run: asyncio.wrap_future(_write(ledger, run)), settings),
-            tls=IdentityFolder.beside(path).tls,
-        )
+        uplink = _uplink(path, address, ledger, reader, settings)
         asyncio.run(_fetch(uplink, wait_s, progress))
         with database.transaction(ledger.connection):
             ledger.connection.execute(statement("set_meta"), ("cloud_url", cloud_url))
@@ -108,6 +103,34 @@ def _write(ledger: Ledger, run: Callable[[Ledger], Any]) -> "Future[Any]":
     else:
         done.set_result(result)
     return done
+
+
+def _uplink(path: Path, address: BrokerAddress, ledger: Ledger, reader: Connection, settings: EdgeSettings) -> Uplink:
+    """A link that fetches the site's logs, and takes what does not need an agent."""
+    clock, gateway = ledger.clock, ledger.gateway
+    write = PatientWrites(lambda run: _write(ledger, run))
+    shipping = Shipping(
+        gateway=gateway,
+        reader=reader,
+        write=write,
+        limits=lambda: sender_limits(settings, None),
+        settings=settings,
+        clock=clock,
+        site=SiteLink(gateway, reader, write, settings, clock.mono_ms),
+    )
+
+    def status(state: Literal["online", "offline"]) -> GatewayStatus:
+        return GatewayStatus(state=state, epoch=ledger.epoch, version=version("stocktide"))
+
+    identity = IdentityFolder.beside(path)
+    uplink = Uplink((address,), gateway, reader, status, shipping, settings, clock, tls=identity.tls)
+    twin, catalog = TwinSync(reader, write, Signals()), CatalogSync(reader, write, settings, clock.mono_ms)
+    uplink.on(Channel.COMMAND, Commands(path, clock.now_ms, write, settings).receive)
+    uplink.on(Channel.DESIRED_TWIN, twin.receive)
+    uplink.on(Channel.CATALOG, catalog.receive)
+    uplink.polls(Channel.CATALOG_ASK, catalog)
+    uplink.during("twin", twin.run)
+    return uplink
 
 
 async def _fetch(uplink: Uplink, wait_s: float, progress: Progress) -> None:
@@ -133,4 +156,4 @@ async def _running(uplink: Uplink) -> AsyncIterator[None]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        await uplink.farewell()
+        await uplink.say_offline()

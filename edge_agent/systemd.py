@@ -1,5 +1,6 @@
 """Readiness and watchdog messages to systemd: sd_notify(3), one datagram to $NOTIFY_SOCKET."""
 
+import asyncio
 import os
 import socket
 
@@ -14,3 +15,10 @@ def notify(*assignments: str) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
         channel.sendto("\n".join(assignments).encode(), address)
     return True
+
+
+async def keep_watchdog(interval_s: float | None) -> None:
+    """Tell the watchdog that the event loop turns, until cancelled; ends at once when there is no watchdog."""
+    while interval_s is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)

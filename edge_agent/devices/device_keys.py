@@ -6,6 +6,7 @@ there leaves with it.
 Invariant: the file is replaced as a whole, and stays with the owner and the group that it had; nobody else may read it.
 """
 
+import asyncio
 import json
 import os
 import shlex
@@ -13,19 +14,25 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 
+from edge_agent.errors import EdgeError
 from edge_agent.ledger import database
+from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
+from edge_agent.ledger.writer import Submit
+from edge_agent.provisioning import twin
 from wire_protocol import names
 from wire_protocol.twin import DesiredState
 
 KEYED: Final = "keyed_devices"  # whom the twin has put into the file, or is about to
 RELOAD_S_MAX: Final = 10.0
+RETRY_S: Final = 30.0
 
 log = structlog.get_logger("edge_agent.devices.device_keys")
 
@@ -120,3 +127,36 @@ class PasswordFile:
             subprocess.run(command, check=True, capture_output=True, timeout=RELOAD_S_MAX)  # noqa: S603 - the operator's
         except (ValueError, subprocess.SubprocessError) as error:
             raise OSError(f"The broker did not read its password file again: {error}") from error
+
+
+class KeyKeeper:
+    """Has the keys of the twin's devices in the broker's password file, from the start and whenever the twin changes.
+
+    Args:
+        file: the broker's.
+        reader: a read-only connection to the ledger.
+        submit: hands a write to the ledger's writer.
+    """
+
+    def __init__(self, file: PasswordFile, reader: Connection, submit: Submit) -> None:
+        self._file, self._reader, self._submit = file, reader, submit
+        self._due = asyncio.Event()
+
+    def due(self) -> None:
+        """Other keys may be wanted. Call it in the event loop's thread."""
+        self._due.set()
+
+    async def run(self) -> None:
+        """Keep the file until cancelled."""
+        while True:
+            self._due.clear()
+            keys = wanted(twin.state(self._reader))
+            try:
+                had = await asyncio.wrap_future(self._submit(partial(note_keyed, wanted=keys)))
+                await asyncio.to_thread(self._file.put, keys, had)
+                await asyncio.wrap_future(self._submit(partial(note_written, wanted=keys)))
+            except (EdgeError, OSError) as error:
+                log.warning("device_keys_not_written", file=str(self._file.path), reason=str(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                await self._due.wait()

@@ -40,8 +40,8 @@ class FirmwareServer:
     _asks: dict[str, FirmwareAsk] = field(default_factory=dict)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def asked(self, device: str, ask: FirmwareAsk) -> None:
-        """A device asks. Call it in the event loop's thread."""
+    def requested(self, device: str, ask: FirmwareAsk) -> None:
+        """A device requests a piece. Call it in the event loop's thread."""
         if device in self._asks or len(self._asks) < ASKS_WAITING_MAX:
             self._asks[device] = ask
             self._work.set()

@@ -55,6 +55,12 @@ Work: TypeAlias = Append | Job
 Committed: TypeAlias = Callable[[list[Append]], None]
 
 
+class Submit(Protocol):
+    """Hands a write to the ledger's writer."""
+
+    def __call__(self, run: Callable[[Ledger], T]) -> "Future[T]": ...
+
+
 class Write(Protocol):
     """A write by the ledger's writer, waited for."""
 

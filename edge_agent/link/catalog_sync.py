@@ -7,6 +7,7 @@ import structlog
 
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.writer import Write
+from edge_agent.link.contact import Contact
 from edge_agent.provisioning import catalog
 from edge_agent.provisioning.catalog import CatalogBook
 from edge_agent.settings import EdgeSettings
@@ -17,7 +18,7 @@ log = structlog.get_logger("edge_agent.link.uplink")
 
 
 @dataclass(slots=True)
-class CatalogLink:
+class CatalogSync:
     """One ledger's catalogue.
 
     Args:
@@ -41,6 +42,10 @@ class CatalogLink:
         if not self.asking.due(self.now_ms()):
             return None
         return CatalogAsk(after=catalog.place(self.reader).position)
+
+    async def receive(self, _contact: Contact, payload: bytes) -> None:
+        """Part of `Uplink.on`."""
+        await self.take(CatalogPage.decode(payload))
 
     async def take(self, page: CatalogPage) -> None:
         """Take a page, or the news that there is one."""

@@ -17,18 +17,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import structlog
+
 from edge_agent.errors import EdgeError, UnknownDevice
 from edge_agent.ledger import database, queries, stock_digest
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.sql import statement
+from edge_agent.link.contact import Contact
 from edge_agent.provisioning import recounts, twin
 from edge_agent.settings import EdgeSettings
+from edge_agent.signals import Signals
 from wire_protocol import commands
 from wire_protocol.commands import Locate, OpenEpoch, ProveStock, Recount, Request, SetLogLevel
 from wire_protocol.messages import Command, Reply
 from wire_protocol.problems import REASON_CHARS_MAX
 from wire_protocol.reasons import ForkCode
+from wire_protocol.topics import Channel
 
 COMMANDS_AT_ONCE_MAX: Final = 4
 COMMANDS_WAITING_MAX: Final = 100
@@ -37,23 +42,7 @@ DEAD_LETTERS_SHOWN: Final = 20
 
 Result: TypeAlias = dict[str, Any]
 
-
-async def _nothing() -> None:
-    """What an uplink would do."""
-
-
-@dataclass(slots=True)
-class Hands:
-    """What commands move beside the ledger; a ledger without an agent has none of it.
-
-    `sync` reports and fetches everything, `epoch_wanted` begins a new epoch after the ledger has noted it, `locate`
-    lets a device blink for so many seconds, `log_level` sets the level for so many minutes.
-    """
-
-    sync: Callable[[], Awaitable[None]] = _nothing
-    epoch_wanted: Callable[[], Awaitable[None]] = _nothing
-    locate: Callable[[str, int], None] = lambda _device, _seconds: None
-    log_level: Callable[[str, int], None] = lambda _level, _minutes: None
+log = structlog.get_logger("edge_agent.link.commands")
 
 
 @dataclass(slots=True)
@@ -65,16 +54,30 @@ class Commands:
         now_ms: the time that commands expire by.
         write: hands a write to the ledger's writer and waits for it.
         settings: told in diagnostics.
+        signals: what is sent for commands that concern more than the ledger.
     """
 
     ledger: Path
     now_ms: Callable[[], int]
     write: Callable[[Callable[[Ledger], Any]], Awaitable[Any]]
     settings: EdgeSettings
-    hands: Hands = field(default_factory=Hands)
+    signals: Signals = field(default_factory=Signals)
     _room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(COMMANDS_AT_ONCE_MAX))
     _waiting: int = 0
     _running: set[str] = field(default_factory=set)
+
+    async def receive(self, contact: Contact, payload: bytes) -> None:
+        """Part of `Uplink.on`."""
+        command = Command.decode(payload)
+        if self.take():
+            contact.start(self._answer(contact, command), f"command.{command.name}")
+        else:
+            log.warning("command_dropped", command=command.name, id=command.id)
+
+    async def _answer(self, contact: Contact, command: Command) -> None:
+        reply = await self.carry_out(command)
+        if reply is not None:
+            await contact.publish(Channel.REPLY, reply.encode())
 
     def take(self) -> bool:
         """Whether there is room for one more command; then it must be carried out."""
@@ -122,7 +125,7 @@ class Commands:
             return await self._note(number, partial(_recount, request))
         if isinstance(request, OpenEpoch):
             reply = await self._note(number, partial(_want_epoch, request))
-            await self.hands.epoch_wanted()
+            self.signals.epoch_requested.send()
             return reply
         result = await self._act(request)
         return await self._note(number, lambda _: result)
@@ -132,13 +135,13 @@ class Commands:
             known = await asyncio.to_thread(self._known, request.device)
             if not known:
                 raise UnknownDevice(f"device {request.device} is not registered at this gateway")
-            self.hands.locate(request.device, request.seconds)
+            self.signals.locate_requested.send(request.device, request.seconds)
             return {"device": request.device, "seconds": request.seconds}
         if isinstance(request, SetLogLevel):
-            self.hands.log_level(request.level, request.minutes)
+            self.signals.log_level_requested.send(request.level, request.minutes)
             return {"level": request.level, "minutes": request.minutes}
         if isinstance(request, commands.SyncNow):
-            await self.hands.sync()
+            self.signals.sync_requested.send()
             return {}
         return await asyncio.to_thread(self._diagnose)
 

@@ -7,14 +7,16 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from edge_agent.ledger.database import Connection
+from edge_agent.link.contact import Contact
 from edge_agent.provisioning import firmware
 from edge_agent.provisioning.firmware import ImageProblem
 from edge_agent.provisioning.images import ImageShelf
+from edge_agent.signals import Signals
 from wire_protocol.firmware import LINK_CHUNK_BYTES, NO_ROOM, FirmwareAsk, FirmwareChunk, Release, ReportedFirmware
 from wire_protocol.reasons import FirmwareProblemCode
 from wire_protocol.site import SiteReader
@@ -26,20 +28,22 @@ log = structlog.get_logger("edge_agent.link.uplink")
 
 
 @dataclass(slots=True)
-class FirmwareLink:
+class FirmwareSync:
     """One gateway's images.
 
     Args:
         reader: a read-only connection to the ledger.
         shelf: where images are kept.
         now_ms: the senders' time.
-        offer: tells devices what they are to run; called when an image is whole, and when the twin has changed.
+        reported: called when there is something to report.
+        signals: `firmware_changed` is sent when an image is whole, and when the twin has changed.
     """
 
     reader: Connection
     shelf: ImageShelf
     now_ms: Callable[[], int]
-    offer: Callable[[], Any]
+    signals: Signals
+    reported: Callable[[], None] = lambda: None
     asking: SiteReader = field(default_factory=lambda: SiteReader(interval_ms=LOOK_MS))
     _problems: dict[str, ImageProblem] = field(default_factory=dict)
     _fetches: dict[str, int] = field(default_factory=dict)
@@ -53,7 +57,7 @@ class FirmwareLink:
         self.shelf.tidy(self._wanted())
         self._problems.clear()
         self._fetches.clear()
-        self.offer()
+        self.signals.firmware_changed.send()
         self.asking.ask_now(self.now_ms())
 
     def question(self) -> FirmwareAsk | None:
@@ -66,6 +70,11 @@ class FirmwareLink:
             return None
         offset = self.shelf.fetched(release)
         return FirmwareAsk(sha256=release.sha256, offset=offset, bytes=min(LINK_CHUNK_BYTES, release.size - offset))
+
+    async def receive(self, _contact: Contact, payload: bytes) -> None:
+        """Part of `Uplink.on`."""
+        if await self.take(FirmwareChunk.decode(payload)):
+            self.reported()
 
     async def take(self, chunk: FirmwareChunk) -> bool:
         """Take a piece. Returns whether there is something to report."""
@@ -101,7 +110,7 @@ class FirmwareLink:
         if whole:
             log.info("firmware_fetched", model=release.model, version=release.version, bytes=release.size)
             self._problems.pop(release.sha256, None)
-            self.offer()
+            self.signals.firmware_changed.send()
         self.asking.answered(self.now_ms(), more=True)
         return whole
 

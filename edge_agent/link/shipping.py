@@ -23,6 +23,7 @@ from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.recovery import Opened
 from edge_agent.ledger.writer import Write
 from edge_agent.link.site_sync import CloudLost, SiteLink
+from edge_agent.provisioning.twin import narrow
 from edge_agent.settings import EdgeSettings
 from wire_protocol.messages import Ack, Bounded, Rejected
 from wire_protocol.reasons import ForkCode
@@ -62,13 +63,23 @@ def jitter() -> float:
     return random.uniform(0.75, 1.25)  # noqa: S311 - spreading load, not secrecy
 
 
+def sender_limits(settings: EdgeSettings, window_frames: int | None) -> SenderLimits:
+    """The limits of the senders; a twin narrows the settings."""
+    return SenderLimits(
+        window_frames_max=narrow(settings.window_frames_max, window_frames),
+        live_entries_max=settings.frame_entries_max,
+        seal_delay_ms=settings.seal_delay_ms,
+        resend_delay_ms=settings.resend_delay_ms,
+        resend_delay_ms_max=settings.resend_delay_ms_max,
+    )
+
+
 @dataclass(slots=True)
 class Shipping:
     """A ledger's frames on their way up, and its site's on their way down.
 
     Args:
         gateway: whose ledger it is.
-        epoch: the log that it writes.
         reader: a read-only connection to it.
         write: hands a write to the ledger's writer and waits for it.
         limits: of the senders, as they are now.
@@ -78,7 +89,6 @@ class Shipping:
     """
 
     gateway: str
-    epoch: str
     reader: Connection
     write: Write
     limits: Callable[[], SenderLimits]
@@ -86,6 +96,8 @@ class Shipping:
     clock: Clock
     site: SiteLink
     jitter: Callable[[], float] = jitter
+    epoch: str = ""
+    """The log that is shipped, as of the last contact."""
     offset_ms: int | None = None
     """How far the cloud's clock is ahead of this gateway's, when an acknowledgement has told."""
     lanes: dict[Stream, Lane] = field(default_factory=dict)

@@ -4,12 +4,24 @@ Invariant: movements and counts are never shed; readings and dead letters are, o
 counted.
 """
 
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from edge_agent.errors import EdgeError
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.sql import statement
+from edge_agent.ledger.writer import Submit
 from edge_agent.provisioning import twin
 from edge_agent.provisioning.twin import narrow
 from edge_agent.settings import EdgeSettings
+
+UPKEEP_INTERVAL_S: Final = 10.0
+
+log = structlog.get_logger("edge_agent.provisioning.retention")
 
 
 def shed_readings(ledger: Ledger, readings_max: int) -> int:
@@ -45,3 +57,17 @@ def upkeep(ledger: Ledger, settings: EdgeSettings) -> dict[str, int]:
             keep_bytes_max=narrow(settings.frame_keep_bytes_max, narrowed.frame_keep_bytes),
         ),
     }
+
+
+async def keep_bounds(submit: Submit, settings: EdgeSettings, done: Callable[[], None]) -> None:
+    """Bring everything within its bound now and then, until cancelled; `done` is called after each time."""
+    while True:
+        await asyncio.sleep(UPKEEP_INTERVAL_S)
+        try:
+            dropped = await asyncio.wrap_future(submit(lambda ledger: upkeep(ledger, settings)))
+        except EdgeError as error:
+            log.warning("upkeep_postponed", reason=str(error))
+            continue
+        done()
+        if any(dropped.values()):
+            log.info("upkeep_done", **dropped)

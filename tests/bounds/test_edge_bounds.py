@@ -12,13 +12,16 @@ from typing import Any, cast
 
 import pytest
 
-from edge_agent.devices.mqtt import DeviceSide, Token
+from edge_agent.devices.intake import SUBSCRIPTIONS, Intake, Token
+from edge_agent.devices.mqtt import DeviceBroker
+from edge_agent.devices.notices import Notices
 from edge_agent.ledger import database, outbox, queries
 from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from edge_agent.ledger.writer import Append
+from edge_agent.signals import Signals
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
 from testbed.loopback_cloud import LoopbackCloud
@@ -65,10 +68,11 @@ class StuckWriter:
 def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Brokers) -> None:
     """Beyond this the broker keeps the events, on its disk; a slow disk must not fill the agent's memory."""
     broker, writer = private_broker(), StuckWriter()
-    side = DeviceSide(
-        BrokerAddress.parse(broker.url), "gw-1", lambda: cast("Any", writer), lambda _: True,
-        mqtt_5=True, keepalive_s=30, inflight_max=5,
-    )  # fmt: skip
+    side = DeviceBroker(
+        BrokerAddress.parse(broker.url), "gw-1", SUBSCRIPTIONS, mqtt_5=True, keepalive_s=30, inflight_max=5
+    )
+    intake = Intake(cast("Any", writer), {"till-1"}, side, Notices(side), Signals())
+    side.received.connect(intake.receive)
     with side, Scanner(broker.port, "till-1") as scanner, Scanner(broker.port, "echo") as witness:
         assert side.connected.wait(60)
         heard, listening = threading.Semaphore(0), threading.Event()
@@ -84,7 +88,7 @@ def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Br
             assert heard.acquire(timeout=60)  # the broker has given everything to whoever has room
         writer.wait_for(5)
         assert len(writer.taken) == 5
-        side.settle([Append(cast("Any", None), token) for token in writer.taken[:3]])
+        intake.committed([Append(cast("Any", None), token) for token in writer.taken[:3]])
         writer.wait_for(8)
         assert len(writer.taken) == 8
 

@@ -11,9 +11,10 @@ from edge_agent.ledger import database, outbox
 from edge_agent.ledger.drafts import Draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from edge_agent.link.commands import Commands, Hands
+from edge_agent.link.commands import Commands
 from edge_agent.provisioning import recounts
 from edge_agent.settings import EdgeSettings
+from edge_agent.signals import Signals
 from testbed.hand_clock import HandClock
 from wire_protocol.messages import Command, Reply
 
@@ -28,12 +29,12 @@ class Gateway:
         self.located: list[tuple[str, int]] = []
         self.levels: list[tuple[str, int]] = []
         self.synced = 0
-        hands = Hands(
-            sync=self._sync, locate=lambda *given: self.located.append(given),
-            log_level=lambda *given: self.levels.append(given),
-        )  # fmt: skip
+        signals = Signals()
+        signals.sync_requested.connect(self._sync)
+        signals.locate_requested.connect(lambda *given: self.located.append(given))
+        signals.log_level_requested.connect(lambda *given: self.levels.append(given))
         settings = EdgeSettings(ledger=path, cloud_url="mqtts://gw:secret@cloud")
-        self.commands = Commands(path, clock.now_ms, self._write, settings, hands)
+        self.commands = Commands(path, clock.now_ms, self._write, settings, signals)
 
     def send(self, name: str, number: str = "c-1", **arguments: Any) -> Reply:
         """Deliver a command and return the reply."""
@@ -43,7 +44,7 @@ class Gateway:
         assert reply is not None
         return reply
 
-    async def _sync(self) -> None:
+    def _sync(self) -> None:
         self.synced += 1
 
     async def _write(self, run: Callable[[Ledger], Any]) -> Any:

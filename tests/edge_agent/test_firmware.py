@@ -21,10 +21,11 @@ from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from edge_agent.link.firmware_sync import FETCHES_MAX, FirmwareLink
+from edge_agent.link.firmware_sync import FETCHES_MAX, FirmwareSync
 from edge_agent.provisioning import firmware
 from edge_agent.provisioning.images import IMAGES_KEPT_MAX, ImageShelf
 from edge_agent.provisioning.twin import TwinBook
+from edge_agent.signals import Signals
 from testbed.turned_loop import pass_time, turned
 from tests.firmware_sim.images import MODEL, device, fetch, image, piece, release
 from wire_protocol.firmware import (
@@ -65,7 +66,9 @@ class Gateway:
         self.offered = 0
         self.now_ms = 0
         self.shelf = ImageShelf(folder)
-        self.link = FirmwareLink(ledger.connection, self.shelf, lambda: self.now_ms, self._offer)
+        signals = Signals()
+        signals.firmware_changed.connect(self._offer)
+        self.link = FirmwareSync(ledger.connection, self.shelf, lambda: self.now_ms, signals)
         self.link.asking.connected(0)
 
     def _offer(self) -> None:
@@ -265,7 +268,7 @@ async def test_devices_are_served_slowly_in_turn_and_after_scans(ledger: Ledger,
     )
     for number in range(50):
         for offset in (0, 8192):
-            server.asked(f"probe-{number}", FirmwareAsk(sha256=name, offset=offset, bytes=60_000))
+            server.requested(f"probe-{number}", FirmwareAsk(sha256=name, offset=offset, bytes=60_000))
     await served(server, 0.3)
     assert given == []
     depth[0] = 0
@@ -284,10 +287,10 @@ async def test_what_devices_ask_is_bounded_and_may_be_nonsense(tmp_path: Path) -
     body = image("1.1.0", 5_000)
     assert shelf.add(release("1.1.0", 1, body), 0, body)
     server = FirmwareServer(shelf, lambda device, _: given.append(device), lambda: 0, 10_000)
-    server.asked("nothing", FirmwareAsk(sha256="0" * 64, offset=0, bytes=10))
-    server.asked("beyond", FirmwareAsk(sha256=hashlib.sha256(body).hexdigest(), offset=9_999_999, bytes=10))
+    server.requested("nothing", FirmwareAsk(sha256="0" * 64, offset=0, bytes=10))
+    server.requested("beyond", FirmwareAsk(sha256=hashlib.sha256(body).hexdigest(), offset=9_999_999, bytes=10))
     for number in range(ASKS_WAITING_MAX + 10):
-        server.asked(f"p-{number}", FirmwareAsk(sha256=hashlib.sha256(body).hexdigest(), offset=0, bytes=10))
+        server.requested(f"p-{number}", FirmwareAsk(sha256=hashlib.sha256(body).hexdigest(), offset=0, bytes=10))
     assert len(server._asks) == ASKS_WAITING_MAX
     await served(server, 1)
     assert server._asks == {}
@@ -349,12 +352,12 @@ async def test_a_disk_that_cannot_be_read_costs_an_image_and_not_the_agent(tmp_p
     whole = shelf._whole(made.sha256)
     whole.unlink()
     whole.mkdir()
-    server.asked("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
+    server.requested("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
     await pass_time(1)
     assert not running.done()
     whole.rmdir()
     shelf.add(made, 0, image("1.0.0"))
-    server.asked("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
+    server.requested("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
     await pass_time(1)
     running.cancel()
     await asyncio.wait([running])
@@ -380,7 +383,7 @@ async def test_a_piece_that_is_written_while_the_twin_goes_back_does_not_stay(
     old, new = release("1.0.0", 1, image("1.0.0")), release("1.1.0", 2, BODY[:size])
     wanted(ledger, 1, new)
     shelf = SlowShelf(tmp_path / "images")
-    link = FirmwareLink(ledger.connection, shelf, lambda: 0, lambda: None)
+    link = FirmwareSync(ledger.connection, shelf, lambda: 0, Signals())
     taking = asyncio.create_task(link.take(piece(BODY[:size], 0, 100)))
     await asyncio.to_thread(shelf.begun.wait, 10)
     wanted(ledger, 2, old)

@@ -15,7 +15,9 @@ from edge_agent.ledger.drafts import Draft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.recovery import Opened, Recovery
+from edge_agent.ledger.writes import PatientWrites
 from edge_agent.link.commands import COMMANDS_WAITING_MAX, Commands
+from edge_agent.link.shipping import Shipping, sender_limits
 from edge_agent.link.site_sync import CloudLost, SiteLink
 from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
@@ -81,16 +83,20 @@ def uplink(gateway: SiteGateway, path: Path) -> Uplink:
         return done
 
     clock: Clock = gateway.clock
+    settings, reader = EdgeSettings(ledger=path), database.open_reader(path)
+    write = PatientWrites(submit)
+    shipping = Shipping(
+        gateway=gateway.name, reader=reader, write=write, limits=lambda: sender_limits(settings, None),
+        settings=settings, clock=clock, site=SiteLink(gateway.name, reader, write, settings, clock.mono_ms),
+    )  # fmt: skip
     made = Uplink(
-        address=BrokerAddress.parse("mqtt://localhost"),
+        brokers=(BrokerAddress.parse("mqtt://localhost"),),
         gateway=gateway.name,
-        epoch=gateway.ledger.epoch,
-        reader=database.open_reader(path),
-        submit=submit,
-        status=lambda _: GatewayStatus(state="online", epoch=gateway.ledger.epoch, version="0"),
-        settings=EdgeSettings(ledger=path),
+        reader=reader,
+        status=lambda state: GatewayStatus(state=state, epoch=gateway.ledger.epoch, version="0"),
+        shipping=shipping,
+        settings=settings,
         clock=clock,
-        commands=Commands(path, clock.now_ms, made_nowhere, EdgeSettings(ledger=path)),
     )
     made.shipping.connected(gateway.ledger.epoch, lambda _stream, _frame, _body: None)
     for lane in made.shipping.lanes.values():

@@ -13,9 +13,10 @@ from edge_agent.enroll import _first_twin
 from edge_agent.ledger import database
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from edge_agent.link.twin_sync import TwinLink
+from edge_agent.link.twin_sync import TwinSync
 from edge_agent.provisioning import twin
 from edge_agent.provisioning.twin import Configured, TwinBook
+from edge_agent.signals import Signals
 from testbed.hand_clock import HandClock
 from wire_protocol.twin import DesiredState, DesiredTwin, DeviceConfig, merged
 
@@ -90,7 +91,7 @@ def test_a_first_twin_is_no_newer_than_what_is_in_force(ledger: Ledger, tmp_path
     assert (twin.version(ledger.connection), known(ledger)) == (2, ["a", "till-1"])
 
 
-def link(ledger: Ledger, told: list[Configured]) -> TwinLink:
+def link(ledger: Ledger, told: list[Configured]) -> TwinSync:
     """A link whose writes happen at once."""
 
     async def write(run: Callable[[Ledger], Any]) -> Any:
@@ -98,7 +99,9 @@ def link(ledger: Ledger, told: list[Configured]) -> TwinLink:
             return run(ledger)
 
     writes: Callable[..., Awaitable[Any]] = write
-    return TwinLink(ledger.connection, writes, told.extend)
+    signals = Signals()
+    signals.twin_applied.connect(told.extend)
+    return TwinSync(ledger.connection, writes, signals)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""What devices are told: receipts, configuration, firmware, and to show where they are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge_agent.provisioning.twin import Configured
+from wire_protocol import topics
+from wire_protocol.messages import DeviceCommand, DeviceReceipt
+from wire_protocol.topics import RULES, Channel
+
+
+class Publisher(Protocol):
+    """Where messages to devices go; publishing waits for nothing."""
+
+    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
+        """As `devices.mqtt.DeviceBroker`."""
+
+
+@dataclass(slots=True)
+class Notices:
+    """Tells devices; callable in any thread."""
+
+    broker: Publisher
+
+    def receipt(self, device: str, receipt: DeviceReceipt) -> None:
+        """These events are durable, or refused; a receipt that is lost is sent again when the device repeats itself."""
+        self._send(device, Channel.DEVICE_RECEIPT, receipt.encode())
+
+    def configure(self, configs: Sequence[Configured]) -> None:
+        """Tell devices what they are to be; kept by the broker for those that are not there now."""
+        for device, payload in configs:
+            self._send(device, Channel.DEVICE_CONFIG, payload)
+
+    def offer(self, offers: Sequence[Configured]) -> None:
+        """Tell devices which firmware they are to run; kept by the broker for those that are not there now."""
+        for device, payload in offers:
+            self._send(device, Channel.DEVICE_FIRMWARE, payload)
+
+    def chunk(self, device: str, payload: bytes) -> None:
+        """Give a device a piece of an image; one that is lost is requested again."""
+        self._send(device, Channel.DEVICE_FIRMWARE_CHUNK, payload)
+
+    def locate(self, device: str, seconds: int) -> None:
+        """Let a device blink and beep."""
+        self._send(device, Channel.DEVICE_COMMAND, DeviceCommand(seconds=seconds).encode())
+
+    def _send(self, device: str, channel: Channel, payload: bytes) -> None:
+        rule = RULES[channel]
+        self.broker.publish(topics.device(device, channel), payload, qos=rule.qos, retain=rule.retain)

@@ -1,0 +1,35 @@
+"""One contact with the cloud: from the first status that is announced until the connection ends."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeAlias
+
+from wire_protocol import topics
+from wire_protocol.topics import RULES, Channel
+
+
+class Publishing(Protocol):
+    """A connection to the cloud's broker."""
+
+    async def publish(self, topic: str, payload: bytes, qos: int, *, retain: bool) -> None:
+        """Publish, and wait until the broker has it."""
+
+
+class Contact:
+    """What the parts of the link publish on, and start tasks that end with it."""
+
+    def __init__(self, gateway: str, connection: Publishing, tasks: asyncio.TaskGroup) -> None:
+        self._gateway, self._connection, self._tasks = gateway, connection, tasks
+
+    async def publish(self, channel: Channel, payload: bytes) -> None:
+        """Publish on one of this gateway's topics, and wait until the broker has it."""
+        rule = RULES[channel]
+        await self._connection.publish(topics.link(self._gateway, channel), payload, rule.qos, retain=rule.retain)
+
+    def start(self, task: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a task for the rest of the contact."""
+        self._tasks.create_task(task, name=f"edge[{self._gateway}].{name}")
+
+
+# Takes a payload of the cloud; what it waits for holds the contact's next message back.
+Handler: TypeAlias = Callable[[Contact, bytes], Awaitable[None]]

@@ -1,0 +1,58 @@
+"""The gateway's status, as it is announced to the cloud."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from edge_agent.ledger import outbox, queries, stock_digest
+from edge_agent.ledger.clock import Clock
+from edge_agent.ledger.database import Connection
+from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
+from wire_protocol.proof import StockProof
+from wire_protocol.topics import STREAMS
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """Reads the status from the ledger.
+
+    Args:
+        reader: a read-only connection to the ledger.
+        ledger: its file.
+        clock: this gateway's.
+        offset_ms: how far the cloud's clock is ahead, when an acknowledgement has told.
+        damaged: the stock as it is in the file, when a scan found that it is not what was kept.
+    """
+
+    reader: Connection
+    ledger: Path
+    clock: Clock
+    offset_ms: Callable[[], int | None]
+    damaged: Callable[[], StockProof | None] = lambda: None
+
+    def __call__(self, state: Literal["online", "offline"]) -> GatewayStatus:
+        """The status now."""
+        facts = queries.status(self.reader, self.ledger)
+        streams = {name: outbox.position(self.reader, name) for name in STREAMS}
+        return GatewayStatus(
+            state=state,
+            epoch=facts["epoch"],
+            version=version("stocktide"),
+            at_ms=self.clock.now_ms(),
+            streams={
+                name: StreamStatus(
+                    last_seq=facts["entries"] if name == "ledger" else at.sealed_seq,
+                    sealed_frame=at.sealed_frame,
+                    acked_frame=at.acked_frame,
+                    acked_seq=at.acked_seq,
+                )
+                for name, at in streams.items()
+            },
+            clock=ClockStatus(boot=self.clock.boot, offset_ms=self.offset_ms()),
+            dead_letters=facts["dead_letters"],
+            readings_dropped=facts["dropped"].get("readings_dropped", 0),
+            devices_online=facts["devices_online"],
+            stock=self.damaged() or stock_digest.sealed(self.reader),
+        )
