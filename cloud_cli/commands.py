@@ -32,7 +32,7 @@ def send(
     json_: Json = False,
 ) -> None:
     """Ask a gateway to do something. Ends with 1 when it could not, or did not reply in time."""
-    from cloud_store.provisioning import commands  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import commands
 
     if name not in _KNOWN:
         raise BadInput(f"There is no command {name}.", hint=f"One of: {', '.join(_KNOWN)}")
@@ -68,7 +68,7 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List the latest commands and what came of them."""
-    from cloud_store.provisioning import commands  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import commands
 
     with database(database_url) as connection:
         rows = commands.newest(connection, limit=limit, tenant=tenant, gateway=gateway)

@@ -248,9 +248,10 @@ class Checks:
         for machine in self.machines.values():
             elsewhere.update(machine.disk.content())
         gone = [
-            what for what in lost
+            what
+            for what in lost
             if what not in store.places and what not in elsewhere and (what in self.receipts or not what.who)
-        ]  # fmt: skip
+        ]
         self.excused |= dict.fromkeys(gone, why)
         return len(gone)
 

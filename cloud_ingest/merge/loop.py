@@ -132,9 +132,9 @@ class MergeLoop:
             arrived = batch[0]
             self._context.failed("merge", arrived.gateway, error)
             reason = f"the merge failed: {type(error).__name__}"
-            await self._quarantine([
-                DeadLetter(LetterKind.FRAME, arrived.gateway, arrived.topic, reason, arrived.payload)
-            ])  # fmt: skip
+            await self._quarantine(
+                [DeadLetter(LetterKind.FRAME, arrived.gateway, arrived.topic, reason, arrived.payload)]
+            )
             return
         for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
             await self.merge(half)

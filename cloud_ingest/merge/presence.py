@@ -147,7 +147,7 @@ class Presence:
             rejected = verdicts.get(log, ())
             for ack in Receiver(*log, cursor).acks(
                 self._context.now_ms(), self._window(log), rejected=rejected, ask=True
-            ):  # fmt: skip
+            ):
                 self._context.publish(topics.link(log.gateway, Channel.ACK), ack.encode())
             asked += 1
             if asked % self._settings.asks_per_s_max == 0:

@@ -86,9 +86,14 @@ def of_entries(planned: PlannedFrame) -> Iterable[DeadLetter]:
     for bad in rejected:
         place = f"{arrived.gateway}/{arrived.frame.header.epoch}/{arrived.stream}/{bad.seq}"
         yield DeadLetter(
-            LetterKind.ENTRY, arrived.gateway, arrived.topic, f"entry {bad.seq}: {bad.reason}",
-            _json(bad.row) or arrived.payload, tenant_id=planned.gateway.tenant_id, identity=place.encode(),
-        )  # fmt: skip
+            LetterKind.ENTRY,
+            arrived.gateway,
+            arrived.topic,
+            f"entry {bad.seq}: {bad.reason}",
+            _json(bad.row) or arrived.payload,
+            tenant_id=planned.gateway.tenant_id,
+            identity=place.encode(),
+        )
 
 
 def of_frame(arrived: ArrivedFrame, reason: str, gateway: Gateway | None) -> DeadLetter:

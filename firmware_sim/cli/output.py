@@ -41,11 +41,16 @@ def _report_json(report: "Report") -> dict[str, Any]:
         "digest": shot.digest,
         "devices": [{name: getattr(device, name) for name in _FIELDS} for device in shot.devices],
         "missing": [
-            {"gateway": item.gateway, "device": item.device, "events": item.events, "ids": item.ids,
-             "problem": item.problem}
+            {
+                "gateway": item.gateway,
+                "device": item.device,
+                "events": item.events,
+                "ids": item.ids,
+                "problem": item.problem,
+            }
             for item in report.missing
         ],
-    }  # fmt: skip
+    }
 
 
 _FIELDS: Final = (*COLUMNS, "sent", "repeated", "readings_dropped", "memory_full", "reboots", "refusal", "problem")

@@ -207,9 +207,14 @@ class Updater:
         """Everything is here: put it on trial if it is what was signed."""
         if self._proven(wanted):
             self._keep(
-                installed=self._record.installed | {self._record.other: wanted}, download=None, received=0,
-                trial=True, boots=0, release=wanted.release, outcome=None,
-            )  # fmt: skip
+                installed=self._record.installed | {self._record.other: wanted},
+                download=None,
+                received=0,
+                trial=True,
+                boots=0,
+                release=wanted.release,
+                outcome=None,
+            )
         elif self._record.attempts + 1 < DOWNLOADS_MAX:
             self._keep(received=0, attempts=self._record.attempts + 1)
             self._ask_ms = now_ms

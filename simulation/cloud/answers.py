@@ -110,10 +110,13 @@ def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: Sit
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
     site = registry[gateway].site_id
     logs = sorted(
-        (key for key, cursor in store.cursors.items()
-         if key.stream == "ledger" and cursor.frame and registry[key.gateway].site_id == site),
+        (
+            key
+            for key, cursor in store.cursors.items()
+            if key.stream == "ledger" and cursor.frame and registry[key.gateway].site_id == site
+        ),
         key=lambda key: (key.epoch, key.gateway),
-    )  # fmt: skip
+    )
     heads = [
         LogCursor(gateway=key.gateway, epoch=key.epoch, frame=at.frame, seq=at.seq, digest=at.digest)
         for key in logs

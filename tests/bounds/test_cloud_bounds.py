@@ -93,9 +93,7 @@ async def test_a_transaction_has_no_more_entries_than_it_may() -> None:
 def test_windows_shrink_to_one_frame_at_the_target() -> None:
     """Long before the inbox is full: otherwise the wait in it outlasts the gateways' timers, and all is sent twice."""
     inbox = Inbox(frames_max=1_000, bytes_max=1 << 30)
-    loop = MergeLoop(
-        context(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merge_frames=AsyncMock()
-    )  # fmt: skip
+    loop = MergeLoop(context(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merge_frames=AsyncMock())
     windows = []
     for number in range(150):
         windows.append(loop.window)

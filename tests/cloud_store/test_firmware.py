@@ -44,16 +44,19 @@ def test_what_was_added_is_listed_and_logged(store: StoreModule, connection: Con
     del store
     rows = firmware.listing(connection, tenant="acme")
     assert [(row["version"], row["release"], row["replaces"]) for row in rows] == [
-        ("1.0.0", 3, "1.1.0"), ("1.1.0", 2, None), ("1.0.0", 1, None),
-    ]  # fmt: skip
+        ("1.0.0", 3, "1.1.0"),
+        ("1.1.0", 2, None),
+        ("1.0.0", 1, None),
+    ]
     assert firmware.way_back(connection, "acme", firmware.newest(connection, "acme", MODEL, "1.1.0")) == _plain(BACK)
     assert firmware.way_back(connection, "acme", OLD) is None
     assert firmware.before(connection, "acme", MODEL, "1.2") == _plain(NEW)
     assert firmware.before(connection, "acme", MODEL, "1.0.0") is None
     logged = [line for line in audit_log.newest(connection, limit=10) if line["action"] == "firmware.add"]
     assert [(line["tenant"], line["object"]) for line in logged][:2] == [
-        ("acme", f"{MODEL} 1.0.0"), ("acme", f"{MODEL} 1.1.0"),
-    ]  # fmt: skip
+        ("acme", f"{MODEL} 1.0.0"),
+        ("acme", f"{MODEL} 1.1.0"),
+    ]
 
 
 def _plain(offer: Release) -> Release:
@@ -187,12 +190,14 @@ def test_a_full_disk_at_a_gateway_may_pass(
 @pytest.mark.parametrize(
     ("say", "why"),
     [
-        ({"healthy": 0, "failed": {"p-2": "rolled-back: x", "p-1": "refused: y"}},
-         "p-1 refused: y; p-2 rolled-back: x"),
+        (
+            {"healthy": 0, "failed": {"p-2": "rolled-back: x", "p-1": "refused: y"}},
+            "p-1 refused: y; p-2 rolled-back: x",
+        ),
         ({"healthy": 0, "problem": "the cloud has no such image"}, "the cloud has no such image"),
         ({"healthy": 0, "problem": f"{NO_ROOM}, they say", "problem_code": "no-image"}, f"{NO_ROOM}, they say"),
     ],
-)  # fmt: skip
+)
 def test_a_failure_names_the_device_and_devices_go_back(
     store: StoreModule, connection: Connection, database_url: str, say: dict[str, Any], why: str
 ) -> None:
@@ -205,8 +210,11 @@ def test_a_failure_names_the_device_and_devices_go_back(
     assert (row["state"], row["reason"]) == ("failed", "1 of 2 gateways of wave 1 failed; 2 went back")
     found = states(connection, job)
     assert [found[gateway] for gateway in GATEWAYS] == [
-        ("rolled-back", None), ("rolled-back", why), ("waiting", None), ("waiting", None),
-    ]  # fmt: skip
+        ("rolled-back", None),
+        ("rolled-back", why),
+        ("waiting", None),
+        ("waiting", None),
+    ]
     back: list[DesiredTwin] = []
 
     def say_back(_: str, document: DesiredTwin) -> dict[str, Any]:

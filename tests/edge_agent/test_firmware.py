@@ -120,9 +120,14 @@ def test_what_is_damaged_or_out_of_place_never_ends_in_the_image(ledger: Ledger,
     gateway = Gateway(ledger, tmp_path)
     other, name = image("7.7", 80_000), hashlib.sha256(BODY).hexdigest()
     for chunk in (
-        piece(BODY, 100, 100), piece(other, 0, 100), piece(BODY, 0, 100, digest="0" * 64), piece(BODY, 0, 0),
-        piece(BODY, 0, 40_000), piece(BODY[:-1], 0, 100, of=name), piece(BODY + b"!", 0, 100, of=name),
-    ):  # fmt: skip
+        piece(BODY, 100, 100),
+        piece(other, 0, 100),
+        piece(BODY, 0, 100, digest="0" * 64),
+        piece(BODY, 0, 0),
+        piece(BODY, 0, 40_000),
+        piece(BODY[:-1], 0, 100, of=name),
+        piece(BODY + b"!", 0, 100, of=name),
+    ):
         assert not gateway.take(chunk)
     assert gateway.link.report()[MODEL].fetched == 0
     gateway.take(piece(BODY, 0, 100))

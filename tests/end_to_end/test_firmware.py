@@ -62,9 +62,7 @@ class Maker:
 
     def roll_out(self, version: str, *options: str) -> str:
         """Begin a job for the whole site."""
-        made = self.run(
-            "create", "--tenant", self.stack.tenant, "--firmware", MODEL, version, *options, noun="job"
-        )  # fmt: skip
+        made = self.run("create", "--tenant", self.stack.tenant, "--firmware", MODEL, version, *options, noun="job")
         return str(made["job"])
 
     @asynccontextmanager
@@ -74,11 +72,9 @@ class Maker:
             connection.executemany(statement("insert_device"), [(name, "probe") for name in DEVICES])
         trusted = TrustedKey.load(self.folder / "key.pub")
         units = [
-            updatable.device(
-                name, self.folder / post.name, trusted, model=MODEL, factory="1.0.0", health_ms=HEALTH_MS
-            )
+            updatable.device(name, self.folder / post.name, trusted, model=MODEL, factory="1.0.0", health_ms=HEALTH_MS)
             for name in DEVICES
-        ]  # fmt: skip
+        ]
         broker = BrokerAddress.parse(post.broker.url)
         running = asyncio.create_task(updatable.run(units, broker, LinkOptions(reconnect_s_max=0.5), lambda _: None))
         try:
@@ -107,9 +103,11 @@ async def ended(stack: SiteStack, job: str) -> dict[str, Any]:
         return jobs.listing(stack.cloud, limit=1, job=job)[0]
 
     await asyncio.to_thread(
-        eventually, lambda: row()["state"] != "running", within_s=2 * SETTLE_S,
+        eventually,
+        lambda: row()["state"] != "running",
+        within_s=2 * SETTLE_S,
         explain=lambda: f"{row()} {jobs.targets(stack.cloud, job, limit=9)}",
-    )  # fmt: skip
+    )
     return row()
 
 

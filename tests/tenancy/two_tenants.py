@@ -101,9 +101,13 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
     commands.give(connection, gateway, "recount", {"location": f"{tenant}-shelf"}, expires_s=60, who=tenant)
     body = f"{tenant} image".encode()
     release = Release(
-        model=f"{tenant}-model", version="1.0", release=1, size=len(body), sha256=hashlib.sha256(body).hexdigest(),
+        model=f"{tenant}-model",
+        version="1.0",
+        release=1,
+        size=len(body),
+        sha256=hashlib.sha256(body).hexdigest(),
         signature="0" * 128,
-    )  # fmt: skip
+    )
     firmware.add(connection, tenant, [release], body, who=tenant)
     quotas.change(connection, tenant_id, tenant, {"devices_max": 100})
     return api_keys.create(connection, tenant_id, name=f"{tenant} key", role="admin", lifetime=timedelta(days=1))
