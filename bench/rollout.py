@@ -106,10 +106,23 @@ def _change(url: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (patch := Path(folder) / "patch.json").write_text(json.dumps(PATCH))
         subprocess.run(
-            [sys.executable, "-m", "stocktide", "cloud", "twin", "set", "--tenant", TENANT, "--patch", f"@{patch}",
-             "--database-url", url],
-            check=True, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "stocktide",
+                "cloud",
+                "twin",
+                "set",
+                "--tenant",
+                TENANT,
+                "--patch",
+                f"@{patch}",
+                "--database-url",
+                url,
+            ],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
 
 def _behind(connection: Connection) -> bool:

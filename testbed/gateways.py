@@ -44,9 +44,13 @@ class LoadGateway:
         self.acks: list[Ack] = []
         self.sends = 0
         self.sender = Sender(
-            stream, epoch, sealed=len(self.frames), acked=0, limits=limits,
+            stream,
+            epoch,
+            sealed=len(self.frames),
+            acked=0,
+            limits=limits,
             jitter=lambda: random.uniform(0.8, 1.2),
-        )  # fmt: skip
+        )
 
     def add(self, frame: bytes, now_ms: int) -> list[object]:
         """Append a sealed frame while running. Returns effects to carry out."""

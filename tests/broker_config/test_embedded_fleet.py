@@ -42,8 +42,9 @@ class Fleet:
         return self.folder / "crl.pem"
 
     def doors(self) -> list[listeners.Door]:
-        tls = TlsFiles(cafile=self.authority.bundle, certfile=self.folder / "server.pem",
-                       keyfile=self.folder / "server.key")  # fmt: skip
+        tls = TlsFiles(
+            cafile=self.authority.bundle, certfile=self.folder / "server.pem", keyfile=self.folder / "server.key"
+        )
         return listeners.fleet(tls, self.crl, {claim: passwords.hashed(SECRET) for claim in CLAIMANTS})
 
     def context(self, name: str | None = None, *, authority: Authority | None = None) -> ssl.SSLContext:

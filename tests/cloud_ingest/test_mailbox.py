@@ -126,8 +126,11 @@ def test_several_wake_ups_are_one_and_concern_nobody() -> None:
     assert len(wake) == 1
     assert wake.pop() == (None, None, 0)
     assert (sender_of("gw-a"), sender_of(("gw-a", 7)), sender_of((None, "job")), sender_of(None)) == (
-        "gw-a", "gw-a", None, None,
-    )  # fmt: skip
+        "gw-a",
+        "gw-a",
+        None,
+        None,
+    )
 
 
 @pytest.mark.services

@@ -108,8 +108,9 @@ async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
             else:
                 connection.execute(
                     "UPDATE certificate c SET revoked_at = now() FROM gateway g"
-                    " WHERE g.gateway_id = c.gateway_id AND g.name = %s", [name],
-                )  # fmt: skip
+                    " WHERE g.gateway_id = c.gateway_id AND g.name = %s",
+                    [name],
+                )
 
     def is_asked(name: str) -> bool:
         with closing(connect(cloud.database_url, application="test")) as connection:
@@ -250,20 +251,27 @@ def test_a_signer_command_is_believed_nothing(cloud: Cloud, tmp_path: Path, uniq
     script = tmp_path / "signer"
     other = cloud.brokers.identity("gw-other")[0]
     does = {
-        "nothing": "true", "late": "exec sleep 60", "failure": "echo the vault is sealed >&2; exit 3",
+        "nothing": "true",
+        "late": "exec sleep 60",
+        "failure": "echo the vault is sealed >&2; exit 3",
         "another's": f"cat {other}",
-    }[answer]  # fmt: skip
+    }[answer]
     script.write_text(f"#!/bin/sh\n{does}\n")
     script.chmod(0o755)
     cloud.worker.kill()
     cloud.worker.environment |= {
-        "STOCKTIDE_SIGNER_COMMAND": str(script), "STOCKTIDE_CA_BUNDLE_FILE": str(cloud.brokers.authority.bundle),
+        "STOCKTIDE_SIGNER_COMMAND": str(script),
+        "STOCKTIDE_CA_BUNDLE_FILE": str(cloud.brokers.authority.bundle),
         "STOCKTIDE_SIGNER_ANSWER_S_MAX": "0.5",
-    }  # fmt: skip
+    }
     cloud.worker.start()
     eventually(lambda: '"broker_connected"' in cloud.worker.log_file.read_text().split("worker_started")[-1])
     code, ledger = cloud.claim(unique_name()), tmp_path / "ledger.db"
     assert "operator's log" in cloud.enroll(code, ledger, "--wait", "4", exit_code=5)["error"]
-    said = {"nothing": "not a certificate", "late": "did not answer", "failure": "the vault is sealed",
-            "another's": "another name"}[answer]  # fmt: skip
+    said = {
+        "nothing": "not a certificate",
+        "late": "did not answer",
+        "failure": "the vault is sealed",
+        "another's": "another name",
+    }[answer]
     assert said in cloud.worker.log_file.read_text()
