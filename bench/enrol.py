@@ -93,10 +93,14 @@ async def _enrol(brokers: FleetBrokers, folder: Path, codes: dict[str, ClaimCode
             certificate_pem, ca_pem = answer.certificate_pem, answer.ca_pem
             await asyncio.to_thread(
                 lambda: home.install(
-                    pending, gateway=gateway, certificate_pem=certificate_pem, ca_pem=ca_pem,
-                    brokers=answer.brokers, claim=code.name,
+                    pending,
+                    gateway=gateway,
+                    certificate_pem=certificate_pem,
+                    ca_pem=ca_pem,
+                    brokers=answer.brokers,
+                    claim=code.name,
                 )
-            )  # fmt: skip
+            )
 
     async with asyncio.TaskGroup() as group:
         for gateway, code in codes.items():

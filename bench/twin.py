@@ -64,8 +64,9 @@ def _change(connection: Connection, number: int) -> float:
     list(twins.change(connection, twins.Selection(("gw-bench",)), patch, who="bench"))
     eventually(
         lambda: (twins.show(connection, "gw-bench")["reported_version"] or 0) >= number,
-        f"version {number} is reported", poll_s=0.001,
-    )  # fmt: skip
+        f"version {number} is reported",
+        poll_s=0.001,
+    )
     return (time.perf_counter() - began) * 1_000
 
 

@@ -28,10 +28,16 @@ def _entries() -> "list[LedgerEntry]":
         at_ms += rng.randrange(400)
         sold = row.quantity > 0
         made = draft(
-            "pick" if sold else "receive", row.sku, abs(row.quantity), device=row.device,
-            source="shop" if sold else names.CUSTOMER, destination=None if sold else "shop",
-            event=f"1-{number}", reference=str(536_365 + number // 20), device_at_ms=at_ms - rng.randrange(50),
-        )  # fmt: skip
+            "pick" if sold else "receive",
+            row.sku,
+            abs(row.quantity),
+            device=row.device,
+            source="shop" if sold else names.CUSTOMER,
+            destination=None if sold else "shop",
+            event=f"1-{number}",
+            reference=str(536_365 + number // 20),
+            device_at_ms=at_ms - rng.randrange(50),
+        )
         entries.append(made.entry(clock.pack(at_ms), boot, at_ms - START_MS))
     return entries
 
@@ -45,9 +51,14 @@ def run() -> dict[str, Any]:
     for number, start in enumerate(range(0, len(entries), FRAME_ENTRIES), start=1):
         chunk = entries[start : start + FRAME_ENTRIES]
         header = FrameHeader(
-            stream="ledger", epoch=epoch, frame=number, first_seq=start + 1, count=len(chunk), prev=prev,
+            stream="ledger",
+            epoch=epoch,
+            frame=number,
+            first_seq=start + 1,
+            count=len(chunk),
+            prev=prev,
             boots={chunk[0].boot: 0},
-        )  # fmt: skip
+        )
         encoded = frames.seal(header, chunk)
         prev = frames.digest(encoded)
         columnar += len(encoded)

@@ -122,16 +122,26 @@ def _definitions(gateways: Sequence[str]) -> dict[str, Any]:
     # No password hash: the certificate is the proof, or the operator's `rabbitmqctl change_password` for the workers.
     users = [{"name": name, "password_hash": "", "tags": ""} for name in (service, *gateways)]
     permissions = [
-        {"user": user["name"], "vhost": "/", "configure": queue, "write": f"{queue}|^amq\\.topic$",
-         "read": f"{queue}|^amq\\.topic$"}
+        {
+            "user": user["name"],
+            "vhost": "/",
+            "configure": queue,
+            "write": f"{queue}|^amq\\.topic$",
+            "read": f"{queue}|^amq\\.topic$",
+        }
         for user in users
-    ]  # fmt: skip
+    ]
     topic_permissions = [
-        {"user": name, "vhost": "/", "exchange": "amq.topic", "write": _regex(role, Action.PUBLISH),
-         "read": _regex(role, Action.SUBSCRIBE)}
+        {
+            "user": name,
+            "vhost": "/",
+            "exchange": "amq.topic",
+            "write": _regex(role, Action.PUBLISH),
+            "read": _regex(role, Action.SUBSCRIBE),
+        }
         for role, names in ((Role.INGEST, [service]), (Role.GATEWAY, gateways))
         for name in names
-    ]  # fmt: skip
+    ]
     return {
         "vhosts": [{"name": "/"}],
         "users": users,
@@ -153,7 +163,7 @@ def _level_by_level(pattern: str) -> str:
     made = [
         "{username}" if level == OWNER else "[^.]+" if level == "+" else re.escape(level)
         for level in pattern.split("/")
-    ]  # fmt: skip
+    ]
     return r"\.".join(made)
 
 

@@ -32,10 +32,12 @@ Given = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 Wanted = Annotated[
     str | None,
     Header(
-        alias="X-Stocktide-Tenant", pattern=SLUG_PATTERN, examples=["acme"],
+        alias="X-Stocktide-Tenant",
+        pattern=SLUG_PATTERN,
+        examples=["acme"],
         description="Chooses among the tenants of a token; the tenant always comes from the credential.",
     ),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,13 @@ def verifier(settings: ApiSettings) -> Verifier | None:
         return None
     keys = KeySet(settings.oidc_jwks_url, keep_s=settings.oidc_keys_keep_s, refetch_s=settings.oidc_keys_refetch_s)
     return Verifier(
-        settings.oidc_issuer, settings.oidc_audience, keys, tuple(settings.oidc_algorithms),
-        settings.oidc_tenant_claim, settings.oidc_role_claim,
-    )  # fmt: skip
+        settings.oidc_issuer,
+        settings.oidc_audience,
+        keys,
+        tuple(settings.oidc_algorithms),
+        settings.oidc_tenant_claim,
+        settings.oidc_role_claim,
+    )
 
 
 def access(permission: Permission, *, writing: bool = False) -> Any:

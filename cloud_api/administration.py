@@ -88,9 +88,13 @@ def _make_key(wanted: KeyWanted, writer: Annotated[Access, access("keys:write", 
     if beyond:
         raise HTTPException(HTTPStatus.FORBIDDEN, f"You may not give what you do not have: {min(beyond)}.")
     made = api_keys.create(
-        writer.connection, writer.tenant_id, name=wanted.name, role=wanted.role, scopes=wanted.scopes,
+        writer.connection,
+        writer.tenant_id,
+        name=wanted.name,
+        role=wanted.role,
+        scopes=wanted.scopes,
         lifetime=timedelta(days=wanted.days),
-    )  # fmt: skip
+    )
     return KeyMade.model_validate(made._asdict())
 
 

@@ -30,9 +30,13 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
     """Make the application. Nothing is opened until it starts."""
     chosen = settings or ApiSettings()
     database = Database(
-        chosen.database_url, application="stocktide-api", role="stocktide_api", options=READ_ONLY_OPTIONS,
-        connections_max=chosen.connections_max, wait_s_max=chosen.connection_wait_s_max,
-    )  # fmt: skip
+        chosen.database_url,
+        application="stocktide-api",
+        role="stocktide_api",
+        options=READ_ONLY_OPTIONS,
+        connections_max=chosen.connections_max,
+        wait_s_max=chosen.connection_wait_s_max,
+    )
 
     registry = CollectorRegistry()
 
@@ -86,10 +90,19 @@ def _readyz(request: Request) -> Health:
 
 
 def _stock(
-    request: Request, reader: Stock, *, site: Text = None, sku: Text = None, location: Text = None,
-    virtual: bool = False, zero: bool = False, at: At = None, known_at: KnownAt = None, limit: Limit = None,
+    request: Request,
+    reader: Stock,
+    *,
+    site: Text = None,
+    sku: Text = None,
+    location: Text = None,
+    virtual: bool = False,
+    zero: bool = False,
+    at: At = None,
+    known_at: KnownAt = None,
+    limit: Limit = None,
     after: After = None,
-) -> Page[StockRow]:  # fmt: skip
+) -> Page[StockRow]:
     wanted = stock_levels.StockFilter(
         tenant=reader.tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero
     )
@@ -102,10 +115,19 @@ def _stock(
 
 
 def _movements(
-    request: Request, reader: Movements, *, site: Text = None, sku: Text = None, location: Text = None,
-    gateway: Text = None, kind: MovementKind | None = None, since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None, limit: Limit = None, after: After = None,
-) -> Page[MovementRow]:  # fmt: skip
+    request: Request,
+    reader: Movements,
+    *,
+    site: Text = None,
+    sku: Text = None,
+    location: Text = None,
+    gateway: Text = None,
+    kind: MovementKind | None = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
+    limit: Limit = None,
+    after: After = None,
+) -> Page[MovementRow]:
     wanted = stock_levels.MovementFilter(
         tenant=reader.tenant,
         site=site,

@@ -19,10 +19,10 @@ def api(
     database_url: Annotated[str | None, typer.Option(help="The cloud's database.")] = None,
 ) -> None:
     """Serve the HTTP API until SIGTERM. Everything else is set by STOCKTIDE_API_* variables."""
-    import uvicorn  # noqa: PLC0415 - only this command serves
+    import uvicorn
 
-    from cloud_api.app import create  # noqa: PLC0415 - as above
-    from cloud_api.settings import ApiSettings  # noqa: PLC0415 - as above
+    from cloud_api.app import create
+    from cloud_api.settings import ApiSettings
 
     given: dict[str, Any] = {"host": host, "port": port, "database_url": database_url}
     settings = ApiSettings(**{name: value for name, value in given.items() if value is not None})

@@ -129,9 +129,14 @@ class Verifier:
             if not isinstance(kid, str):
                 raise InvalidToken("the token names no key")
             claims: Mapping[str, Any] = jwt.decode(
-                token, self.keys.key(kid), algorithms=list(self.algorithms), audience=self.audience, issuer=self.issuer,
-                leeway=LEEWAY_S, options={"require": ["exp", "iat", "sub", "aud", "iss"]},
-            )  # fmt: skip
+                token,
+                self.keys.key(kid),
+                algorithms=list(self.algorithms),
+                audience=self.audience,
+                issuer=self.issuer,
+                leeway=LEEWAY_S,
+                options={"require": ["exp", "iat", "sub", "aud", "iss"]},
+            )
         except jwt.ExpiredSignatureError as error:
             raise InvalidToken("the token has expired") from error
         except (jwt.PyJWTError, ValueError, TypeError) as error:

@@ -54,7 +54,7 @@ def migrate(
     json_: Json = False,
 ) -> None:
     """Bring the database to the current schema."""
-    from cloud_store.base import audit_log, migrations  # noqa: PLC0415 - only this command needs the migration tool
+    from cloud_store.base import audit_log, migrations
 
     names = migrations.pending(database_url) if check else migrations.apply(database_url)
     if check and names:
@@ -76,12 +76,12 @@ def ingest(
     mqtt_url: Annotated[str | None, typer.Option(help="The cloud's broker.")] = None,
 ) -> None:
     """Run an ingest worker until SIGTERM. Everything else is set by STOCKTIDE_* variables."""
-    import asyncio  # noqa: PLC0415 - only this command runs an event loop
+    import asyncio
 
-    from cloud_ingest import log  # noqa: PLC0415 - as above
-    from cloud_ingest.settings import IngestSettings  # noqa: PLC0415 - as above
-    from cloud_ingest.worker import serve  # noqa: PLC0415 - as above
-    from wire_protocol.address import BrokerAddress  # noqa: PLC0415 - as above
+    from cloud_ingest import log
+    from cloud_ingest.settings import IngestSettings
+    from cloud_ingest.worker import serve
+    from wire_protocol.address import BrokerAddress
 
     given: dict[str, Any] = {
         "worker_name": worker_name,
@@ -98,7 +98,7 @@ def ingest(
 @app.command()
 def status(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
     """Show the cloud as a whole: fleet, entries, dead letters, the last merge."""
-    from cloud_store.reports import stock_levels  # noqa: PLC0415 - only commands that read need it
+    from cloud_store.reports import stock_levels
 
     with database(database_url) as connection:
         if tenant is not None:
@@ -143,13 +143,13 @@ def stock(
 
     TIME is ISO 8601 with a zone: 2026-11-17T18:00:00+01:00, or 2026-11-17T17:00:00Z.
     """
-    from cloud_store.reports import stock_levels  # noqa: PLC0415 - only commands that read need it
+    from cloud_store.reports import stock_levels
 
     wanted = stock_levels.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual)
     read: Callable[..., stock_levels.Page] = stock_levels.stock
     head: str | None = None
     if at is not None or known_at is not None:
-        from cloud_store.reports import history  # noqa: PLC0415 - only questions about the past need it
+        from cloud_store.reports import history
 
         moment = history.Moment.parse(at, known_at).require_past(datetime.now(UTC))
         read, head = partial(history.stock, moment=moment), f"Stock {moment}"
@@ -187,7 +187,7 @@ def list_dead_letters(
     json_: Json = False,
 ) -> None:
     """Show the newest dead letters."""
-    from cloud_store.merge import dead_letters  # noqa: PLC0415 - only this command needs it
+    from cloud_store.merge import dead_letters
 
     with database(database_url) as connection:
         rows = dead_letters.newest(connection, limit=limit, tenant=tenant, gateway=gateway)

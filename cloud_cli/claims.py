@@ -25,10 +25,11 @@ MaybeCaDir = Annotated[
 Reload = Annotated[
     str | None,
     typer.Option(
-        "--reload-command", envvar="STOCKTIDE_BROKER_RELOAD_COMMAND",
+        "--reload-command",
+        envvar="STOCKTIDE_BROKER_RELOAD_COMMAND",
         help="Makes the broker read the revocation list again: systemctl reload mosquitto",
     ),
-]  # fmt: skip
+]
 MqttUrl = Annotated[
     str, typer.Option("--mqtt-url", envvar="STOCKTIDE_MQTT_URL", help="The cloud's broker, where workers connect.")
 ]
@@ -47,26 +48,47 @@ def claim_gateway(
     json_: Json = False,
 ) -> None:
     """Make a one-time claim for a gateway; a gateway that is new is registered. The claim is shown once, only here."""
-    import secrets  # noqa: PLC0415 - only this command draws randomness
+    import secrets
 
-    from cloud_ingest.services.enrolment import secret_hash  # noqa: PLC0415 - loads the database driver
-    from cloud_store.identity import enrolment  # noqa: PLC0415 - as above
-    from wire_protocol.claims import CODE_BYTES, ClaimCode  # noqa: PLC0415 - only this command needs it
+    from cloud_ingest.services.enrolment import secret_hash
+    from cloud_store.identity import enrolment
+    from wire_protocol.claims import CODE_BYTES, ClaimCode
 
     code = ClaimCode.make(secrets.token_bytes(CODE_BYTES))
     with database(database_url) as connection:
         ends, is_new = enrolment.add_claim(
-            connection, tenant, site, gateway, name=code.name, secret_hash=secret_hash(code.secret),
+            connection,
+            tenant,
+            site,
+            gateway,
+            name=code.name,
+            secret_hash=secret_hash(code.secret),
             life_s=hours * 3600,
-        )  # fmt: skip
+        )
     if json_:
-        emit_json({"claim": code.text(), "name": code.name, "tenant": tenant, "site": site, "gateway": gateway,
-                   "expires_at": ends, "registered": is_new, "broker": broker})  # fmt: skip
+        emit_json(
+            {
+                "claim": code.text(),
+                "name": code.name,
+                "tenant": tenant,
+                "site": site,
+                "gateway": gateway,
+                "expires_at": ends,
+                "registered": is_new,
+                "broker": broker,
+            }
+        )
         return
-    import segno  # noqa: PLC0415 - only this command draws
+    import segno
 
-    facts([("claim", code.text()), ("gateway", f"{gateway} (new)" if is_new else gateway),
-           ("site", f"{site} of {tenant}"), ("expires", ends.astimezone().strftime("%Y-%m-%d %H:%M:%S"))])  # fmt: skip
+    facts(
+        [
+            ("claim", code.text()),
+            ("gateway", f"{gateway} (new)" if is_new else gateway),
+            ("site", f"{site} of {tenant}"),
+            ("expires", ends.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
+        ]
+    )
     typer.echo()
     segno.make(code.text().upper(), micro=False).terminal(out=sys.stdout, compact=True)
     typer.echo(f"\nOn the gateway: stocktide edge enroll - --broker {broker or 'mqtts://HOST'}")
@@ -88,10 +110,10 @@ def revoke_gateway(
     json_: Json = False,
 ) -> None:
     """Shut a gateway out: its frames, its certificates and its live connection. It can be run again at any time."""
-    import asyncio  # noqa: PLC0415 - only this command runs an event loop
+    import asyncio
 
-    from cloud_ingest.transport.eviction import evict  # noqa: PLC0415 - as above
-    from cloud_store.identity import enrolment  # noqa: PLC0415 - loads the database driver
+    from cloud_ingest.transport.eviction import evict
+    from cloud_store.identity import enrolment
 
     with database(database_url) as connection:
         number = enrolment.revoke_gateway(connection, gateway)
@@ -101,10 +123,14 @@ def revoke_gateway(
     finally:  # whatever became of the list, the connection is to end
         asyncio.run(
             evict(
-                mqtt_url, gateway, ca_file=mqtt_ca_file, cert_file=mqtt_cert_file, key_file=mqtt_key_file,
+                mqtt_url,
+                gateway,
+                ca_file=mqtt_ca_file,
+                cert_file=mqtt_cert_file,
+                key_file=mqtt_key_file,
                 mqtt_5=mqtt_version == "5",
             )
-        )  # fmt: skip
+        )
     done["evicted"] = True
     if json_:
         emit_json(done)
@@ -123,7 +149,7 @@ def list_certificates(
     json_: Json = False,
 ) -> None:
     """List the newest certificates."""
-    from cloud_store.identity import enrolment  # noqa: PLC0415 - loads the database driver
+    from cloud_store.identity import enrolment
 
     with database(database_url) as connection:
         rows = enrolment.certificates(connection, gateway=gateway, limit=limit)
@@ -136,7 +162,7 @@ def list_claims(
     tenant: Tenant = None, limit: Limit = 100, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False
 ) -> None:
     """List the newest claims."""
-    from cloud_store.identity import enrolment  # noqa: PLC0415 - loads the database driver
+    from cloud_store.identity import enrolment
 
     with database(database_url) as connection:
         rows = enrolment.claims(connection, tenant=tenant, limit=limit)
@@ -151,7 +177,7 @@ def revoke_claim(
     json_: Json = False,
 ) -> None:
     """Make a claim useless."""
-    from cloud_store.identity import enrolment  # noqa: PLC0415 - loads the database driver
+    from cloud_store.identity import enrolment
 
     short = name.replace("-", "").lower()
     with database(database_url) as connection:
@@ -166,7 +192,7 @@ def init_ca(
     json_: Json = False,
 ) -> None:
     """Make a certificate authority: a new key, which only you can read, and its certificate."""
-    from cloud_identity.authority import Authority  # noqa: PLC0415 - loads the cryptography library
+    from cloud_identity.authority import Authority
 
     _shown(Authority.create(ca_dir, name), json_=json_)
 
@@ -174,7 +200,7 @@ def init_ca(
 @ca_app.command("show")
 def show_ca(ca_dir: CaDir, json_: Json = False) -> None:
     """Show the authorities: which signs, and which are trusted still."""
-    from cloud_identity.authority import Authority  # noqa: PLC0415 - loads the cryptography library
+    from cloud_identity.authority import Authority
 
     _shown(Authority(ca_dir), json_=json_)
 
@@ -186,7 +212,7 @@ def rotate_ca(
     json_: Json = False,
 ) -> None:
     """Make a new authority that signs from now on; the earlier ones stay trusted until they are retired."""
-    from cloud_identity.authority import Authority  # noqa: PLC0415 - loads the cryptography library
+    from cloud_identity.authority import Authority
 
     authority = Authority(ca_dir)
     authority.current()
@@ -203,8 +229,8 @@ def retire_ca(
     json_: Json = False,
 ) -> None:
     """Trust an earlier authority no longer, once no gateway hangs on it."""
-    from cloud_identity.authority import Authority  # noqa: PLC0415 - loads the cryptography library
-    from cloud_store.identity import enrolment  # noqa: PLC0415 - loads the database driver
+    from cloud_identity.authority import Authority
+    from cloud_store.identity import enrolment
 
     with database(database_url) as connection:
         hanging = enrolment.gateways_by_issuer(connection).get(key_id, 0)
@@ -224,7 +250,7 @@ def server_certificate(
     json_: Json = False,
 ) -> None:
     """Make a broker's key and certificate."""
-    from cloud_identity.authority import Authority  # noqa: PLC0415 - loads the cryptography library
+    from cloud_identity.authority import Authority
 
     key, certificate = Authority(ca_dir).server(hosts, days)
     made = _written(out, "server", key, certificate)
@@ -239,7 +265,7 @@ def worker_certificate(
     json_: Json = False,
 ) -> None:
     """Make the workers' key and certificate, for a broker that knows them by it: the embedded one does."""
-    from cloud_identity.authority import Authority  # noqa: PLC0415 - loads the cryptography library
+    from cloud_identity.authority import Authority
 
     made = _written(out, "worker", *Authority(ca_dir).worker(days))
     emit_json(made) if json_ else facts(list(made.items()))
@@ -255,7 +281,7 @@ def revocation_list(
 
 
 def _written(out: Path, name: str, key: bytes, certificate: bytes) -> dict[str, Any]:
-    from cloud_identity.authority import write  # noqa: PLC0415 - loads the cryptography library
+    from cloud_identity.authority import write
 
     out.mkdir(parents=True, exist_ok=True)
     write(out / f"{name}.key", key, mode=0o600)
@@ -266,9 +292,9 @@ def _written(out: Path, name: str, key: bytes, certificate: bytes) -> dict[str, 
 def _write_crl(ca_dir: Path | None, reload_command: str | None, database_url: str) -> str | None:
     if ca_dir is None:
         return None
-    from cloud_identity.authority import Authority  # noqa: PLC0415 - loads the cryptography library
-    from cloud_identity.certificates import Revoked  # noqa: PLC0415 - as above
-    from cloud_store.identity import enrolment  # noqa: PLC0415 - loads the database driver
+    from cloud_identity.authority import Authority
+    from cloud_identity.certificates import Revoked
+    from cloud_store.identity import enrolment
 
     with database(database_url) as connection:
         lines = [Revoked(issuer, serial, at) for issuer, serial, at in enrolment.revoked(connection)]
@@ -279,10 +305,10 @@ def _write_crl(ca_dir: Path | None, reload_command: str | None, database_url: st
 
 
 def _reload(command: str) -> None:
-    import shlex  # noqa: PLC0415 - only this needs it
-    import subprocess  # noqa: PLC0415 - as above
+    import shlex
+    import subprocess
 
-    from cloud_cli.errors import BrokerNotReloaded  # noqa: PLC0415 - as above
+    from cloud_cli.errors import BrokerNotReloaded
 
     try:
         subprocess.run(shlex.split(command), check=True, capture_output=True, timeout=RELOAD_S_MAX)  # noqa: S603 - the operator's own

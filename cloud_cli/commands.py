@@ -32,7 +32,7 @@ def send(
     json_: Json = False,
 ) -> None:
     """Ask a gateway to do something. Ends with 1 when it could not, or did not reply in time."""
-    from cloud_store.provisioning import commands  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import commands
 
     if name not in _KNOWN:
         raise BadInput(f"There is no command {name}.", hint=f"One of: {', '.join(_KNOWN)}")
@@ -40,22 +40,22 @@ def send(
     with database(database_url) as connection:
         number = commands.send(connection, gateway, name, given, expires_s=expires_s, who=getuser())
         found = commands.show(connection, number)
-        while wait and found["state"] in {"waiting", "sent"}:
+        while wait and found["state"] in commands.OPEN:
             time.sleep(LOOK_S)
             found = commands.show(connection, number)
     if json_:
         emit_json(found)
-    elif found["state"] == "done":
+    elif found["state"] == commands.CommandState.DONE:
         typer.echo(f"{gateway} has done it.")
         if found["result"]:
             typer.echo(json.dumps(found["result"], indent=2, ensure_ascii=False))
-    elif found["state"] == "failed":
+    elif found["state"] == commands.CommandState.FAILED:
         typer.echo(f"{gateway} could not: {found['reason']}", err=True)
-    elif found["state"] == "expired":
+    elif found["state"] == commands.CommandState.EXPIRED:
         typer.echo(f"{gateway} has not replied within {expires_s:g} s; it will not be done any more.", err=True)
     else:
         typer.echo(f"Sent as {number}; see: stocktide cloud command list --gateway {gateway}")
-    if found["state"] in {"failed", "expired"}:
+    if found["state"] in {commands.CommandState.FAILED, commands.CommandState.EXPIRED}:
         raise typer.Exit(FAILED)
 
 
@@ -68,7 +68,7 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List the latest commands and what came of them."""
-    from cloud_store.provisioning import commands  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import commands
 
     with database(database_url) as connection:
         rows = commands.newest(connection, limit=limit, tenant=tenant, gateway=gateway)

@@ -37,7 +37,7 @@ def keygen(
     json_: Json = False,
 ) -> None:
     """Make a pair of keys: one signs releases, the other is what devices are made to trust."""
-    from cloud_identity import signatures  # noqa: PLC0415 - loads cryptography
+    from cloud_identity import signatures
 
     signatures.make_pair(private, public)
     document = {"private": str(private), "public": str(public)}
@@ -75,7 +75,7 @@ def add(
     json_: Json = False,
 ) -> None:
     """Add a release; with the key at hand, also the way back to the version before, for `job create --rollback`."""
-    from cloud_store.provisioning import firmware  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import firmware
 
     if (sign_key is None) == (signature is None) or (signature is None) != (public_key is None):
         raise BadInput("Who signs it?", hint="Give --sign-key KEY, or --signature FILE with --public-key PEM.")
@@ -105,7 +105,7 @@ def list_(
     json_: Json = False,
 ) -> None:
     """List releases, the latest of each model first."""
-    from cloud_store.provisioning import firmware  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import firmware
 
     with database(database_url) as connection:
         found = firmware.listing(connection, tenant=tenant, model=model, limit=limit)
@@ -124,9 +124,9 @@ def _releases(
     public: Path | None,
 ) -> "list[Release]":
     """The release, and the way back from it where there is a version before and a key to sign with."""
-    from cloud_identity import signatures  # noqa: PLC0415 - loads cryptography
-    from cloud_store.provisioning import firmware  # noqa: PLC0415 - loads the database driver
-    from wire_protocol.firmware import Manifest  # noqa: PLC0415 - as above
+    from cloud_identity import signatures
+    from cloud_store.provisioning import firmware
+    from wire_protocol.firmware import Manifest
 
     if key is None:
         if signature is None or public is None:
@@ -142,24 +142,28 @@ def _releases(
 
 
 def _manifest(body: bytes, model: str, version: str, release: int, replaces: str | None) -> "Manifest":
-    import hashlib  # noqa: PLC0415 - only commands that need it
+    import hashlib
 
-    from pydantic import ValidationError  # noqa: PLC0415 - as above
+    from pydantic import ValidationError
 
-    from wire_protocol.firmware import Manifest  # noqa: PLC0415 - as above
-    from wire_protocol.problems import first_problem  # noqa: PLC0415 - as above
+    from wire_protocol.firmware import Manifest
+    from wire_protocol.problems import first_problem
 
     try:
         return Manifest(
-            model=model, version=version, release=release, size=len(body), replaces=replaces,
+            model=model,
+            version=version,
+            release=release,
+            size=len(body),
+            replaces=replaces,
             sha256=hashlib.sha256(body).hexdigest(),
-        )  # fmt: skip
+        )
     except ValidationError as error:
         raise BadInput(first_problem(error), hint="For example --model probe-x --version 1.4.2") from None
 
 
 def _read(image: Path) -> bytes:
-    from wire_protocol.firmware import IMAGE_BYTES_MAX  # noqa: PLC0415 - only commands that need it
+    from wire_protocol.firmware import IMAGE_BYTES_MAX
 
     try:
         with image.open("rb") as file:

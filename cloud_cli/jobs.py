@@ -36,7 +36,7 @@ def create(
     json_: Json = False,
 ) -> None:
     """Begin a job: each wave begins when the one before it has ended well."""
-    from cloud_store.provisioning import jobs, twins  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import jobs, twins
 
     if [command, patch, firmware].count(None) != 2:  # noqa: PLR2004 - one of the three
         raise BadInput("What is to be done?", hint="Give one of --command, --patch and --firmware.")
@@ -56,7 +56,7 @@ def create(
 @job_app.command("list")
 def list_(database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 20, json_: Json = False) -> None:
     """List the latest jobs and how far they are."""
-    from cloud_store.provisioning import jobs  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import jobs
 
     with database(database_url) as connection:
         rows = jobs.listing(connection, limit=limit)
@@ -67,7 +67,7 @@ def list_(database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 20, json_: Js
 @job_app.command("show")
 def show(job: Job, database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 1000, json_: Json = False) -> None:
     """Show the gateways of a job."""
-    from cloud_store.provisioning import jobs  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import jobs
 
     with database(database_url) as connection:
         rows = jobs.targets(connection, job, limit=limit)
@@ -78,21 +78,21 @@ def show(job: Job, database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 1000
 @job_app.command("pause")
 def pause(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Begin nothing more of a job for now; what has begun goes on."""
-    from cloud_store.provisioning import jobs  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import jobs
 
     with database(database_url) as connection:
         jobs.pause(connection, job)
-    _told({"job": job, "state": "paused"}, f"Job {job} is paused.", json_=json_)
+    _told({"job": job, "state": jobs.JobState.PAUSED}, f"Job {job} is paused.", json_=json_)
 
 
 @job_app.command("resume")
 def resume(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Go on with a paused job."""
-    from cloud_store.provisioning import jobs  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import jobs
 
     with database(database_url) as connection:
         jobs.resume(connection, job)
-    _told({"job": job, "state": "running"}, f"Job {job} goes on.", json_=json_)
+    _told({"job": job, "state": jobs.JobState.RUNNING}, f"Job {job} goes on.", json_=json_)
 
 
 @job_app.command("abort")
@@ -103,12 +103,12 @@ def abort(
     json_: Json = False,
 ) -> None:
     """End a job for good."""
-    from cloud_store.provisioning import jobs  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import jobs
 
     with database(database_url) as connection:
         undone = jobs.abort(connection, job, rollback=rollback)
     sentence = f"Job {job} is aborted; {undone} twins went back."
-    _told({"job": job, "state": "aborted", "rolled_back": undone}, sentence, json_=json_)
+    _told({"job": job, "state": jobs.JobState.ABORTED, "rolled_back": undone}, sentence, json_=json_)
 
 
 def _told(document: dict[str, Any], sentence: str, *, json_: bool) -> None:

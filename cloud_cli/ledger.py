@@ -28,7 +28,7 @@ def rebuild(
 
 
 def _each_site(tenant: str, site: str | None, database_url: str, *, rebuild: bool, json_: bool) -> None:
-    from cloud_store.reports import verification  # noqa: PLC0415 - loads the database driver
+    from cloud_store.reports import verification
 
     shown: list[dict[str, Any]] = []
     with database(database_url) as connection:
@@ -41,11 +41,14 @@ def _each_site(tenant: str, site: str | None, database_url: str, *, rebuild: boo
                 found = (verification.rebuild if rebuild else verification.verify)(connection, each, bar.update)
             shown.append(
                 {
-                    "tenant": each.tenant, "site": each.name, "entries": found.entries,
-                    "balances_off": len(found.cells), "variances_off": len(found.variances),
+                    "tenant": each.tenant,
+                    "site": each.name,
+                    "entries": found.entries,
+                    "balances_off": len(found.cells),
+                    "variances_off": len(found.variances),
                     "findings": found.findings,
                 }
-            )  # fmt: skip
+            )
     columns = ("site", "entries", "balances_off", "variances_off")
     if json_:
         emit_json(shown)
@@ -69,7 +72,7 @@ def list_alarms(
     json_: Json = False,
 ) -> None:
     """Show open alarms, the newest first."""
-    from cloud_store.merge import alarms  # noqa: PLC0415 - loads the database driver
+    from cloud_store.merge import alarms
 
     with database(database_url) as connection:
         rows = alarms.listing(connection, limit=limit, tenant=tenant, cleared=cleared)
@@ -83,7 +86,7 @@ def list_alarms(
 @alarm_app.command("clear")
 def clear_alarms(gateway: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Clear a gateway's alarms: they were dealt with."""
-    from cloud_store.merge import alarms  # noqa: PLC0415 - loads the database driver
+    from cloud_store.merge import alarms
 
     with database(database_url) as connection:
         number = alarms.clear(connection, gateway)

@@ -22,8 +22,8 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="R
 @contextmanager
 def database(url: str) -> "Iterator[Connection]":
     """A connection for one command, in the name of whoever runs it."""
-    from cloud_store.base import audit_log  # noqa: PLC0415 - only commands that need the database load a driver
-    from cloud_store.base.connection import session  # noqa: PLC0415 - only commands that need it load a driver
+    from cloud_store.base import audit_log
+    from cloud_store.base.connection import session
 
     with session(url, application="stocktide-cli") as connection:
         audit_log.act_as(connection, f"cli:{_user()}")
@@ -32,7 +32,7 @@ def database(url: str) -> "Iterator[Connection]":
 
 def _user() -> str:
     """Who runs this command, as far as the machine knows."""
-    import getpass  # noqa: PLC0415 - only commands that need the database ask
+    import getpass
 
     try:
         return getpass.getuser()

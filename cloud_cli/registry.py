@@ -22,9 +22,17 @@ item_app = typer.Typer(no_args_is_help=True, help="Items of tenants.")
 
 CATALOG_BYTES_MAX: Final = 64 * 1024 * 1024
 _COLUMNS: Final = (
-    "sku", "name", "gtin", "unit", "scale", "reorder_point", "lot_tracked", "serial_tracked", "expiry_tracked",
+    "sku",
+    "name",
+    "gtin",
+    "unit",
+    "scale",
+    "reorder_point",
+    "lot_tracked",
+    "serial_tracked",
+    "expiry_tracked",
     "retired",
-)  # fmt: skip
+)
 _NUMBERS: Final = ("scale", "reorder_point")
 _TRUTHS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -48,7 +56,7 @@ def done(sentence: str, document: dict[str, Any], *, json_: bool) -> None:
 @tenant_app.command("add")
 def add_tenant(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Register a tenant."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         registry.add_tenant(connection, name)
@@ -58,7 +66,7 @@ def add_tenant(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json 
 @tenant_app.command("list")
 def list_tenants(database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """List tenants."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         rows = registry.tenants(connection)
@@ -69,7 +77,7 @@ def list_tenants(database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) 
 @site_app.command("add")
 def add_site(name: str, tenant: TheTenant, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Register a site of a tenant."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         registry.add_site(connection, tenant, name)
@@ -79,7 +87,7 @@ def add_site(name: str, tenant: TheTenant, database_url: DatabaseUrl = DATABASE_
 @site_app.command("list")
 def list_sites(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
     """List sites."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         rows = registry.sites(connection, tenant)
@@ -96,7 +104,7 @@ def add_gateway(
     json_: Json = False,
 ) -> None:
     """Register a gateway at a site. Its name is unique across all tenants."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         registry.add_gateway(connection, tenant, site, name)
@@ -109,7 +117,7 @@ def list_gateways(
     database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, site: Site = None, json_: Json = False
 ) -> None:
     """List gateways with what they last said."""
-    from cloud_store.reports import stock_levels  # noqa: PLC0415 - loads the database driver
+    from cloud_store.reports import stock_levels
 
     rows: list[dict[str, Any]] = []
     after: str | None = None
@@ -131,7 +139,7 @@ def list_gateways(
 @gateway_app.command("disable")
 def disable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Refuse everything a gateway sends, from its next frame on."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         registry.set_gateway_state(connection, name, "disabled")
@@ -141,7 +149,7 @@ def disable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: 
 @gateway_app.command("enable")
 def enable_gateway(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Let a disabled gateway send again; workers notice within seconds."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         registry.set_gateway_state(connection, name, "active")
@@ -157,7 +165,7 @@ def add_locations(
     json_: Json = False,
 ) -> None:
     """Register locations of a site; its gateways get to know them."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         added = registry.add_locations(connection, tenant, site, locations)
@@ -169,7 +177,7 @@ def list_locations(
     database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, site: Site = None, json_: Json = False
 ) -> None:
     """List locations; a stub is one that only scans have mentioned."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         rows = registry.locations(connection, tenant, site)
@@ -190,8 +198,8 @@ def add_item(
     json_: Json = False,
 ) -> None:
     """Register an item; a stub that scans have created becomes a real one."""
-    from cloud_cli.errors import InvalidCatalog  # noqa: PLC0415 - as below
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_cli.errors import InvalidCatalog
+    from cloud_store.tenancy import registry
 
     tracked = {f"{each.value}_tracked": True for each in track or []}
     given = {"sku": sku, "name": name, "gtin": gtin, "unit": unit, "scale": scale, "reorder_point": reorder_point}
@@ -207,7 +215,7 @@ def add_item(
 @item_app.command("list")
 def list_items(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
     """List items."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         rows = list(registry.items(connection, tenant))
@@ -224,7 +232,7 @@ def import_items(
     json_: Json = False,
 ) -> None:
     """Register the items of a CSV file, all or none."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     items = list(_read_catalog(file))
     with database(database_url) as connection:
@@ -234,9 +242,9 @@ def import_items(
 
 
 def _read_catalog(file: Path) -> "Iterator[CatalogItem]":
-    import csv  # noqa: PLC0415 - only the import needs it
+    import csv
 
-    from cloud_cli.errors import InvalidCatalog  # noqa: PLC0415 - as above
+    from cloud_cli.errors import InvalidCatalog
 
     try:
         if file.stat().st_size > CATALOG_BYTES_MAX:
@@ -252,11 +260,11 @@ def _read_catalog(file: Path) -> "Iterator[CatalogItem]":
 
 
 def _item(fields: dict[str, Any], where: str) -> "CatalogItem":
-    from pydantic import ValidationError  # noqa: PLC0415 - only commands about items need it
+    from pydantic import ValidationError
 
-    from cloud_cli.errors import InvalidCatalog  # noqa: PLC0415 - as above
-    from wire_protocol.catalog import CatalogItem  # noqa: PLC0415 - as above
-    from wire_protocol.problems import first_problem  # noqa: PLC0415 - as above
+    from cloud_cli.errors import InvalidCatalog
+    from wire_protocol.catalog import CatalogItem
+    from wire_protocol.problems import first_problem
 
     given = {name: value for name, value in fields.items() if value is not None}
     try:

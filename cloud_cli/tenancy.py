@@ -32,17 +32,21 @@ def create_key(
     json_: Json = False,
 ) -> None:
     """Make a key and print it, this once: nobody can show it again."""
-    from cloud_store.base.errors import InvalidName  # noqa: PLC0415 - as above
-    from cloud_store.tenancy import api_keys, permissions, registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.base.errors import InvalidName
+    from cloud_store.tenancy import api_keys, permissions, registry
 
     known = permissions.highest([role])
     if known is None:
         raise InvalidName(f"There is no role {role}.", hint=f"Roles: {', '.join(permissions.ROLES)}.")
     with database(database_url) as connection:
         made = api_keys.create(
-            connection, registry.tenant_id(connection, tenant), name=name, role=known, scopes=scope or None,
+            connection,
+            registry.tenant_id(connection, tenant),
+            name=name,
+            role=known,
+            scopes=scope or None,
             lifetime=timedelta(days=days),
-        )  # fmt: skip
+        )
     if json_:
         emit_json({"tenant": tenant, "prefix": made.prefix, "key": made.key, "expires_at": made.expires_at})
     else:
@@ -53,7 +57,7 @@ def create_key(
 @key_app.command("list")
 def list_keys(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
     """List keys, without their secrets."""
-    from cloud_store.tenancy import api_keys  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import api_keys
 
     with database(database_url) as connection:
         rows = api_keys.listed(connection, tenant)
@@ -67,7 +71,7 @@ def list_keys(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, j
 @key_app.command("revoke")
 def revoke_key(prefix: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Refuse a key from its next request on."""
-    from cloud_store.tenancy import api_keys  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import api_keys
 
     with database(database_url) as connection:
         api_keys.revoke(connection, prefix)
@@ -87,8 +91,8 @@ def quota(
     json_: Json = False,
 ) -> None:
     """Show a tenant's quota, after changing what is given."""
-    from cloud_store.base.errors import InvalidName  # noqa: PLC0415 - as above
-    from cloud_store.tenancy import quotas, registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.base.errors import InvalidName
+    from cloud_store.tenancy import quotas, registry
 
     given = dict(zip(QUOTAS, (gateways, devices, entries_per_s, requests_per_minute), strict=True))
     if 0 in (entries_per_s, requests_per_minute):
@@ -108,7 +112,7 @@ def list_audit(
     database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, limit: Limit = 50, json_: Json = False
 ) -> None:
     """Show the newest administrative actions."""
-    from cloud_store.base import audit_log  # noqa: PLC0415 - loads the database driver
+    from cloud_store.base import audit_log
 
     with database(database_url) as connection:
         rows = audit_log.newest(connection, limit=limit, tenant=tenant)
@@ -127,7 +131,7 @@ def create_database_user(
     json_: Json = False,
 ) -> None:
     """Make a read-only database login that sees one tenant, and print its password, this once."""
-    from cloud_store.tenancy import database_users, registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import database_users, registry
 
     with database(database_url) as connection:
         password = database_users.create(connection, name, registry.tenant_id(connection, tenant))
@@ -139,7 +143,7 @@ def create_database_user(
 @database_user_app.command("list")
 def list_database_users(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
     """List the logins for dashboards."""
-    from cloud_store.tenancy import database_users  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import database_users
 
     with database(database_url) as connection:
         rows = database_users.listed(connection, tenant)
@@ -149,7 +153,7 @@ def list_database_users(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant
 @database_user_app.command("drop")
 def drop_database_user(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Remove a login and end its sessions."""
-    from cloud_store.tenancy import database_users  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import database_users
 
     with database(database_url) as connection:
         database_users.drop(connection, name)
@@ -164,7 +168,7 @@ def add_device(
     json_: Json = False,
 ) -> None:
     """Register a device before its first scan."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         registry.add_device(connection, gateway, name)
@@ -180,11 +184,11 @@ def device_key(
     json_: Json = False,
 ) -> None:
     """Give a device a key for its gateway's broker and print it, this once: the twin has only its hash."""
-    import secrets  # noqa: PLC0415 - a technician's command line need not load it
-    from getpass import getuser  # noqa: PLC0415 - as above
+    import secrets
+    from getpass import getuser
 
-    from cloud_store.provisioning import twins  # noqa: PLC0415 - loads the database driver
-    from wire_protocol.passwords import hashed  # noqa: PLC0415 - as above
+    from cloud_store.provisioning import twins
+    from wire_protocol.passwords import hashed
 
     key = None if remove else secrets.token_urlsafe(KEY_BYTES)
     with database(database_url) as connection:
@@ -205,7 +209,7 @@ def device_key(
 @device_app.command("list")
 def list_devices(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
     """List devices that are registered or were heard of."""
-    from cloud_store.tenancy import registry  # noqa: PLC0415 - loads the database driver
+    from cloud_store.tenancy import registry
 
     with database(database_url) as connection:
         rows = registry.devices(connection, tenant)

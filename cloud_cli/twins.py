@@ -34,7 +34,7 @@ def set_(
 
     --patch '{"devices": {"fridge-1": {"kind": "probe", "sampling_s": 60}, "old-2": null}}'
     """
-    from cloud_store.provisioning import twins  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import twins
 
     if not gateways and tenant is None:
         raise BadInput("Which gateways?", hint="Name them, or give --tenant and perhaps --site.")
@@ -58,7 +58,7 @@ def set_(
 @twin_app.command("show")
 def show(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Show the desired state of a gateway as it is, and what it reports."""
-    from cloud_store.provisioning import twins  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import twins
 
     with database(database_url) as connection:
         found = twins.show(connection, gateway)
@@ -72,7 +72,7 @@ def show(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, json_: Json
 @twin_app.command("diff")
 def diff(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Show what is not yet as it should be. Ends with 1 when something is."""
-    from cloud_store.provisioning import twins  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import twins
 
     with database(database_url) as connection:
         found = twins.show(connection, gateway)
@@ -92,7 +92,7 @@ def list_(
     database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, site: Site = None, json_: Json = False
 ) -> None:
     """List the twins and how far each is."""
-    from cloud_store.provisioning import twins  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import twins
 
     with database(database_url) as connection:
         rows = list(twins.overview(connection, tenant=tenant, site=site))
@@ -103,12 +103,17 @@ def list_(
 @twin_app.command("history")
 def history(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 20, json_: Json = False) -> None:
     """Show who changed the desired state of a gateway, and how."""
-    from cloud_store.provisioning import twins  # noqa: PLC0415 - loads the database driver
+    from cloud_store.provisioning import twins
 
     with database(database_url) as connection:
         rows = twins.history(connection, gateway, limit=limit)
-    listing(rows, ("version", "changed_at", "changed_by", "patch"), json_=json_, numbers=("version",),
-            empty="Nobody has changed it.")  # fmt: skip
+    listing(
+        rows,
+        ("version", "changed_at", "changed_by", "patch"),
+        json_=json_,
+        numbers=("version",),
+        empty="Nobody has changed it.",
+    )
 
 
 def _differences(found: dict[str, Any]) -> list[dict[str, Any]]:

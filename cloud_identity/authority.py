@@ -121,9 +121,13 @@ class CommandSigner:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("STOCKTIDE_")} | told
         try:
             done = subprocess.run(  # noqa: S603 - the operator's own setting, without a shell
-                self._command, input=request.csr_pem.encode(), capture_output=True, env=environment,
-                timeout=self._timeout_s, check=False,
-            )  # fmt: skip
+                self._command,
+                input=request.csr_pem.encode(),
+                capture_output=True,
+                env=environment,
+                timeout=self._timeout_s,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             raise SignerFailed(f"The signer did not answer within {self._timeout_s:g} s.") from None
         except OSError as error:

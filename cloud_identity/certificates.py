@@ -191,9 +191,13 @@ def revocation_list(
 
 
 def require_gateway_certificate(
-    certificate: x509.Certificate, authorities: Sequence[x509.Certificate], *, key: PublicKey, gateway: str,
+    certificate: x509.Certificate,
+    authorities: Sequence[x509.Certificate],
+    *,
+    key: PublicKey,
+    gateway: str,
     until: datetime,
-) -> None:  # fmt: skip
+) -> None:
     """Assert of what a signer returned that it is what was asked for, and nothing more.
 
     Raises:
@@ -260,6 +264,13 @@ def _host(host: str) -> x509.GeneralName:
 
 def _usage(*, authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not authority, content_commitment=False, key_encipherment=False, data_encipherment=False,
-        key_agreement=False, key_cert_sign=authority, crl_sign=authority, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )

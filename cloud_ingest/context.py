@@ -38,9 +38,11 @@ class Context:
     def mailbox(self, name: str, items_max: int) -> Mailbox[Any, Any]:
         """A mailbox whose refusals are counted."""
         return Mailbox(
-            name, items_max=items_max, bytes_max=self.settings.waiting_bytes_max,
+            name,
+            items_max=items_max,
+            bytes_max=self.settings.waiting_bytes_max,
             refused=self.metrics.refused_items.labels(name).inc,
-        )  # fmt: skip
+        )
 
     def serve(
         self, mailbox: Mailbox[K, V], step: Step[K, V], rate: TokenBucket | None = None

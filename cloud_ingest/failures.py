@@ -11,7 +11,7 @@ from cloud_ingest.mailbox import Mailbox, serve
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_store.base.database import Database
 from cloud_store.merge import alarms
-from cloud_store.merge.alarms import Alarm
+from cloud_store.merge.alarms import Alarm, AlarmKind
 
 GATEWAYS_WAITING_MAX: Final = 1_000
 DETAIL_CHARS_MAX: Final = 500
@@ -36,7 +36,7 @@ class Failures:
         await serve(self._alarms, self._raise, self._count)
 
     async def _raise(self, gateway: str, detail: str) -> None:
-        await self._database.run(alarms.raise_all, [Alarm(gateway, "item-dropped", detail)])
+        await self._database.run(alarms.raise_all, [Alarm(gateway, AlarmKind.ITEM_DROPPED, detail)])
 
     def _count(self, service: str, gateway: str | None, error: Exception) -> None:
         self._metrics.failed_items.labels(service).inc()

@@ -48,9 +48,13 @@ class Mailbox(Generic[K, V]):
     """
 
     def __init__(
-        self, name: str, *, items_max: int, bytes_max: int = 64 * 1024 * 1024,
+        self,
+        name: str,
+        *,
+        items_max: int,
+        bytes_max: int = 64 * 1024 * 1024,
         refused: Callable[[], None] = lambda: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.name, self._items_max, self._bytes_max, self._refused = name, items_max, bytes_max, refused
         self._items: dict[K, _Item[V]] = {}
         self._of_sender: dict[str | None, int] = {}
@@ -127,9 +131,13 @@ def sender_of(key: Any) -> str | None:
 
 
 async def serve(
-    mailbox: Mailbox[K, V], step: Step[K, V], failed: Report, *, rate: TokenBucket | None = None,
+    mailbox: Mailbox[K, V],
+    step: Step[K, V],
+    failed: Report,
+    *,
+    rate: TokenBucket | None = None,
     retry_s: float = RETRY_S,
-) -> None:  # fmt: skip
+) -> None:
     """Answer what comes in, one at a time, until cancelled.
 
     While the database is away the same item is tried again. One that fails otherwise is logged, counted, raised as an

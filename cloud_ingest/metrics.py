@@ -25,22 +25,28 @@ class WorkerMetrics:
             "stocktide_site_frames", "Frames passed on to a site's other gateways, by way", ["way"], registry=registry
         )
         self.proofs = Counter(
-            "stocktide_stock_proofs", "Stock of gateways compared with the cloud's, by result", ["result"],
+            "stocktide_stock_proofs",
+            "Stock of gateways compared with the cloud's, by result",
+            ["result"],
             registry=registry,
-        )  # fmt: skip
+        )
         self.twins = Counter("stocktide_twins", "Twins pushed, reported, refused", ["way"], registry=registry)
         self.certificates = Counter(
             "stocktide_certificate_requests", "Claims and renewals, by outcome", ["outcome"], registry=registry
         )
         self.cuts = Counter("stocktide_gateways_cut", "Revoked gateways whose connection was ended", registry=registry)
         self.failed_items = Counter(
-            "stocktide_failed_items", "Messages and events that a service could not use and dropped", ["service"],
+            "stocktide_failed_items",
+            "Messages and events that a service could not use and dropped",
+            ["service"],
             registry=registry,
-        )  # fmt: skip
+        )
         self.refused_items = Counter(
-            "stocktide_refused_items", "Messages that did not fit into a service's mailbox", ["service"],
+            "stocktide_refused_items",
+            "Messages that did not fit into a service's mailbox",
+            ["service"],
             registry=registry,
-        )  # fmt: skip
+        )
         self.inbox_fill = Gauge("stocktide_inbox_fill_ratio", "Fill of the queue before the merge", registry=registry)
         self.shards = Gauge("stocktide_shards_leased", "Shards this worker holds", registry=registry)
         self.connected = Gauge("stocktide_broker_connected", "1 while connected to the broker", registry=registry)

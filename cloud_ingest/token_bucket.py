@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+WAIT_S_MIN: Final = 0.001
 TURNS_PER_S: Final = 10  # what has gathered beyond a turn's worth is forgotten
 
 
@@ -50,7 +51,8 @@ class TokenBucket:
     async def acquire(self) -> None:
         """Wait for a token and take it."""
         while not self.try_spend():  # noqa: ASYNC110 - time makes tokens, no event does
-            await asyncio.sleep((1 - self._tokens) / self.per_s)
+            # Rounding may leave a hair of a token to wait for, which no clock can show.
+            await asyncio.sleep(max(WAIT_S_MIN, (1 - self._tokens) / self.per_s))
 
     async def half_a_turn(self) -> int:
         """Wait until it is worth asking what to send. Returns how many may go out."""

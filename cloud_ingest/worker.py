@@ -72,10 +72,12 @@ class Worker:
         self._enrolment = Enrolment(
             context,
             signer(
-                settings.ca_dir, settings.signer_command, settings.ca_bundle_file,
+                settings.ca_dir,
+                settings.signer_command,
+                settings.ca_bundle_file,
                 timeout_s=settings.signer_answer_s_max,
             ),
-        )  # fmt: skip
+        )
         self._merge_loop = MergeLoop(
             context,
             inbox=Inbox(frames_max=settings.inbox_frames_max, bytes_max=settings.inbox_bytes_max),
@@ -85,9 +87,12 @@ class Worker:
         )
         self._presence = Presence(context, self._merge_loop.window_of, self._stock_checks.reported)
         self._leases = Leases(
-            lambda: LeaseSession(url, f"stocktide-leases {name}"), self._serve, self._notified, self.metrics,
+            lambda: LeaseSession(url, f"stocktide-leases {name}"),
+            self._serve,
+            self._notified,
+            self.metrics,
             poll_s=settings.lease_poll_s,
-        )  # fmt: skip
+        )
         self._register()
 
     def _register(self) -> None:
@@ -136,18 +141,30 @@ class Worker:
     async def _disconnect(self, gateway: str) -> None:
         settings = self.settings
         await evict(
-            settings.mqtt_url, gateway, ca_file=settings.mqtt_ca_file, cert_file=settings.mqtt_cert_file,
-            key_file=settings.mqtt_key_file, mqtt_5=settings.mqtt_version == "5",
-        )  # fmt: skip
+            settings.mqtt_url,
+            gateway,
+            ca_file=settings.mqtt_ca_file,
+            cert_file=settings.mqtt_cert_file,
+            key_file=settings.mqtt_key_file,
+            mqtt_5=settings.mqtt_version == "5",
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain."""
         settings, name = self.settings, f"ingest[{self.settings.worker_name}]"
         gc.set_threshold(*GC_THRESHOLDS)
         services = (
-            self._presence, self._sites, self._stock_checks, self._twins, self._commands, self._catalogs, self._images,
-            self._jobs, self._enrolment, self._revocations,
-        )  # fmt: skip
+            self._presence,
+            self._sites,
+            self._stock_checks,
+            self._twins,
+            self._commands,
+            self._catalogs,
+            self._images,
+            self._jobs,
+            self._enrolment,
+            self._revocations,
+        )
         with self._merging, self._database, self.metrics.served(settings.metrics_host, settings.metrics_port):
             async with asyncio.TaskGroup() as group:
                 leases = group.create_task(self._leases.run(), name=f"{name}.leases")

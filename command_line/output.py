@@ -45,11 +45,11 @@ class ErrorGroup(TyperGroup):
 
 def _wrong_setting(error: Exception) -> str | None:
     """What is wrong with a setting, if that is what pydantic complains about; None otherwise."""
-    from pydantic import ValidationError  # noqa: PLC0415 - only a command that failed pays for it
+    from pydantic import ValidationError
 
     if not isinstance(error, ValidationError) or not error.title.endswith("Settings"):
         return None
-    from pydantic_settings import BaseSettings  # noqa: PLC0415 - whoever has settings has loaded it
+    from pydantic_settings import BaseSettings
 
     model = next((made for made in BaseSettings.__subclasses__() if made.__name__ == error.title), BaseSettings)
     problem = error.errors(include_url=False, include_input=False)[0]
@@ -90,9 +90,9 @@ def table(
         whole: columns that must not be folded on a narrow terminal, beside the numbers.
         optional: columns to leave out when no row has anything in them.
     """
-    from rich import box  # noqa: PLC0415 - only commands that print a table pay for it
-    from rich.console import Console  # noqa: PLC0415 - as above
-    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
 
     cells = [[_text(cell) for cell in row] for row in rows]
     shown = [n for n, name in enumerate(columns) if name not in optional or any(row[n] for row in cells)]

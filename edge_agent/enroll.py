@@ -101,9 +101,16 @@ class Enrolled:
 
 
 def enroll(
-    code: ClaimCode, broker: str, ledger: Path, *, ca_file: Path | None, wait_s: float, make_ledger: bool, told: Told,
+    code: ClaimCode,
+    broker: str,
+    ledger: Path,
+    *,
+    ca_file: Path | None,
+    wait_s: float,
+    make_ledger: bool,
+    told: Told,
     mqtt_5: bool = True,
-) -> Enrolled:  # fmt: skip
+) -> Enrolled:
     """Use a claim. `told` hears of each step: its name and what it brought.
 
     Raises:
@@ -151,9 +158,16 @@ def _first_twin(ledger: Path, text: str, told: Told) -> int | None:
 
 
 def _enrolled(
-    code: ClaimCode, broker: str, ledger: Path, folder: IdentityFolder, *, ca_file: Path | None, wait_s: float,
-    told: Told, mqtt_5: bool,
-) -> tuple[Identity, str | None]:  # fmt: skip
+    code: ClaimCode,
+    broker: str,
+    ledger: Path,
+    folder: IdentityFolder,
+    *,
+    ca_file: Path | None,
+    wait_s: float,
+    told: Told,
+    mqtt_5: bool,
+) -> tuple[Identity, str | None]:
     """The identity that a claim has brought, and the twin that came with it."""
     gateway = _gateway(ledger)
     address = BrokerAddress.parse(broker)
@@ -184,9 +198,13 @@ def _stored(
         raise NotAnswered("The answer is incomplete.", hint="Is this gateway's software older than the cloud's?")
     with _step(NotStored, "Mend it, then run the same command again; the claim is still good."):
         return folder.install(
-            pending, gateway=name, certificate_pem=answer.certificate_pem, ca_pem=answer.ca_pem,
-            brokers=answer.brokers, claim=code.name,
-        )  # fmt: skip
+            pending,
+            gateway=name,
+            certificate_pem=answer.certificate_pem,
+            ca_pem=answer.ca_pem,
+            brokers=answer.brokers,
+            claim=code.name,
+        )
 
 
 def _context(address: BrokerAddress, ca_file: Path | None) -> ssl.SSLContext | None:

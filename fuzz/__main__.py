@@ -47,18 +47,29 @@ def fuzzed(name: str, seconds: int) -> bool:
     for number, sample in enumerate(samples().get(name, [])):
         (corpus / f"sample-{number}").write_bytes(sample)
     command = [
-        sys.executable, "-m", "fuzz", "--inside", name, f"-max_total_time={seconds}", f"-timeout={INPUT_S_MAX}",
-        f"-rss_limit_mb={RSS_MIB_MAX}", f"-max_len={INPUT_BYTES_MAX}", f"-artifact_prefix={FOLDER / name}/",
+        sys.executable,
+        "-m",
+        "fuzz",
+        "--inside",
+        name,
+        f"-max_total_time={seconds}",
+        f"-timeout={INPUT_S_MAX}",
+        f"-rss_limit_mb={RSS_MIB_MAX}",
+        f"-max_len={INPUT_BYTES_MAX}",
+        f"-artifact_prefix={FOLDER / name}/",
         str(corpus),
-    ]  # fmt: skip
+    ]
     with (FOLDER / name / "log").open("w+") as log:
         done = subprocess.run(command, stdout=log, stderr=log, check=False)
         log.seek(0)
         text = log.read()
     runs = re.findall(r"Done (\d+) runs", text)
     covered = re.findall(r"cov: (\d+)", text)
-    print(f"{name:<16} {runs[-1] if runs else '-':>10} inputs {covered[-1] if covered else '-':>6} edges "
-          f"{'held' if done.returncode == 0 else 'FAILED'}", flush=True)  # fmt: skip
+    print(
+        f"{name:<16} {runs[-1] if runs else '-':>10} inputs {covered[-1] if covered else '-':>6} edges "
+        f"{'held' if done.returncode == 0 else 'FAILED'}",
+        flush=True,
+    )
     return done.returncode == 0
 
 

@@ -19,7 +19,7 @@ from wire_protocol import (
     site_messages,
     topics,
     twin,
-)  # fmt: skip
+)
 from wire_protocol.entries import Movement
 from wire_protocol.frames import FrameHeader
 from wire_protocol.proof import StockProof
@@ -29,12 +29,28 @@ Decoder: TypeAlias = Callable[[bytes], object]
 _NOW_MS: Final = 1_790_000_000_000
 _ULID: Final = names.ulid(_NOW_MS, bytes(10))
 _MESSAGES: Final = (
-    messages.Ack, messages.CertificateRequest, messages.CertificateResponse, messages.ClaimRequest,
-    messages.ClaimResponse, messages.Command, messages.DeviceCommand, messages.DeviceEvent, messages.DeviceReading,
-    messages.DeviceReceipt, messages.DeviceStatus, messages.GatewayStatus, messages.Reply, site_messages.SiteAsk,
-    twin.DesiredTwin, twin.DeviceConfig, twin.ReportedTwin, catalog.CatalogAsk, catalog.CatalogPage,
-    firmware.FirmwareAsk, firmware.FirmwareOffer,
-)  # fmt: skip
+    messages.Ack,
+    messages.CertificateRequest,
+    messages.CertificateResponse,
+    messages.ClaimRequest,
+    messages.ClaimResponse,
+    messages.Command,
+    messages.DeviceCommand,
+    messages.DeviceEvent,
+    messages.DeviceReading,
+    messages.DeviceReceipt,
+    messages.DeviceStatus,
+    messages.GatewayStatus,
+    messages.Reply,
+    site_messages.SiteAsk,
+    twin.DesiredTwin,
+    twin.DeviceConfig,
+    twin.ReportedTwin,
+    catalog.CatalogAsk,
+    catalog.CatalogPage,
+    firmware.FirmwareAsk,
+    firmware.FirmwareOffer,
+)
 
 
 def frame(payload: bytes) -> object:
@@ -66,9 +82,17 @@ DECODERS: Final[Mapping[str, Decoder]] = {
 def samples() -> dict[str, list[bytes]]:
     """Valid payloads by decoder."""
     entry = Movement(
-        hlc=clock.pack(_NOW_MS), boot=_ULID, mono_ms=7, kind="move", sku="SKU-1", quantity=3, source="A",
-        destination="B", device="scanner-1", event="1-1",
-    )  # fmt: skip
+        hlc=clock.pack(_NOW_MS),
+        boot=_ULID,
+        mono_ms=7,
+        kind="move",
+        sku="SKU-1",
+        quantity=3,
+        source="A",
+        destination="B",
+        device="scanner-1",
+        event="1-1",
+    )
     header = FrameHeader(stream="ledger", epoch=_ULID, frame=1, first_seq=1, count=2, prev="0" * 64, boots={_ULID: 5})
     sealed = frames.seal(header, [entry, entry])
     state = twin.merged({}, {"devices": {"p-1": {"kind": "probe", "calibration": {"t_c": {"factor": 2.0}}}}})
@@ -76,11 +100,18 @@ def samples() -> dict[str, list[bytes]]:
     item = catalog.CatalogItem(sku="SKU-1", name="Milk", gtin="4006381333931", reorder_point=3)
     heads = site_messages.SiteHeads(heads=(), now_ms=_NOW_MS)
     release = firmware.FirmwareOffer(
-        model="probe-x", version="1.2.0", release=_NOW_MS, size=3, sha256="a" * 64, replaces="1.3.0",
+        model="probe-x",
+        version="1.2.0",
+        release=_NOW_MS,
+        size=3,
+        sha256="a" * 64,
+        replaces="1.3.0",
         signature="b" * 128,
-    )  # fmt: skip
+    )
     line = firmware.FirmwareChunkLine(sha256="a" * 64, offset=0, size=3, digest="c" * 64)
-    update = messages.UpdateStatus(release=_NOW_MS, state="rolled-back", reason="not healthy in time")
+    update = messages.UpdateStatus(
+        release=_NOW_MS, state=messages.UpdateState.ROLLED_BACK, reason="not healthy in time"
+    )
     told = firmware.ReportedFirmware(release=_NOW_MS, version="1.2.0", devices=2, healthy=1, failed={"p-2": "no"})
     proof = StockProof(position="0" * 16, digest="1" * 16, cells=1)
     made: dict[str, Any] = {

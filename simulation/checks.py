@@ -33,6 +33,7 @@ from simulation.edge.disk import Happened, happened
 from wire_protocol import clock
 from wire_protocol.messages import Ack
 from wire_protocol.names import ADJUST
+from wire_protocol.reasons import ForkCode, RejectCode
 from wire_protocol.replication import Sender
 from wire_protocol.stock import imbalance, oracle
 from wire_protocol.times import AHEAD_MS_MAX
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 HISTORY_CHECKED_MAX: Final = 60  # longer histories are checked now and then, and at the end
 SELDOM: Final = 32
 TIME_MS: Final = 3_000  # a message's way, and what a gateway does not correct
-NOT_KEPT: Final = "no longer kept here"
 
 _HEARD: Final = "SELECT coalesce(max(hlc), 0) FROM log WHERE log > 0 AND NOT staged"
 
@@ -159,7 +159,7 @@ class Checks:
         """A machine has stopped a stream."""
         self.forks[machine.name].add(machine.ledger.epoch)
         # Frames are kept for hours of the wall clock: when that jumps, a database may fall back behind them.
-        outlived = self.fell_back and machine.name in self.jumped and reason.endswith(NOT_KEPT)
+        outlived = self.fell_back and machine.name in self.jumped and ForkCode.of(reason) is ForkCode.NOT_KEPT
         if not outlived:
             self._require_disturbed(machine.gateway, reason)
 
@@ -217,7 +217,7 @@ class Checks:
         for bad in frame.rejected:
             self.repeated += 1
             what = happened(log.gateway, dict(bad.row) if isinstance(bad.row, dict) else {})
-            if not bad.reason.startswith("counts already") or what not in store.places:
+            if bad.code is not RejectCode.REPEATED or what not in store.places:
                 raise Violation("I1 nothing lost", f"the cloud rejects entry {bad.seq} of {where}: {bad.reason}")
         for seq, entry in frame.entries:
             if entry.body() not in self.written.get((log.gateway, log.epoch, seq), ()):
@@ -248,9 +248,10 @@ class Checks:
         for machine in self.machines.values():
             elsewhere.update(machine.disk.content())
         gone = [
-            what for what in lost
+            what
+            for what in lost
             if what not in store.places and what not in elsewhere and (what in self.receipts or not what.who)
-        ]  # fmt: skip
+        ]
         self.excused |= dict.fromkeys(gone, why)
         return len(gone)
 

@@ -32,9 +32,9 @@ def universe(
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A whole Stocktide on virtual time under every fault; the seed alone replays it."""
-    from simulation import soak as soaking  # noqa: PLC0415 - as above
-    from simulation.mutations import edits, proof  # noqa: PLC0415 - loads edge and cloud
-    from simulation.universe import Size  # noqa: PLC0415 - as above
+    from simulation import soak as soaking
+    from simulation.mutations import edits, proof
+    from simulation.universe import Size
 
     if prove_bites:
         _show_bites(proof.bites(processes), json_=json_)

@@ -41,9 +41,10 @@ class Disasters:
     def _victim(self) -> "Machine | None":
         """A machine that is in use, of which nothing is planned yet."""
         free = [
-            machine for machine in self._universe.machines.values()
+            machine
+            for machine in self._universe.machines.values()
             if not machine.retired and machine.name not in self._fates
-        ]  # fmt: skip
+        ]
         return self._rng.choice(free) if free else None
 
     def _misfortune(self) -> None:

@@ -64,9 +64,8 @@ def _hears(machine: "Machine", store: Store) -> str | None:
 def _logs_of_site(machine: "Machine", store: Store) -> list[LogKey]:
     names = {other.gateway for other in machine.uplink.world.checks.machines.values() if other.site == machine.site}
     return [
-        key for key, cursor in store.cursors.items()
-        if key.stream == "ledger" and cursor.frame and key.gateway in names
-    ]  # fmt: skip
+        key for key, cursor in store.cursors.items() if key.stream == "ledger" and cursor.frame and key.gateway in names
+    ]
 
 
 def finish(checks: Checks, store: Store) -> None:

@@ -66,9 +66,12 @@ def _wants_overview() -> bool:
 
 
 app = typer.Typer(
-    cls=LazyGroup, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+    cls=LazyGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
     help="Inventory kept true from the shelf to the cloud.",
-)  # fmt: skip
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -77,7 +80,7 @@ def version_option(
 ) -> None:
     """Inventory kept true from the shelf to the cloud."""
     if version:
-        from importlib.metadata import version as installed  # noqa: PLC0415 - only this option needs it
+        from importlib.metadata import version as installed
 
         typer.echo(installed("stocktide"))
         raise typer.Exit

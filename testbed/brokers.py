@@ -63,9 +63,15 @@ class FleetBrokers:
         def config(port: int, directory: Path) -> str:
             tls = self._files(directory)
             settings = FleetConfig(
-                directory=directory, tls=tls, crlfile=directory / "crl.pem", bridge_password=SECRET, address=HOST,
-                gateway_port=port, claims_port=port, worker_port=self.worker_port,
-            )  # fmt: skip
+                directory=directory,
+                tls=tls,
+                crlfile=directory / "crl.pem",
+                bridge_password=SECRET,
+                address=HOST,
+                gateway_port=port,
+                claims_port=port,
+                worker_port=self.worker_port,
+            )
             files = fleet.render_fleet(settings)
             for place, text in files.items():
                 (directory / place).parent.mkdir(exist_ok=True)
@@ -142,9 +148,12 @@ class FleetBrokers:
     def gateway(self, name: str, *, identifier: str | None = None) -> aiomqtt.Client:
         """A gateway's client, not yet connected."""
         return aiomqtt.Client(
-            HOST, self.cloud.port, identifier=identifier or f"any-{name}", tls_context=self.context(name),
+            HOST,
+            self.cloud.port,
+            identifier=identifier or f"any-{name}",
+            tls_context=self.context(name),
             protocol=aiomqtt.ProtocolVersion.V5,
-        )  # fmt: skip
+        )
 
     def claimant(self, claim: str) -> aiomqtt.Client:
         """The client of somebody who presents a claim, not yet connected."""
@@ -155,6 +164,10 @@ class FleetBrokers:
     def worker(self, *, identifier: str = "worker") -> aiomqtt.Client:
         """A worker's client, not yet connected."""
         return aiomqtt.Client(
-            HOST, self.worker_port, username=names.INGEST_USER, password=SECRET, identifier=identifier,
+            HOST,
+            self.worker_port,
+            username=names.INGEST_USER,
+            password=SECRET,
+            identifier=identifier,
             protocol=aiomqtt.ProtocolVersion.V5,
-        )  # fmt: skip
+        )

@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import urlsplit
 
-import aiomqtt
-
+from mqtt_client import Backoff, Connection, ConnectionOptions, connect, stay_connected
 from wire_protocol import names, topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import Ack, GatewayStatus, InvalidMessage
 from wire_protocol.replication import Acked, Forked, Send, Sender, SenderLimits
 from wire_protocol.topics import Channel, Stream
@@ -45,9 +44,13 @@ class LoadGateway:
         self.acks: list[Ack] = []
         self.sends = 0
         self.sender = Sender(
-            stream, epoch, sealed=len(self.frames), acked=0, limits=limits,
+            stream,
+            epoch,
+            sealed=len(self.frames),
+            acked=0,
+            limits=limits,
             jitter=lambda: random.uniform(0.8, 1.2),
-        )  # fmt: skip
+        )
 
     def add(self, frame: bytes, now_ms: int) -> list[object]:
         """Append a sealed frame while running. Returns effects to carry out."""
@@ -78,12 +81,11 @@ class Fleet:
         mqtt_version: str = "5",
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        newest = mqtt_version == "5"
-        self._protocol = aiomqtt.ProtocolVersion.V5 if newest else aiomqtt.ProtocolVersion.V311
-        parts = urlsplit(mqtt_url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 1883
+        self._options = ConnectionOptions(
+            address=BrokerAddress.parse(mqtt_url), client_id="", mqtt_5=mqtt_version == "5", tls=tls,
+            incoming_max=0, inflight_max=1000, calls_max=PUBLISHES_AT_ONCE,
+        )  # fmt: skip
         self.gateways = {(gateway.name, gateway.stream): gateway for gateway in gateways}
-        self._tls = tls
         names = {name for name, _ in self.gateways}
         self._filter = topics.link(names.pop(), Channel.ACK) if len(names) == 1 else ACK_FILTER
         self._outgoing: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
@@ -134,40 +136,30 @@ class Fleet:
         self._outgoing.put_nowait((topic, payload))
 
     async def _stay_connected(self) -> None:
-        while True:
-            try:
-                await self._connection()
-            except* (aiomqtt.MqttError, OSError):
-                pass
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # aiomqtt may fail while it disconnects, which would hide the cancellation.
-                raise asyncio.CancelledError
+        backoff = Backoff(RECONNECT_DELAY_S, RECONNECT_DELAY_S)
+        await stay_connected(self._contact, lambda _: None, backoff, "fleet.contact")
+
+    async def _contact(self) -> None:
+        try:
+            async with connect(self._options) as connection, asyncio.TaskGroup() as group:
+                await connection.subscribe(self._filter)
+                for number in range(PUBLISHES_AT_ONCE):
+                    group.create_task(self._publish(connection), name=f"fleet.publisher.{number}")
+                for gateway in self.gateways.values():
+                    self._announce(gateway)
+                    self._carry_out(gateway, gateway.sender.connected(_now_ms()))
+                self.announced.set()
+                async for message in connection.messages():
+                    self._receive(message.topic, message.payload)
+        finally:
             for gateway in self.gateways.values():
                 gateway.sender.disconnected()
             self._outgoing = asyncio.Queue()
-            await asyncio.sleep(RECONNECT_DELAY_S)
 
-    async def _connection(self) -> None:
-        client = aiomqtt.Client(
-            self._host, self._port, protocol=self._protocol, max_inflight_messages=1000, tls_context=self._tls
-        )
-        client.pending_calls_threshold = PUBLISHES_AT_ONCE
-        async with client, asyncio.TaskGroup() as group:
-            await client.subscribe(self._filter, 1)
-            for number in range(PUBLISHES_AT_ONCE):
-                group.create_task(self._publish(client), name=f"fleet.publisher.{number}")
-            for gateway in self.gateways.values():
-                self._announce(gateway)
-                self._carry_out(gateway, gateway.sender.connected(_now_ms()))
-            self.announced.set()
-            async for message in client.messages:
-                self._receive(message.topic.value, message.payload)
-
-    async def _publish(self, client: aiomqtt.Client) -> None:
+    async def _publish(self, connection: Connection) -> None:
         while True:
             topic, payload = await self._outgoing.get()
-            await client.publish(topic, payload, qos=1)
+            await connection.publish(topic, payload)
 
     async def _tick(self) -> None:
         while True:

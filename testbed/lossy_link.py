@@ -74,9 +74,11 @@ def lossy_packets(seed: int, *, loss: float = LOSS, delay_s: float = DELAY_S) ->
         subprocess.run(["ip", "address", "add", f"{link.address}/24", "dev", name], check=True)
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
         carrier = threading.Thread(
-            target=_carry, name=f"link[{name}]", args=(device, stopping, link),
+            target=_carry,
+            name=f"link[{name}]",
+            args=(device, stopping, link),
             kwargs={"chance": random.Random(seed), "loss": loss, "delay_s": delay_s},
-        )  # fmt: skip
+        )
         carrier.start()
         try:
             yield link

@@ -112,18 +112,27 @@ def defined(sites: Sequence[SiteGateway]) -> Stock:
 drafts: st.SearchStrategy[Draft] = st.one_of(
     st.builds(
         lambda shelf, quantity, lot: draft("count", "screw", quantity, location=shelf, lot=lot),
-        st.sampled_from(["A-1", "A-2"]), st.integers(0, 20), st.sampled_from([None, "L1"]),
+        st.sampled_from(["A-1", "A-2"]),
+        st.integers(0, 20),
+        st.sampled_from([None, "L1"]),
     ),
     st.builds(
         lambda route, quantity, lot: draft(route[0], "screw", quantity, source=route[1], destination=route[2], lot=lot),
-        st.sampled_from([
-            ("receive", "@supplier", "A-1"), ("pick", "A-1", "@customer"), ("move", "A-1", "A-2"),
-            ("move", "A-2", "A-1"), ("correct", "A-1", "@adjust"), ("correct", "@adjust", "A-2"),
-            ("scrap", "A-2", "@scrap"),
-        ]),
-        st.integers(1, 9), st.sampled_from([None, "L1"]),
+        st.sampled_from(
+            [
+                ("receive", "@supplier", "A-1"),
+                ("pick", "A-1", "@customer"),
+                ("move", "A-1", "A-2"),
+                ("move", "A-2", "A-1"),
+                ("correct", "A-1", "@adjust"),
+                ("correct", "@adjust", "A-2"),
+                ("scrap", "A-2", "@scrap"),
+            ]
+        ),
+        st.integers(1, 9),
+        st.sampled_from([None, "L1"]),
     ),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,11 @@ class WorkerProcess(ChildProcess):
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "stocktide", "cloud", "ingest", "--worker-name", self.name],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | IMPATIENT | own | self.environment,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=os.environ | IMPATIENT | own | self.environment,
+            )
         return self
 
 

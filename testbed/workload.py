@@ -38,10 +38,15 @@ class Warehouse:
         sku = f"SKU-{self._chance.choices(range(SKUS), cum_weights=self._weights)[0]:05}"
         shelf, bulk = self._homes.setdefault(sku, [f"P-{place:03}" for place in self._chance.sample(range(PLACES), 2)])
         body = {
-            "hlc": clock.pack(self._ms), "boot": self._boot, "mono_ms": self._number * STEP_MS, "sku": sku,
-            "device": f"scanner-{self._number % 4}", "event": f"{self._boot[-6:]}-{self._number:x}",
-            "actor": "kim", "reference": f"ORDER-{self._number // 7}",
-        }  # fmt: skip
+            "hlc": clock.pack(self._ms),
+            "boot": self._boot,
+            "mono_ms": self._number * STEP_MS,
+            "sku": sku,
+            "device": f"scanner-{self._number % 4}",
+            "event": f"{self._boot[-6:]}-{self._number:x}",
+            "actor": "kim",
+            "reference": f"ORDER-{self._number // 7}",
+        }
         if self._chance.random() < self._counts:
             return Count.model_validate(body | {"location": shelf, "quantity": self._chance.randint(0, 500)})
         kind, source, destination = self._chance.choices(
@@ -64,9 +69,13 @@ class Sealer:
         """The next frame."""
         self._frame += 1
         header = FrameHeader(
-            stream="ledger", epoch=self._epoch, frame=self._frame, first_seq=self._seq + 1, count=len(entries),
+            stream="ledger",
+            epoch=self._epoch,
+            frame=self._frame,
+            first_seq=self._seq + 1,
+            count=len(entries),
             prev=self._prev,
-        )  # fmt: skip
+        )
         encoded = frames.seal(header, entries)
         self._seq, self._prev = self._seq + len(entries), frames.digest(encoded)
         return encoded

@@ -23,7 +23,7 @@ DEVICE_CHUNK_BYTES: Final = 8 * 1024
 CHUNK_BYTES_MAX: Final = 64 * 1024
 FAILED_SHOWN_MAX: Final = 50
 NO_ROOM: Final = "it cannot be kept here"
-"""How a problem begins that may pass by itself."""
+"""How the words of `FirmwareProblemCode.NO_ROOM` begin: of ends without codes, the only sign that it may pass."""
 _LINE_END: Final = b"\n"
 
 Model = Annotated[str, StringConstraints(pattern=names.SLUG_PATTERN)]
@@ -119,7 +119,9 @@ class ReportedFirmware(Part):
     """How far a gateway's devices of one model are with the release that the twin wants.
 
     `devices` are all of that model, `healthy` those that work with it, `failed` those that never will, by name.
-    `fetched` is how many bytes of the image are at the gateway, `problem` why it cannot be had.
+    `fetched` is how many bytes of the image are at the gateway, `problem` why it cannot be had, in words, and
+    `problem_code` the same for programs (`reasons.FirmwareProblemCode`). Gateways of before there were codes say the
+    words alone, and older workers decide by them: that is why the code is beside the text and not in front of it.
     """
 
     release: Count
@@ -129,6 +131,7 @@ class ReportedFirmware(Part):
     healthy: Count = 0
     failed: Annotated[dict[names.DeviceName, Reason], Field(default_factory=dict, max_length=FAILED_SHOWN_MAX)]
     problem: Reason | None = None
+    problem_code: Annotated[str, StringConstraints(pattern=names.SLUG_PATTERN)] | None = None
 
 
 def is_newer(version: str, than: str) -> bool:

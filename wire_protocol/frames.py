@@ -45,9 +45,21 @@ EPOCHS_MAX: Final = 64
 BootMs = Annotated[int, Field(ge=-EPOCH_MS_MAX, le=EPOCH_MS_MAX)]
 
 _FIELDS: Final = (
-    "kind", "sku", "lot", "serial", "quantity", "source", "destination", "location", "values",
-    "device", "event", "actor", "reference", "boot",
-)  # fmt: skip
+    "kind",
+    "sku",
+    "lot",
+    "serial",
+    "quantity",
+    "source",
+    "destination",
+    "location",
+    "values",
+    "device",
+    "event",
+    "actor",
+    "reference",
+    "boot",
+)
 _DELTAS: Final = ("ms", "device_at_ms")
 _CLOCK: Final = ("ms", "tick", "drift_ms")
 _COLUMNS: Final = frozenset(_FIELDS) | frozenset(_DELTAS) | frozenset(_CLOCK)

@@ -6,6 +6,7 @@ silence. Messages on the link ignore unknown fields, so that old gateways and ne
 Invariant: `decode` returns a whole, valid message or raises InvalidMessage; nothing is guessed or coerced.
 """
 
+from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -103,11 +104,21 @@ class DeviceReading(_Strict):
     at_ms: TimeMs | None = None
 
 
+class UpdateState(StrEnum):
+    """Where a device is with a release; the last two are final."""
+
+    DOWNLOADING = "downloading"
+    TESTING = "testing"
+    HEALTHY = "healthy"
+    ROLLED_BACK = "rolled-back"
+    REFUSED = "refused"
+
+
 class UpdateStatus(Part):
     """Where a device is with a release of its firmware (`wire_protocol.firmware`), and why it did not take it."""
 
     release: Count
-    state: Literal["downloading", "testing", "healthy", "rolled-back", "refused"]
+    state: UpdateState
     reason: Reason | None = None
 
 
@@ -156,7 +167,10 @@ class DeviceCommand(Message):
 
 
 class Rejected(Part):
-    """An entry the cloud could not use, quarantined with its reason; the rest of its frame is merged."""
+    """An entry the cloud could not use, quarantined with its reason; the rest of its frame is merged.
+
+    `reason` begins with a code (`reasons.RejectCode`), except from a cloud of before there were codes.
+    """
 
     seq: Annotated[int, Field(ge=1)]
     reason: Reason
@@ -174,7 +188,8 @@ class Ack(Message):
 
     `digest` is that frame's, so that a ledger with another history under the same numbers finds out before it believes
     a word. `want` asks for the frames from that number on; `fork` says that the gateway's history is not the one the
-    cloud has, that frames are being quarantined, and that the gateway must fetch the cloud's and open a new epoch.
+    cloud has, that frames are being quarantined, and that the gateway must fetch the cloud's and open a new epoch; it
+    begins with a code (`reasons.ForkCode`).
     """
 
     bytes_max: ClassVar[int] = 256 * 1024
@@ -322,5 +337,6 @@ __all__ = [
     "Rejected",
     "Reply",
     "StreamStatus",
+    "UpdateState",
     "UpdateStatus",
 ]

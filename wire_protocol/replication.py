@@ -21,6 +21,7 @@ from wire_protocol import frames
 from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader
 from wire_protocol.messages import Ack, Bounded, Rejected
+from wire_protocol.reasons import ForkCode
 from wire_protocol.topics import Stream
 
 # Until the cloud has told its window: a fleet that comes back at once with full windows would wait in a queue that is
@@ -264,11 +265,11 @@ class Sender:
         if ack.epoch is None:
             return ack.fork
         if ack.frame > self.sealed_frame:
-            return f"the cloud has frame {ack.frame}, this ledger only {self.sealed_frame}"
+            return ForkCode.LEDGER_BEHIND.says(f"the cloud has frame {ack.frame}, this ledger only {self.sealed_frame}")
         ours = self._digest_of(ack.frame) if ack.digest is not None else None
         if ours is None:
             return ack.fork
-        return None if ours == ack.digest else f"the cloud has another frame {ack.frame}"
+        return None if ours == ack.digest else ForkCode.OTHER_FRAME.says(f"the cloud has another frame {ack.frame}")
 
 
 class Cursor(NamedTuple):
@@ -374,13 +375,15 @@ class Receiver:
         if header.epoch != self.epoch:
             raise WireError(f"A frame of epoch {header.epoch} was offered to the log of {self.epoch}.")
         if header.frame == frame and digest != last:
-            return f"another frame {frame} is already stored"
+            return ForkCode.OTHER_FRAME.says(f"another frame {frame} is already stored")
         if header.frame <= frame:
             return None
         if header.prev != (last or frames.genesis(self.gateway, header.epoch, self.stream)):
-            return f"frame {header.frame} does not follow the stored frame {frame}"
+            return ForkCode.NOT_NEXT.says(f"frame {header.frame} does not follow the stored frame {frame}")
         if header.first_seq != seq + 1:
-            return f"frame {header.frame} begins at entry {header.first_seq}, expected {seq + 1}"
+            return ForkCode.NOT_NEXT.says(
+                f"frame {header.frame} begins at entry {header.first_seq}, expected {seq + 1}"
+            )
         return self._ignorance(header) if header.frame == 1 else None
 
     def _ignorance(self, header: FrameHeader) -> str | None:
@@ -388,5 +391,7 @@ class Receiver:
         for epoch, cursor in sorted(self.older.items()):
             known = header.after.get(epoch)
             if cursor.frame and (known is None or (known.frame == cursor.frame and known.digest != cursor.digest)):
-                return f"the cloud has {cursor.seq} entries of epoch {epoch}, which this ledger does not know"
+                return ForkCode.UNKNOWN_EPOCH.says(
+                    f"the cloud has {cursor.seq} entries of epoch {epoch}, which this ledger does not know"
+                )
         return None

@@ -45,11 +45,18 @@ def fleet_files(
     _write(secret, f"{password}\n")
     tls = TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
     config = FleetConfig(
-        directory=home, tls=tls, crlfile=crlfile.absolute(), bridge_password=password, address=address,
+        directory=home,
+        tls=tls,
+        crlfile=crlfile.absolute(),
+        bridge_password=password,
+        address=address,
         gateway_port=gateway_port,
-        claims_port=claims_port, worker_address=worker_address, worker_port=worker_port, worker_tls=worker_tls,
+        claims_port=claims_port,
+        worker_address=worker_address,
+        worker_port=worker_port,
+        worker_tls=worker_tls,
         data_directory=data.absolute() if data else None,
-    )  # fmt: skip
+    )
     files = render_fleet(config) | others.render_emqx(config) | others.render_rabbitmq(config, rabbitmq_gateway or [])
     for place, text in files.items():
         _write(home / place, text)

@@ -41,7 +41,7 @@ def run(
         raise InvalidConfig("Who may connect?", hint="Give either --passwords FILE or --anonymous.")
 
     def wanted() -> "list[Door]":
-        from broker_config.embedded import listeners  # noqa: PLC0415 - only who runs a broker needs it
+        from broker_config.embedded import listeners
 
         users = passwords.read(password_file) if password_file else None
         return [listeners.only(port, side, users)]
@@ -68,19 +68,23 @@ def run_fleet(
     tls = TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
 
     def wanted() -> "list[Door]":
-        from broker_config.embedded import listeners  # noqa: PLC0415 - only who runs a broker needs it
+        from broker_config.embedded import listeners
 
         return listeners.fleet(
-            tls, crlfile, passwords.read(claims), gateway_port=gateway_port, claims_port=claims_port,
+            tls,
+            crlfile,
+            passwords.read(claims),
+            gateway_port=gateway_port,
+            claims_port=claims_port,
             worker_port=worker_port,
-        )  # fmt: skip
+        )
 
     asyncio.run(_serve(Side.CLOUD, wanted, connections_max, as_json=as_json))
 
 
 async def _serve(side: Side, wanted: "Callable[[], list[Door]]", connections_max: int, *, as_json: bool) -> None:
     try:
-        from broker_config.embedded.broker import (  # noqa: PLC0415 - amqtt comes with stocktide[sim] only
+        from broker_config.embedded.broker import (
             HOST,
             EmbeddedBroker,
         )

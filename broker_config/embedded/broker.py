@@ -56,9 +56,14 @@ class EmbeddedBroker:
     """
 
     def __init__(
-        self, *, port: int = 0, side: Side = Side.CLOUD, users: Mapping[str, str] | None = None,
-        given: Sequence[Door] = (), connections_max: int = EMBEDDED_CONNECTIONS_MAX,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        port: int = 0,
+        side: Side = Side.CLOUD,
+        users: Mapping[str, str] | None = None,
+        given: Sequence[Door] = (),
+        connections_max: int = EMBEDDED_CONNECTIONS_MAX,
+    ) -> None:
         self._side, self._given = side, list(given) or [listeners.only(port, side, users)]
         self._connections_max = connections_max
         self._listeners: dict[str, _Listener] = {}

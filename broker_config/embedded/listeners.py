@@ -126,9 +126,14 @@ def only(port: int, side: Side, users: Mapping[str, str] | None) -> Door:
 
 
 def fleet(
-    tls: TlsFiles, crlfile: Path | None, claims: Mapping[str, str], *, gateway_port: int = 0, claims_port: int = 0,
+    tls: TlsFiles,
+    crlfile: Path | None,
+    claims: Mapping[str, str],
+    *,
+    gateway_port: int = 0,
+    claims_port: int = 0,
     worker_port: int = 0,
-) -> list[Door]:  # fmt: skip
+) -> list[Door]:
     """The three doors of a fleet with certificates."""
 
     def with_certificate() -> ssl.SSLContext:

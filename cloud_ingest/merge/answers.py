@@ -54,7 +54,7 @@ class Answers:
             self._remember(log, receiver)
             for ack in receiver.acks(
                 now_ms, window(log), rejected=outcome.rejected, bounded=outcome.bounded, ask=False
-            ):  # fmt: skip
+            ):
                 yield Answer(log, ack)
         for log in sorted(waiting & self._last.keys()):
             yield Answer(log, self._last[log].ack(now_ms, window(log), ask=True))

@@ -21,7 +21,7 @@ from cloud_ingest.merge.throttle import Throttle
 from cloud_store.base.errors import StoreError
 from cloud_store.merge import dead_letters
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergedFrame, MergeReport
-from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.merge.dead_letters import DeadLetter, LetterKind
 from cloud_store.tenancy import quotas
 from wire_protocol import topics
 from wire_protocol.errors import InvalidFrame
@@ -132,9 +132,9 @@ class MergeLoop:
             arrived = batch[0]
             self._context.failed("merge", arrived.gateway, error)
             reason = f"the merge failed: {type(error).__name__}"
-            await self._quarantine([
-                DeadLetter("frame", arrived.gateway, arrived.topic, reason, arrived.payload)
-            ])  # fmt: skip
+            await self._quarantine(
+                [DeadLetter(LetterKind.FRAME, arrived.gateway, arrived.topic, reason, arrived.payload)]
+            )
             return
         for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
             await self.merge(half)
@@ -222,7 +222,7 @@ def decode(arrivals: Iterable[Inbound]) -> tuple[list[ArrivedFrame], list[DeadLe
         try:
             decoded.append(_decode(inbound))
         except InvalidFrame as error:
-            letters.append(DeadLetter("frame", inbound.sender, inbound.topic, str(error), inbound.payload))
+            letters.append(DeadLetter(LetterKind.FRAME, inbound.sender, inbound.topic, str(error), inbound.payload))
     return decoded, letters
 
 

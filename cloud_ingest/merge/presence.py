@@ -21,7 +21,7 @@ from cloud_ingest.mailbox import Mailbox, WakeUp
 from cloud_store.base.errors import DatabaseUnavailable, StoreError
 from cloud_store.merge import dead_letters, presence
 from cloud_store.merge.arrivals import LogKey
-from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.merge.dead_letters import DeadLetter, LetterKind
 from cloud_store.merge.presence import Contacts, Standing
 from wire_protocol import topics
 from wire_protocol.messages import GatewayStatus, InvalidMessage
@@ -71,7 +71,7 @@ class Presence:
         try:
             status = GatewayStatus.decode(inbound.payload)
         except InvalidMessage as error:
-            letter = DeadLetter("status", inbound.sender, inbound.topic, str(error), inbound.payload)
+            letter = DeadLetter(LetterKind.STATUS, inbound.sender, inbound.topic, str(error), inbound.payload)
             if inbound.payload and self._letters.put(
                 (inbound.sender, next(self._letter_numbers)), letter, len(inbound.payload)
             ):
@@ -147,7 +147,7 @@ class Presence:
             rejected = verdicts.get(log, ())
             for ack in Receiver(*log, cursor).acks(
                 self._context.now_ms(), self._window(log), rejected=rejected, ask=True
-            ):  # fmt: skip
+            ):
                 self._context.publish(topics.link(log.gateway, Channel.ACK), ack.encode())
             asked += 1
             if asked % self._settings.asks_per_s_max == 0:

@@ -119,9 +119,12 @@ class Enrolment:
             self._metrics.certificates.labels("issued").inc()
             _LOG.info("certificate_issued", asked=what, gateway=gateway)
             return kind(
-                nonce=nonce, gateway=gateway, certificate_pem=certificate_pem, ca_pem=bundle,
+                nonce=nonce,
+                gateway=gateway,
+                certificate_pem=certificate_pem,
+                ca_pem=bundle,
                 brokers=self._settings.brokers_of_gateways,
-            )  # fmt: skip
+            )
         self._metrics.certificates.labels(outcome).inc()
         _LOG.info("certificate_refused", asked=what, refusal=outcome)
         return kind(nonce=nonce, refusal=outcome, reason=said)

@@ -15,10 +15,10 @@ from typing import Any, Final
 import structlog
 
 from cloud_ingest.context import Context
-from cloud_ingest.errors import IngestError
 from cloud_ingest.mailbox import WakeUp
 from cloud_store.identity import revocations
 from cloud_store.identity.revocations import Cut
+from command_line.errors import StocktideError
 
 AT_ONCE_MAX: Final = 16
 RETRY_S: Final = 1.0
@@ -56,7 +56,7 @@ class Revocations:
     async def _ended(self, cut: Cut) -> bool:
         try:
             await self._disconnect(cut.gateway)
-        except IngestError as error:
+        except StocktideError as error:
             _LOG.warning("gateway_not_cut", gateway=cut.gateway, reason=str(error), hint=error.hint)
             return False
         return True

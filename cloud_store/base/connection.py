@@ -34,9 +34,13 @@ READ_ONLY_OPTIONS: Final = (
 _CONFLICTS: Final = (pg.DeadlockDetected, pg.SerializationFailure, pg.LockNotAvailable, pg.UniqueViolation)
 # The rows cannot be stored here whatever is tried; psycopg's own refusal to write a value has no SQLSTATE.
 _UNSTORABLE: Final = (
-    pg.NumericValueOutOfRange, pg.DatetimeFieldOverflow, pg.CharacterNotInRepertoire, pg.UntranslatableCharacter,
-    pg.InvalidTextRepresentation, pg.StringDataRightTruncation,
-)  # fmt: skip
+    pg.NumericValueOutOfRange,
+    pg.DatetimeFieldOverflow,
+    pg.CharacterNotInRepertoire,
+    pg.UntranslatableCharacter,
+    pg.InvalidTextRepresentation,
+    pg.StringDataRightTruncation,
+)
 _HINT_DATABASE: Final = "Check STOCKTIDE_DATABASE_URL and that the server runs."
 
 
@@ -73,9 +77,7 @@ def _limited(gen: PQGen[RV], until_s: float) -> PQGen[RV]:
         return value
 
 
-def connect(
-    database_url: str, *, application: str, role: Role | None = None, options: str = ""
-) -> Connection:  # fmt: skip
+def connect(database_url: str, *, application: str, role: Role | None = None, options: str = "") -> Connection:
     """Open an autocommit connection; `with connection.transaction():` groups statements.
 
     Args:

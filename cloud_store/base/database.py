@@ -44,9 +44,15 @@ class Database:
     """
 
     def __init__(
-        self, url: str, *, application: str, connections_max: int, role: Role | None = "stocktide_ingest",
-        wait_s_max: float = WAIT_S_MAX, options: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        *,
+        application: str,
+        connections_max: int,
+        role: Role | None = "stocktide_ingest",
+        wait_s_max: float = WAIT_S_MAX,
+        options: str = "",
+    ) -> None:
         self._url, self._application, self._role, self._options = url, application, role, options
         self._connections_max, self._wait_s_max = connections_max, wait_s_max
         self._free = BoundedSemaphore(connections_max)

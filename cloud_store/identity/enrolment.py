@@ -68,9 +68,15 @@ class Renewals:
 
 
 def add_claim(
-    connection: Connection, tenant: str, site: str, gateway: str, *, name: str, secret_hash: bytes,
+    connection: Connection,
+    tenant: str,
+    site: str,
+    gateway: str,
+    *,
+    name: str,
+    secret_hash: bytes,
     life_s: float = CLAIM_LIFE_S,
-) -> tuple[datetime, bool]:  # fmt: skip
+) -> tuple[datetime, bool]:
     """Make a claim for a gateway, which is registered when it is new. Returns when it ends and whether it was new.
 
     Raises:
@@ -94,9 +100,15 @@ def add_claim(
             hint = f"If it is to be trusted again: stocktide cloud gateway enable {gateway}"
             raise GatewayRevoked(f"Gateway {gateway} is disabled.", hint=hint)
         row = _one(
-            connection, "add_claim", tenant_id=tenant_id, site_id=site_id, gateway_id=gateway_id, name=name,
-            secret_hash=secret_hash, life_s=life_s,
-        )  # fmt: skip
+            connection,
+            "add_claim",
+            tenant_id=tenant_id,
+            site_id=site_id,
+            gateway_id=gateway_id,
+            name=name,
+            secret_hash=secret_hash,
+            life_s=life_s,
+        )
         if row is None:
             raise StoreError("The claim was not stored.")
         ends: datetime = row[0]
@@ -170,9 +182,7 @@ def use_claim(connection: Connection, claim: Claim, issue: Issue) -> None:
 
 def renewals(connection: Connection, gateway: str, public_key: bytes) -> Renewals:
     """What there is for a gateway that asks for a certificate for a key."""
-    row = connection.execute(
-        _SQL["certificate_for_key"], {"gateway": gateway, "public_key": public_key}
-    ).fetchone()  # fmt: skip
+    row = connection.execute(_SQL["certificate_for_key"], {"gateway": gateway, "public_key": public_key}).fetchone()
     return Renewals(active=False, certificate_pem=None, issued_in_a_day=0) if row is None else Renewals(*row)
 
 
@@ -190,14 +200,18 @@ def _record(connection: Connection, issue: Issue, claim_id: int | None) -> None:
     row = _one(connection, "lock_gateway", gateway=issue.gateway)
     if row is None:
         raise GatewayRevoked
-    if claim_id is not None and not _one(
-        connection, "use_claim", claim_id=claim_id, public_key=issue.public_key
-    ):  # fmt: skip
+    if claim_id is not None and not _one(connection, "use_claim", claim_id=claim_id, public_key=issue.public_key):
         raise ClaimSpent
     values = {
-        "gateway_id": row[0], "tenant_id": row[1], "claim_id": claim_id, "issuer": issue.issuer,
-        "serial": issue.serial, "public_key": issue.public_key, "pem": issue.pem, "not_after": issue.not_after,
-    }  # fmt: skip
+        "gateway_id": row[0],
+        "tenant_id": row[1],
+        "claim_id": claim_id,
+        "issuer": issue.issuer,
+        "serial": issue.serial,
+        "public_key": issue.public_key,
+        "pem": issue.pem,
+        "not_after": issue.not_after,
+    }
     connection.execute(_SQL["add_certificate"], values)
 
 

@@ -5,28 +5,42 @@ Invariant: bounded. A gateway has at most one open alarm of a kind; the same thi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from enum import StrEnum
+from typing import Any, Final
 
 from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
 from cloud_store.merge.dead_letters import printable
-from cloud_store.merge.plan import Plan
+from cloud_store.merge.plan import Plan, QuarantineCode
+from wire_protocol.reasons import RejectCode
 
-AlarmKind: TypeAlias = Literal["fork", "repeated-events", "stock-differs", "item-dropped"]
 DETAIL_CHARS_MAX: Final = 2_000
+
+
+class AlarmKind(StrEnum):
+    """What an alarm is about."""
+
+    FORK = "fork"
+    REPEATED_EVENTS = "repeated-events"
+    STOCK_DIFFERS = "stock-differs"
+    ITEM_DROPPED = "item-dropped"
+
+
 ADVICE: Final[dict[AlarmKind, str]] = {
-    "fork": (
+    AlarmKind.FORK: (
         "A backup was restored, a disk was cloned, or the gateway replaced. "
         "It fetches what it lacks and opens a new epoch."
     ),
-    "repeated-events": "Two ledgers of one gateway have the same scans; they count once. Does a second one run?",
-    "stock-differs": (
+    AlarmKind.REPEATED_EVENTS: (
+        "Two ledgers of one gateway have the same scans; they count once. Does a second one run?"
+    ),
+    AlarmKind.STOCK_DIFFERS: (
         "Gateway and cloud show different stock. Verify, then rebuild what differs from its entries: "
         "stocktide cloud ledger verify, stocktide edge ledger verify"
     ),
-    "item-dropped": "A worker could not use something that this gateway sent. Its log has the details.",
+    AlarmKind.ITEM_DROPPED: "A worker could not use something that this gateway sent. Its log has the details.",
 }
 _SQL: Final = sql.load("alarms")
 
@@ -42,18 +56,19 @@ class Alarm:
 
 def of_plan(planned: Plan) -> Iterable[Alarm]:
     """What a merge has come across, by gateway."""
-    for arrived, reason in planned.quarantined:
-        if reason.startswith("fork"):
-            yield Alarm(arrived.gateway, "fork", reason)
+    for arrived, code, sentence in planned.quarantined:
+        if code is QuarantineCode.FORK:
+            yield Alarm(arrived.gateway, AlarmKind.FORK, sentence)
     for frame in planned.merged:
         header = frame.arrived.frame.header
         if header.frame == 1 and header.after:
             # The gateway may have noticed before its first frame was refused; somebody must be told all the same.
             detail = f"went on in epoch {header.epoch}, after {', '.join(sorted(header.after))}"
-            yield Alarm(frame.arrived.gateway, "fork", detail)
-        repeated = [bad.reason for bad in frame.rejected if bad.reason.startswith("counts already")]
+            yield Alarm(frame.arrived.gateway, AlarmKind.FORK, detail)
+        repeated = [bad.sentence for bad in frame.rejected if bad.code is RejectCode.REPEATED]
         if repeated:
-            yield Alarm(frame.arrived.gateway, "repeated-events", f"{len(repeated)} scans, such as: {repeated[0]}")
+            detail = f"{len(repeated)} scans, such as: {repeated[0]}"
+            yield Alarm(frame.arrived.gateway, AlarmKind.REPEATED_EVENTS, detail)
 
 
 def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:

@@ -174,6 +174,7 @@ def _letters(planned: plan.Plan) -> list[dead_letters.DeadLetter]:
     letters = [letter for frame in planned.merged for letter in dead_letters.of_entries(frame)]
     known: dict[str, Gateway] = planned.gateways
     letters += [
-        dead_letters.of_frame(arrived, reason, known.get(arrived.gateway)) for arrived, reason in planned.quarantined
+        dead_letters.of_frame(aside.arrived, aside.sentence, known.get(aside.arrived.gateway))
+        for aside in planned.quarantined
     ]
     return letters

@@ -50,12 +50,21 @@ def _audit(planned: PlannedFrame, ids: Dictionary) -> tuple[Any, ...]:
     arrived, gateway = planned.arrived, planned.gateway
     header = arrived.frame.header
     return (
-        postgres_time(arrived.received_ms), header.frame, header.first_seq, gateway.tenant_id, gateway.gateway_id,
-        ids.epochs[gateway.gateway_id, header.epoch], header.count, len(planned.rejected), len(arrived.payload),
-        STREAM_NUMBERS[arrived.stream], header.replay, bytes.fromhex(arrived.frame.digest),
+        postgres_time(arrived.received_ms),
+        header.frame,
+        header.first_seq,
+        gateway.tenant_id,
+        gateway.gateway_id,
+        ids.epochs[gateway.gateway_id, header.epoch],
+        header.count,
+        len(planned.rejected),
+        len(arrived.payload),
+        STREAM_NUMBERS[arrived.stream],
+        header.replay,
+        bytes.fromhex(arrived.frame.digest),
         arrived.payload if arrived.stream == "ledger" else None,
         Jsonb({bad.seq: bad.reason for bad in planned.rejected}) if planned.rejected else None,
-    )  # fmt: skip
+    )
 
 
 def _copy(connection: Connection, table: str, types: list[str], rows: Sequence[tuple[Any, ...]]) -> None:

@@ -22,7 +22,7 @@ from cloud_store.merge import plan
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.plan import Plan, PlannedFrame
 from wire_protocol.entries import Reading
-from wire_protocol.problems import REASON_CHARS_MAX
+from wire_protocol.reasons import RejectCode
 
 _SQL: Final = sql.load("cross_log_dedup")
 
@@ -87,16 +87,16 @@ def _take_out_of(connection: Connection, planned: Plan, frames: list[PlannedFram
         key = frame.arrived.log
         strangers = [epoch for epoch in logs if epoch != key.epoch and _strangers(planned, key, epoch, logs, frame)]
         known = _stored(connection, frame, [logs[epoch].epoch_id for epoch in strangers]) if strangers else {}
-        reasons: dict[int, str] = {}
+        repeated: dict[int, str] = {}
         for seq, event in _events(frame):
             epoch, where = known.get(event) or here.get(event) or (key.epoch, seq)
             if epoch != key.epoch:
                 what = f" (event {event.event} of {event.device})" if event.device else ""
-                reasons[seq] = f"counts already, as entry {where} of epoch {epoch}{what}"[:REASON_CHARS_MAX]
+                repeated[seq] = f"counts already, as entry {where} of epoch {epoch}{what}"
             else:
                 here[event] = (key.epoch, seq)
-        if reasons:
-            plan.reject(planned, frame, reasons)
+        if repeated:
+            plan.reject(planned, frame, RejectCode.REPEATED, repeated)
 
 
 def _strangers(planned: Plan, log: LogKey, other: str, logs: Mapping[str, _Log], frame: PlannedFrame) -> bool:

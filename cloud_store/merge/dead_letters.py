@@ -9,7 +9,8 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from enum import StrEnum
+from typing import Any, Final
 
 from psycopg.rows import dict_row
 
@@ -24,15 +25,23 @@ ROWS_MAX: Final = 20_000
 ROWS_PER_GATEWAY_MAX: Final = 200
 REASON_CHARS_MAX: Final = 500
 
-Kind: TypeAlias = Literal["frame", "entry", "status", "refused"]
 _SQL: Final = sql.load("dead_letters")
+
+
+class LetterKind(StrEnum):
+    """What could not be used; `refused` is a frame of a gateway that may send none."""
+
+    FRAME = "frame"
+    ENTRY = "entry"
+    STATUS = "status"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """One thing that could not be used. `identity` is what makes it the same thing when it comes again."""
 
-    kind: Kind
+    kind: LetterKind
     gateway: str | None
     topic: str
     reason: str
@@ -77,14 +86,19 @@ def of_entries(planned: PlannedFrame) -> Iterable[DeadLetter]:
     for bad in rejected:
         place = f"{arrived.gateway}/{arrived.frame.header.epoch}/{arrived.stream}/{bad.seq}"
         yield DeadLetter(
-            "entry", arrived.gateway, arrived.topic, f"entry {bad.seq}: {bad.reason}",
-            _json(bad.row) or arrived.payload, tenant_id=planned.gateway.tenant_id, identity=place.encode(),
-        )  # fmt: skip
+            LetterKind.ENTRY,
+            arrived.gateway,
+            arrived.topic,
+            f"entry {bad.seq}: {bad.reason}",
+            _json(bad.row) or arrived.payload,
+            tenant_id=planned.gateway.tenant_id,
+            identity=place.encode(),
+        )
 
 
 def of_frame(arrived: ArrivedFrame, reason: str, gateway: Gateway | None) -> DeadLetter:
     """The dead letter of a whole frame."""
-    kind: Kind = "frame" if gateway is not None and gateway.active else "refused"
+    kind = LetterKind.FRAME if gateway is not None and gateway.active else LetterKind.REFUSED
     tenant_id = None if gateway is None else gateway.tenant_id
     return DeadLetter(kind, arrived.gateway, arrived.topic, reason, arrived.payload, tenant_id=tenant_id)
 

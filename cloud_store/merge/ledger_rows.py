@@ -130,11 +130,29 @@ class _FrameRows:
         locations, site_id = self.ids.locations, gateway.site_id
         source_id, destination_id = locations[site_id, entry.source], locations[site_id, entry.destination]
         device_at = None if entry.device_at_ms is None else postgres_time(entry.device_at_ms)
-        self.rows.movements.append((
-            postgres_time(at_ms), entry.hlc, seq, quantity, device_at, claimed_ms, gateway.tenant_id,
-            gateway.gateway_id, self.epoch_id, item_id, lot_id, source_id, destination_id, self._device(entry.device),
-            MOVEMENT_KINDS[entry.kind], entry.serial, entry.event, entry.actor, entry.reference,
-        ))  # fmt: skip
+        self.rows.movements.append(
+            (
+                postgres_time(at_ms),
+                entry.hlc,
+                seq,
+                quantity,
+                device_at,
+                claimed_ms,
+                gateway.tenant_id,
+                gateway.gateway_id,
+                self.epoch_id,
+                item_id,
+                lot_id,
+                source_id,
+                destination_id,
+                self._device(entry.device),
+                MOVEMENT_KINDS[entry.kind],
+                entry.serial,
+                entry.event,
+                entry.actor,
+                entry.reference,
+            )
+        )
         hour = at_ms // HOUR_MS
         self._move((source_id, item_id, lot_id), entry.hlc, -quantity)
         if not names.is_virtual(entry.source):
@@ -204,10 +222,21 @@ class _FrameRows:
         at_ms, claimed_ms = self._true_time(seq, entry)
         device_at = None if entry.device_at_ms is None else postgres_time(entry.device_at_ms)
         for name, value in entry.values.items():
-            self.rows.readings.append((
-                postgres_time(at_ms), entry.hlc, seq, value, device_at, claimed_ms, gateway.tenant_id,
-                gateway.gateway_id, self.epoch_id, self._device(entry.device), self.ids.metrics[0, name],
-            ))  # fmt: skip
+            self.rows.readings.append(
+                (
+                    postgres_time(at_ms),
+                    entry.hlc,
+                    seq,
+                    value,
+                    device_at,
+                    claimed_ms,
+                    gateway.tenant_id,
+                    gateway.gateway_id,
+                    self.epoch_id,
+                    self._device(entry.device),
+                    self.ids.metrics[0, name],
+                )
+            )
 
     def _true_time(self, seq: int, entry: Movement | Count | Reading) -> tuple[int, int | None]:
         claimed = times.claimed_ms(entry, self.boots)

@@ -10,23 +10,47 @@ Invariant: planning is pure. The same frames on the same cursors give the same p
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
 
 from cloud_store.base.gateways import Gateway
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport, StreamOutcome
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import EPOCHS_MAX
 from wire_protocol.messages import Rejected
-from wire_protocol.problems import REASON_CHARS_MAX
+from wire_protocol.reasons import RejectCode
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedEntry:
-    """An entry that does not count; `row` is None when the whole frame could not be read."""
+    """An entry that does not count, and why; `row` is None when the whole frame could not be read."""
 
     seq: int
-    reason: str
+    code: RejectCode
+    sentence: str
     row: object
+
+    @property
+    def reason(self) -> str:
+        """As it is told to the gateway and stored."""
+        return self.code.says(self.sentence)
+
+
+class QuarantineCode(StrEnum):
+    """Why a whole frame is put aside. It decides which alarm is raised; the dead letter has only the sentence."""
+
+    FORK = "fork"
+    UNKNOWN_GATEWAY = "unknown-gateway"
+    DISABLED_GATEWAY = "disabled-gateway"
+
+
+class QuarantinedFrame(NamedTuple):
+    """A frame that is put aside, and why."""
+
+    arrived: ArrivedFrame
+    code: QuarantineCode
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +75,7 @@ class Plan:
     cursors: dict[LogKey, Cursor]
     known: frozenset[LogKey] = frozenset()
     merged: list[PlannedFrame] = field(default_factory=list)
-    quarantined: list[tuple[ArrivedFrame, str]] = field(default_factory=list)
+    quarantined: list[QuarantinedFrame] = field(default_factory=list)
     report: MergeReport = field(default_factory=MergeReport)
 
 
@@ -96,9 +120,12 @@ def _by_stream(cursors: Mapping[LogKey, Cursor]) -> Mapping[tuple[str, str], dic
 
 
 def _refuse(plan: Plan, arrived: ArrivedFrame, gateway: Gateway | None) -> None:
-    reason = "the gateway is not in the registry" if gateway is None else "the gateway is disabled"
     plan.report.refused.add(arrived.gateway)
-    plan.quarantined.append((arrived, reason))
+    if gateway is None:
+        why = QuarantinedFrame(arrived, QuarantineCode.UNKNOWN_GATEWAY, "the gateway is not in the registry")
+    else:
+        why = QuarantinedFrame(arrived, QuarantineCode.DISABLED_GATEWAY, "the gateway is disabled")
+    plan.quarantined.append(why)
 
 
 def _judge(plan: Plan, arrived: ArrivedFrame, gateway: Gateway, outcome: StreamOutcome, unstorable: str | None) -> None:
@@ -109,7 +136,7 @@ def _judge(plan: Plan, arrived: ArrivedFrame, gateway: Gateway, outcome: StreamO
             plan.report.ahead += 1
         case Verdict.FORK:
             plan.report.forks += 1
-            plan.quarantined.append((arrived, f"fork: {outcome.receiver.fork}"))
+            plan.quarantined.append(QuarantinedFrame(arrived, QuarantineCode.FORK, f"fork: {outcome.receiver.fork}"))
         case Verdict.MERGE:
             planned = _read(arrived, gateway, unstorable)
             plan.merged.append(planned)
@@ -134,11 +161,11 @@ def moved(plan: Plan) -> dict[LogKey, Cursor]:
     return {key: cursor for key, cursor in ends.items() if cursor != plan.cursors[key]}
 
 
-def reject(plan: Plan, planned: PlannedFrame, reasons: Mapping[int, str]) -> None:
-    """Take entries out of a planned frame: (seq, reason)."""
+def reject(plan: Plan, planned: PlannedFrame, code: RejectCode, sentences: Mapping[int, str]) -> None:
+    """Take entries out of a planned frame; `sentences` says by sequence number why."""
     first, rows = planned.arrived.frame.header.first_seq, planned.arrived.frame.rows
-    out = [RejectedEntry(seq, reason, rows[seq - first]) for seq, reason in sorted(reasons.items())]
-    planned.entries[:] = [(seq, entry) for seq, entry in planned.entries if seq not in reasons]
+    out = [RejectedEntry(seq, code, said, rows[seq - first]) for seq, said in sorted(sentences.items())]
+    planned.entries[:] = [(seq, entry) for seq, entry in planned.entries if seq not in sentences]
     planned.rejected.extend(out)
     _tell(plan, plan.report.streams[planned.arrived.log], out)
 
@@ -152,19 +179,21 @@ def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> Pl
     """Sort the entries of a frame that is next in its chain."""
     frame, first = arrived.frame, arrived.frame.header.first_seq
     if problem := unstorable or frame.problem:
-        reason = problem[:REASON_CHARS_MAX]
-        lost = [RejectedEntry(seq, reason, None) for seq in range(first, frame.header.last_seq + 1)]
+        code = RejectCode.UNSTORABLE if unstorable else RejectCode.UNREADABLE
+        lost = [RejectedEntry(seq, code, problem, None) for seq in range(first, frame.header.last_seq + 1)]
         return PlannedFrame(arrived, gateway, [], lost)
     # The count in the header moves the cursor, so it must be the number of rows: asserted here again.
     assert len(frame.rows) == frame.header.count  # noqa: S101 - frames.decode promises it
     entries, problems = arrived.validated()
-    rejected = [RejectedEntry(first + index, reason, frame.rows[index]) for index, reason in problems]
+    rejected = [
+        RejectedEntry(first + index, RejectCode.INVALID, problem, frame.rows[index]) for index, problem in problems
+    ]
     usable: list[tuple[int, Movement | Count | Reading]] = []
     wanted = (Movement, Count) if arrived.stream == "ledger" else (Reading,)
     for seq, entry in enumerate(entries, first):
         if isinstance(entry, wanted):
             usable.append((seq, entry))
         elif entry is not None:
-            reason = f"a {entry.kind} does not belong into the stream {arrived.stream}"
-            rejected.append(RejectedEntry(seq, reason, frame.rows[seq - first]))
+            sentence = f"a {entry.kind} does not belong into the stream {arrived.stream}"
+            rejected.append(RejectedEntry(seq, RejectCode.WRONG_STREAM, sentence, frame.rows[seq - first]))
     return PlannedFrame(arrived, gateway, usable, rejected)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from psycopg.rows import dict_row
@@ -20,6 +21,19 @@ from wire_protocol import commands, names
 from wire_protocol.messages import Command, Reply
 
 _SQL: Final = sql.load("commands")
+
+
+class CommandState(StrEnum):
+    """Where a command is, as `commands.sql` says it; the last three are final."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    DONE = "done"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+
+OPEN: Final = frozenset({CommandState.WAITING, CommandState.SENT})
 
 
 class Sending(NamedTuple):

@@ -60,8 +60,12 @@ def listing(
 ) -> list[dict[str, Any]]:
     """Releases, the latest of each model first."""
     parameters = {
-        "tenant": tenant, "model": model, "version": version, "replaces": replaces, "limit": min(limit, ROWS_MAX),
-    }  # fmt: skip
+        "tenant": tenant,
+        "model": model,
+        "version": version,
+        "replaces": replaces,
+        "limit": min(limit, ROWS_MAX),
+    }
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(_SQL["releases"], parameters).fetchall()
 
@@ -142,9 +146,14 @@ def _add_release(connection: Connection, tenant_id: int, release: Release, who: 
         )
     connection.execute(_SQL["add_release"], fields)
     audit_log.record(
-        connection, "firmware.add", f"{release.model} {release.version}", tenant_id=tenant_id, release=release.release,
-        sha256=release.sha256, replaces=release.replaces,
-    )  # fmt: skip
+        connection,
+        "firmware.add",
+        f"{release.model} {release.version}",
+        tenant_id=tenant_id,
+        release=release.release,
+        sha256=release.sha256,
+        replaces=release.replaces,
+    )
 
 
 def _release(row: dict[str, Any]) -> Release:

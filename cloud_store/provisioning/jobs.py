@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from psycopg.rows import dict_row
@@ -26,11 +27,32 @@ from cloud_store.provisioning.twins import Selection
 from wire_protocol import names, waves
 from wire_protocol.commands import InvalidCommand, parse
 from wire_protocol.firmware import NO_ROOM, Release
+from wire_protocol.reasons import FirmwareProblemCode
 from wire_protocol.twin import InvalidTwin, merged
 
 STEP_GATEWAYS_MAX: Final = 200
 NO_DEVICE_WAIT_S: Final = 300.0  # how long a gateway that knows no device of a model may just not know them yet
 _SQL: Final = sql.load("jobs")
+
+
+class JobState(StrEnum):
+    """Where a job is; the last three are final."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    DONE = "done"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+
+class TargetState(StrEnum):
+    """Where a job is at one gateway. The column has `rolled back` with a space; `jobs.sql` translates."""
+
+    WAITING = "waiting"
+    STARTED = "started"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    ROLLED_BACK = "rolled-back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +111,7 @@ def step(connection: Connection, job: str) -> bool:
     """Take the next step of a job, if nobody else does. Returns whether another should follow at once."""
     with connection.transaction():
         row = connection.execute(_SQL["lock"], {"job": job}).fetchone()
-        return row is not None and row[2] == "running" and _step(connection, _Job(*row))
+        return row is not None and row[2] == JobState.RUNNING and _step(connection, _Job(*row))
 
 
 def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollout, *, who: str) -> str:
@@ -121,12 +143,12 @@ def create(connection: Connection, wanted: Selection, spec: Spec, rollout: Rollo
 
 def pause(connection: Connection, job: str) -> None:
     """Begin no further wave until it is resumed; what has begun goes on."""
-    _set_state(connection, job, "paused", ("running",))
+    _set_state(connection, job, JobState.PAUSED, (JobState.RUNNING,))
 
 
 def resume(connection: Connection, job: str) -> None:
     """Go on with a paused job."""
-    _set_state(connection, job, "running", ("paused",))
+    _set_state(connection, job, JobState.RUNNING, (JobState.PAUSED,))
 
 
 def abort(connection: Connection, job: str, *, rollback: bool) -> int:
@@ -137,10 +159,10 @@ def abort(connection: Connection, job: str, *, rollback: bool) -> int:
         InvalidFirmware: it is to go back, and there is no way back.
     """
     with connection.transaction():
-        _set_state(connection, job, "aborted", ("running", "paused"))
+        _set_state(connection, job, JobState.ABORTED, (JobState.RUNNING, JobState.PAUSED))
         row = connection.execute(_SQL["wait_for"], {"job": job}).fetchone()
         undone = _undo(connection, _Job(*row), "abort") if rollback and row is not None else 0
-        connection.execute(_SQL["end"], {"job": job, "state": "aborted", "reason": "aborted by an operator"})
+        connection.execute(_SQL["end"], {"job": job, "state": JobState.ABORTED, "reason": "aborted by an operator"})
     return undone
 
 
@@ -167,22 +189,22 @@ class _Job(NamedTuple):
 
 def _step(connection: Connection, job: _Job) -> bool:
     _settle(connection, job)
-    counts: dict[int, dict[str, int]] = {}
+    counts: dict[int, dict[TargetState, int]] = {}
     for wave, state, number in connection.execute(_SQL["counts"], {"job": job.job}):
-        counts.setdefault(wave, {})[state] = number
+        counts.setdefault(wave, {})[TargetState(state)] = number
     for wave, states in sorted(counts.items()):
-        if states.get("waiting"):
+        if states.get(TargetState.WAITING):
             return _start(connection, job, wave)
-        if states.get("started"):
+        if states.get(TargetState.STARTED):
             return False
-        failed, total = states.get("failed", 0), sum(states.values())
+        failed, total = states.get(TargetState.FAILED, 0), sum(states.values())
         if 100 * failed > job.failures_percent_max * total:
             undone = _undo(connection, job, job.who) if job.rollback else 0
             back = f"; {undone} went back" if job.rollback else ""
             reason = f"{failed} of {total} gateways of wave {wave + 1} failed{back}"
-            connection.execute(_SQL["end"], {"job": job.job, "state": "failed", "reason": reason})
+            connection.execute(_SQL["end"], {"job": job.job, "state": JobState.FAILED, "reason": reason})
             return False
-    connection.execute(_SQL["end"], {"job": job.job, "state": "done", "reason": None})
+    connection.execute(_SQL["end"], {"job": job.job, "state": JobState.DONE, "reason": None})
     return False
 
 
@@ -194,7 +216,10 @@ def _settle(connection: Connection, job: _Job) -> None:
         release = job.spec["firmware"]
         which = {"model": release["model"], "release": release["release"]}
         connection.execute(
-            _SQL["settle_firmware"], parameters | which | {"empty_s": NO_DEVICE_WAIT_S, "no_room": NO_ROOM}
+            _SQL["settle_firmware"],
+            parameters
+            | which
+            | {"empty_s": NO_DEVICE_WAIT_S, "no_room": FirmwareProblemCode.NO_ROOM, "no_room_words": NO_ROOM},
         )
         return
     devices = [name for name, body in (job.spec.get("patch", {}).get("devices") or {}).items() if body is not None]
@@ -211,7 +236,8 @@ def _start(connection: Connection, job: _Job, wave: int) -> bool:
 
 def _started(connection: Connection, job: _Job, gateway_id: int, name: str) -> dict[str, Any]:
     """Begin at one gateway; what came of it, as columns."""
-    columns: dict[str, Any] = {"state": "started", "command": None, "version": None, "before": None, "reason": None}
+    columns: dict[str, Any] = dict.fromkeys(("command", "version", "before", "reason"))
+    columns["state"] = TargetState.STARTED
     spec = job.spec
     try:
         if "command" in spec:
@@ -223,7 +249,7 @@ def _started(connection: Connection, job: _Job, gateway_id: int, name: str) -> d
             columns["version"], before = twins.change_one(connection, gateway_id, patch, who=job.who)
             columns["before"] = Jsonb(before)
     except (UnknownName, InvalidTwin, InvalidCommand) as error:
-        columns |= {"state": "failed", "reason": str(error)}
+        columns |= {"state": TargetState.FAILED, "reason": str(error)}
     return columns
 
 
@@ -290,7 +316,7 @@ def _unsigned(spec: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _set_state(connection: Connection, job: str, state: str, before: Sequence[str]) -> None:
+def _set_state(connection: Connection, job: str, state: JobState, before: Sequence[JobState]) -> None:
     with connection.transaction():
         parameters = {"job": job, "state": state, "from": list(before)}
         audit_log.record(connection, f"job.{state}", job)

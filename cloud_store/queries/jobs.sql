@@ -71,9 +71,10 @@ WITH heard AS (
                 SELECT string_agg(f.key || ' ' || f.value, '; ' ORDER BY f.key)
                 FROM jsonb_each_text(h.told -> 'failed') AS f
             )
-            -- Where there is just no room it is tried again.
+            -- Where there is just no room it is tried again; gateways without codes are known by their words.
             WHEN h.current AND h.told ->> 'problem' IS NOT NULL
-                AND (h.late OR NOT starts_with(h.told ->> 'problem', %(no_room)s)) THEN h.told ->> 'problem'
+                AND (h.late OR NOT coalesce(h.told ->> 'problem_code' = %(no_room)s,
+                    starts_with(h.told ->> 'problem', %(no_room_words)s))) THEN h.told ->> 'problem'
             WHEN h.late AND h.current AND h.healthy < h.devices
                 THEN format('not in time: %%s of %%s devices are healthy', h.healthy, h.devices)
             WHEN h.late AND NOT h.current THEN 'not in time: nothing was heard of it'
@@ -87,7 +88,8 @@ FROM judged d
 WHERE t.job_id = %(job)s AND t.gateway_id = d.gateway_id AND (d.failure IS NOT NULL OR d.done)
 
 -- name: counts
-SELECT wave, state, count(*) FROM job_target WHERE job_id = %(job)s GROUP BY wave, state
+-- A stored state has a space where its name has a hyphen (TargetState): workers of before write it so.
+SELECT wave, replace(state, ' ', '-'), count(*) FROM job_target WHERE job_id = %(job)s GROUP BY wave, state
 
 -- name: waiting
 SELECT g.gateway_id, g.name
@@ -145,7 +147,7 @@ LIMIT %(limit)s
 
 -- name: targets
 -- Of firmware also how far it is: the gateway's last word about the job's release, or about the way back.
-SELECT t.wave, g.name AS gateway, t.state, t.reason, CASE
+SELECT t.wave, g.name AS gateway, replace(t.state, ' ', '-') AS state, t.reason, CASE
         WHEN r.told ->> 'release' IN (j.spec #>> '{firmware,release}', j.spec #>> '{back,release}')
             THEN format('%%s: %%s of %%s', r.told ->> 'version', r.told ->> 'healthy', r.told ->> 'devices')
     END AS healthy

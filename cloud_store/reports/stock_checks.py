@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cloud_store.base.connection import Connection
 from cloud_store.merge import alarms, site_digests
-from cloud_store.merge.alarms import Alarm
+from cloud_store.merge.alarms import Alarm, AlarmKind
 from cloud_store.merge.site_digests import SiteDigest
 from wire_protocol import proof
 from wire_protocol.proof import StockProof
@@ -44,7 +44,7 @@ def compare(connection: Connection, gateway: str, theirs: StockProof, *, scan_s:
     agrees = digest is not None and proof.as_text(digest) == theirs.digest
     if agrees and intact:
         site_digests.note_proof(connection, gateway, differs=False)
-        alarms.settle(connection, gateway, "stock-differs")
+        alarms.settle(connection, gateway, AlarmKind.STOCK_DIFFERS)
     return Comparison(digest is not None, agrees, intact)
 
 
@@ -68,7 +68,7 @@ def differ(
     ]
     detail = "; ".join(lines) + ("" if complete else "; and more")
     site_digests.note_proof(connection, gateway, differs=True)
-    alarms.raise_all(connection, [Alarm(gateway, "stock-differs", detail)])
+    alarms.raise_all(connection, [Alarm(gateway, AlarmKind.STOCK_DIFFERS, detail)])
 
 
 def _scan(connection: Connection, gateway: str, kept: SiteDigest) -> bool:

@@ -94,9 +94,13 @@ def rebuild(connection: Connection, site: Site, progress: Progress = lambda _: N
             connection.execute(_SQL["set_variance"], {"count_id": count_id, "variance": variance})
         site_digests.reset(connection, site.site_id)
         audit_log.record(
-            connection, "ledger.rebuild", site.name, tenant_id=registry.tenant_id(connection, site.tenant),
-            balances=len(found.cells), variances=len(found.variances),
-        )  # fmt: skip
+            connection,
+            "ledger.rebuild",
+            site.name,
+            tenant_id=registry.tenant_id(connection, site.tenant),
+            balances=len(found.cells),
+            variances=len(found.variances),
+        )
         return found
 
 

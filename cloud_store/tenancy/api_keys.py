@@ -72,15 +72,26 @@ def create(
     key = f"{MARK}{prefix}_{secrets.token_urlsafe(32)}"
     expires_at = datetime.now(UTC) + lifetime
     fields = {
-        "prefix": prefix, "tenant_id": tenant_id, "digest": _digest(key), "name": name, "role": role,
-        "scopes": None if scopes is None else sorted(scopes), "expires_at": expires_at,
-    }  # fmt: skip
+        "prefix": prefix,
+        "tenant_id": tenant_id,
+        "digest": _digest(key),
+        "name": name,
+        "role": role,
+        "scopes": None if scopes is None else sorted(scopes),
+        "expires_at": expires_at,
+    }
     with connection.transaction():
         connection.execute(_SQL["create"], fields)
         audit_log.record(
-            connection, "key.create", prefix, tenant_id=tenant_id, name=name, role=role, scopes=fields["scopes"],
+            connection,
+            "key.create",
+            prefix,
+            tenant_id=tenant_id,
+            name=name,
+            role=role,
+            scopes=fields["scopes"],
             expires_at=expires_at.isoformat(),
-        )  # fmt: skip
+        )
     return NewKey(prefix, key, expires_at)
 
 

@@ -31,9 +31,10 @@ def charge(connection: Connection, merged: Mapping[int, int]) -> dict[int, Credi
     """Take entries out of tenants' purses: {tenant_id: entries}; 0 only looks. Returns those that have a quota."""
     ordered = sorted(merged.items())
     columns = {
-        "tenants": [tenant for tenant, _ in ordered], "entries": [entries for _, entries in ordered],
+        "tenants": [tenant for tenant, _ in ordered],
+        "entries": [entries for _, entries in ordered],
         "purse_s": PURSE_S,
-    }  # fmt: skip
+    }
     with connection.transaction():
         connection.execute(_SQL["open_purses"], columns)
         connection.execute(_SQL["lock_purses"], columns)

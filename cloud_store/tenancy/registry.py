@@ -53,9 +53,13 @@ def add_gateway(connection: Connection, tenant: str, site: str, gateway: str) ->
         name = names.gateway(gateway)
         quotas.require_room(connection, number, "gateways")
         row = _one(
-            connection, "add_gateway",
-            tenant_id=number, site_id=site_row[0], name=name, shard=topics.shard(name),
-        )  # fmt: skip
+            connection,
+            "add_gateway",
+            tenant_id=number,
+            site_id=site_row[0],
+            name=name,
+            shard=topics.shard(name),
+        )
         if row is None:
             raise AlreadyExists(f"Gateway {gateway} already exists.", hint="Gateway names are unique across tenants.")
         audit_log.record(connection, "gateway.add", name, tenant_id=number, site=site)

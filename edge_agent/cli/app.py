@@ -43,7 +43,7 @@ LocationFilter = Annotated[str | None, typer.Option("--location", "-l", help="On
 
 @contextlib.contextmanager
 def _reading(path: Path) -> "Iterator[Connection]":
-    from edge_agent.ledger import database  # noqa: PLC0415
+    from edge_agent.ledger import database
 
     with contextlib.closing(database.open_reader(path)) as connection:
         yield connection
@@ -59,12 +59,12 @@ def init(
     json_: Json = False,
 ) -> None:
     """Create this gateway's ledger."""
-    from edge_agent.ledger import database  # noqa: PLC0415
-    from edge_agent.ledger.clock import SystemClock  # noqa: PLC0415
-    from edge_agent.ledger.ledger import Ledger  # noqa: PLC0415
-    from edge_agent.ledger.sql import statement  # noqa: PLC0415
-    from wire_protocol import names  # noqa: PLC0415
-    from wire_protocol.address import BrokerAddress  # noqa: PLC0415
+    from edge_agent.ledger import database
+    from edge_agent.ledger.clock import SystemClock
+    from edge_agent.ledger.ledger import Ledger
+    from edge_agent.ledger.sql import statement
+    from wire_protocol import names
+    from wire_protocol.address import BrokerAddress
 
     for url in (cloud, local):
         if url is not None:
@@ -88,11 +88,11 @@ def run(
     mqtt_version: Annotated[str | None, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = None,
 ) -> None:
     """Run the agent: devices in, ledger, uplink. Stops cleanly on SIGTERM."""
-    import asyncio  # noqa: PLC0415
+    import asyncio
 
-    from edge_agent import agent  # noqa: PLC0415
-    from edge_agent.logs import configure  # noqa: PLC0415
-    from edge_agent.settings import EdgeSettings  # noqa: PLC0415
+    from edge_agent import agent
+    from edge_agent.logs import configure
+    from edge_agent.settings import EdgeSettings
 
     given: dict[str, Any] = {"cloud_url": cloud, "local_url": local, "mqtt_version": mqtt_version}
     settings = EdgeSettings(ledger=ledger, **{name: value for name, value in given.items() if value is not None})
@@ -110,12 +110,12 @@ def restore(
     json_: Json = False,
 ) -> None:
     """Replace a dead gateway: a new ledger with everything that the cloud has of its site."""
-    import logging  # noqa: PLC0415
-    import sys  # noqa: PLC0415
+    import logging
+    import sys
 
-    from edge_agent.logs import configure  # noqa: PLC0415
-    from edge_agent.restore import restore as fetch  # noqa: PLC0415
-    from edge_agent.settings import EdgeSettings  # noqa: PLC0415
+    from edge_agent.logs import configure
+    from edge_agent.restore import restore as fetch
+    from edge_agent.settings import EdgeSettings
 
     settings = EdgeSettings.model_validate({"ledger": ledger, "mqtt_version": mqtt_version})
     configure(logging.WARNING)
@@ -129,15 +129,22 @@ def restore(
     if json_:
         emit_json(asdict(done))
         return
-    facts([("ledger", ledger), ("epoch", done.epoch), ("logs", done.logs), ("entries", done.entries),
-           ("devices", ", ".join(done.devices) or "none had reported")])  # fmt: skip
+    facts(
+        [
+            ("ledger", ledger),
+            ("epoch", done.epoch),
+            ("logs", done.logs),
+            ("entries", done.entries),
+            ("devices", ", ".join(done.devices) or "none had reported"),
+        ]
+    )
     typer.echo("\nNext: stocktide edge run")
 
 
 @app.command("twin")
 def twin_(ledger: LedgerPath, json_: Json = False) -> None:
     """What the cloud wants this gateway and its devices to be, and how far they are."""
-    from edge_agent.provisioning import twin  # noqa: PLC0415
+    from edge_agent.provisioning import twin
 
     with _reading(ledger) as connection:
         version, state, rows = twin.version(connection), twin.state(connection), twin.rows(connection)
@@ -167,7 +174,7 @@ def item_(
     json_: Json = False,
 ) -> None:
     """What the catalogue says of items; works offline."""
-    from edge_agent.provisioning import catalog  # noqa: PLC0415
+    from edge_agent.provisioning import catalog
 
     with _reading(ledger) as connection:
         found, (known, locations) = list(catalog.items(connection, sku, limit=limit)), catalog.size(connection)
@@ -180,12 +187,23 @@ def item_(
         raise typer.Exit(FAILED if sku else 0)
     tracked = ("lot_tracked", "serial_tracked", "expiry_tracked")
     rows = [
-        [each.sku, each.name, each.gtin, each.unit, ", ".join(name[:-8] for name in tracked if getattr(each, name)),
-         each.reorder_point, "retired" if each.retired else None]
+        [
+            each.sku,
+            each.name,
+            each.gtin,
+            each.unit,
+            ", ".join(name[:-8] for name in tracked if getattr(each, name)),
+            each.reorder_point,
+            "retired" if each.retired else None,
+        ]
         for each in found
-    ]  # fmt: skip
-    table(["sku", "name", "gtin", "unit", "tracked by", "reorder at", "state"], rows, numbers=["reorder at"],
-          optional=["tracked by", "reorder at", "state", "gtin"])  # fmt: skip
+    ]
+    table(
+        ["sku", "name", "gtin", "unit", "tracked by", "reorder at", "state"],
+        rows,
+        numbers=["reorder at"],
+        optional=["tracked by", "reorder at", "state", "gtin"],
+    )
     if not sku:
         more = "" if complete else "; more is on its way"
         typer.echo(f"\n{len(found)} of {known} items, {locations} locations{more}")
@@ -194,7 +212,7 @@ def item_(
 @app.command()
 def recount(ledger: LedgerPath, json_: Json = False) -> None:
     """What the cloud has asked to be counted and nobody has counted yet."""
-    from edge_agent.provisioning.recounts import waiting  # noqa: PLC0415
+    from edge_agent.provisioning.recounts import waiting
 
     with _reading(ledger) as connection:
         rows = waiting(connection)
@@ -216,7 +234,7 @@ def _twin_state(row: "ConfigRow") -> str:
 @app.command()
 def status(ledger: LedgerPath, json_: Json = False) -> None:
     """What this gateway has, and how far the cloud has it."""
-    from edge_agent.ledger import queries  # noqa: PLC0415
+    from edge_agent.ledger import queries
 
     with _reading(ledger) as connection:
         found = queries.status(connection, ledger)
@@ -273,7 +291,7 @@ def stock(
     json_: Json = False,
 ) -> None:
     """On hand, by SKU and location."""
-    from edge_agent.ledger import queries  # noqa: PLC0415
+    from edge_agent.ledger import queries
 
     with _reading(ledger) as connection:
         rows = queries.stock(connection, sku=sku, location=location, virtual=virtual, zero=zero, rows_max=limit)
@@ -303,7 +321,7 @@ def history(
     json_: Json = False,
 ) -> None:
     """Movements and counts, newest first."""
-    from edge_agent.ledger import queries  # noqa: PLC0415
+    from edge_agent.ledger import queries
 
     with _reading(ledger) as connection:
         rows = queries.history(connection, sku=sku, location=location, rows_max=limit)
@@ -318,10 +336,16 @@ def history(
         ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud"],
         [
             [
-                row.seq, short_time(row.at_ms), row.kind,
+                row.seq,
+                short_time(row.at_ms),
+                row.kind,
                 row.quantity if row.variance is None else f"{row.quantity} ({row.variance:+d})",
-                row.sku, row.lot, row.destination if row.source is None else f"{row.source} → {row.destination}",
-                row.actor or row.device, row.reference, "" if row.gateway == here else row.gateway,
+                row.sku,
+                row.lot,
+                row.destination if row.source is None else f"{row.source} → {row.destination}",
+                row.actor or row.device,
+                row.reference,
+                "" if row.gateway == here else row.gateway,
                 row.verdict or ("" if row.in_cloud else "waits"),
             ]
             for row in rows
@@ -329,7 +353,7 @@ def history(
         numbers=["entry", "quantity"],
         whole=["time", "what"],
         optional=["lot", "by", "ref", "gateway", "cloud"],
-    )  # fmt: skip
+    )
 
 
 @app.command()
@@ -340,7 +364,7 @@ def readings(
     json_: Json = False,
 ) -> None:
     """Sensor readings, newest first."""
-    from edge_agent.ledger import queries  # noqa: PLC0415
+    from edge_agent.ledger import queries
 
     with _reading(ledger) as connection:
         rows = queries.readings(connection, device=device, rows_max=limit)

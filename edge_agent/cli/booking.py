@@ -24,7 +24,7 @@ Site = Annotated[str, typer.Argument(metavar="SITE", help="The receiving site.")
 
 def _book(path: Path, kind: "EntryKind", sku: str, quantity: int, *, json_: bool, **fields: str | None) -> None:
     """Append a technician's own entry and show what it did."""
-    from edge_agent.ledger.booking import book  # noqa: PLC0415
+    from edge_agent.ledger.booking import book
 
     booked = book(path, kind, sku, quantity, **fields)
     if json_:
@@ -36,75 +36,160 @@ def _book(path: Path, kind: "EntryKind", sku: str, quantity: int, *, json_: bool
 
 
 def receive(
-    ledger: LedgerPath, sku: Sku, quantity: Quantity, to: To,
+    ledger: LedgerPath,
+    sku: Sku,
+    quantity: Quantity,
+    to: To,
     customer: Annotated[bool, typer.Option("--return", help="A customer's return, not a delivery.")] = False,
-    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
-) -> None:  # fmt: skip
+    lot: Lot = None,
+    serial: Serial = None,
+    ref: Reference = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
     """Goods have come in."""
     _book(
-        ledger, "receive", sku, quantity, source="@customer" if customer else None, destination=to,
-        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
-    )  # fmt: skip
+        ledger,
+        "receive",
+        sku,
+        quantity,
+        source="@customer" if customer else None,
+        destination=to,
+        lot=lot,
+        serial=serial,
+        reference=ref,
+        actor=by,
+        json_=json_,
+    )
 
 
 def pick(
-    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From,
-    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
-) -> None:  # fmt: skip
+    ledger: LedgerPath,
+    sku: Sku,
+    quantity: Quantity,
+    source: From,
+    lot: Lot = None,
+    serial: Serial = None,
+    ref: Reference = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
     """Goods have gone to a customer."""
     _book(ledger, "pick", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
 
 
 def move(
-    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From, to: To,
-    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
-) -> None:  # fmt: skip
+    ledger: LedgerPath,
+    sku: Sku,
+    quantity: Quantity,
+    source: From,
+    to: To,
+    lot: Lot = None,
+    serial: Serial = None,
+    ref: Reference = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
     """Goods have moved from one location to another."""
     _book(
-        ledger, "move", sku, quantity, source=source, destination=to,
-        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
-    )  # fmt: skip
+        ledger,
+        "move",
+        sku,
+        quantity,
+        source=source,
+        destination=to,
+        lot=lot,
+        serial=serial,
+        reference=ref,
+        actor=by,
+        json_=json_,
+    )
 
 
 def ship(
-    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From, site: Site,
-    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
-) -> None:  # fmt: skip
+    ledger: LedgerPath,
+    sku: Sku,
+    quantity: Quantity,
+    source: From,
+    site: Site,
+    lot: Lot = None,
+    serial: Serial = None,
+    ref: Reference = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
     """Goods are on their way to another site."""
-    from wire_protocol.names import transit  # noqa: PLC0415
+    from wire_protocol.names import transit
 
     _book(
-        ledger, "ship", sku, quantity, source=source, destination=transit(site),
-        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
-    )  # fmt: skip
+        ledger,
+        "ship",
+        sku,
+        quantity,
+        source=source,
+        destination=transit(site),
+        lot=lot,
+        serial=serial,
+        reference=ref,
+        actor=by,
+        json_=json_,
+    )
 
 
 def arrive(
-    ledger: LedgerPath, sku: Sku, quantity: Quantity, to: To,
+    ledger: LedgerPath,
+    sku: Sku,
+    quantity: Quantity,
+    to: To,
     site: Annotated[str, typer.Option("--site", help="This site, as the sender named it.")],
-    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
-) -> None:  # fmt: skip
+    lot: Lot = None,
+    serial: Serial = None,
+    ref: Reference = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
     """Goods from another site have come in."""
-    from wire_protocol.names import transit  # noqa: PLC0415
+    from wire_protocol.names import transit
 
     _book(
-        ledger, "arrive", sku, quantity, source=transit(site), destination=to,
-        lot=lot, serial=serial, reference=ref, actor=by, json_=json_,
-    )  # fmt: skip
+        ledger,
+        "arrive",
+        sku,
+        quantity,
+        source=transit(site),
+        destination=to,
+        lot=lot,
+        serial=serial,
+        reference=ref,
+        actor=by,
+        json_=json_,
+    )
 
 
 def scrap(
-    ledger: LedgerPath, sku: Sku, quantity: Quantity, source: From,
-    lot: Lot = None, serial: Serial = None, ref: Reference = None, by: Actor = None, json_: Json = False,
-) -> None:  # fmt: skip
+    ledger: LedgerPath,
+    sku: Sku,
+    quantity: Quantity,
+    source: From,
+    lot: Lot = None,
+    serial: Serial = None,
+    ref: Reference = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
     """Goods are spoilt, broken or lost."""
     _book(ledger, "scrap", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
 
 
 def count(
-    ledger: LedgerPath, sku: Sku, quantity: Quantity,
+    ledger: LedgerPath,
+    sku: Sku,
+    quantity: Quantity,
     location: Annotated[str, typer.Argument(metavar="LOCATION", help="Where it was counted.")],
-    lot: Lot = None, ref: Reference = None, by: Actor = None, json_: Json = False,
-) -> None:  # fmt: skip
+    lot: Lot = None,
+    ref: Reference = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
     """So many are there: absolute, and true from now on."""
     _book(ledger, "count", sku, quantity, location=location, lot=lot, reference=ref, actor=by, json_=json_)

@@ -23,9 +23,9 @@ def add(
     json_: Json = False,
 ) -> None:
     """Let devices speak at this gateway; the running agent knows them at once."""
-    from edge_agent.ledger import database  # noqa: PLC0415
-    from edge_agent.ledger.sql import statement  # noqa: PLC0415
-    from wire_protocol import names  # noqa: PLC0415
+    from edge_agent.ledger import database
+    from edge_agent.ledger.sql import statement
+    from wire_protocol import names
 
     rows = [(names.device(name), kind) for name in devices]
     with contextlib.closing(database.open_writer(ledger)) as connection, database.transaction(connection):
@@ -39,8 +39,8 @@ def add(
 @device_app.command("remove")
 def remove(ledger: LedgerPath, device: Name, json_: Json = False) -> None:
     """Stop listening to a device; what it said stays in the ledger."""
-    from edge_agent.ledger import database  # noqa: PLC0415
-    from edge_agent.ledger.sql import statement  # noqa: PLC0415
+    from edge_agent.ledger import database
+    from edge_agent.ledger.sql import statement
 
     with contextlib.closing(database.open_writer(ledger)) as connection, database.transaction(connection):
         if not connection.execute(statement("delete_device"), (device,)).rowcount:
@@ -51,8 +51,8 @@ def remove(ledger: LedgerPath, device: Name, json_: Json = False) -> None:
 @device_app.command("list")
 def list_(ledger: LedgerPath, json_: Json = False) -> None:
     """Devices that may speak here."""
-    from edge_agent.ledger import database  # noqa: PLC0415
-    from edge_agent.ledger.sql import statement  # noqa: PLC0415
+    from edge_agent.ledger import database
+    from edge_agent.ledger.sql import statement
 
     with contextlib.closing(database.open_reader(ledger)) as connection:
         rows = connection.execute(statement("devices")).fetchall()
@@ -64,9 +64,9 @@ def list_(ledger: LedgerPath, json_: Json = False) -> None:
 
 def firmware(ledger: LedgerPath, json_: Json = False) -> None:
     """Which firmware this gateway's devices are to run, and how far they are."""
-    from edge_agent.ledger import database  # noqa: PLC0415
-    from edge_agent.provisioning import firmware  # noqa: PLC0415
-    from edge_agent.provisioning.images import ImageShelf  # noqa: PLC0415
+    from edge_agent.ledger import database
+    from edge_agent.provisioning import firmware
+    from edge_agent.provisioning.images import ImageShelf
 
     shelf = ImageShelf.beside(ledger)
     with contextlib.closing(database.open_reader(ledger)) as connection:
@@ -99,8 +99,8 @@ def firmware(ledger: LedgerPath, json_: Json = False) -> None:
 @letters_app.command("list")
 def letters(ledger: LedgerPath, limit: Limit = 50, json_: Json = False) -> None:
     """Messages that could not be used, with the reason; nothing of them is lost."""
-    from edge_agent.ledger import database  # noqa: PLC0415
-    from edge_agent.ledger.sql import statement  # noqa: PLC0415
+    from edge_agent.ledger import database
+    from edge_agent.ledger.sql import statement
 
     with contextlib.closing(database.open_reader(ledger)) as connection:
         rows = connection.execute(statement("dead_letters"), {"limit": limit}).fetchall()
@@ -118,7 +118,7 @@ def letters(ledger: LedgerPath, limit: Limit = 50, json_: Json = False) -> None:
 @letters_app.command("retry")
 def retry(ledger: LedgerPath, json_: Json = False) -> None:
     """Try the dead letters again, for instance after their device was registered."""
-    from edge_agent.devices.dead_letters import retry_dead_letters  # noqa: PLC0415
+    from edge_agent.devices.dead_letters import retry_dead_letters
 
     taken, left = retry_dead_letters(ledger)
     if json_:

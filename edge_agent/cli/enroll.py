@@ -31,26 +31,47 @@ def enroll(
     Exit codes: 2 the claim was mistyped, 3 no key could be made, 4 no connection, 5 no answer, 6 refused, 7 not stored,
     8 no ledger. After every one but 2 and 6 the same command can simply be run again.
     """
-    from edge_agent.enroll import enroll as use  # noqa: PLC0415
-    from wire_protocol.address import BrokerAddress  # noqa: PLC0415
-    from wire_protocol.claims import ClaimCode  # noqa: PLC0415
+    from edge_agent.enroll import enroll as use
+    from wire_protocol.address import BrokerAddress
+    from wire_protocol.claims import ClaimCode
 
     if claim == "-":
         claim = typer.prompt("Claim", hide_input=True) if sys.stdin.isatty() else sys.stdin.readline()
     if not BrokerAddress.parse(broker).tls and not insecure:
         raise BadInput("A claim is not sent without TLS.", hint="Use mqtts://host.")
     done = use(
-        ClaimCode.parse(claim), broker, ledger, ca_file=ca_file, wait_s=wait_s, make_ledger=not no_ledger,
-        told=lambda step, text: typer.echo(f"{step:<12} {text}", err=True), mqtt_5=mqtt_version == "5",
-    )  # fmt: skip
+        ClaimCode.parse(claim),
+        broker,
+        ledger,
+        ca_file=ca_file,
+        wait_s=wait_s,
+        make_ledger=not no_ledger,
+        told=lambda step, text: typer.echo(f"{step:<12} {text}", err=True),
+        mqtt_5=mqtt_version == "5",
+    )
     identity = done.identity
     if json_:
-        emit_json({"gateway": identity.gateway, "ledger": str(ledger), "new_ledger": done.new_ledger,
-                   "identity": str(identity.folder), "serial": f"{identity.serial:x}", "brokers": identity.brokers,
-                   "ends_ms": identity.ends_ms, "twin": done.twin})  # fmt: skip
+        emit_json(
+            {
+                "gateway": identity.gateway,
+                "ledger": str(ledger),
+                "new_ledger": done.new_ledger,
+                "identity": str(identity.folder),
+                "serial": f"{identity.serial:x}",
+                "brokers": identity.brokers,
+                "ends_ms": identity.ends_ms,
+                "twin": done.twin,
+            }
+        )
         return
-    facts([("gateway", identity.gateway), ("brokers", ", ".join(identity.brokers) or "none were told"),
-           ("valid until", local_time(identity.ends_ms)), ("renewed from", local_time(identity.renew_ms))])  # fmt: skip
+    facts(
+        [
+            ("gateway", identity.gateway),
+            ("brokers", ", ".join(identity.brokers) or "none were told"),
+            ("valid until", local_time(identity.ends_ms)),
+            ("renewed from", local_time(identity.renew_ms)),
+        ]
+    )
     typer.echo("\nNext: stocktide edge run")
 
 
@@ -63,7 +84,7 @@ def certificate(
 
     It is renewed by itself at two thirds of its life; `--renew` does not wait for that.
     """
-    from edge_agent.identity.keystore import IdentityFolder  # noqa: PLC0415
+    from edge_agent.identity.keystore import IdentityFolder
 
     home = IdentityFolder.beside(ledger)
     found = home.current()
@@ -72,9 +93,24 @@ def certificate(
     if renew:
         home.hurry()
     if json_:
-        emit_json({"gateway": found.gateway, "serial": f"{found.serial:x}", "folder": str(found.folder),
-                   "brokers": found.brokers, "ends_ms": found.ends_ms, "renew_ms": found.renew_ms})  # fmt: skip
+        emit_json(
+            {
+                "gateway": found.gateway,
+                "serial": f"{found.serial:x}",
+                "folder": str(found.folder),
+                "brokers": found.brokers,
+                "ends_ms": found.ends_ms,
+                "renew_ms": found.renew_ms,
+            }
+        )
         return
-    facts([("gateway", found.gateway), ("folder", found.folder), ("serial", f"{found.serial:x}"),
-           ("brokers", ", ".join(found.brokers)), ("valid until", local_time(found.ends_ms)),
-           ("renewed from", local_time(found.renew_ms))])  # fmt: skip
+    facts(
+        [
+            ("gateway", found.gateway),
+            ("folder", found.folder),
+            ("serial", f"{found.serial:x}"),
+            ("brokers", ", ".join(found.brokers)),
+            ("valid until", local_time(found.ends_ms)),
+            ("renewed from", local_time(found.renew_ms)),
+        ]
+    )

@@ -15,15 +15,30 @@ from edge_agent.cli.options import Json, LedgerPath
 ledger_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Check, rebuild and export the ledger.")
 
 EXPORT_COLUMNS = (
-    "seq", "kind", "sku", "lot", "serial", "quantity", "source", "destination", "location", "device", "event",
-    "device_at_ms", "actor", "reference", "hlc", "boot", "mono_ms",
-)  # fmt: skip
+    "seq",
+    "kind",
+    "sku",
+    "lot",
+    "serial",
+    "quantity",
+    "source",
+    "destination",
+    "location",
+    "device",
+    "event",
+    "device_at_ms",
+    "actor",
+    "reference",
+    "hlc",
+    "boot",
+    "mono_ms",
+)
 
 
 @ledger_app.command()
 def verify(ledger: LedgerPath, json_: Json = False) -> None:
     """Check every entry, frame and balance against each other. Exit code 1 when something differs."""
-    from edge_agent.ledger import audit, database, queries  # noqa: PLC0415
+    from edge_agent.ledger import audit, database, queries
 
     with contextlib.closing(database.open_reader(ledger)) as connection:
         status = queries.status(connection, ledger)
@@ -31,8 +46,15 @@ def verify(ledger: LedgerPath, json_: Json = False) -> None:
         with typer.progressbar(length=entries, label="Verifying", file=sys.stderr, hidden=json_) as bar:
             found = audit.verify(connection, bar.update)
     if json_:
-        emit_json({"whole": not found.findings, "entries": found.entries, "frames": found.frames,
-                   "cells": found.cells, "findings": found.findings})  # fmt: skip
+        emit_json(
+            {
+                "whole": not found.findings,
+                "entries": found.entries,
+                "frames": found.frames,
+                "cells": found.cells,
+                "findings": found.findings,
+            }
+        )
     else:
         facts([("entries", found.entries), ("frames kept", found.frames), ("balances", found.cells)])
         typer.echo("\nThe ledger is whole." if not found.findings else "")
@@ -47,9 +69,9 @@ def verify(ledger: LedgerPath, json_: Json = False) -> None:
 @ledger_app.command()
 def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
     """Derive balances and history anew from the entries."""
-    from edge_agent.ledger import audit  # noqa: PLC0415
-    from edge_agent.ledger.clock import SystemClock  # noqa: PLC0415
-    from edge_agent.ledger.ledger import Ledger  # noqa: PLC0415
+    from edge_agent.ledger import audit
+    from edge_agent.ledger.clock import SystemClock
+    from edge_agent.ledger.ledger import Ledger
 
     with Ledger.open(ledger, SystemClock()) as opened:
         entries = opened.tail().seq
@@ -67,8 +89,8 @@ def export(
     json_: Json = False,
 ) -> None:
     """Every entry as it was recorded, oldest first."""
-    from edge_agent.errors import BadInput  # noqa: PLC0415
-    from edge_agent.ledger import database, queries  # noqa: PLC0415
+    from edge_agent.errors import BadInput
+    from edge_agent.ledger import database, queries
 
     with contextlib.ExitStack() as stack:
         connection = stack.enter_context(contextlib.closing(database.open_reader(ledger)))

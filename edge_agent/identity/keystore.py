@@ -153,14 +153,18 @@ class IdentityFolder:
         key = _private_key(link / KEY)
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, gateway)] if gateway else [])
         request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
-        return Pending(
-            self.folder / link.readlink(), request.public_bytes(serialization.Encoding.PEM).decode()
-        )  # fmt: skip
+        return Pending(self.folder / link.readlink(), request.public_bytes(serialization.Encoding.PEM).decode())
 
     def install(
-        self, pending: Pending, *, gateway: str, certificate_pem: str, ca_pem: str, brokers: tuple[str, ...],
+        self,
+        pending: Pending,
+        *,
+        gateway: str,
+        certificate_pem: str,
+        ca_pem: str,
+        brokers: tuple[str, ...],
         claim: str | None,
-    ) -> Identity:  # fmt: skip
+    ) -> Identity:
         """Store the answer for a pending key and make it the current identity, in one step.
 
         Raises:
@@ -218,9 +222,14 @@ class IdentityFolder:
             facts = json.loads((folder / FACTS).read_text())
             certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
             return Identity(
-                folder, str(facts["gateway"]), tuple(facts["brokers"]), facts["claim"], certificate.serial_number,
-                _ms(certificate.not_valid_before_utc), _ms(certificate.not_valid_after_utc),
-            )  # fmt: skip
+                folder,
+                str(facts["gateway"]),
+                tuple(facts["brokers"]),
+                facts["claim"],
+                certificate.serial_number,
+                _ms(certificate.not_valid_before_utc),
+                _ms(certificate.not_valid_after_utc),
+            )
         except (OSError, ValueError, KeyError, TypeError, x509.InvalidVersion) as error:
             raise IdentityUnusable(f"The identity in {folder} is damaged: {error}.") from None
 

@@ -46,10 +46,13 @@ class Renewal:
         try:
             current = self._identity.current()
             made = self._identity.install(
-                self._identity.pending(self._gateway), gateway=self._gateway, certificate_pem=answer.certificate_pem,
-                ca_pem=answer.ca_pem, brokers=answer.brokers or (current.brokers if current else ()),
+                self._identity.pending(self._gateway),
+                gateway=self._gateway,
+                certificate_pem=answer.certificate_pem,
+                ca_pem=answer.ca_pem,
+                brokers=answer.brokers or (current.brokers if current else ()),
                 claim=current.claim if current else None,
-            )  # fmt: skip
+            )
         except (EdgeError, OSError) as error:
             log.error("certificate_not_stored", reason=str(error))  # noqa: TRY400 - a full disk, not a defect
             return False

@@ -15,9 +15,15 @@ from wire_protocol import names
 from wire_protocol.entries import EntryKind
 
 _DONE: Final[dict[EntryKind, str]] = {
-    "receive": "received", "pick": "picked", "move": "moved", "ship": "shipped", "arrive": "arrived",
-    "scrap": "scrapped", "correct": "corrected", "count": "counted",
-}  # fmt: skip
+    "receive": "received",
+    "pick": "picked",
+    "move": "moved",
+    "ship": "shipped",
+    "arrive": "arrived",
+    "scrap": "scrapped",
+    "correct": "corrected",
+    "count": "counted",
+}
 
 
 @dataclass(frozen=True, slots=True)

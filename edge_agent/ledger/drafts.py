@@ -35,10 +35,19 @@ class Draft:
     def entry(self, hlc: int, boot: str, mono_ms: int) -> LedgerEntry:
         """The ledger entry this draft becomes."""
         common = {
-            "hlc": hlc, "boot": boot, "mono_ms": mono_ms, "sku": self.sku, "quantity": self.quantity, "lot": self.lot,
-            "serial": self.serial, "actor": self.actor, "reference": self.reference, "device": self.device,
-            "event": self.event, "device_at_ms": self.device_at_ms,
-        }  # fmt: skip
+            "hlc": hlc,
+            "boot": boot,
+            "mono_ms": mono_ms,
+            "sku": self.sku,
+            "quantity": self.quantity,
+            "lot": self.lot,
+            "serial": self.serial,
+            "actor": self.actor,
+            "reference": self.reference,
+            "device": self.device,
+            "event": self.event,
+            "device_at_ms": self.device_at_ms,
+        }
         if self.kind == "count":
             return Count.model_validate(common | {"location": self.location})
         route = {"kind": self.kind, "source": self.source, "destination": self.destination}
@@ -57,9 +66,14 @@ class ReadingDraft:
     def entry(self, hlc: int, boot: str, mono_ms: int) -> Reading:
         """The ledger entry this draft becomes."""
         return Reading(
-            hlc=hlc, boot=boot, mono_ms=mono_ms, device=self.device, event=self.event, values=self.values,
+            hlc=hlc,
+            boot=boot,
+            mono_ms=mono_ms,
+            device=self.device,
+            event=self.event,
+            values=self.values,
             device_at_ms=self.device_at_ms,
-        )  # fmt: skip
+        )
 
 
 def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | None) -> Draft:
@@ -82,9 +96,14 @@ def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | None) 
         except InvalidEntry as error:
             raise BadInput(str(error)) from None
     made = Draft(
-        kind=kind, sku=sku, quantity=quantity, source=source, destination=destination, location=location,
+        kind=kind,
+        sku=sku,
+        quantity=quantity,
+        source=source,
+        destination=destination,
+        location=location,
         **fields,  # type: ignore[arg-type]  # validated by the trial entry below
-    )  # fmt: skip
+    )
     try:
         made.entry(0, _TRIAL_BOOT, 0)
     except ValidationError as error:
@@ -99,11 +118,20 @@ def from_event(device: str, event: DeviceEvent) -> Draft:
         BadInput: the event contradicts itself.
     """
     return draft(
-        event.kind, event.sku, event.quantity,
-        source=event.source, destination=event.destination, location=event.location, lot=event.lot,
-        serial=event.serial, actor=event.actor, reference=event.reference, device=device, event=event.id,
+        event.kind,
+        event.sku,
+        event.quantity,
+        source=event.source,
+        destination=event.destination,
+        location=event.location,
+        lot=event.lot,
+        serial=event.serial,
+        actor=event.actor,
+        reference=event.reference,
+        device=device,
+        event=event.id,
         device_at_ms=event.at_ms,
-    )  # fmt: skip
+    )
 
 
 def from_reading(device: str, reading: DeviceReading) -> ReadingDraft:

@@ -97,13 +97,27 @@ def history(
         for gateway, seq, hlc, body, variance, in_cloud, at_ms, verdict in connection.execute(query, parameters):
             entry = outbox.recorded(body)
             rows.append(
-                (hlc, HistoryRow(
-                    gateway, seq, _true_ms(entry, hlc, zeros) if at_ms is None else at_ms, entry["kind"], entry["sku"],
-                    entry.get("lot", ""), entry["quantity"], entry.get("source"),
-                    entry.get("destination", entry.get("location")), variance, entry.get("device"), entry.get("actor"),
-                    entry.get("reference"), bool(in_cloud), verdict,
-                ))
-            )  # fmt: skip
+                (
+                    hlc,
+                    HistoryRow(
+                        gateway,
+                        seq,
+                        _true_ms(entry, hlc, zeros) if at_ms is None else at_ms,
+                        entry["kind"],
+                        entry["sku"],
+                        entry.get("lot", ""),
+                        entry["quantity"],
+                        entry.get("source"),
+                        entry.get("destination", entry.get("location")),
+                        variance,
+                        entry.get("device"),
+                        entry.get("actor"),
+                        entry.get("reference"),
+                        bool(in_cloud),
+                        verdict,
+                    ),
+                )
+            )
     return [row for _, row in sorted(rows, key=itemgetter(0), reverse=True)[:rows_max]]
 
 

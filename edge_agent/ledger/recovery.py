@@ -16,7 +16,8 @@ has its device event, or a technician's very entry, already.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from enum import Enum, auto
+from typing import Final
 
 from edge_agent.ledger import database, outbox
 from edge_agent.ledger.clock import new_epoch
@@ -33,6 +34,14 @@ from wire_protocol.topics import STREAMS
 
 NOTHING_MORE: Final = (1 << 62) - 1  # greater than any frame's number
 STAGED_FROM: Final = "staged_from"  # the last entry before those that are fetched
+
+
+class Staging(Enum):
+    """From where the own log is to be fetched."""
+
+    FROM_LAST = auto()
+    """From the last acknowledged frame."""
+    FROM_START = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +165,14 @@ def _clock(body: str) -> int:
     return hlc
 
 
-def next_step(connection: Connection, heads: Sequence[LogCursor]) -> Literal["from the last", "from start"] | None:
+def next_step(connection: Connection, heads: Sequence[LogCursor]) -> Staging | None:
     """What must be staged before a new epoch can be opened, once all that was asked for is here; None for nothing."""
     own = tuple(connection.execute(statement("own_log")).fetchone())
     staged = log_row(connection, *own, staged=True)
     if staged is None:
-        return "from the last"
+        return Staging.FROM_LAST
     there = next((head.frame for head in heads if (head.gateway, head.epoch) == own), 0)
-    return "from start" if staged.cursor.frame > there else None
+    return Staging.FROM_START if staged.cursor.frame > there else None
 
 
 def fetched(connection: Connection, heads: Sequence[LogCursor]) -> bool:

@@ -32,6 +32,7 @@ from wire_protocol import commands
 from wire_protocol.commands import Locate, OpenEpoch, ProveStock, Recount, Request, SetLogLevel
 from wire_protocol.messages import Command, Reply
 from wire_protocol.problems import REASON_CHARS_MAX
+from wire_protocol.reasons import ForkCode
 from wire_protocol.topics import Channel
 
 COMMANDS_AT_ONCE_MAX: Final = 4
@@ -186,5 +187,5 @@ def _recount(request: Recount, ledger: Ledger) -> Result:
 
 
 def _want_epoch(request: OpenEpoch, ledger: Ledger) -> Result:
-    Outbox(ledger).forked("ledger", f"the cloud asked for a new epoch: {request.reason}"[:REASON_CHARS_MAX])
+    Outbox(ledger).forked("ledger", ForkCode.REQUESTED.says(f"the cloud asked for a new epoch: {request.reason}"))
     return {"epoch": ledger.epoch}

@@ -14,9 +14,11 @@ import structlog
 from edge_agent.ledger.database import Connection
 from edge_agent.link.contact import Contact
 from edge_agent.provisioning import firmware
+from edge_agent.provisioning.firmware import ImageProblem
 from edge_agent.provisioning.images import ImageShelf
 from edge_agent.signals import Signals
 from wire_protocol.firmware import LINK_CHUNK_BYTES, NO_ROOM, FirmwareAsk, FirmwareChunk, Release, ReportedFirmware
+from wire_protocol.reasons import FirmwareProblemCode
 from wire_protocol.site import SiteReader
 
 LOOK_MS: Final = 60_000  # how often an image is asked for again that could not be had
@@ -43,7 +45,7 @@ class FirmwareSync:
     signals: Signals
     reported: Callable[[], None] = lambda: None
     asking: SiteReader = field(default_factory=lambda: SiteReader(interval_ms=LOOK_MS))
-    _problems: dict[str, str] = field(default_factory=dict)
+    _problems: dict[str, ImageProblem] = field(default_factory=dict)
     _fetches: dict[str, int] = field(default_factory=dict)
 
     def report(self) -> dict[str, ReportedFirmware]:
@@ -80,7 +82,7 @@ class FirmwareSync:
         if release is None or line.sha256 != release.sha256:
             return False
         if not line.size:
-            return self._give_up(release, "the cloud has no such image")
+            return self._give_up(release, FirmwareProblemCode.NO_IMAGE, "the cloud has no such image")
         right = (
             line.size == release.size
             and line.offset == self.shelf.fetched(release)
@@ -92,7 +94,7 @@ class FirmwareSync:
         try:
             whole = await asyncio.to_thread(self.shelf.add, release, line.offset, chunk.piece)
         except OSError as error:
-            return self._give_up(release, f"{NO_ROOM}: {error.strerror}")
+            return self._give_up(release, FirmwareProblemCode.NO_ROOM, f"{NO_ROOM}: {error.strerror}")
         return self._added(release, whole=whole)
 
     def _added(self, release: Release, *, whole: bool) -> bool:
@@ -103,7 +105,8 @@ class FirmwareSync:
         if not whole and not self.shelf.fetched(release):
             self._fetches[release.sha256] = self._fetches.get(release.sha256, 0) + 1
             if self._fetches[release.sha256] >= FETCHES_MAX:
-                return self._give_up(release, f"what came is not what was signed, {FETCHES_MAX} times")
+                sentence = f"what came is not what was signed, {FETCHES_MAX} times"
+                return self._give_up(release, FirmwareProblemCode.WRONG_BYTES, sentence)
         if whole:
             log.info("firmware_fetched", model=release.model, version=release.version, bytes=release.size)
             self._problems.pop(release.sha256, None)
@@ -119,10 +122,10 @@ class FirmwareSync:
         lacking = [release for release in firmware.wanted(self.reader).values() if not self.shelf.has(release)]
         return min(lacking, key=lambda release: release.sha256 in self._problems, default=None)
 
-    def _give_up(self, release: Release, reason: str) -> bool:
+    def _give_up(self, release: Release, code: FirmwareProblemCode, sentence: str) -> bool:
         """For now: it is asked for again after a while."""
-        log.warning("firmware_not_fetched", model=release.model, version=release.version, reason=reason)
-        self._problems[release.sha256] = reason
+        log.warning("firmware_not_fetched", model=release.model, version=release.version, code=code, reason=sentence)
+        self._problems[release.sha256] = ImageProblem(code, sentence)
         self._fetches.pop(release.sha256, None)
         others = [each for each in firmware.wanted(self.reader).values() if each.sha256 not in self._problems]
         self.asking.answered(self.now_ms(), more=any(not self.shelf.has(each) for each in others))

@@ -26,6 +26,7 @@ from edge_agent.link.site_sync import CloudLost, SiteLink
 from edge_agent.provisioning.twin import narrow
 from edge_agent.settings import EdgeSettings
 from wire_protocol.messages import Ack, Bounded, Rejected
+from wire_protocol.reasons import ForkCode
 from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
 from wire_protocol.site import SiteReader
 from wire_protocol.site_messages import SiteFrame, SiteHeads
@@ -260,7 +261,8 @@ class Shipping:
         body = outbox.body(self.reader, stream, frame)
         if body is None:
             # The cloud has fallen back behind our frames; the entries are all here, and go up in a new epoch.
-            await self._fork(stream, f"the cloud wants frame {frame}, which is no longer kept here")
+            sentence = f"the cloud wants frame {frame}, which is no longer kept here"
+            await self._fork(stream, ForkCode.NOT_KEPT.says(sentence))
         else:
             self._put(stream, frame, body)
 

@@ -19,6 +19,7 @@ from edge_agent.ledger.writer import Write
 from edge_agent.settings import EdgeSettings
 from wire_protocol import frames
 from wire_protocol.frames import Frame
+from wire_protocol.reasons import ForkCode
 from wire_protocol.replication import Verdict
 from wire_protocol.site import SiteReader
 from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame, SiteHeads
@@ -30,7 +31,7 @@ log = structlog.get_logger("edge_agent.link.uplink")
 class CloudLost:
     """The cloud has lost entries of an older log of this gateway, for good: the ledger must bring them again."""
 
-    reason: str = "the cloud has lost entries of an older log of this gateway"
+    reason: str = ForkCode.CLOUD_LOST.says("the cloud has lost entries of an older log of this gateway")
 
 
 @dataclass(slots=True)
@@ -130,7 +131,7 @@ class SiteLink:
         if not forked:
             return await self._compare(message.heads)
         if step := recovery.next_step(self.reader, message.heads):
-            await self._stage(from_start=step == "from start")
+            await self._stage(from_start=step is recovery.Staging.FROM_START)
             self.asking.ask_now(self.now_ms())
             return None
         before_opening()

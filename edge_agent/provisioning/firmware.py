@@ -15,11 +15,19 @@ from edge_agent.ledger.sql import statement
 from edge_agent.provisioning.images import ImageShelf
 from edge_agent.provisioning.twin import Configured
 from wire_protocol.firmware import FAILED_SHOWN_MAX, FirmwareOffer, Release, ReportedFirmware
-from wire_protocol.messages import DeviceStatus
+from wire_protocol.messages import DeviceStatus, UpdateState
 from wire_protocol.problems import REASON_CHARS_MAX
+from wire_protocol.reasons import FirmwareProblemCode
 from wire_protocol.twin import DesiredFirmware
 
-FINAL_FAILURES: Final = ("rolled-back", "refused")
+FINAL_FAILURES: Final = frozenset({UpdateState.ROLLED_BACK, UpdateState.REFUSED})
+
+
+class ImageProblem(NamedTuple):
+    """Why an image cannot be had: for programs and for people."""
+
+    code: FirmwareProblemCode
+    sentence: str
 
 
 class FirmwareRow(NamedTuple):
@@ -61,7 +69,9 @@ def offers(connection: Connection, shelf: ImageShelf, device: str | None = None)
     return found
 
 
-def reported(connection: Connection, shelf: ImageShelf, problems: Mapping[str, str]) -> dict[str, ReportedFirmware]:
+def reported(
+    connection: Connection, shelf: ImageShelf, problems: Mapping[str, ImageProblem]
+) -> dict[str, ReportedFirmware]:
     """What the cloud is told, by model; `problems` says by image why it cannot be had."""
     releases = wanted(connection)
     found = rows(connection) if releases else []
@@ -83,9 +93,10 @@ def _offer(release: Release | None, shelf: ImageShelf) -> bytes:
 
 
 def _reported(
-    release: Release, devices: list[FirmwareRow], shelf: ImageShelf, problems: Mapping[str, str]
+    release: Release, devices: list[FirmwareRow], shelf: ImageShelf, problems: Mapping[str, ImageProblem]
 ) -> ReportedFirmware:
     said = [row for row in devices if row.release == release.release]
+    problem = problems.get(release.sha256)
     failed = {
         row.name: f"{row.state}: {row.reason or 'without a reason'}"[:REASON_CHARS_MAX]
         for row in said
@@ -96,7 +107,8 @@ def _reported(
         version=release.version,
         fetched=shelf.fetched(release),
         devices=len(devices),
-        healthy=sum(row.state == "healthy" for row in said),
+        healthy=sum(row.state == UpdateState.HEALTHY for row in said),
         failed=dict(list(failed.items())[:FAILED_SHOWN_MAX]),
-        problem=problems.get(release.sha256),
+        problem=None if problem is None else problem.sentence[:REASON_CHARS_MAX],
+        problem_code=None if problem is None else problem.code,
     )

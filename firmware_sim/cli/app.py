@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from wire_protocol.address import BrokerAddress
 
 app = typer.Typer(
-    cls=ErrorGroup, no_args_is_help=True, pretty_exceptions_enable=False,
+    cls=ErrorGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
     help="Devices that behave like real firmware; replays of recorded data.",
-)  # fmt: skip
+)
 app.add_typer(convert_app, name="convert")
 app.command()(device)
 
@@ -52,7 +54,7 @@ def run(
     json_: Json = False,
 ) -> None:
     """Live through a scenario: devices with their habits and their faults."""
-    from firmware_sim.scenarios import scenario as scenarios  # noqa: PLC0415
+    from firmware_sim.scenarios import scenario as scenarios
 
     path = builtin.resolve(scenario)
     options: dict[str, Any] = {"options": fleets.link_options(mqtt_version), "stall_s_max": stall_s}
@@ -72,7 +74,7 @@ def list_(
     json_: Json = False,
 ) -> None:
     """The scenarios and recordings that come with Stocktide; or the gateways and devices of one file."""
-    from firmware_sim.scenarios import listing  # noqa: PLC0415
+    from firmware_sim.scenarios import listing
 
     if file is None:
         rows = listing.ours()
@@ -107,13 +109,17 @@ def replay(
     json_: Json = False,
 ) -> None:
     """Play recorded sales and returns as device events, at recorded times."""
-    from firmware_sim.recordings import replay as replays  # noqa: PLC0415
+    from firmware_sim.recordings import replay as replays
 
     pace, options, first_boot = parse_speed(speed), fleets.link_options(mqtt_version), fleets.boot_counter(boot)
     plan = replays.plan(
-        builtin.resolve(file), sites=site, limit=limit, limit_per_site=limit_per_site, opening_stock=opening_stock,
+        builtin.resolve(file),
+        sites=site,
+        limit=limit,
+        limit_per_site=limit_per_site,
+        opening_stock=opening_stock,
         strict=strict,
-    )  # fmt: skip
+    )
     found = fleets.brokers_of(list(plan.sites), [*(map_ or []), *([broker] if broker else [])], option="--map")
     plan.prefixed = frozenset(fleets.shared(found))
     if not json_:

@@ -27,7 +27,7 @@ Tills = Annotated[int, typer.Option("--tills", min=1, max=1_000, help="Tills of 
 @convert_app.command("online-retail")
 def online_retail(files: Files, out: Out, tills: Tills = 4, json_: Json = False) -> None:
     """UCI Online Retail: countries are sites, invoices are spread over tills."""
-    from firmware_sim.recordings.convert.online_retail import OnlineRetail  # noqa: PLC0415
+    from firmware_sim.recordings.convert.online_retail import OnlineRetail
 
     _convert(files, out, OnlineRetail(tills), as_json=json_)
 
@@ -35,13 +35,13 @@ def online_retail(files: Files, out: Out, tills: Tills = 4, json_: Json = False)
 @convert_app.command("complete-journey")
 def complete_journey(files: Files, out: Out, tills: Tills = 4, json_: Json = False) -> None:
     """completejourney: stores are sites, baskets are spread over tills."""
-    from firmware_sim.recordings.convert.complete_journey import CompleteJourney  # noqa: PLC0415
+    from firmware_sim.recordings.convert.complete_journey import CompleteJourney
 
     _convert(files, out, CompleteJourney(tills), as_json=json_)
 
 
 def _convert(files: list[Path], out: Path, make: "OnlineRetail | CompleteJourney", *, as_json: bool) -> None:
-    from firmware_sim.recordings.convert.writer import convert  # noqa: PLC0415
+    from firmware_sim.recordings.convert.writer import convert
 
     done = convert(files, out, make.columns, make)
     if as_json:

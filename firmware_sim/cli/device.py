@@ -22,18 +22,18 @@ def device(
 
     An image whose first line is `stocktide-sim never-healthy` or `stocktide-sim crashes` does so.
     """
-    import asyncio  # noqa: PLC0415 - loaded by the commands that need them
-    import contextlib  # noqa: PLC0415 - as above
+    import asyncio
+    import contextlib
 
-    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 - as above
+    from pydantic import TypeAdapter, ValidationError
 
-    from firmware_sim.cli import fleets  # noqa: PLC0415 - as above
-    from firmware_sim.errors import BadInput  # noqa: PLC0415 - as above
-    from firmware_sim.fleet import updatable  # noqa: PLC0415 - as above
-    from firmware_sim.fleet.trust import TrustedKey  # noqa: PLC0415 - as above
-    from wire_protocol.address import BrokerAddress  # noqa: PLC0415 - as above
-    from wire_protocol.firmware import Model, Version  # noqa: PLC0415 - as above
-    from wire_protocol.names import device as device_name  # noqa: PLC0415 - as above
+    from firmware_sim.cli import fleets
+    from firmware_sim.errors import BadInput
+    from firmware_sim.fleet import updatable
+    from firmware_sim.fleet.trust import TrustedKey
+    from wire_protocol.address import BrokerAddress
+    from wire_protocol.firmware import Model, Version
+    from wire_protocol.names import device as device_name
 
     try:
         TypeAdapter(Model).validate_python(model)
@@ -43,11 +43,16 @@ def device(
     trusted = TrustedKey.load(trust)
     units = [
         updatable.device(
-            device_name(name), folder, trusted, model=model, factory=factory, health_ms=round(health_s * 1000),
+            device_name(name),
+            folder,
+            trusted,
+            model=model,
+            factory=factory,
+            health_ms=round(health_s * 1000),
             boot=fleets.boot_counter(None),
         )
         for name in names
-    ]  # fmt: skip
+    ]
     running = updatable.run(units, BrokerAddress.parse(broker), fleets.link_options(mqtt_version), typer.echo)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(running)

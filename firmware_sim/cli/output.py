@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from command_line.output import FAILED, emit_json, table
+from wire_protocol.reasons import RefusalCode
 
 if TYPE_CHECKING:
     from firmware_sim.fleet.fleet import Report
@@ -40,11 +41,16 @@ def _report_json(report: "Report") -> dict[str, Any]:
         "digest": shot.digest,
         "devices": [{name: getattr(device, name) for name in _FIELDS} for device in shot.devices],
         "missing": [
-            {"gateway": item.gateway, "device": item.device, "events": item.events, "ids": item.ids,
-             "problem": item.problem}
+            {
+                "gateway": item.gateway,
+                "device": item.device,
+                "events": item.events,
+                "ids": item.ids,
+                "problem": item.problem,
+            }
             for item in report.missing
         ],
-    }  # fmt: skip
+    }
 
 
 _FIELDS: Final = (*COLUMNS, "sent", "repeated", "readings_dropped", "memory_full", "reboots", "refusal", "problem")
@@ -75,5 +81,5 @@ def _print_refusals(report: "Report") -> None:
             reasons.setdefault(device.refusal.replace(device.device, "NAME"), f"{device.gateway}/{device.device}")
     for reason, where in reasons.items():
         typer.echo(f"refused: {reason} ({where})")
-    if any("not registered" in reason for reason in reasons):
+    if any(RefusalCode.of(reason) is RefusalCode.UNKNOWN_DEVICE for reason in reasons):
         typer.echo("hint:  at the gateway: stocktide edge device add NAME")

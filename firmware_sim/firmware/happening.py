@@ -34,10 +34,19 @@ class Scan:
     def message(self, event_id: str, at_ms: int) -> DeviceEvent:
         """The message that tells of it."""
         return DeviceEvent(
-            id=event_id, kind=self.kind, sku=self.sku, quantity=self.quantity, source=self.source,
-            destination=self.destination, location=self.location, lot=self.lot, serial=self.serial, actor=self.actor,
-            reference=self.reference, at_ms=at_ms,
-        )  # fmt: skip
+            id=event_id,
+            kind=self.kind,
+            sku=self.sku,
+            quantity=self.quantity,
+            source=self.source,
+            destination=self.destination,
+            location=self.location,
+            lot=self.lot,
+            serial=self.serial,
+            actor=self.actor,
+            reference=self.reference,
+            at_ms=at_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)

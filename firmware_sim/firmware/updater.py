@@ -23,7 +23,7 @@ from wire_protocol.firmware import (
     Release,
     refusal,
 )
-from wire_protocol.messages import UpdateStatus
+from wire_protocol.messages import UpdateState, UpdateStatus
 
 TRIAL_BOOTS_MAX: Final = 3
 DOWNLOADS_MAX: Final = 3
@@ -84,9 +84,9 @@ class Updater:
     def status(self) -> UpdateStatus | None:
         """Where this device is with the latest release that it was offered."""
         if self._record.trial:
-            return UpdateStatus(release=self._record.release, state="testing")
+            return UpdateStatus(release=self._record.release, state=UpdateState.TESTING)
         if self._record.download is not None:
-            return UpdateStatus(release=self._record.download.release, state="downloading")
+            return UpdateStatus(release=self._record.download.release, state=UpdateState.DOWNLOADING)
         return self._said or self._record.outcome
 
     def image(self) -> bytes:
@@ -121,7 +121,7 @@ class Updater:
         self.tick(now_ms)
         if not self._trial_runs:
             return False
-        outcome = UpdateStatus(release=self._record.release, state="healthy")
+        outcome = UpdateStatus(release=self._record.release, state=UpdateState.HEALTHY)
         self._keep(active=self._record.other, trial=False, boots=0, outcome=outcome)
         self._deadline_ms, self._trial_runs = None, False
         self._take_later(now_ms)
@@ -148,7 +148,7 @@ class Updater:
         if reason is not None:
             self._refuse(offered, reason)
         elif self._is_running(offered):
-            outcome = UpdateStatus(release=offered.release, state="healthy")
+            outcome = UpdateStatus(release=offered.release, state=UpdateState.HEALTHY)
             self._said = None
             self._keep(release=offered.release, outcome=outcome, download=None, received=0)
         else:
@@ -207,9 +207,14 @@ class Updater:
         """Everything is here: put it on trial if it is what was signed."""
         if self._proven(wanted):
             self._keep(
-                installed=self._record.installed | {self._record.other: wanted}, download=None, received=0,
-                trial=True, boots=0, release=wanted.release, outcome=None,
-            )  # fmt: skip
+                installed=self._record.installed | {self._record.other: wanted},
+                download=None,
+                received=0,
+                trial=True,
+                boots=0,
+                release=wanted.release,
+                outcome=None,
+            )
         elif self._record.attempts + 1 < DOWNLOADS_MAX:
             self._keep(received=0, attempts=self._record.attempts + 1)
             self._ask_ms = now_ms
@@ -231,7 +236,7 @@ class Updater:
         )
 
     def _give_up(self, reason: str) -> None:
-        outcome = UpdateStatus(release=self._record.release, state="rolled-back", reason=reason)
+        outcome = UpdateStatus(release=self._record.release, state=UpdateState.ROLLED_BACK, reason=reason)
         self._keep(trial=False, boots=0, outcome=outcome)
         self._trial_runs = False
 
@@ -244,7 +249,7 @@ class Updater:
         """A release that was taken before is wanted: a newer one under way is not. What became of it stands."""
         self._abandon()
         taken_last = offered.release == self._record.release
-        self._said = None if taken_last else UpdateStatus(release=offered.release, state="healthy")
+        self._said = None if taken_last else UpdateStatus(release=offered.release, state=UpdateState.HEALTHY)
 
     def _abandon(self) -> None:
         """Forget what was fetched so far: its slot holds nothing that may be booted."""
@@ -257,7 +262,7 @@ class Updater:
         return installed is not None and installed.release == offered.release and not self.on_trial
 
     def _refuse(self, offered: Release, reason: str) -> None:
-        self._said = UpdateStatus(release=offered.release, state="refused", reason=reason)
+        self._said = UpdateStatus(release=offered.release, state=UpdateState.REFUSED, reason=reason)
 
     def _is_running(self, offered: Release) -> bool:
         installed = self._record.installed[self.running]

@@ -220,8 +220,20 @@ def _count(link: Link) -> DeviceCount:
     firmware = link.unit.firmware
     counters = firmware.counters
     return DeviceCount(
-        gateway=link.gateway, device=link.name, events=counters.events, readings=counters.readings, sent=counters.sent,
-        resent=counters.resent, repeated=counters.repeated, receipts=counters.receipts, refused=counters.refused,
-        readings_dropped=counters.readings_dropped, memory_full=counters.memory_full, reboots=counters.reboots,
-        waiting=firmware.waiting, online=link.online, problem=link.problem, refusal=firmware.refusal,
-    )  # fmt: skip
+        gateway=link.gateway,
+        device=link.name,
+        events=counters.events,
+        readings=counters.readings,
+        sent=counters.sent,
+        resent=counters.resent,
+        repeated=counters.repeated,
+        receipts=counters.receipts,
+        refused=counters.refused,
+        readings_dropped=counters.readings_dropped,
+        memory_full=counters.memory_full,
+        reboots=counters.reboots,
+        waiting=firmware.waiting,
+        online=link.online,
+        problem=link.problem,
+        refusal=firmware.refusal,
+    )

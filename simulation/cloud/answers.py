@@ -19,12 +19,13 @@ from cloud_store.provisioning.sites import Answer
 from simulation.cloud.store import Store, cursor_of
 from wire_protocol import topics
 from wire_protocol.messages import Rejected
+from wire_protocol.reasons import RejectCode
 from wire_protocol.replication import Cursor
 from wire_protocol.site_messages import LogCursor, SiteAsk, SiteFrame
 
 _REPEATS = cross_log_dedup._SQL  # noqa: SLF001 - the statements are told apart by their text
 
-TOLD_AGAIN: Final = "counts already"
+TOLD_AGAIN: Final = RejectCode.REPEATED.says("counts already")
 
 
 class RepeatQueries:
@@ -109,10 +110,13 @@ def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: Sit
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
     site = registry[gateway].site_id
     logs = sorted(
-        (key for key, cursor in store.cursors.items()
-         if key.stream == "ledger" and cursor.frame and registry[key.gateway].site_id == site),
+        (
+            key
+            for key, cursor in store.cursors.items()
+            if key.stream == "ledger" and cursor.frame and registry[key.gateway].site_id == site
+        ),
         key=lambda key: (key.epoch, key.gateway),
-    )  # fmt: skip
+    )
     heads = [
         LogCursor(gateway=key.gateway, epoch=key.epoch, frame=at.frame, seq=at.seq, digest=at.digest)
         for key in logs

@@ -133,9 +133,11 @@ class Store:
             return
         rejected = tuple(sorted(bad.seq for bad in planned.rejected))
         passed = SiteFrame(
-            gateway=log.gateway, received_ms=planned.arrived.received_ms, rejected=rejected,
+            gateway=log.gateway,
+            received_ms=planned.arrived.received_ms,
+            rejected=rejected,
             frame=planned.arrived.payload,
-        )  # fmt: skip
+        )
         self._extend(self.frames[log], [passed])
         if self.judged.setdefault((log, planned.arrived.frame.digest), rejected) != rejected:
             self.rejudged.add(log)

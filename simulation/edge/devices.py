@@ -105,6 +105,12 @@ def technician(world: World, gateway: str) -> Draft:
 def as_draft(what: Scan, **fields: str) -> Draft:
     """The draft that says the same."""
     return draft(
-        what.kind, what.sku, what.quantity,
-        source=what.source, destination=what.destination, location=what.location, lot=what.lot, **fields,
-    )  # fmt: skip
+        what.kind,
+        what.sku,
+        what.quantity,
+        source=what.source,
+        destination=what.destination,
+        location=what.location,
+        lot=what.lot,
+        **fields,
+    )

@@ -51,9 +51,14 @@ TICK_MS: Final = 200
 def settings() -> EdgeSettings:
     """Production's settings with small bounds, so that small universes reach them; the environment is not asked."""
     return EdgeSettings.model_construct(
-        ledger=Path("virtual"), window_frames_max=4, frame_entries_max=4, frame_keep_s=KEEP_S, readings_max=1_000,
-        site_ask_interval_s=600.0, lost_log_wait_s=900.0,
-    )  # fmt: skip
+        ledger=Path("virtual"),
+        window_frames_max=4,
+        frame_entries_max=4,
+        frame_keep_s=KEEP_S,
+        readings_max=1_000,
+        site_ask_interval_s=600.0,
+        lost_log_wait_s=900.0,
+    )
 
 
 class VirtualWriter(LedgerWriter):

@@ -23,10 +23,10 @@ def demo(
 
     Exit code 0 when every event was counted once and edge and cloud agree on every balance; 1 otherwise.
     """
-    from stocktide.demo.errors import DemoError  # noqa: PLC0415 - `--help` needs none of this
-    from stocktide.demo.plan import Timing  # noqa: PLC0415
-    from stocktide.demo.run import run  # noqa: PLC0415
-    from stocktide.demo.screen import Screen  # noqa: PLC0415
+    from stocktide.demo.errors import DemoError
+    from stocktide.demo.plan import Timing
+    from stocktide.demo.run import run
+    from stocktide.demo.screen import Screen
 
     timing = Timing(replay_s=seconds, cut_after_s=seconds * 0.3, cut_for_s=seconds * 0.2, events_max=events)
     screen = Screen()

@@ -45,9 +45,15 @@ class Processes:
         log = self.folder / f"{name}.log"
         with log.open("wb") as sink:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "stocktide", *arguments,
-                stdin=asyncio.subprocess.DEVNULL, stdout=sink, stderr=sink, env=os.environ | environment,
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                "stocktide",
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                env=os.environ | environment,
+            )
         self._running.append((name, process))
         if ready is None:
             return
@@ -66,10 +72,15 @@ class Processes:
             ProcessFailed: it ended with another exit code than 0.
         """
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "stocktide", *arguments,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            sys.executable,
+            "-m",
+            "stocktide",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
             env=os.environ | environment,
-        )  # fmt: skip
+        )
         output, errors = await process.communicate(text.encode())
         if process.returncode:
             said = (output + errors).decode(errors="replace")

@@ -137,18 +137,33 @@ class Demo:
     async def _enrol(self, gateway: Gateway) -> None:
         known = [f"--device={name}" for name in devices.names(gateway.site, self.timing)]
         await self.processes.run(
-            "edge", "init", "--ledger", str(gateway.ledger), "--gateway", gateway.site.gateway, *known,
-            "--local", gateway.broker.url("agent"),
-        )  # fmt: skip
+            "edge",
+            "init",
+            "--ledger",
+            str(gateway.ledger),
+            "--gateway",
+            gateway.site.gateway,
+            *known,
+            "--local",
+            gateway.broker.url("agent"),
+        )
         await self.trust.enrol(gateway.site, gateway.ledger)
 
     async def _start_agent(self, gateway: Gateway) -> None:
         # Where its broker is, a gateway was told when it enrolled; one goes by a proxy that can be cut.
         detour = [] if gateway.proxy is None else ["--cloud", f"mqtts://{HOST}:{gateway.proxy.port}"]
         await self.processes.start(
-            f"agent-{gateway.site.name}", "edge", "run", "--ledger", str(gateway.ledger), "--mqtt-version", "3.1.1",
-            *detour, ready="listening_to_devices", STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2",
-        )  # fmt: skip
+            f"agent-{gateway.site.name}",
+            "edge",
+            "run",
+            "--ledger",
+            str(gateway.ledger),
+            "--mqtt-version",
+            "3.1.1",
+            *detour,
+            ready="listening_to_devices",
+            STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="2",
+        )
 
     async def play(self) -> None:
         """Replay, cut the uplink in the middle, heal it, and wait until the cloud has everything."""
@@ -197,11 +212,17 @@ class Demo:
                 self.waiting_since.pop(site.name, None)
             rows.append(
                 SiteRow(
-                    site.name, sent.events + sent.readings, sent.receipts, status["entries"],
-                    status["waiting"], status["frames"], stored[site.gateway], now - since,
+                    site.name,
+                    sent.events + sent.readings,
+                    sent.receipts,
+                    status["entries"],
+                    status["waiting"],
+                    status["frames"],
+                    stored[site.gateway],
+                    now - since,
                     "cut" if gateway.is_cut else "up",
                 )
-            )  # fmt: skip
+            )
         on_hand = []
         for site, sku, location in devices.watched(self.timing):
             quantity = await self.cloud.on_hand(site.tenant, site.name, sku, location)

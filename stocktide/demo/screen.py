@@ -104,15 +104,19 @@ def _grid(*columns: str) -> Table:
 
 
 def _drawn(picture: Picture) -> Group:
-    grid = _grid(
-        "site", "sent", "receipts", "ledger", "frames", "in cloud", "waiting", "lag", "uplink"
-    )  # fmt: skip
+    grid = _grid("site", "sent", "receipts", "ledger", "frames", "in cloud", "waiting", "lag", "uplink")
     for row in picture.sites:
         grid.add_row(
-            row.site, f"{row.sent:,}", f"{row.receipts:,}", f"{row.ledger:,}", f"{row.frames:,}",
-            f"{row.cloud:,}", f"{row.waiting:,}", f"{row.lag_s:.1f} s",
+            row.site,
+            f"{row.sent:,}",
+            f"{row.receipts:,}",
+            f"{row.ledger:,}",
+            f"{row.frames:,}",
+            f"{row.cloud:,}",
+            f"{row.waiting:,}",
+            f"{row.lag_s:.1f} s",
             Text(row.uplink, style="" if row.uplink == "up" else "bold red"),
-        )  # fmt: skip
+        )
     parts: list[Table | Text] = [Text(f"\n{picture.headline}\n", style="bold"), grid]
     if picture.on_hand:
         stock = "   ".join(f"{site}/{sku} {on_hand:,}" for site, sku, on_hand in picture.on_hand)
@@ -121,14 +125,18 @@ def _drawn(picture: Picture) -> Group:
 
 
 def _proof_table(proof: Proof) -> Group:
-    grid = _grid(
-        "tenant/site", "events", "ledger", "cloud", "distinct", "readings", "cloud", "balances", "equal"
-    )  # fmt: skip
+    grid = _grid("tenant/site", "events", "ledger", "cloud", "distinct", "readings", "cloud", "balances", "equal")
     for row in proof.sites:
         grid.add_row(
-            f"{row.site.tenant}/{row.site.name}", f"{row.events_sent:,}", f"{row.ledger_entries:,}",
-            f"{row.cloud_entries:,}", f"{row.cloud_distinct:,}", f"{row.readings_sent:,}", f"{row.cloud_readings:,}",
-            f"{row.cells:,}", "no" if row.problems else "yes",
-        )  # fmt: skip
+            f"{row.site.tenant}/{row.site.name}",
+            f"{row.events_sent:,}",
+            f"{row.ledger_entries:,}",
+            f"{row.cloud_entries:,}",
+            f"{row.cloud_distinct:,}",
+            f"{row.readings_sent:,}",
+            f"{row.cloud_readings:,}",
+            f"{row.cells:,}",
+            "no" if row.problems else "yes",
+        )
     double_entry = "holds: every SKU sums to zero over all locations" if not proof.problems else "does not hold"
     return Group(grid, Text(f"\ndouble entry {double_entry}"))

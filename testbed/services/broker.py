@@ -21,27 +21,31 @@ RenderConfig: TypeAlias = Callable[[int, Path], str]
 
 def anonymous_config(port: int, _directory: Path) -> str:
     """A broker that lets everybody in and forgets everything when it stops."""
-    return "\n".join([
-        f"listener {port} {HOST}",
-        "allow_anonymous true",
-        "set_tcp_nodelay true",
-        "max_inflight_messages 0",
-        "max_queued_messages 1000000",
-        "log_type error",
-        "log_type warning",
-        "",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"listener {port} {HOST}",
+            "allow_anonymous true",
+            "set_tcp_nodelay true",
+            "max_inflight_messages 0",
+            "max_queued_messages 1000000",
+            "log_type error",
+            "log_type warning",
+            "",
+        ]
+    )
 
 
 def persistent_config(port: int, directory: Path) -> str:
     """An anonymous broker that writes its sessions to disk after each change, so that they survive SIGKILL."""
-    return anonymous_config(port, directory) + "\n".join([
-        "persistence true",
-        f"persistence_location {directory}/",
-        "autosave_on_changes true",
-        "autosave_interval 1",
-        "",
-    ])  # fmt: skip
+    return anonymous_config(port, directory) + "\n".join(
+        [
+            "persistence true",
+            f"persistence_location {directory}/",
+            "autosave_on_changes true",
+            "autosave_interval 1",
+            "",
+        ]
+    )
 
 
 class PrivateBroker(Server):

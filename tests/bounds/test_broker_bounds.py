@@ -28,9 +28,12 @@ def limited(**limits: int) -> Callable[[int, Path], str]:
 
     def config(port: int, directory: Path) -> str:
         settings = MosquittoConfig(
-            side=Side.GATEWAY, auth=Auth.ANONYMOUS, directory=directory, port=port,
+            side=Side.GATEWAY,
+            auth=Auth.ANONYMOUS,
+            directory=directory,
+            port=port,
             limits=BrokerLimits.for_side(Side.GATEWAY, **limits),
-        )  # fmt: skip
+        )
         files = render(settings)
         for name, text in files.items():
             (directory / name).write_text(text)

@@ -27,7 +27,7 @@ from cloud_store.base.database import Database
 from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.merge import dead_letters, presence
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport
-from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.merge.dead_letters import DeadLetter, LetterKind
 from cloud_store.merge.presence import Contacts, Standing
 from testbed.eventually import eventually
 from testbed.gateways import epoch
@@ -93,9 +93,7 @@ async def test_a_transaction_has_no_more_entries_than_it_may() -> None:
 def test_windows_shrink_to_one_frame_at_the_target() -> None:
     """Long before the inbox is full: otherwise the wait in it outlasts the gateways' timers, and all is sent twice."""
     inbox = Inbox(frames_max=1_000, bytes_max=1 << 30)
-    loop = MergeLoop(
-        context(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merge_frames=AsyncMock()
-    )  # fmt: skip
+    loop = MergeLoop(context(window_frames_max=16, inbox_frames_target=100), inbox=inbox, merge_frames=AsyncMock())
     windows = []
     for number in range(150):
         windows.append(loop.window)
@@ -232,10 +230,10 @@ async def test_a_worker_that_cannot_drain_gives_up_in_time(
 def test_a_flood_of_dead_letters_pushes_nobody_elses_out(database_url: str) -> None:
     """One hostile gateway must neither fill the disk nor hide what went wrong at the others."""
     huge = os.urandom(dead_letters.PAYLOAD_BYTES_MAX + 1)
-    flood = [DeadLetter("frame", "gw-hostile", "topic", "no", b"%d" % n) for n in range(1_000)]
-    others = [DeadLetter("frame", f"gw-{n}", f"topic {n}", "no", b"once") for n in range(20)]
+    flood = [DeadLetter(LetterKind.FRAME, "gw-hostile", "topic", "no", b"%d" % n) for n in range(1_000)]
+    others = [DeadLetter(LetterKind.FRAME, f"gw-{n}", f"topic {n}", "no", b"once") for n in range(20)]
     with StoreModule(dead_letters, database_url) as store, closing(connect(database_url, application="test")) as reader:
-        store.add([*others, DeadLetter("frame", "gw-large", "topic", "no", huge)])
+        store.add([*others, DeadLetter(LetterKind.FRAME, "gw-large", "topic", "no", huge)])
         store.add(flood)
         store.add(flood[:100])
         assert reader.execute("SELECT count(*), sum(times) FROM dead_letter").fetchone() == (1_021, 1_121)

@@ -105,10 +105,13 @@ def test_without_acknowledgements_a_full_window_is_repeated_and_nothing_beyond_i
         frames: list[bytes] = []
         cloud._merge = lambda stream, encoded: frames.append(encoded)  # type: ignore[method-assign]  # noqa: ARG005
         agent = agents(
-            path, STOCKTIDE_EDGE_WINDOW_FRAMES_MAX="3", STOCKTIDE_EDGE_FRAME_ENTRIES_MAX="1",
-            STOCKTIDE_EDGE_SEAL_DELAY_MS="0", STOCKTIDE_EDGE_RESEND_DELAY_MS="500",
+            path,
+            STOCKTIDE_EDGE_WINDOW_FRAMES_MAX="3",
+            STOCKTIDE_EDGE_FRAME_ENTRIES_MAX="1",
+            STOCKTIDE_EDGE_SEAL_DELAY_MS="0",
+            STOCKTIDE_EDGE_RESEND_DELAY_MS="500",
             STOCKTIDE_EDGE_RESEND_DELAY_MS_MAX="500",
-        ).start()  # fmt: skip
+        ).start()
         eventually(lambda: any(line["event"] == "uplink_up" for line in agent.log()))
         with Scanner(local.port, "till-1") as scanner:
             for number in range(1, 7):
@@ -130,9 +133,7 @@ def test_a_frame_of_a_quiet_link_is_sealed_when_it_is_full(
     broker = private_broker()
     path = new_ledger(tmp_path / "ledger.db", "gw-1", local_url="mqtt://127.0.0.1:9", cloud_url=broker.url)
     with LoopbackCloud(broker.port, "gw-1") as cloud:
-        agents(
-            path, STOCKTIDE_EDGE_FRAME_ENTRIES_MAX="4", STOCKTIDE_EDGE_SEAL_DELAY_MS="60000"
-        ).start("uplink_up")  # fmt: skip
+        agents(path, STOCKTIDE_EDGE_FRAME_ENTRIES_MAX="4", STOCKTIDE_EDGE_SEAL_DELAY_MS="60000").start("uplink_up")
         for number in range(1, 13):
             book(path, "receive", "tea", 1, destination="A-01")
             cloud.wait_for(lambda full=number // 4: len(cloud.headers) >= full)  # type: ignore[misc]
@@ -166,9 +167,12 @@ def test_floods_of_readings_and_of_garbage_cost_no_movement_and_are_reported(
     with ExitStack() as stack:
         cloud = stack.enter_context(LoopbackCloud(cloud_broker.port, "gw-1", answering=False))
         agents(
-            path, STOCKTIDE_EDGE_READINGS_MAX="1000", STOCKTIDE_EDGE_DEAD_LETTERS_MAX="100",
-            STOCKTIDE_EDGE_WINDOW_FRAMES_MAX="1", STOCKTIDE_EDGE_STATUS_INTERVAL_S="1",
-        ).start()  # fmt: skip
+            path,
+            STOCKTIDE_EDGE_READINGS_MAX="1000",
+            STOCKTIDE_EDGE_DEAD_LETTERS_MAX="100",
+            STOCKTIDE_EDGE_WINDOW_FRAMES_MAX="1",
+            STOCKTIDE_EDGE_STATUS_INTERVAL_S="1",
+        ).start()
         till, probe = (stack.enter_context(Scanner(local.port, name)) for name in ("till-1", "probe-1"))
         for number in range(3_000):
             probe.say(DeviceReading(id=f"r-{number}", values={"t_c": 1.0}).encode(), Channel.DEVICE_READING)

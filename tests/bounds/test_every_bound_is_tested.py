@@ -18,8 +18,11 @@ from cloud_ingest.settings import IngestSettings
 from edge_agent.settings import EdgeSettings
 
 PARTS: dict[str, type[BaseModel]] = {
-    "edge": EdgeSettings, "cloud": IngestSettings, "api": ApiSettings, "broker": BrokerLimits,
-}  # fmt: skip
+    "edge": EdgeSettings,
+    "cloud": IngestSettings,
+    "api": ApiSettings,
+    "broker": BrokerLimits,
+}
 UNREACHABLE = {"broker.session_days_max"}  # Mosquitto's shortest is a day
 BOUND = re.compile(r"(^|_)(max|target|budget|keep)(_|$)")
 TESTS = Path(__file__).parents[1]

@@ -38,9 +38,14 @@ async def test_a_hundred_gateways_with_a_days_backlog_come_back_at_once(
     async with site.fleet(mqtt_url) as fleet:
         await fleet.announced.wait()
         worker(
-            "one", database_url, mqtt_url, STOCKTIDE_INBOX_FRAMES_MAX=str(INBOX_FRAMES_MAX),
-            STOCKTIDE_INBOX_FRAMES_TARGET="32", STOCKTIDE_BATCH_FRAMES_MAX="16", STOCKTIDE_METRICS_PORT=str(port),
-        )  # fmt: skip
+            "one",
+            database_url,
+            mqtt_url,
+            STOCKTIDE_INBOX_FRAMES_MAX=str(INBOX_FRAMES_MAX),
+            STOCKTIDE_INBOX_FRAMES_TARGET="32",
+            STOCKTIDE_BATCH_FRAMES_MAX="16",
+            STOCKTIDE_METRICS_PORT=str(port),
+        )
         watching = asyncio.create_task(watch(port, fills), name="watch")
         await fleet.settled(SETTLED_S)
         watching.cancel()

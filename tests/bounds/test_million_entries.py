@@ -52,9 +52,11 @@ def test_a_backlog_of_a_million_entries_drains_while_devices_are_served(
         accumulate(ledger)
     agent = agents(path).start()
     worker = subprocess.Popen(
-        [sys.executable, "-m", "stocktide", "cloud", "ingest"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, "-m", "stocktide", "cloud", "ingest"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
         env=os.environ | {"STOCKTIDE_DATABASE_URL": database_url, "STOCKTIDE_MQTT_URL": cloud.url},
-    )  # fmt: skip
+    )
     try:
         with closing(database.open_reader(path)) as reader, Scanner(local.port, "till-1") as scanner:
 
@@ -82,7 +84,9 @@ def accumulate(ledger: Ledger) -> None:
     ledger.connection.execute("PRAGMA synchronous = OFF")
     for start in range(0, ENTRIES, BATCH):
         with database.transaction(ledger.connection):
-            ledger.append([
-                Draft(kind="receive", sku=f"SKU-{number % 500}", quantity=1, source="@supplier", destination="A-01")
-                for number in range(start, start + BATCH)
-            ])  # fmt: skip
+            ledger.append(
+                [
+                    Draft(kind="receive", sku=f"SKU-{number % 500}", quantity=1, source="@supplier", destination="A-01")
+                    for number in range(start, start + BATCH)
+                ]
+            )

@@ -31,9 +31,12 @@ from wire_protocol.topics import Channel
 
 KIB, MIB = 1 << 10, 1 << 20
 SETTINGS: dict[str, Any] = {
-    "waiting_bytes_max": MIB, "status_waiting_max": 1_000, "site_asks_waiting_max": 1_000, "reports_waiting_max": 1_000,
+    "waiting_bytes_max": MIB,
+    "status_waiting_max": 1_000,
+    "site_asks_waiting_max": 1_000,
+    "reports_waiting_max": 1_000,
     "replies_waiting_max": 1_000,
-}  # fmt: skip
+}
 
 
 def inbound(gateway: str, channel: Channel, payload: bytes) -> Inbound:

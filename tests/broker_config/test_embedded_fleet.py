@@ -20,8 +20,7 @@ from cloud_identity import certificates
 from cloud_identity.authority import Authority
 from cloud_identity.certificates import Revoked
 from cloud_ingest.transport.eviction import evict
-from edge_agent.link.cloud_client import CloudClient
-from tests.broker_config.clients import HOST
+from tests.broker_config.clients import HOST, PromptClient
 from tests.broker_config.matrix import CLAIMANTS, attempt, show, wanted
 from wire_protocol import topics
 from wire_protocol.names import INGEST_USER
@@ -43,8 +42,9 @@ class Fleet:
         return self.folder / "crl.pem"
 
     def doors(self) -> list[listeners.Door]:
-        tls = TlsFiles(cafile=self.authority.bundle, certfile=self.folder / "server.pem",
-                       keyfile=self.folder / "server.key")  # fmt: skip
+        tls = TlsFiles(
+            cafile=self.authority.bundle, certfile=self.folder / "server.pem", keyfile=self.folder / "server.key"
+        )
         return listeners.fleet(tls, self.crl, {claim: passwords.hashed(SECRET) for claim in CLAIMANTS})
 
     def context(self, name: str | None = None, *, authority: Authority | None = None) -> ssl.SSLContext:
@@ -84,8 +84,7 @@ class Fleet:
 
     def _client(self, door: str, name: str | None, **options: object) -> aiomqtt.Client:
         chosen = {"identifier": f"any-{name}", "tls_context": self.context(name), "timeout": 5.0} | options
-        # The agent's client: one that is closed before its answer is not waited for until a timeout.
-        return CloudClient(HOST, self.broker.port_of(door), **chosen)  # type: ignore[arg-type]
+        return PromptClient(HOST, self.broker.port_of(door), **chosen)  # type: ignore[arg-type]
 
     async def is_shut_out(self, door: str, context: ssl.SSLContext | None, **options: object) -> bool:
         """Whether a connection fails, rather than its first packet being answered."""

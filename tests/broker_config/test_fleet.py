@@ -45,8 +45,13 @@ def test_the_same_policy_for_emqx() -> None:
     assert all(shape.fullmatch(rule) for rule in rules[:-1])
     assert '"stocktide/v1/+/${username}/up/ledger"' in acl
     assert "claim" not in next(rule for rule in rules if rule.startswith("{allow, all, publish"))
-    for wanted in ("peer_cert_as_username = cn", "peer_cert_as_clientid = cn", "verify = verify_peer",
-                   "fail_if_no_peer_cert = true", "no_match = deny"):  # fmt: skip
+    for wanted in (
+        "peer_cert_as_username = cn",
+        "peer_cert_as_clientid = cn",
+        "verify = verify_peer",
+        "fail_if_no_peer_cert = true",
+        "no_match = deny",
+    ):
         assert wanted in conf
     assert conf.count("{") == conf.count("}")
 
@@ -69,8 +74,22 @@ def test_the_same_policy_for_rabbitmq(user: str) -> None:
 def test_the_command_writes_everything_and_no_secret_where_others_can_read(tmp_path: Path) -> None:
     """One command makes what the two brokers start from; the bridge's password is for the broker's eyes."""
     out = tmp_path / "brokers"
-    command = ["fleet", "--out", str(out), "--cafile", "/c/ca.pem", "--certfile", "/c/s.pem", "--keyfile", "/c/s.key",
-               "--crlfile", "/c/crl.pem", "--rabbitmq-gateway", "gw-a", "--json"]  # fmt: skip
+    command = [
+        "fleet",
+        "--out",
+        str(out),
+        "--cafile",
+        "/c/ca.pem",
+        "--certfile",
+        "/c/s.pem",
+        "--keyfile",
+        "/c/s.key",
+        "--crlfile",
+        "/c/crl.pem",
+        "--rabbitmq-gateway",
+        "gw-a",
+        "--json",
+    ]
     first = CliRunner().invoke(app, command)
     assert first.exit_code == 0, first.output
     password = re.search(r"remote_password (\S+)", (out / "claims" / "mosquitto.conf").read_text())

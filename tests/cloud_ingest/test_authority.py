@@ -80,7 +80,7 @@ def test_requests_that_are_refused(csr: str) -> None:
     for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())):
         pem = (
             x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
-        ).public_bytes(serialization.Encoding.PEM)  # fmt: skip
+        ).public_bytes(serialization.Encoding.PEM)
         with pytest.raises(InvalidRequest, match="P-256"):
             Request.of(pem.decode(), "gw-a", 90)
     der = bytearray(x509.load_pem_x509_csr(csr.encode()).public_bytes(serialization.Encoding.DER))
@@ -124,10 +124,21 @@ def test_openssl_agrees(authority: Authority, csr: str, tmp_path: Path) -> None:
 
     def verifies(file: str, purpose: str) -> bool:
         done = subprocess.run(
-            ["openssl", "verify", "-CAfile", str(authority.bundle), "-CRLfile", str(authority.crl), "-crl_check",
-             "-purpose", purpose, str(tmp_path / file)],
-            capture_output=True, check=False,
-        )  # fmt: skip
+            [
+                "openssl",
+                "verify",
+                "-CAfile",
+                str(authority.bundle),
+                "-CRLfile",
+                str(authority.crl),
+                "-crl_check",
+                "-purpose",
+                purpose,
+                str(tmp_path / file),
+            ],
+            capture_output=True,
+            check=False,
+        )
         return done.returncode == 0
 
     authority.write_crl([])
@@ -169,7 +180,7 @@ def test_a_command_signs_as_well_as_a_key_file(authority: Authority, csr: str, t
         '#!/bin/sh\nset -e\n[ -z "$STOCKTIDE_DATABASE_URL" ]\n'
         f"exec openssl x509 -req -CA {home}/certificate.pem -CAkey {home}/key.pem -days ${{STOCKTIDE_DAYS}} "
         f"-extfile {tmp_path}/ext\n"
-    )  # fmt: skip
+    )
     script.chmod(0o755)
     made = CommandSigner(str(script), authority.bundle, timeout_s=10)
     assert issued_by_subject(made.sign(Request.of(csr, "gw-a", 30)), authority)

@@ -67,8 +67,9 @@ def test_a_signature_from_a_safe_is_checked_here_before_any_device_sees_it(run: 
         (tmp_path / "manifest").write_bytes(printed.stdout_bytes)
         subprocess.run(
             ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", "key.pem", "-in", "manifest", "-out", "signature"],
-            check=True, cwd=tmp_path,
-        )  # fmt: skip
+            check=True,
+            cwd=tmp_path,
+        )
 
     def add_signed(version: str, number: str, key: str = "key.pub") -> Result:
         options = ["-t", "acme", "--model", "probe-x", "--version", version, "--release", number]
@@ -119,8 +120,9 @@ def test_jobs_and_lists_tell_of_releases_without_their_signatures(run: Run, tmp_
     assert row["spec"] == {"firmware": without, "back": {k: v for k, v in back.items() if k != "signature"}}
     listed = answer(run("firmware", "list", "--json"))
     assert [(each["release"], each["sha256"]) for each in listed[:2]] == [
-        (back["release"], back["sha256"]), (new["release"], new["sha256"]),
-    ]  # fmt: skip
+        (back["release"], back["sha256"]),
+        (new["release"], new["sha256"]),
+    ]
     [gateway] = answer(run("job", "show", job, "--json"))
     assert (gateway["gateway"], gateway["state"]) == ("gw-cli", "waiting")
     commands = [["job", "list"], ["job", "show", job], ["firmware", "list"], ["audit", "list"]]

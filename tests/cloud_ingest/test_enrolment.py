@@ -43,9 +43,7 @@ class Desk:
         ca = folder / "ca"
         self.authority = Authority(ca) if ca.exists() else Authority.create(ca, "Test")
         self.store = Session(database_url)
-        stands = context(
-            self.store.database, self._publish, **{"gateway_brokers": "mqtts://a, mqtts://b:1"} | options
-        )  # fmt: skip
+        stands = context(self.store.database, self._publish, **{"gateway_brokers": "mqtts://a, mqtts://b:1"} | options)
         self.metrics = stands.metrics
         self.enrolment = Enrolment(stands, KeyFileSigner(self.authority.directory))
 
@@ -206,11 +204,15 @@ async def test_a_flood_of_claims_is_bounded_and_paced(desk: Desk, tmp_path: Path
         max_leaves=8,
     ).map(lambda value: json.dumps(value).encode())
     | st.fixed_dictionaries(
-        {"v": st.sampled_from([1, 2, "1", True]), "nonce": st.text(max_size=70), "csr_pem": st.text(max_size=80),
-         "secret": st.sampled_from(["0" * 24, "'; DROP TABLE claim; --", "\ud800"]) | st.text(max_size=30)},
+        {
+            "v": st.sampled_from([1, 2, "1", True]),
+            "nonce": st.text(max_size=70),
+            "csr_pem": st.text(max_size=80),
+            "secret": st.sampled_from(["0" * 24, "'; DROP TABLE claim; --", "\ud800"]) | st.text(max_size=30),
+        },
         optional={"gateway": st.sampled_from(["gw-1", "+", "#", "../x", "ingest"]) | st.text(max_size=70)},
     ).map(lambda value: json.dumps(value).encode())
-)  # fmt: skip
+)
 def test_no_payload_stops_the_worker(desk: Desk, payload: bytes) -> None:
     """Whatever a stranger or a gateway sends is refused or dropped; the claim stays as it was."""
     code = desk.claim("gw-fuzz")

@@ -126,8 +126,11 @@ def test_several_wake_ups_are_one_and_concern_nobody() -> None:
     assert len(wake) == 1
     assert wake.pop() == (None, None, 0)
     assert (sender_of("gw-a"), sender_of(("gw-a", 7)), sender_of((None, "job")), sender_of(None)) == (
-        "gw-a", "gw-a", None, None,
-    )  # fmt: skip
+        "gw-a",
+        "gw-a",
+        None,
+        None,
+    )
 
 
 @pytest.mark.services
@@ -152,3 +155,13 @@ async def test_a_dropped_item_is_an_alarm_of_its_gateway(database_url: str, uniq
     assert alarm["detail"].startswith("commands: ValueError: another")
     sample = metrics.registry.get_sample_value("stocktide_failed_items_total", {"service": "twins"})
     assert sample == 2
+
+
+@turned
+async def test_a_bucket_gives_tokens_at_its_rate_whatever_its_fractions() -> None:
+    """A hair of a token that rounding had left was waited for in steps too small for any clock: a worker spun."""
+    for per_s in (3.0, 40.0, 7.7):
+        bucket, began = TokenBucket(per_s, now_s), now_s()
+        for _ in range(200):
+            await bucket.acquire()
+        assert now_s() - began == pytest.approx((200 - bucket.turn) / per_s, rel=0.05)

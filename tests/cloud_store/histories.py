@@ -104,9 +104,15 @@ class Chain:
         """The next frame, as it would arrive."""
         prev = self.prev or frames.genesis(self.gateway, self.epoch, self.stream)
         header = FrameHeader(
-            stream=self.stream, epoch=self.epoch, frame=self.frame + 1, first_seq=self.seq + 1, count=len(entries),
-            prev=prev, boots=boots or {}, after=after or {},
-        )  # fmt: skip
+            stream=self.stream,
+            epoch=self.epoch,
+            frame=self.frame + 1,
+            first_seq=self.seq + 1,
+            count=len(entries),
+            prev=prev,
+            boots=boots or {},
+            after=after or {},
+        )
         payload = frames.seal(header, entries)
         self.frame, self.seq, self.prev = self.frame + 1, self.seq + len(entries), frames.digest(payload)
         self.sealed.append(payload)

@@ -19,6 +19,7 @@ from testbed.store import StoreModule
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
 from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware
+from wire_protocol.reasons import FirmwareProblemCode
 from wire_protocol.twin import DesiredState, DesiredTwin
 
 pytestmark = pytest.mark.services
@@ -43,16 +44,19 @@ def test_what_was_added_is_listed_and_logged(store: StoreModule, connection: Con
     del store
     rows = firmware.listing(connection, tenant="acme")
     assert [(row["version"], row["release"], row["replaces"]) for row in rows] == [
-        ("1.0.0", 3, "1.1.0"), ("1.1.0", 2, None), ("1.0.0", 1, None),
-    ]  # fmt: skip
+        ("1.0.0", 3, "1.1.0"),
+        ("1.1.0", 2, None),
+        ("1.0.0", 1, None),
+    ]
     assert firmware.way_back(connection, "acme", firmware.newest(connection, "acme", MODEL, "1.1.0")) == _plain(BACK)
     assert firmware.way_back(connection, "acme", OLD) is None
     assert firmware.before(connection, "acme", MODEL, "1.2") == _plain(NEW)
     assert firmware.before(connection, "acme", MODEL, "1.0.0") is None
     logged = [line for line in audit_log.newest(connection, limit=10) if line["action"] == "firmware.add"]
     assert [(line["tenant"], line["object"]) for line in logged][:2] == [
-        ("acme", f"{MODEL} 1.0.0"), ("acme", f"{MODEL} 1.1.0"),
-    ]  # fmt: skip
+        ("acme", f"{MODEL} 1.0.0"),
+        ("acme", f"{MODEL} 1.1.0"),
+    ]
 
 
 def _plain(offer: Release) -> Release:
@@ -165,11 +169,20 @@ def test_a_wave_ends_when_all_devices_are_healthy(
     assert (row["state"], row["succeeded"]) == ("done", 4)
 
 
-def test_a_full_disk_at_a_gateway_may_pass(store: StoreModule, connection: Connection, database_url: str) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"problem": "the disk is full", "problem_code": FirmwareProblemCode.NO_ROOM.value},
+        {"problem": f"{NO_ROOM}: No space left on device"},  # as a gateway of before there were codes says it
+    ],
+)
+def test_a_full_disk_at_a_gateway_may_pass(
+    store: StoreModule, connection: Connection, database_url: str, said: dict[str, str]
+) -> None:
     """It tries again by itself, and there is a time limit anyway."""
     job = begin(connection, waves=("1", "100%"))
     run(store)
-    obey(database_url, lambda *_: {"healthy": 0, "problem": f"{NO_ROOM}: No space left on device"})
+    obey(database_url, lambda *_: {"healthy": 0} | said)
     run(store)
     assert states(connection, job)["gw-1"] == ("started", None)
 
@@ -177,11 +190,14 @@ def test_a_full_disk_at_a_gateway_may_pass(store: StoreModule, connection: Conne
 @pytest.mark.parametrize(
     ("say", "why"),
     [
-        ({"healthy": 0, "failed": {"p-2": "rolled-back: x", "p-1": "refused: y"}},
-         "p-1 refused: y; p-2 rolled-back: x"),
+        (
+            {"healthy": 0, "failed": {"p-2": "rolled-back: x", "p-1": "refused: y"}},
+            "p-1 refused: y; p-2 rolled-back: x",
+        ),
         ({"healthy": 0, "problem": "the cloud has no such image"}, "the cloud has no such image"),
+        ({"healthy": 0, "problem": f"{NO_ROOM}, they say", "problem_code": "no-image"}, f"{NO_ROOM}, they say"),
     ],
-)  # fmt: skip
+)
 def test_a_failure_names_the_device_and_devices_go_back(
     store: StoreModule, connection: Connection, database_url: str, say: dict[str, Any], why: str
 ) -> None:
@@ -194,8 +210,11 @@ def test_a_failure_names_the_device_and_devices_go_back(
     assert (row["state"], row["reason"]) == ("failed", "1 of 2 gateways of wave 1 failed; 2 went back")
     found = states(connection, job)
     assert [found[gateway] for gateway in GATEWAYS] == [
-        ("rolled back", None), ("rolled back", why), ("waiting", None), ("waiting", None),
-    ]  # fmt: skip
+        ("rolled-back", None),
+        ("rolled-back", why),
+        ("waiting", None),
+        ("waiting", None),
+    ]
     back: list[DesiredTwin] = []
 
     def say_back(_: str, document: DesiredTwin) -> dict[str, Any]:
@@ -248,7 +267,7 @@ def test_a_rollback_that_does_not_fit_a_twin_fails_at_that_gateway_alone(
     found = states(connection, job)
     assert found["gw-1"][0] == "failed"
     assert str(found["gw-1"][1]).startswith("cannot be sent back: The twin would have 262")
-    assert found["gw-2"][0] == "rolled back"
+    assert found["gw-2"][0] == "rolled-back"
 
 
 def test_nothing_of_a_way_back_stays_in_the_next_release(
@@ -277,7 +296,7 @@ def test_an_abort_goes_back_unless_somebody_has_asked_for_something_else(
     run(store)
     assert states(connection, job)["gw-2"] == ("failed", "somebody has asked for another version")
     assert jobs.abort(connection, job, rollback=True) == 1
-    assert states(connection, job)["gw-1"][0] == "rolled back"
+    assert states(connection, job)["gw-1"][0] == "rolled-back"
     assert twins.show(connection, "gw-2")["state"] == {}
 
 

@@ -95,9 +95,11 @@ def test_both_times_are_inclusive(late_pick: Connection) -> None:
     """What happened, or was received, in that very instant counts."""
     wanted, picked = StockFilter(tenant="acme", location="A-1"), MONDAY + timedelta(seconds=1)
     for moment, expected in (
-        (Moment(picked), 7), (Moment(picked - timedelta(milliseconds=1)), 10),
-        (Moment(None, WEDNESDAY), 7), (Moment(None, WEDNESDAY - timedelta(milliseconds=1)), 10),
-    ):  # fmt: skip
+        (Moment(picked), 7),
+        (Moment(picked - timedelta(milliseconds=1)), 10),
+        (Moment(None, WEDNESDAY), 7),
+        (Moment(None, WEDNESDAY - timedelta(milliseconds=1)), 10),
+    ):
         assert [row["on_hand"] for row in history.stock(late_pick, wanted, moment, limit=1).rows] == [expected]
 
 

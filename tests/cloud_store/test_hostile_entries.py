@@ -21,9 +21,15 @@ from wire_protocol.messages import EPOCH_MS_MAX
 from wire_protocol.stock import Cell
 
 GOOD: dict[str, Any] = {
-    "hlc": clock.pack(NOW_MS), "boot": BOOT, "mono_ms": 0, "kind": "receive", "sku": "screw", "quantity": 1,
-    "source": "@supplier", "destination": "A-1",
-}  # fmt: skip
+    "hlc": clock.pack(NOW_MS),
+    "boot": BOOT,
+    "mono_ms": 0,
+    "kind": "receive",
+    "sku": "screw",
+    "quantity": 1,
+    "source": "@supplier",
+    "destination": "A-1",
+}
 READING: dict[str, Any] = {"hlc": clock.pack(NOW_MS), "boot": BOOT, "mono_ms": 0, "kind": "reading"}
 HOSTILE: list[dict[str, Any]] = [
     {**GOOD, "kind": "\ud800"},

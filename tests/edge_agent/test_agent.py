@@ -2,16 +2,21 @@
 
 import json
 import signal
+import socket
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from edge_agent.devices.dead_letters import retry_dead_letters
 from edge_agent.ledger import audit, database, queries
 from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from testbed.agent_process import AgentProcess
@@ -94,8 +99,10 @@ def test_what_cannot_be_used_is_kept_refused_and_the_stream_goes_on(
     assert "good" in scanner.committed
     assert "r-1" in scanner.committed
     assert {event: reason.partition(":")[0] for event, reason in scanner.refused.items()} == {
-        "bad-1": "quantity", "bad-2": "v", "bad-3": "a pick cannot come from @supplier",
-    }  # fmt: skip
+        "bad-1": "quantity",
+        "bad-2": "v",
+        "bad-3": "a pick cannot come from @supplier",
+    }
     assert "not registered" in stranger.refused["s-1"]
     with closing(database.open_reader(path)) as reader:
         letters = reader.execute(statement("dead_letters"), {"limit": 100}).fetchall()
@@ -107,8 +114,6 @@ def test_a_device_registered_later_gets_its_events_in(
     path: Path, gateway: str, broker: PrivateBroker, agents: Agents
 ) -> None:
     """The technician registers the forgotten scanner; its scans of the morning must not be gone."""
-    from edge_agent.devices.dead_letters import retry_dead_letters  # noqa: PLC0415
-
     del gateway
     agents(path).start()
     with Scanner(broker.port, "late") as scanner:
@@ -181,9 +186,6 @@ def test_the_command_line_and_the_agent_write_side_by_side(
 
 def test_two_agents_on_one_ledger_are_refused(path: Path, gateway: str, agents: Agents) -> None:
     """They would acknowledge each other's messages."""
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
     del gateway
     agents(path).start()
     second = [sys.executable, "-m", "stocktide", "edge", "run", "--ledger", str(path)]
@@ -225,8 +227,6 @@ def test_a_long_backlog_drains_through_kills_of_agent_and_broker(
 ) -> None:
     """Weeks offline, then a bad line: every entry arrives once."""
     with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
-        from edge_agent.ledger.drafts import draft  # noqa: PLC0415
-
         ledger.append([draft("receive", f"sku-{n % 50}", 1, destination="A-01") for n in range(20_000)])
     cloud_broker = private_broker()
     agent = agents(path, "--cloud", cloud_broker.url, STOCKTIDE_EDGE_RESEND_DELAY_MS="300")
@@ -321,8 +321,6 @@ def test_an_agent_without_any_broker_keeps_working(path: Path, gateway: str, age
 
 def test_systemd_is_told_about_readiness_and_life(path: Path, gateway: str, agents: Agents, tmp_path: Path) -> None:
     """Without WATCHDOG=1 systemd would restart a healthy agent."""
-    import socket  # noqa: PLC0415
-
     del gateway
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
         channel.bind(str(tmp_path / "notify"))

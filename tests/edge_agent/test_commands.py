@@ -112,8 +112,9 @@ def test_a_recount_is_open_until_everything_there_is_counted(gateway: Gateway) -
     gateway.clock.turn(1_000)
     gateway.send("recount", location="A-1", note="flooded")
     assert [(row["sku"], row["note"]) for row in recounts.waiting(gateway.ledger.connection)] == [
-        ("x", "flooded"), ("y", "flooded"),
-    ]  # fmt: skip
+        ("x", "flooded"),
+        ("y", "flooded"),
+    ]
     gateway.clock.turn(1_000)
     with database.transaction(gateway.ledger.connection):
         gateway.ledger.append([Draft(kind="count", sku="x", quantity=4, location="A-1")])

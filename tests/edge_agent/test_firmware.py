@@ -37,7 +37,7 @@ from wire_protocol.firmware import (
     Release,
     ReportedFirmware,
 )
-from wire_protocol.messages import DeviceStatus, InvalidMessage, UpdateStatus
+from wire_protocol.messages import DeviceStatus, InvalidMessage, UpdateState, UpdateStatus
 from wire_protocol.twin import DesiredTwin, merged
 
 BODY = image("1.1.0", 80_000)
@@ -120,9 +120,14 @@ def test_what_is_damaged_or_out_of_place_never_ends_in_the_image(ledger: Ledger,
     gateway = Gateway(ledger, tmp_path)
     other, name = image("7.7", 80_000), hashlib.sha256(BODY).hexdigest()
     for chunk in (
-        piece(BODY, 100, 100), piece(other, 0, 100), piece(BODY, 0, 100, digest="0" * 64), piece(BODY, 0, 0),
-        piece(BODY, 0, 40_000), piece(BODY[:-1], 0, 100, of=name), piece(BODY + b"!", 0, 100, of=name),
-    ):  # fmt: skip
+        piece(BODY, 100, 100),
+        piece(other, 0, 100),
+        piece(BODY, 0, 100, digest="0" * 64),
+        piece(BODY, 0, 0),
+        piece(BODY, 0, 40_000),
+        piece(BODY[:-1], 0, 100, of=name),
+        piece(BODY + b"!", 0, 100, of=name),
+    ):
         assert not gateway.take(chunk)
     assert gateway.link.report()[MODEL].fetched == 0
     gateway.take(piece(BODY, 0, 100))
@@ -186,7 +191,7 @@ def test_devices_are_offered_what_is_here_and_reported_by_model(ledger: Ledger, 
     gateway = Gateway(ledger, tmp_path)
     said(ledger, "probe-1")
     said(ledger, "stranger")
-    said(ledger, "probe-1", update=UpdateStatus(release=4, state="healthy"))
+    said(ledger, "probe-1", update=UpdateStatus(release=4, state=UpdateState.HEALTHY))
     [offer] = firmware.offers(ledger.connection, gateway.shelf)
     assert offer == ("probe-1", b"")
     gateway.fetch(BODY)
@@ -194,10 +199,10 @@ def test_devices_are_offered_what_is_here_and_reported_by_model(ledger: Ledger, 
     assert FirmwareOffer.decode(offer.payload).release == 5
     told = gateway.link.report()[MODEL]
     assert (told.devices, told.healthy, told.failed) == (1, 0, {})
-    said(ledger, "probe-1", update=UpdateStatus(release=5, state="rolled-back", reason="not healthy"))
+    said(ledger, "probe-1", update=UpdateStatus(release=5, state=UpdateState.ROLLED_BACK, reason="not healthy"))
     assert gateway.link.report()[MODEL].failed == {"probe-1": "rolled-back: not healthy"}
     assert firmware.offers(ledger.connection, gateway.shelf, "probe-1") == []
-    said(ledger, "probe-1", update=UpdateStatus(release=5, state="healthy"), firmware="1.1.0")
+    said(ledger, "probe-1", update=UpdateStatus(release=5, state=UpdateState.HEALTHY), firmware="1.1.0")
     told = gateway.link.report()[MODEL]
     assert (told.healthy, told.failed) == (1, {})
     with database.transaction(ledger.connection):
@@ -229,7 +234,7 @@ def test_a_device_that_says_what_it_is_costs_a_look_at_that_device_alone(ledger:
 def test_a_technician_sees_it_offline(ledger: Ledger, tmp_path: Path) -> None:
     """`stocktide edge firmware` works beside the running agent, without a network."""
     wanted(ledger, 1, release("1.1.0", 5, BODY))
-    said(ledger, "probe-1", update=UpdateStatus(release=5, state="downloading"))
+    said(ledger, "probe-1", update=UpdateStatus(release=5, state=UpdateState.DOWNLOADING))
     path = str(tmp_path / "ledger.db")
     shown = CliRunner().invoke(app, ["firmware", "--ledger", path])
     assert (shown.exit_code, "downloading" in shown.output, "0 %" in shown.output) == (0, True, True)

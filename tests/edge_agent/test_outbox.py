@@ -61,10 +61,14 @@ def test_frames_are_contiguous_and_chained(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize(
     "tamper",
-    ["UPDATE frame SET body = substr(body, 1, 20) WHERE frame = 1", "UPDATE frame SET digest = 'x' WHERE frame = 2",
-     "UPDATE frame SET first_seq = 7 WHERE frame = 2", "DELETE FROM frame WHERE frame = 3",
-     "UPDATE frame SET body = (SELECT body FROM frame WHERE frame = 2) WHERE frame = 3"],
-)  # fmt: skip
+    [
+        "UPDATE frame SET body = substr(body, 1, 20) WHERE frame = 1",
+        "UPDATE frame SET digest = 'x' WHERE frame = 2",
+        "UPDATE frame SET first_seq = 7 WHERE frame = 2",
+        "DELETE FROM frame WHERE frame = 3",
+        "UPDATE frame SET body = (SELECT body FROM frame WHERE frame = 2) WHERE frame = 3",
+    ],
+)
 def test_verify_finds_a_changed_frame(ledger: Ledger, tamper: str) -> None:
     """A frame that was changed after it was sealed must not be sent again as if nothing had happened."""
     fill(ledger, 250)
@@ -175,11 +179,13 @@ def test_verdicts_reach_the_technician(ledger: Ledger) -> None:
 def test_what_the_cloud_rejected_is_not_in_the_stock(ledger: Ledger) -> None:
     """Edge and cloud must show the same; a rebuild and an audit must agree with both."""
     with database.transaction(ledger.connection):
-        ledger.append([
-            draft("receive", "tea", 10, destination="A-01"),
-            draft("count", "tea", 7, location="A-01"),
-            draft("receive", "tea", 5, destination="A-01"),
-        ])  # fmt: skip
+        ledger.append(
+            [
+                draft("receive", "tea", 10, destination="A-01"),
+                draft("count", "tea", 7, location="A-01"),
+                draft("receive", "tea", 5, destination="A-01"),
+            ]
+        )
     for seq, on_hand in ((2, 15), (3, 10)):
         with database.transaction(ledger.connection):
             Outbox(ledger).verdicts("ledger", [Rejected(seq=seq, reason="no")])

@@ -11,7 +11,7 @@ import pytest
 
 from edge_agent.ledger import audit, database, outbox, queries
 from edge_agent.ledger.clock import Clock
-from edge_agent.ledger.drafts import Draft, draft
+from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.recovery import Opened, Recovery
@@ -48,9 +48,12 @@ def head(message: SiteFrame) -> LogCursor:
     """Where the cloud has a log that ends with this frame."""
     made = frames.decode(message.frame)
     return LogCursor(
-        gateway=message.gateway, epoch=made.header.epoch, frame=made.header.frame, seq=made.header.last_seq,
+        gateway=message.gateway,
+        epoch=made.header.epoch,
+        frame=made.header.frame,
+        seq=made.header.last_seq,
         digest=made.digest,
-    )  # fmt: skip
+    )
 
 
 def acked(gateway: SiteGateway, frame: int) -> None:
@@ -86,9 +89,14 @@ def uplink(gateway: SiteGateway, path: Path) -> Uplink:
     settings, reader = EdgeSettings(ledger=path), database.open_reader(path)
     write = PatientWrites(submit)
     shipping = Shipping(
-        gateway=gateway.name, reader=reader, write=write, limits=lambda: sender_limits(settings, None),
-        settings=settings, clock=clock, site=SiteLink(gateway.name, reader, write, settings, clock.mono_ms),
-    )  # fmt: skip
+        gateway=gateway.name,
+        reader=reader,
+        write=write,
+        limits=lambda: sender_limits(settings, None),
+        settings=settings,
+        clock=clock,
+        site=SiteLink(gateway.name, reader, write, settings, clock.mono_ms),
+    )
     made = Uplink(
         brokers=(BrokerAddress.parse("mqtt://localhost"),),
         gateway=gateway.name,
@@ -119,9 +127,16 @@ def test_a_verdict_about_another_history_is_not_believed(gateway: SiteGateway, t
     gateway.append(scan(106), scan(107, 100), scan(108))
     link = uplink(gateway, tmp_path / "gw-1.db")
     told = Ack(
-        stream="ledger", epoch=gateway.ledger.epoch, frame=2, seq=8, now_ms=START_MS, window=16, want=3,
-        digest="ab" * 32, rejected=(Rejected(seq=7, reason="counts already"),),
-    )  # fmt: skip
+        stream="ledger",
+        epoch=gateway.ledger.epoch,
+        frame=2,
+        seq=8,
+        now_ms=START_MS,
+        window=16,
+        want=3,
+        digest="ab" * 32,
+        rejected=(Rejected(seq=7, reason="counts already"),),
+    )
     asyncio.run(link.shipping.acknowledged(told))
     assert link.shipping.forked
     assert queries.balances(gateway.ledger.connection)[SHELF] == 107
@@ -278,8 +293,6 @@ def test_a_flood_of_commands_is_bounded(tmp_path: Path) -> None:
 
 def test_readings_on_their_way_are_sealed_again_in_the_new_epoch(gateway: SiteGateway) -> None:
     """What of them the cloud has is not known; a reading twice is better than one lost."""
-    from edge_agent.ledger.drafts import ReadingDraft  # noqa: PLC0415 - only here
-
     with database.transaction(gateway.ledger.connection):
         gateway.ledger.append_readings([ReadingDraft("probe", f"r-{n}", {"t_c": float(n)}) for n in range(5)])
         Outbox(gateway.ledger).seal("readings", 2, contact_mono_ms=None)

@@ -18,9 +18,13 @@ async def device(post: Post, name: str, sampling_s_min: int = 1) -> AsyncIterato
     """A simulated device at a gateway's broker."""
     firmware = Firmware(name=name, rng=random.Random(1), sampling_s_min=sampling_s_min)
     link = Link(
-        post.name, BrokerAddress.parse(post.broker.url), Unit(firmware, air_of(1, name)), pace=Pace(1.0),
-        options=LinkOptions(), rng=random.Random(1),
-    )  # fmt: skip
+        post.name,
+        BrokerAddress.parse(post.broker.url),
+        Unit(firmware, air_of(1, name)),
+        pace=Pace(1.0),
+        options=LinkOptions(),
+        rng=random.Random(1),
+    )
     running = asyncio.create_task(link.run())
     try:
         yield firmware

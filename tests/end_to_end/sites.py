@@ -121,6 +121,7 @@ class SiteStack:
         assert sum(row.rows for row in rows) == sum(row.distinct for row in rows) == self.events() + technician
         events = self.cloud.execute(
             "SELECT count(DISTINCT (m.gateway_id, d.name, m.event)) FROM movement m JOIN device d USING (device_id) "
-            "JOIN tenant t ON t.tenant_id = m.tenant_id WHERE t.name = %s", [self.tenant],
-        ).fetchone()  # fmt: skip
+            "JOIN tenant t ON t.tenant_id = m.tenant_id WHERE t.name = %s",
+            [self.tenant],
+        ).fetchone()
         assert events == (self.events(),)

@@ -239,25 +239,37 @@ FAULTS = [
     Fault("database-killed", kill_database, needs={"own_database": True}, require_seen=database_missed),
     Fault("link-cut", cut_link, needs={"link": "proxy"}, require_seen=uplinks_broke),
     Fault(
-        "link-half-open", half_open_link, strikes=1, needs={"link": "proxy", "keepalive_s": 5},
+        "link-half-open",
+        half_open_link,
+        strikes=1,
+        needs={"link": "proxy", "keepalive_s": 5},
         require_seen=uplinks_broke,
     ),
     Fault(
-        f"link-lossy-{LOSSY}", suffer_lossy_link, needs={"link": LOSSY}, require_seen=packets_were_lost,
+        f"link-lossy-{LOSSY}",
+        suffer_lossy_link,
+        needs={"link": LOSSY},
+        require_seen=packets_were_lost,
         events_per_s=150,
     ),
     Fault(
-        f"agent-killed-on-full-disk-{'tmpfs' if SMALL_DISKS else 'rlimit'}", kill_agent_on_full_disk, strikes=2,
+        f"agent-killed-on-full-disk-{'tmpfs' if SMALL_DISKS else 'rlimit'}",
+        kill_agent_on_full_disk,
+        strikes=2,
         needs={"ledger_disk_mb": 16} if SMALL_DISKS else {},
     ),
     Fault(
-        f"gateway-disk-full-{'tmpfs' if SMALL_DISKS else 'rlimit'}", fill_gateway_disk, strikes=3,
+        f"gateway-disk-full-{'tmpfs' if SMALL_DISKS else 'rlimit'}",
+        fill_gateway_disk,
+        strikes=3,
         needs={"ledger_disk_mb": 16} if SMALL_DISKS else {},
     ),
     Fault(
-        "anything", strike_anything, needs={"own_database": True, "link": "proxy", "workers": 2, "persistent": True},
+        "anything",
+        strike_anything,
+        needs={"own_database": True, "link": "proxy", "workers": 2, "persistent": True},
     ),
-]  # fmt: skip
+]
 DATABASE_DISK_FULL = Fault(
     "database-disk-full-tmpfs", fill_database_disk, strikes=2, needs={"own_database": True, "disk_mb": 250}
 )

@@ -62,9 +62,7 @@ class Maker:
 
     def roll_out(self, version: str, *options: str) -> str:
         """Begin a job for the whole site."""
-        made = self.run(
-            "create", "--tenant", self.stack.tenant, "--firmware", MODEL, version, *options, noun="job"
-        )  # fmt: skip
+        made = self.run("create", "--tenant", self.stack.tenant, "--firmware", MODEL, version, *options, noun="job")
         return str(made["job"])
 
     @asynccontextmanager
@@ -74,11 +72,9 @@ class Maker:
             connection.executemany(statement("insert_device"), [(name, "probe") for name in DEVICES])
         trusted = TrustedKey.load(self.folder / "key.pub")
         units = [
-            updatable.device(
-                name, self.folder / post.name, trusted, model=MODEL, factory="1.0.0", health_ms=HEALTH_MS
-            )
+            updatable.device(name, self.folder / post.name, trusted, model=MODEL, factory="1.0.0", health_ms=HEALTH_MS)
             for name in DEVICES
-        ]  # fmt: skip
+        ]
         broker = BrokerAddress.parse(post.broker.url)
         running = asyncio.create_task(updatable.run(units, broker, LinkOptions(reconnect_s_max=0.5), lambda _: None))
         try:
@@ -107,9 +103,11 @@ async def ended(stack: SiteStack, job: str) -> dict[str, Any]:
         return jobs.listing(stack.cloud, limit=1, job=job)[0]
 
     await asyncio.to_thread(
-        eventually, lambda: row()["state"] != "running", within_s=2 * SETTLE_S,
+        eventually,
+        lambda: row()["state"] != "running",
+        within_s=2 * SETTLE_S,
         explain=lambda: f"{row()} {jobs.targets(stack.cloud, job, limit=9)}",
-    )  # fmt: skip
+    )
     return row()
 
 
@@ -138,7 +136,7 @@ async def test_a_good_release_goes_round_and_a_bad_one_stops_at_its_bound(site: 
         assert bad["state"] == "failed"
         assert "1 of 1 gateways of wave 1 failed" in bad["reason"]
         [first, *rest] = jobs.targets(site.cloud, bad["job"], limit=9)
-        assert first["state"] == "rolled back"
+        assert first["state"] == "rolled-back"
         assert "probe-1 rolled-back: not healthy within 2 s" in first["reason"]
         assert [row["state"] for row in rest] == ["waiting", "waiting"]
         assert [versions(each) for each in units] == [["1.1.0", "1.1.0"]] * 3

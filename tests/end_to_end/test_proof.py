@@ -68,8 +68,12 @@ def test_the_demo_ends_by_itself_with_a_proof() -> None:
     """What a newcomer runs first. Embedded PostgreSQL and broker, no services needed, exit code 0."""
     shown = subprocess.run(
         [sys.executable, "-m", "stocktide", "demo", "--seconds", "10", "--events", "150"],
-        capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
     assert shown.returncode == 0, shown.stdout + shown.stderr
     assert "The uplink of london is cut" in shown.stdout
     assert "Proved: every event counted once" in shown.stdout

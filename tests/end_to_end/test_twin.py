@@ -93,26 +93,50 @@ async def test_a_job_goes_through_a_site_and_comes_back(site: SiteStack) -> None
     posts = [site.make() for _ in range(2)]
     for post in posts:
         await until(site, post.name, version=0)
-    done = CliRunner().invoke(cloud, [
-        "job", "create", "--tenant", site.tenant, "--patch", '{"limits": {"readings": 5000}}', "--waves", "1,100%",
-        "--database-url", site.database_url,
-    ])  # fmt: skip
+    done = CliRunner().invoke(
+        cloud,
+        [
+            "job",
+            "create",
+            "--tenant",
+            site.tenant,
+            "--patch",
+            '{"limits": {"readings": 5000}}',
+            "--waves",
+            "1,100%",
+            "--database-url",
+            site.database_url,
+        ],
+    )
     assert done.exit_code == 0, done.output
     for post in posts:
         await until(site, post.name, version=1)
     async with device(posts[0], "probe-1", sampling_s_min=5), device(posts[1], "probe-1", sampling_s_min=5):
-        bad = CliRunner().invoke(cloud, [
-            "job", "create", *(post.name for post in posts), "--waves", "1,100%", "--rollback", "--json",
-            "--patch", '{"devices": {"probe-1": {"kind": "probe", "sampling_s": 1}}}',
-            "--database-url", site.database_url,
-        ])  # fmt: skip
+        bad = CliRunner().invoke(
+            cloud,
+            [
+                "job",
+                "create",
+                *(post.name for post in posts),
+                "--waves",
+                "1,100%",
+                "--rollback",
+                "--json",
+                "--patch",
+                '{"devices": {"probe-1": {"kind": "probe", "sampling_s": 1}}}',
+                "--database-url",
+                site.database_url,
+            ],
+        )
         job = json.loads(bad.output)["job"]
         await asyncio.to_thread(
-            eventually, lambda: jobs.listing(site.cloud, limit=1, job=job)[0]["state"] == "failed", within_s=SETTLE_S,
+            eventually,
+            lambda: jobs.listing(site.cloud, limit=1, job=job)[0]["state"] == "failed",
+            within_s=SETTLE_S,
             explain=lambda: str(jobs.listing(site.cloud, limit=1, job=job)),
-        )  # fmt: skip
+        )
     [first, second] = jobs.targets(site.cloud, job, limit=9)
-    assert (first["state"], second["state"]) == ("rolled back", "waiting")
+    assert (first["state"], second["state"]) == ("rolled-back", "waiting")
     assert "a device cannot" in first["reason"]
     assert twins.show(site.cloud, second["gateway"])["version"] == 1
     await until(site, first["gateway"], version=3)

@@ -35,9 +35,14 @@ class Cloud:
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command of stocktide and assert its exit code."""
         done = subprocess.run(
-            [sys.executable, "-m", "stocktide", *command], input=text, capture_output=True, text=True, timeout=60,
-            check=False, env=os.environ | {"STOCKTIDE_DATABASE_URL": self.database_url} | environment,
-        )  # fmt: skip
+            [sys.executable, "-m", "stocktide", *command],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | {"STOCKTIDE_DATABASE_URL": self.database_url} | environment,
+        )
         assert done.returncode == code, (command, done.returncode, done.stdout, done.stderr)
         return done
 
@@ -52,18 +57,34 @@ class Cloud:
     def enroll(self, code: str, ledger: Path, *options: str, exit_code: int = 0) -> dict[str, Any]:
         """Enrol and return what the command says in JSON; the claim goes through standard input."""
         done = self.run(
-            "edge", "enroll", "-", "--broker", self.brokers.claims_url, "--ca-file", str(self.brokers.authority.bundle),
-            "--ledger", str(ledger), "--json", *options, text=f"{code}\n", code=exit_code,
-        )  # fmt: skip
+            "edge",
+            "enroll",
+            "-",
+            "--broker",
+            self.brokers.claims_url,
+            "--ca-file",
+            str(self.brokers.authority.bundle),
+            "--ledger",
+            str(ledger),
+            "--json",
+            *options,
+            text=f"{code}\n",
+            code=exit_code,
+        )
         answer: dict[str, Any] = json.loads(done.stdout if exit_code == 0 else done.stderr.splitlines()[-1])
         return answer
 
     def revoke(self, gateway: str) -> dict[str, Any]:
         """Revoke a gateway."""
         done = self.run(
-            "cloud", "gateway", "revoke", gateway, "--json",
-            STOCKTIDE_CA_DIR=str(self.brokers.authority.directory), STOCKTIDE_MQTT_URL=self.brokers.worker_url,
+            "cloud",
+            "gateway",
+            "revoke",
+            gateway,
+            "--json",
+            STOCKTIDE_CA_DIR=str(self.brokers.authority.directory),
+            STOCKTIDE_MQTT_URL=self.brokers.worker_url,
             STOCKTIDE_BROKER_RELOAD_COMMAND=self.brokers.reload_command,
-        )  # fmt: skip
+        )
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer

@@ -43,9 +43,14 @@ class Small:
     def run(self, *command: str, text: str = "") -> dict[str, Any]:
         """Run a command of stocktide and return its answer in JSON."""
         done = subprocess.run(
-            [sys.executable, "-m", "stocktide", *command, "--json"], input=text, capture_output=True, text=True,
-            timeout=60, check=False, env=os.environ | self.environment,
-        )  # fmt: skip
+            [sys.executable, "-m", "stocktide", *command, "--json"],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env=os.environ | self.environment,
+        )
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer
@@ -55,8 +60,13 @@ class Small:
         codes = [ClaimCode.parse(claim) for claim in claims]
         file = self.folder / "claims"
         passwords.write(file, {code.name: passwords.hashed(code.secret) for code in codes})
-        files = {"cafile": "ca/bundle.pem", "crlfile": "ca/crl.pem", "certfile": "server.pem", "keyfile": "server.key",
-                 "claims": "claims"}  # fmt: skip
+        files = {
+            "cafile": "ca/bundle.pem",
+            "crlfile": "ca/crl.pem",
+            "certfile": "server.pem",
+            "keyfile": "server.key",
+            "claims": "claims",
+        }
         ports = ["--gateway-port=0", "--claims-port=0", "--worker-port=0"]
         named = [f"--{name}={self.folder / file}" for name, file in files.items()]
         command = [sys.executable, "-m", "stocktide", "broker", "run-fleet", *named, *ports, "--json"]
@@ -68,12 +78,17 @@ class Small:
 
 @pytest.fixture
 def small(tmp_path: Path, database_url: str) -> Iterator[Small]:
-    made = Small(tmp_path, OLD | {
-        "STOCKTIDE_DATABASE_URL": database_url, "STOCKTIDE_CA_DIR": str(tmp_path / "ca"),
-        "STOCKTIDE_MQTT_CA_FILE": str(tmp_path / "ca" / "bundle.pem"),
-        "STOCKTIDE_MQTT_CERT_FILE": str(tmp_path / "worker.pem"),
-        "STOCKTIDE_MQTT_KEY_FILE": str(tmp_path / "worker.key"),
-    })  # fmt: skip
+    made = Small(
+        tmp_path,
+        OLD
+        | {
+            "STOCKTIDE_DATABASE_URL": database_url,
+            "STOCKTIDE_CA_DIR": str(tmp_path / "ca"),
+            "STOCKTIDE_MQTT_CA_FILE": str(tmp_path / "ca" / "bundle.pem"),
+            "STOCKTIDE_MQTT_CERT_FILE": str(tmp_path / "worker.pem"),
+            "STOCKTIDE_MQTT_KEY_FILE": str(tmp_path / "worker.key"),
+        },
+    )
     Authority.create(tmp_path / "ca", "Stocktide test")
     made.run("cloud", "ca", "server", HOST, "--out", str(tmp_path))
     made.run("cloud", "ca", "worker", "--out", str(tmp_path))
@@ -85,9 +100,13 @@ def small(tmp_path: Path, database_url: str) -> Iterator[Small]:
 
 
 def test_a_claim_makes_a_gateway_that_ships_until_it_is_revoked(
-    small: Small, database_url: str, tmp_path: Path, worker: Workers, agents: Callable[..., AgentProcess],
+    small: Small,
+    database_url: str,
+    tmp_path: Path,
+    worker: Workers,
+    agents: Callable[..., AgentProcess],
     unique_name: Name,
-) -> None:  # fmt: skip
+) -> None:
     """What `make demo` shows must be the product: enrolment, mutual TLS in both directions, and the way out again."""
     tenant, gateway, ledger = unique_name("acme"), unique_name(), tmp_path / "edge" / "ledger.db"
     with closing(connect(database_url, application="test")) as connection:
@@ -96,13 +115,26 @@ def test_a_claim_makes_a_gateway_that_ships_until_it_is_revoked(
     code = small.run("cloud", "gateway", "claim", gateway, "--tenant", tenant, "--site", "berlin")["claim"]
     addresses = small.serve([code])
     cloud = worker(
-        "one", database_url, addresses["workers"],
-        STOCKTIDE_GATEWAY_BROKERS=addresses["gateways"], **small.environment,
-    )  # fmt: skip
+        "one",
+        database_url,
+        addresses["workers"],
+        STOCKTIDE_GATEWAY_BROKERS=addresses["gateways"],
+        **small.environment,
+    )
     done = small.run(
-        "edge", "enroll", "-", "--broker", addresses["claims"], "--ca-file", str(tmp_path / "ca" / "bundle.pem"),
-        "--ledger", str(ledger), "--mqtt-version", "3.1.1", text=f"{code}\n",
-    )  # fmt: skip
+        "edge",
+        "enroll",
+        "-",
+        "--broker",
+        addresses["claims"],
+        "--ca-file",
+        str(tmp_path / "ca" / "bundle.pem"),
+        "--ledger",
+        str(ledger),
+        "--mqtt-version",
+        "3.1.1",
+        text=f"{code}\n",
+    )
     assert done["brokers"] == [addresses["gateways"]]
     book(ledger, "receive", "TEA", 5, destination="A-01")
     agent = agents(ledger, "--mqtt-version", "3.1.1").start("uplink_up")

@@ -18,6 +18,7 @@ from testbed.agent_process import AgentProcess
 from testbed.brokers import SECRET
 from testbed.eventually import eventually
 from tests.enrolment.cloud import Cloud, waiting
+from wire_protocol.claims import ClaimCode
 
 Name = Callable[..., str]
 
@@ -130,8 +131,6 @@ def test_each_refusal_says_why(cloud: Cloud, tmp_path: Path, unique_name: Name) 
 
 def test_an_unknown_claim_and_a_wrong_secret_look_the_same(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
     """Whoever guesses must not learn which claims exist."""
-    from wire_protocol.claims import ClaimCode  # noqa: PLC0415 - beside its use
-
     real = ClaimCode.parse(cloud.claim(unique_name()))
     wrong = ClaimCode(real.name, "0" * 24).text()
     unknown = ClaimCode("zzzzzzzz", "0" * 24).text()
@@ -143,9 +142,17 @@ def test_no_connection_and_no_answer_are_told_apart(cloud: Cloud, tmp_path: Path
     """Each step that fails says which one it was: a wrong authority, and a cloud whose workers are all down."""
     code, ledger = cloud.claim(unique_name()), tmp_path / "ledger.db"
     done = cloud.run(
-        "edge", "enroll", "-", "--broker", cloud.brokers.claims_url, "--ledger", str(ledger), "--json",
-        text=code, code=4,
-    )  # fmt: skip
+        "edge",
+        "enroll",
+        "-",
+        "--broker",
+        cloud.brokers.claims_url,
+        "--ledger",
+        str(ledger),
+        "--json",
+        text=code,
+        code=4,
+    )
     assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
     cloud.run("edge", "enroll", "-", "--broker", "mqtt://127.0.0.1:1", "--ledger", str(ledger), text=code, code=2)
     cloud.worker.kill()

@@ -13,9 +13,9 @@ import pytest
 from cloud_store.base.connection import connect
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
-from edge_agent.link.cloud_client import CloudClient
 from testbed.agent_process import AgentProcess
 from testbed.eventually import WITHIN_S, eventually, eventually_async
+from tests.broker_config.clients import PromptClient
 from tests.enrolment.cloud import Cloud, waiting
 from wire_protocol import topics
 
@@ -42,7 +42,7 @@ class Thief:
     async def run(self) -> None:
         """Steal until cancelled."""
         while True:
-            client = CloudClient("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
+            client = PromptClient("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
             try:
                 async with client:
                     while True:
@@ -108,8 +108,9 @@ async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
             else:
                 connection.execute(
                     "UPDATE certificate c SET revoked_at = now() FROM gateway g"
-                    " WHERE g.gateway_id = c.gateway_id AND g.name = %s", [name],
-                )  # fmt: skip
+                    " WHERE g.gateway_id = c.gateway_id AND g.name = %s",
+                    [name],
+                )
 
     def is_asked(name: str) -> bool:
         with closing(connect(cloud.database_url, application="test")) as connection:
@@ -117,9 +118,9 @@ async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
         assert row is not None
         return bool(row[0])
 
-    def client(number: int) -> CloudClient:
+    def client(number: int) -> PromptClient:
         context = IdentityFolder.beside(homes[number]).tls()
-        return CloudClient("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="x", timeout=5)
+        return PromptClient("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="x", timeout=5)
 
     async def cut(number: int) -> None:
         """Connect, revoke, and wait until the broker ends it."""
@@ -250,20 +251,27 @@ def test_a_signer_command_is_believed_nothing(cloud: Cloud, tmp_path: Path, uniq
     script = tmp_path / "signer"
     other = cloud.brokers.identity("gw-other")[0]
     does = {
-        "nothing": "true", "late": "exec sleep 60", "failure": "echo the vault is sealed >&2; exit 3",
+        "nothing": "true",
+        "late": "exec sleep 60",
+        "failure": "echo the vault is sealed >&2; exit 3",
         "another's": f"cat {other}",
-    }[answer]  # fmt: skip
+    }[answer]
     script.write_text(f"#!/bin/sh\n{does}\n")
     script.chmod(0o755)
     cloud.worker.kill()
     cloud.worker.environment |= {
-        "STOCKTIDE_SIGNER_COMMAND": str(script), "STOCKTIDE_CA_BUNDLE_FILE": str(cloud.brokers.authority.bundle),
+        "STOCKTIDE_SIGNER_COMMAND": str(script),
+        "STOCKTIDE_CA_BUNDLE_FILE": str(cloud.brokers.authority.bundle),
         "STOCKTIDE_SIGNER_ANSWER_S_MAX": "0.5",
-    }  # fmt: skip
+    }
     cloud.worker.start()
     eventually(lambda: '"broker_connected"' in cloud.worker.log_file.read_text().split("worker_started")[-1])
     code, ledger = cloud.claim(unique_name()), tmp_path / "ledger.db"
     assert "operator's log" in cloud.enroll(code, ledger, "--wait", "4", exit_code=5)["error"]
-    said = {"nothing": "not a certificate", "late": "did not answer", "failure": "the vault is sealed",
-            "another's": "another name"}[answer]  # fmt: skip
+    said = {
+        "nothing": "not a certificate",
+        "late": "did not answer",
+        "failure": "the vault is sealed",
+        "another's": "another name",
+    }[answer]
     assert said in cloud.worker.log_file.read_text()

@@ -74,9 +74,12 @@ def release(
     """A signed release of an image."""
     body = image(version) if body is None else body
     fields = {
-        "model": MODEL, "version": version, "release": number, "size": len(body),
+        "model": MODEL,
+        "version": version,
+        "release": number,
+        "size": len(body),
         "sha256": hashlib.sha256(body).hexdigest(),
-    }  # fmt: skip
+    }
     manifest = Manifest.model_validate(fields | changes)
     return FirmwareOffer(**manifest.model_dump(), signature=key.sign(manifest.signed_bytes()).hex())
 
@@ -85,9 +88,11 @@ def piece(body: bytes, offset: int, size: int, *, of: str | None = None, digest:
     """A piece of an image, honest unless told otherwise."""
     part = body[offset : offset + size]
     line = FirmwareChunkLine(
-        sha256=of or hashlib.sha256(body).hexdigest(), offset=offset, size=len(body),
+        sha256=of or hashlib.sha256(body).hexdigest(),
+        offset=offset,
+        size=len(body),
         digest=digest or hashlib.sha256(part).hexdigest(),
-    )  # fmt: skip
+    )
     return FirmwareChunk(line, part)
 
 

@@ -20,9 +20,14 @@ Brokers = Callable[..., PrivateBroker]
 async def _sim(*arguments: str) -> tuple[int, str, str]:
     """Run the command in a process of its own."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "stocktide", "sim", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+        sys.executable,
+        "-m",
+        "stocktide",
+        "sim",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
     async with asyncio.timeout(60):
         out, err = await process.communicate()
     assert "Traceback" not in err.decode()

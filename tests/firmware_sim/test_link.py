@@ -73,9 +73,11 @@ async def test_time_goes_on_for_a_full_device_that_is_rebooting(private_broker: 
     broker = private_broker()
     agent = SmallAgent(broker.port)
     firmware = Firmware(
-        name="scanner-1", rng=rng_of(1, "scanner-1", "firmware"), memory_events_max=5,
+        name="scanner-1",
+        rng=rng_of(1, "scanner-1", "firmware"),
+        memory_events_max=5,
         reboots=[(START_MS + 3_000 * n, 60_000) for n in range(1, 20)],
-    )  # fmt: skip
+    )
     unit = Unit(firmware, air_of(1, "scanner-1", [Delay(1.0, 100_000)]))
     async with agent.running(), asyncio.timeout(60):
         report = await _fleet(broker.port, unit, 60).run()

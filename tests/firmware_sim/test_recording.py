@@ -130,8 +130,11 @@ def test_sales_leave_the_shop_and_returns_come_back() -> None:
     sold, returned = sale("tea", 2), sale("tea", -3)
     assert (sold.kind, sold.quantity, sold.source, sold.destination) == ("pick", 2, "shop", "@customer")
     assert (returned.kind, returned.quantity, returned.source, returned.destination) == (
-        "receive", 3, "@customer", "shop",
-    )  # fmt: skip
+        "receive",
+        3,
+        "@customer",
+        "shop",
+    )
 
 
 def test_a_plan_counts_bad_rows_and_strict_refuses_them(write_recording: WriteRecording) -> None:
@@ -157,8 +160,12 @@ def test_the_recording_that_comes_with_stocktide_is_whole() -> None:
     plan = replay.plan(builtin.ONLINE_RETAIL, strict=True)
     assert plan.rows == 42_481
     assert {name: plan.sites[name].rows for name in list(plan.sites)[:5]} == {
-        "united-kingdom": 40_125, "germany": 565, "france": 439, "eire": 403, "norway": 147,
-    }  # fmt: skip
+        "united-kingdom": 40_125,
+        "germany": 565,
+        "france": 439,
+        "eire": 403,
+        "norway": 147,
+    }
     assert {"POST", "DOT", "M"} <= plan.sites["united-kingdom"].sold.keys()
     assert min(row.quantity for row in recording.read(builtin.ONLINE_RETAIL)) == -9_360
     assert builtin.ONLINE_RETAIL.stat().st_size < 1_000_000

@@ -161,7 +161,7 @@ def forged(offer: FirmwareOffer, **changes: object) -> FirmwareOffer:
         pytest.param(release("0.9", 1, replaces="1.0.1"), "older", id="the way back from another version"),
         pytest.param(release(NEXT, 1, size=1 << 20), "a slot", id="too large"),
     ],
-)  # fmt: skip
+)
 def test_what_must_not_be_taken_is_refused_before_a_byte_is_fetched(offer: FirmwareOffer, why: str) -> None:
     """Whoever can publish on a gateway's broker must not be able to say what devices run."""
     updater = device(slot_bytes=1 << 19)

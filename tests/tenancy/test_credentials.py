@@ -85,9 +85,13 @@ def test_keys_that_must_not_open(connection: Connection, client: Client) -> None
 def test_roles_and_scopes_bound_what_a_key_opens(connection: Connection, client: Client) -> None:
     """Each role opens what the one table says, and a scope only takes away."""
     needed = {
-        "/v1/stock": "stock:read", "/v1/movements": "movements:read", "/v1/gateways": "gateways:read",
-        "/v1/quota": "quota:read", "/v1/keys": "keys:read", "/v1/audit": "audit:read",
-    }  # fmt: skip
+        "/v1/stock": "stock:read",
+        "/v1/movements": "movements:read",
+        "/v1/gateways": "gateways:read",
+        "/v1/quota": "quota:read",
+        "/v1/keys": "keys:read",
+        "/v1/audit": "audit:read",
+    }
     for role in permissions.ROLES:
         headers = key(connection, "acme", role)
         opened = {path for path in needed if client.get(path, headers).status == 200}

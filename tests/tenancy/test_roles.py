@@ -84,12 +84,22 @@ def test_a_worker_and_an_api_login_can_do_their_part_only(address: Callable[[str
         connection.execute("CREATE ROLE worker LOGIN; CREATE ROLE web LOGIN")
         connection.execute("GRANT stocktide_ingest TO worker; GRANT stocktide_api TO web")
     refused = {
-        "worker": ("SELECT * FROM api_key", "SELECT * FROM database_user", "INSERT INTO audit_log DEFAULT VALUES",
-                   "SET ROLE stocktide_api", "SET ROLE stocktide_owner"),
-        "web": ("UPDATE balance SET on_hand = 0", "DELETE FROM movement", "SELECT digest FROM api_key",
-                "UPDATE tenant_quota SET gateways_max = 9",
-                "SELECT * FROM public.movement", "SET ROLE stocktide_ingest"),
-    }  # fmt: skip
+        "worker": (
+            "SELECT * FROM api_key",
+            "SELECT * FROM database_user",
+            "INSERT INTO audit_log DEFAULT VALUES",
+            "SET ROLE stocktide_api",
+            "SET ROLE stocktide_owner",
+        ),
+        "web": (
+            "UPDATE balance SET on_hand = 0",
+            "DELETE FROM movement",
+            "SELECT digest FROM api_key",
+            "UPDATE tenant_quota SET gateways_max = 9",
+            "SELECT * FROM public.movement",
+            "SET ROLE stocktide_ingest",
+        ),
+    }
     for login, statements in refused.items():
         with closing(psycopg.connect(address(login), autocommit=True)) as session:
             for statement in statements:

@@ -108,9 +108,13 @@ def test_a_dashboard_cannot_become_another_tenant(tenants: Tenants) -> None:
                 dashboard.execute(SQL("SET ROLE {}").format(Identifier(role)))
         dashboard.execute("SET default_transaction_read_only = off")
         for statement in (
-            "UPDATE item SET name = 'x'", "DELETE FROM audit_log", "CREATE TABLE t ()", "SELECT digest FROM api_key",
-            "SELECT stocktide_key('x', 'y')", "SELECT stocktide_tenant_named('bravo')",
-        ):  # fmt: skip
+            "UPDATE item SET name = 'x'",
+            "DELETE FROM audit_log",
+            "CREATE TABLE t ()",
+            "SELECT digest FROM api_key",
+            "SELECT stocktide_key('x', 'y')",
+            "SELECT stocktide_tenant_named('bravo')",
+        ):
             with pytest.raises(pg.InsufficientPrivilege):
                 dashboard.execute(statement)
         stock = dashboard.execute("SELECT site, sku, on_hand FROM stock WHERE NOT virtual").fetchall()
@@ -132,8 +136,11 @@ def requests(document: Any, key: str, word: str) -> Iterator[tuple[str, str, Any
             assert "{" not in filled, f"the walk does not know how to ask for {path}"
             yield method.upper(), filled, body
             known = {
-                "site": f"{word}-site", "sku": f"{word}-sku", "location": f"{word}-shelf", "gateway": f"gw-{word}",
-            }  # fmt: skip
+                "site": f"{word}-site",
+                "sku": f"{word}-sku",
+                "location": f"{word}-shelf",
+                "gateway": f"gw-{word}",
+            }
             for parameter in operation.get("parameters", []):
                 if parameter["name"] in known:
                     yield method.upper(), f"{filled}?{parameter['name']}={known[parameter['name']]}&virtual=true", body

@@ -38,9 +38,14 @@ class Provider:
         """The claims of a good token; None takes one out."""
         now = int(time.time())
         good = {
-            "iss": ISSUER, "aud": AUDIENCE, "sub": "kim", "iat": now, "exp": now + 300,
-            "stocktide_tenant": "acme", "stocktide_role": "operator",
-        }  # fmt: skip
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": "kim",
+            "iat": now,
+            "exp": now + 300,
+            "stocktide_tenant": "acme",
+            "stocktide_role": "operator",
+        }
         return {name: value for name, value in (good | changes).items() if value is not None}
 
     def token(self, kid: str = "rsa-1", algorithm: str = "RS256", **changes: Any) -> str:

@@ -16,8 +16,8 @@ from psycopg.sql import SQL, Identifier
 
 from cloud_store.base.connection import Connection
 from cloud_store.merge import dead_letters
-from cloud_store.merge.alarms import Alarm, raise_all
-from cloud_store.merge.dead_letters import DeadLetter
+from cloud_store.merge.alarms import Alarm, AlarmKind, raise_all
+from cloud_store.merge.dead_letters import DeadLetter, LetterKind
 from cloud_store.provisioning import commands, firmware, twins
 from cloud_store.tenancy import api_keys, quotas, registry
 from testbed.store import MergeSession
@@ -76,9 +76,18 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
     with connection.transaction():
         dead_letters.add(
             connection,
-            [DeadLetter("frame", gateway, f"topic/{tenant}", f"{tenant} reason", tenant.encode(), tenant_id=tenant_id)],
+            [
+                DeadLetter(
+                    LetterKind.FRAME,
+                    gateway,
+                    f"topic/{tenant}",
+                    f"{tenant} reason",
+                    tenant.encode(),
+                    tenant_id=tenant_id,
+                )
+            ],
         )
-        raise_all(connection, [Alarm(gateway, "fork", f"{tenant} forked")])
+        raise_all(connection, [Alarm(gateway, AlarmKind.FORK, f"{tenant} forked")])
         connection.execute(
             "INSERT INTO gateway_status (gateway_id, state, epoch, version, heard_at, backlog, dead_letters,"
             " readings_dropped, devices_online) SELECT gateway_id, 'online', 'e', %s, now(), 0, 0, 0, 0 FROM gateway"
@@ -92,9 +101,13 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
     commands.give(connection, gateway, "recount", {"location": f"{tenant}-shelf"}, expires_s=60, who=tenant)
     body = f"{tenant} image".encode()
     release = Release(
-        model=f"{tenant}-model", version="1.0", release=1, size=len(body), sha256=hashlib.sha256(body).hexdigest(),
+        model=f"{tenant}-model",
+        version="1.0",
+        release=1,
+        size=len(body),
+        sha256=hashlib.sha256(body).hexdigest(),
         signature="0" * 128,
-    )  # fmt: skip
+    )
     firmware.add(connection, tenant, [release], body, who=tenant)
     quotas.change(connection, tenant_id, tenant, {"devices_max": 100})
     return api_keys.create(connection, tenant_id, name=f"{tenant} key", role="admin", lifetime=timedelta(days=1))

@@ -15,10 +15,14 @@ from wire_protocol.errors import WireError
 PEAK_BYTES_MAX = 64 * 1024 * 1024
 SAMPLES = samples()
 scalars = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=20),
     st.sampled_from(["\ud800", "#", "+", "../..", "a\0b", "$SYS", "x" * 5000]),
     st.sampled_from([10**400, float("nan"), -(1 << 63), 1 << 64]),
-)  # fmt: skip
+)
 anything = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

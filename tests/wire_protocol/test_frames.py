@@ -21,9 +21,14 @@ Entries = list[Movement | Count | Reading]
 def header(count: int, **changes: object) -> FrameHeader:
     """A header for `count` entries."""
     values = {
-        "stream": "ledger", "epoch": EPOCH, "frame": 1, "first_seq": 1, "count": count, "boots": {BOOT: 12},
+        "stream": "ledger",
+        "epoch": EPOCH,
+        "frame": 1,
+        "first_seq": 1,
+        "count": count,
+        "boots": {BOOT: 12},
         "prev": frames.genesis("gw-1", EPOCH, "ledger"),
-    }  # fmt: skip
+    }
     return FrameHeader.model_validate(values | changes)
 
 
@@ -115,9 +120,21 @@ def test_a_truncated_frame_is_refused(cut: int) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"v": 2}, {"v": None}, {"stream": "other"}, {"epoch": "x"}, {"frame": 0}, {"frame": 1.5}, {"count": 501},
-     {"count": True}, {"first_seq": -1}, {"prev": "zz"}, {"boots": {"x": 1}}, {"boots": {BOOT: 1e3}}],
-)  # fmt: skip
+    [
+        {"v": 2},
+        {"v": None},
+        {"stream": "other"},
+        {"epoch": "x"},
+        {"frame": 0},
+        {"frame": 1.5},
+        {"count": 501},
+        {"count": True},
+        {"first_seq": -1},
+        {"prev": "zz"},
+        {"boots": {"x": 1}},
+        {"boots": {BOOT: 1e3}},
+    ],
+)
 def test_a_bad_header_is_refused_with_its_place(change: dict[str, object]) -> None:
     """Without a good header there is no place in the chain, so nothing can be done with the frame."""
     entry = Count(hlc=1, boot=BOOT, mono_ms=0, sku="a", quantity=1, location="A")
@@ -128,7 +145,7 @@ def test_a_bad_header_is_refused_with_its_place(change: dict[str, object]) -> No
 @pytest.mark.parametrize(
     "columns",
     [None, [], {"ms": [1, 2]}, {"ms": ["x"]}, {"ms": {}}, {"tick": ["a"]}, {"drift_ms": [None]}, {"ms": [10**30]}],
-)  # fmt: skip
+)
 def test_unreadable_columns_leave_the_frame_its_place(columns: object) -> None:
     """A frame whose entries cannot be read must not stop its stream: it is merged with every entry rejected."""
     entry = Count(hlc=1, boot=BOOT, mono_ms=0, sku="a", quantity=1, location="A")

@@ -23,13 +23,25 @@ def test_an_event_round_trips() -> None:
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"v": 7}, "v"), ({"id": ""}, "id"), ({"id": "x" * 65}, "id"), ({"id": "a b"}, "id"), ({"kind": "x"}, "kind"),
-        ({"quantity": "2"}, "quantity"), ({"quantity": 2.0}, "quantity"), ({"quantity": -1}, "quantity"),
-        ({"quantity": True}, "quantity"), ({"quantity": 10**13}, "quantity"), ({"sku": " x"}, "sku"),
-        ({"sku": "a\u0000b"}, "sku"), ({"sku": "x" * 65}, "sku"), ({"sku": None}, "sku"), ({"lott": "L"}, "lott"),
-        ({"at_ms": -1}, "at_ms"), ({"at_ms": 10**20}, "at_ms"),
+        ({"v": 7}, "v"),
+        ({"id": ""}, "id"),
+        ({"id": "x" * 65}, "id"),
+        ({"id": "a b"}, "id"),
+        ({"kind": "x"}, "kind"),
+        ({"quantity": "2"}, "quantity"),
+        ({"quantity": 2.0}, "quantity"),
+        ({"quantity": -1}, "quantity"),
+        ({"quantity": True}, "quantity"),
+        ({"quantity": 10**13}, "quantity"),
+        ({"sku": " x"}, "sku"),
+        ({"sku": "a\u0000b"}, "sku"),
+        ({"sku": "x" * 65}, "sku"),
+        ({"sku": None}, "sku"),
+        ({"lott": "L"}, "lott"),
+        ({"at_ms": -1}, "at_ms"),
+        ({"at_ms": 10**20}, "at_ms"),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_field_is_refused_by_name(change: dict[str, object], where: str) -> None:
     """The dead letter must tell the firmware author what to mend."""
     with pytest.raises(InvalidMessage, match=where) as caught:

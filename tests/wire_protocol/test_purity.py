@@ -4,9 +4,24 @@ import subprocess
 import sys
 
 FORBIDDEN = {
-    "aiomqtt", "asyncio", "http", "paho", "psycopg", "random", "secrets", "selectors", "socket", "sqlite3",
-    "sqlite_utils", "ssl", "structlog", "subprocess", "threading", "typer", "urllib.request",
-}  # fmt: skip
+    "aiomqtt",
+    "asyncio",
+    "http",
+    "paho",
+    "psycopg",
+    "random",
+    "secrets",
+    "selectors",
+    "socket",
+    "sqlite3",
+    "sqlite_utils",
+    "ssl",
+    "structlog",
+    "subprocess",
+    "threading",
+    "typer",
+    "urllib.request",
+}
 
 PROGRAM = """
 import sys, json, zlib, hashlib, re, pydantic, pydantic.json_schema

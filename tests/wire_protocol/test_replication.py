@@ -12,6 +12,7 @@ from wire_protocol import frames, names
 from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader, LogHead
 from wire_protocol.messages import Ack, Rejected
+from wire_protocol.reasons import ForkCode
 from wire_protocol.replication import (
     NO_CURSOR,
     Acked,
@@ -294,7 +295,7 @@ def test_another_history_under_the_same_numbers_is_found_before_it_is_believed()
     edge = Sender("ledger", EPOCH, sealed=4, acked=1, limits=LIMITS, digest_of=digests.get)
     edge.connected(0)
     told = Receiver("gw", "ledger", EPOCH, Cursor(3, 3, ours[2][1])).ack(0, 16, ask=True)
-    assert edge.receive(told, 10) == [Forked("the cloud has another frame 3")]
+    assert edge.receive(told, 10) == [Forked(ForkCode.OTHER_FRAME.says("the cloud has another frame 3"))]
     assert edge.acked_frame == 1
 
 

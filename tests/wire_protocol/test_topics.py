@@ -52,11 +52,19 @@ def test_a_name_that_could_reach_beyond_itself_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "topic",
     [
-        "", "stocktide", "stocktide/v1", "stocktide/v2/00/gw/up/ledger", "stocktide/v1/zz/gw-1/up/ledger",
-        "stocktide/v1/26/gw-1/up/other", "stocktide/v1/26/gw-1/up/ledger/more", "stocktide/v1/dev/x/other",
-        "x" * 1000, "stocktide/v1/dev//event", "stocktide/v1/claim/C-1/request",
+        "",
+        "stocktide",
+        "stocktide/v1",
+        "stocktide/v2/00/gw/up/ledger",
+        "stocktide/v1/zz/gw-1/up/ledger",
+        "stocktide/v1/26/gw-1/up/other",
+        "stocktide/v1/26/gw-1/up/ledger/more",
+        "stocktide/v1/dev/x/other",
+        "x" * 1000,
+        "stocktide/v1/dev//event",
+        "stocktide/v1/claim/C-1/request",
     ],
-)  # fmt: skip
+)
 def test_foreign_topics_are_refused(topic: str) -> None:
     """What is not ours must not be taken for ours, and must not crash whoever reads it."""
     with pytest.raises(WireError):
