@@ -151,8 +151,8 @@ def stock(
     if at is not None or known_at is not None:
         from cloud_store.reports import history
 
-        moment = history.Moment.parse(at, known_at).require_past(datetime.now(UTC))
-        read, head = partial(history.stock, moment=moment), f"Stock {moment}"
+        as_of = history.AsOf.parse(at, known_at).require_past(datetime.now(UTC))
+        read, head = partial(history.stock, as_of=as_of), f"Stock {as_of}"
     with database(database_url) as connection:
         if tenant is not None:
             stock_levels.require_tenant(connection, tenant)

@@ -39,12 +39,12 @@ from edge_agent.link.certificate_sync import CertificateSync
 from edge_agent.link.commands import Commands
 from edge_agent.link.firmware_sync import FirmwareSync
 from edge_agent.link.shipping import Shipping, sender_limits
-from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.site_sync import SiteSync
 from edge_agent.link.status import StatusReport
 from edge_agent.link.twin_sync import TwinSync
 from edge_agent.link.uplink import Uplink
 from edge_agent.logs import TemporaryLevel
-from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.images import ImageStore
 from edge_agent.provisioning.retention import keep_bounds
 from edge_agent.provisioning.twin import Configured
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
@@ -70,7 +70,7 @@ class Foundation:
     settings: EdgeSettings
     gateway: str
     clock: SystemClock
-    images: ImageShelf
+    images: ImageStore
     writer: LedgerWriter
     signals: Signals
     loop: asyncio.AbstractEventLoop
@@ -92,7 +92,7 @@ async def run(settings: EdgeSettings) -> None:
             settings,
             ledger.gateway,
             clock,
-            ImageShelf.beside(settings.ledger),
+            ImageStore.beside(settings.ledger),
             LedgerWriter(
                 lambda: Ledger.open(settings.ledger, clock),
                 committed=signals.ledger_committed.send,
@@ -213,7 +213,7 @@ def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: 
     shipping = Shipping(
         gateway=gateway, reader=reader, write=write, settings=settings, clock=clock,
         limits=lambda: sender_limits(settings, twin.limits().window_frames),
-        site=SiteLink(gateway, reader, write, settings, clock.mono_ms),
+        site=SiteSync(gateway, reader, write, settings, clock.mono_ms),
     )  # fmt: skip
 
     def true_ms() -> int | None:
@@ -231,8 +231,8 @@ def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: 
     uplink.on(Channel.FIRMWARE, firmware.receive)
     uplink.on(Channel.CERTIFICATE, certificate.receive)
     uplink.on(Channel.COMMAND, commands.receive)
-    uplink.polls(Channel.CATALOG_ASK, catalog)
-    uplink.polls(Channel.FIRMWARE_ASK, firmware)
+    uplink.polls(Channel.CATALOG_REQUEST, catalog)
+    uplink.polls(Channel.FIRMWARE_REQUEST, firmware)
     uplink.during("twin", twin.run)
     uplink.during("certificate", certificate.run)
     signals.device_reported.connect_in(foundation.loop, twin.changed)

@@ -21,7 +21,7 @@ from edge_agent.identity.keystore import Identity, IdentityFolder, Pending
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.provisioning.twin import TwinBook
+from edge_agent.provisioning.twin import TwinWriter
 from wire_protocol.address import BrokerAddress
 from wire_protocol.claims import ClaimCode
 from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage, Refused
@@ -150,7 +150,7 @@ def _first_twin(ledger: Path, text: str, told: Told) -> int | None:
         Ledger.open(ledger, SystemClock()) as opened,
         database.transaction(opened.connection),
     ):
-        is_newer = TwinBook(opened).apply(desired) is not None
+        is_newer = TwinWriter(opened).apply(desired) is not None
     if not is_newer:
         return None
     told("twin", f"version {desired.version}, {len(desired.state.devices)} devices")

@@ -27,7 +27,7 @@ from edge_agent.ledger.writes import PatientWrites
 from edge_agent.link.catalog_sync import CatalogSync
 from edge_agent.link.commands import Commands
 from edge_agent.link.shipping import Shipping, sender_limits
-from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.site_sync import SiteSync
 from edge_agent.link.twin_sync import TwinSync
 from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
@@ -116,7 +116,7 @@ def _uplink(path: Path, address: BrokerAddress, ledger: Ledger, reader: Connecti
         limits=lambda: sender_limits(settings, None),
         settings=settings,
         clock=clock,
-        site=SiteLink(gateway, reader, write, settings, clock.mono_ms),
+        site=SiteSync(gateway, reader, write, settings, clock.mono_ms),
     )
 
     def status(state: Literal["online", "offline"]) -> GatewayStatus:
@@ -128,7 +128,7 @@ def _uplink(path: Path, address: BrokerAddress, ledger: Ledger, reader: Connecti
     uplink.on(Channel.COMMAND, Commands(path, clock.now_ms, write, settings).receive)
     uplink.on(Channel.DESIRED_TWIN, twin.receive)
     uplink.on(Channel.CATALOG, catalog.receive)
-    uplink.polls(Channel.CATALOG_ASK, catalog)
+    uplink.polls(Channel.CATALOG_REQUEST, catalog)
     uplink.during("twin", twin.run)
     return uplink
 

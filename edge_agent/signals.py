@@ -17,7 +17,7 @@ import structlog
 
 from edge_agent.ledger.writer import Append
 from edge_agent.provisioning.twin import Configured
-from wire_protocol.firmware import FirmwareAsk
+from wire_protocol.firmware import FirmwareRequest
 
 P = ParamSpec("P")
 
@@ -68,7 +68,7 @@ class Signals:
     model_reported: Signal[[str]] = field(default_factory=Signal)
     """A device has reported which model it is: the writer's thread."""
 
-    firmware_requested: Signal[[str, FirmwareAsk]] = field(default_factory=Signal)
+    firmware_requested: Signal[[str, FirmwareRequest]] = field(default_factory=Signal)
     """A device requests a piece of an image: the local broker's thread."""
 
     twin_applied: Signal[[Sequence[Configured]]] = field(default_factory=Signal)

@@ -46,7 +46,7 @@ class CatalogPosition(Part):
     key: CatalogKey = ""
 
 
-class CatalogAsk(Message):
+class CatalogRequest(Message):
     """A gateway asks for what follows a position."""
 
     after: CatalogPosition = CatalogPosition()

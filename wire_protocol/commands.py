@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from wire_protocol import names
 from wire_protocol.errors import WireError
 from wire_protocol.problems import first_problem
-from wire_protocol.proof import PREFIXES_MAX, ProofQuestion
+from wire_protocol.proof import PREFIXES_MAX, DigestQuestion
 
 Arguments: TypeAlias = Mapping[str, str | int | bool]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -82,9 +82,9 @@ class ProveStock(Request):
 
     prefixes: Annotated[str, StringConstraints(max_length=17 * PREFIXES_MAX)]
 
-    def question(self) -> ProofQuestion:
+    def question(self) -> DigestQuestion:
         """The question."""
-        return ProofQuestion(prefixes=tuple(self.prefixes.split(",")))
+        return DigestQuestion(prefixes=tuple(self.prefixes.split(",")))
 
 
 REQUESTS: Final[Mapping[str, type[Request]]] = {

@@ -127,7 +127,7 @@ def text(value: str, what: str) -> str:
     )
 
 
-def shelf(value: str) -> str:
+def image_store(value: str) -> str:
     """Return the name of a shelf unchanged, or raise InvalidName; virtual locations are not anybody's to register."""
     if is_virtual(value):
         raise InvalidName(f"{value!r} is not a shelf.", hint="Names that begin with @ stand for the world outside.")

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, TypeAlias
 from wire_protocol import frames
 from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader
-from wire_protocol.messages import Ack, Bounded, Rejected
+from wire_protocol.messages import Ack, ClampedTime, Rejected
 from wire_protocol.reasons import ForkCode
 from wire_protocol.topics import Stream
 
@@ -332,7 +332,7 @@ class Receiver:
         window: int,
         *,
         rejected: Iterable[Rejected] = (),
-        bounded: Iterable[Bounded] = (),
+        bounded: Iterable[ClampedTime] = (),
         ask: bool = False,
     ) -> Ack:
         """The acknowledgement of everything up to the cursor. Send it only after the cursor is committed.
@@ -360,7 +360,13 @@ class Receiver:
         )
 
     def acks(
-        self, now_ms: int, window: int, *, rejected: Iterable[Rejected] = (), bounded: Iterable[Bounded] = (), ask: bool
+        self,
+        now_ms: int,
+        window: int,
+        *,
+        rejected: Iterable[Rejected] = (),
+        bounded: Iterable[ClampedTime] = (),
+        ask: bool,
     ) -> Iterator[Ack]:
         """As many acknowledgements as it takes to tell everything that was rejected; mostly one."""
         told = iter(rejected)

@@ -19,7 +19,7 @@ from broker_config.mosquitto import TlsFiles
 from broker_config.policy import Side
 
 if TYPE_CHECKING:
-    from broker_config.embedded.listeners import Door
+    from broker_config.embedded.listeners import Listener
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 ConnectionsMax = Annotated[
@@ -40,7 +40,7 @@ def run(
     if (password_file is None) != anonymous:
         raise InvalidConfig("Who may connect?", hint="Give either --passwords FILE or --anonymous.")
 
-    def wanted() -> "list[Door]":
+    def wanted() -> "list[Listener]":
         from broker_config.embedded import listeners
 
         users = passwords.read(password_file) if password_file else None
@@ -67,7 +67,7 @@ def run_fleet(
     """
     tls = TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
 
-    def wanted() -> "list[Door]":
+    def wanted() -> "list[Listener]":
         from broker_config.embedded import listeners
 
         return listeners.fleet(
@@ -82,7 +82,7 @@ def run_fleet(
     asyncio.run(_serve(Side.CLOUD, wanted, connections_max, as_json=as_json))
 
 
-async def _serve(side: Side, wanted: "Callable[[], list[Door]]", connections_max: int, *, as_json: bool) -> None:
+async def _serve(side: Side, wanted: "Callable[[], list[Listener]]", connections_max: int, *, as_json: bool) -> None:
     try:
         from broker_config.embedded.broker import (
             HOST,
@@ -100,8 +100,8 @@ async def _serve(side: Side, wanted: "Callable[[], list[Door]]", connections_max
     async with embedded as broker, asyncio.TaskGroup() as group:
         reading = group.create_task(_read_again(broker.open, wanted, changed), name="broker.reading")
         urls = {
-            door.name: f"{'mqtt' if door.tls is None else 'mqtts'}://{HOST}:{broker.port_of(door.name)}"
-            for door in given
+            listener.name: f"{'mqtt' if listener.tls is None else 'mqtts'}://{HOST}:{broker.port_of(listener.name)}"
+            for listener in given
         }
         if len(urls) == 1:
             (url,) = urls.values()
@@ -115,7 +115,9 @@ async def _serve(side: Side, wanted: "Callable[[], list[Door]]", connections_max
 
 
 async def _read_again(
-    put: "Callable[[Sequence[Door]], Awaitable[None]]", wanted: "Callable[[], list[Door]]", changed: asyncio.Event
+    put: "Callable[[Sequence[Listener]], Awaitable[None]]",
+    wanted: "Callable[[], list[Listener]]",
+    changed: asyncio.Event,
 ) -> None:
     while True:
         await changed.wait()

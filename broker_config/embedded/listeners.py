@@ -67,7 +67,7 @@ Admit: TypeAlias = Callable[[Caller], Admitted | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Listener:
     """A listener. Port 0 takes a free one; `tls` is asked once when the door is opened, and again on a reload."""
 
     name: str
@@ -120,9 +120,9 @@ def claimants(users: Mapping[str, str]) -> Admit:
     return admit
 
 
-def only(port: int, side: Side, users: Mapping[str, str] | None) -> Door:
+def only(port: int, side: Side, users: Mapping[str, str] | None) -> Listener:
     """The one door of a broker without TLS; without users it is open to anybody."""
-    return Door(ONLY, port, anybody if users is None else by_password(users, side))
+    return Listener(ONLY, port, anybody if users is None else by_password(users, side))
 
 
 def fleet(
@@ -133,16 +133,16 @@ def fleet(
     gateway_port: int = 0,
     claims_port: int = 0,
     worker_port: int = 0,
-) -> list[Door]:
+) -> list[Listener]:
     """The three doors of a fleet with certificates."""
 
     def with_certificate() -> ssl.SSLContext:
         return server_context(tls, crlfile, certificates=True)
 
     return [
-        Door(GATEWAYS, gateway_port, gateways, with_certificate),
-        Door(CLAIMS, claims_port, claimants(claims), lambda: server_context(tls, None, certificates=False)),
-        Door(WORKERS, worker_port, workers, with_certificate),
+        Listener(GATEWAYS, gateway_port, gateways, with_certificate),
+        Listener(CLAIMS, claims_port, claimants(claims), lambda: server_context(tls, None, certificates=False)),
+        Listener(WORKERS, worker_port, workers, with_certificate),
     ]
 
 

@@ -25,7 +25,7 @@ from cloud_store.merge.dead_letters import DeadLetter, LetterKind
 from cloud_store.merge.presence import Contacts, Standing
 from wire_protocol import topics
 from wire_protocol.messages import GatewayStatus, InvalidMessage
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 from wire_protocol.replication import Receiver
 from wire_protocol.topics import Channel, Stream
 
@@ -50,7 +50,7 @@ class Presence:
         self,
         context: Context,
         window: Callable[[LogKey], int],
-        proved: Callable[[str, StockProof], None] = lambda _gateway, _proof: None,
+        proved: Callable[[str, StockDigest], None] = lambda _gateway, _proof: None,
     ) -> None:
         self._context, self._settings, self._window, self._proved = context, context.settings, window, proved
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}

@@ -19,7 +19,7 @@ import structlog
 
 from cloud_ingest.mailbox import Report, every
 from cloud_store.merge.arrivals import LogKey, MergeReport
-from cloud_store.tenancy.quotas import PURSE_S, Credit
+from cloud_store.tenancy.quotas import BURST_S, BucketLevel
 
 TICK_S: Final = 0.25
 IDLE_S: Final = 30.0
@@ -42,7 +42,7 @@ class _Bucket:
 
     def left(self, now_s: float) -> float:
         """Entries that may still be asked for."""
-        filled = min(self.per_s * PURSE_S, self.entries + self.per_s * (now_s - self.at_s))
+        filled = min(self.per_s * BURST_S, self.entries + self.per_s * (now_s - self.at_s))
         return filled - self.reserved
 
     def spend(self, frames: int, entries: int) -> None:
@@ -62,7 +62,7 @@ class Throttle:
 
     def __init__(
         self,
-        charge: Callable[[Mapping[int, int]], Awaitable[dict[int, Credit]]],
+        charge: Callable[[Mapping[int, int]], Awaitable[dict[int, BucketLevel]]],
         release: Callable[[Sequence[LogKey], int], None],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:

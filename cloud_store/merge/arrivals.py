@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from wire_protocol import entries, frames, topics
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import Frame
-from wire_protocol.messages import Bounded, Rejected
+from wire_protocol.messages import ClampedTime, Rejected
 from wire_protocol.replication import Receiver
 from wire_protocol.topics import Stream
 
@@ -73,7 +73,7 @@ class StreamOutcome:
 
     receiver: Receiver
     rejected: list[Rejected] = field(default_factory=list)
-    bounded: list[Bounded] = field(default_factory=list)
+    bounded: list[ClampedTime] = field(default_factory=list)
 
 
 @dataclass(slots=True)

@@ -14,13 +14,13 @@ from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidFirmware, UnknownName
 from cloud_store.tenancy import registry
-from wire_protocol.firmware import IMAGE_BYTES_MAX, FirmwareAsk, FirmwareChunk, FirmwareChunkLine, Release, is_newer
+from wire_protocol.firmware import IMAGE_BYTES_MAX, FirmwareChunk, FirmwareChunkLine, FirmwareRequest, Release, is_newer
 
 ROWS_MAX: Final = 10_000
 _SQL: Final = sql.load("firmware")
 
 
-def piece(connection: Connection, gateway: str, ask: FirmwareAsk) -> FirmwareChunk | None:
+def piece(connection: Connection, gateway: str, ask: FirmwareRequest) -> FirmwareChunk | None:
     """What a gateway asks for; a chunk of size 0 when its tenant has no such image, None for an unknown gateway."""
     parameters = {"gateway": gateway, "sha256": ask.sha256, "offset": ask.offset, "bytes": ask.bytes}
     row = connection.execute(_SQL["piece"], parameters).fetchone()
@@ -85,7 +85,7 @@ def newest(connection: Connection, tenant: str, model: str, version: str) -> Rel
     return _release(rows[0])
 
 
-def way_back(connection: Connection, tenant: str, release: Release) -> Release | None:
+def rollback_release(connection: Connection, tenant: str, release: Release) -> Release | None:
     """The release that takes another one back; None when nobody has signed one since."""
     rows = listing(connection, tenant=tenant, model=release.model, replaces=release.version, limit=1)
     found = _release(rows[0]) if rows else None

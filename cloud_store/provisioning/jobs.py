@@ -265,7 +265,7 @@ def _undo(connection: Connection, job: _Job, who: str) -> int:
                 note = {"job": job.job, "gateway_id": gateway_id, "reason": f"cannot be sent back: {error}"[:200]}
                 connection.execute(_SQL["not_undone"], note)
         else:
-            went = twins.put_back(connection, gateway_id, version, before, who=who)
+            went = twins.restore_version(connection, gateway_id, version, before, who=who)
         if went:
             connection.execute(_SQL["undone"], {"job": job.job, "gateway_id": gateway_id})
             undone += 1
@@ -297,7 +297,7 @@ def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *
         return spec
     tenant = firmware.tenant_of(connection, gateways)
     release = firmware.newest(connection, tenant, *spec.firmware)
-    back = firmware.way_back(connection, tenant, release)
+    back = firmware.rollback_release(connection, tenant, release)
     if rollback and back is None:
         raise InvalidFirmware(
             f"There is no way back from {release.model} {release.version}.",

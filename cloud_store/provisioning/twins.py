@@ -120,7 +120,9 @@ def change_one(
     return row.version + _store(connection, row, patch, who), row.state
 
 
-def put_back(connection: Connection, gateway_id: int, version: int, content: Mapping[str, Any], *, who: str) -> bool:
+def restore_version(
+    connection: Connection, gateway_id: int, version: int, content: Mapping[str, Any], *, who: str
+) -> bool:
     """Give a document an earlier content back, as a new version; not when somebody has changed it since `version`."""
     row = _locked(connection, gateway_id)
     if row.version != version:

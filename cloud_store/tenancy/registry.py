@@ -125,7 +125,7 @@ def add_locations(connection: Connection, tenant: str, site: str, locations: Ite
         InvalidName: one is none, or virtual.
         UnknownName: there is no such tenant or site.
     """
-    wanted = sorted({names.shelf(location) for location in locations})
+    wanted = sorted({names.image_store(location) for location in locations})
     with connection.transaction(), connection.cursor() as cursor:
         number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)

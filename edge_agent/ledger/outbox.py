@@ -18,7 +18,7 @@ from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
 from wire_protocol.frames import FrameHeader, LogHead
-from wire_protocol.messages import Bounded, Rejected
+from wire_protocol.messages import ClampedTime, Rejected
 from wire_protocol.topics import Stream
 
 CARRIED: Final = "carried"  # how many entries the epoch began with
@@ -183,7 +183,7 @@ class Outbox:
             stock_digest.note_sealed(connection)
         return len(rejected)
 
-    def bounded(self, stream: Stream, told: Sequence[Bounded]) -> None:
+    def bounded(self, stream: Stream, told: Sequence[ClampedTime]) -> None:
         """Keep the times that the cloud gave to entries whose own it did not believe."""
         self.ledger.connection.executemany(
             statement("insert_bounded"), [(stream, entry.seq, entry.at_ms) for entry in told]

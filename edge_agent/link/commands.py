@@ -75,7 +75,7 @@ class Commands:
             log.warning("command_dropped", command=command.name, id=command.id)
 
     async def _answer(self, contact: Contact, command: Command) -> None:
-        reply = await self.carry_out(command)
+        reply = await self.execute(command)
         if reply is not None:
             await contact.publish(Channel.REPLY, reply.encode())
 
@@ -86,20 +86,20 @@ class Commands:
         self._waiting += 1
         return True
 
-    async def carry_out(self, command: Command) -> Reply | None:
+    async def execute(self, command: Command) -> Reply | None:
         """Carry a command out and say what came of it; None while the same is under way."""
         try:
             if command.id in self._running:
                 return None
             self._running.add(command.id)
             try:
-                return await self._carry_out(command)
+                return await self._execute(command)
             finally:
                 self._running.discard(command.id)
         finally:
             self._waiting -= 1
 
-    async def _carry_out(self, command: Command) -> Reply:
+    async def _execute(self, command: Command) -> Reply:
         async with self._room:
             if (before := await asyncio.to_thread(self._before, command.id)) is not None:
                 return before

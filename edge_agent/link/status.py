@@ -10,7 +10,7 @@ from edge_agent.ledger import outbox, queries, stock_digest
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 from wire_protocol.topics import STREAMS
 
 
@@ -30,7 +30,7 @@ class StatusReport:
     ledger: Path
     clock: Clock
     offset_ms: Callable[[], int | None]
-    damaged: Callable[[], StockProof | None] = lambda: None
+    damaged: Callable[[], StockDigest | None] = lambda: None
 
     def __call__(self, state: Literal["online", "offline"]) -> GatewayStatus:
         """The status now."""

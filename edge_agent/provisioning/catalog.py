@@ -41,7 +41,7 @@ def size(connection: Connection) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogBook:
+class CatalogWriter:
     """The writing side, inside a transaction of the ledger."""
 
     ledger: Ledger

@@ -23,7 +23,7 @@ _READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class ImageShelf:
+class ImageStore:
     """The folder. Names are hashes that were checked before: no other name ever becomes part of a path."""
 
     folder: Path

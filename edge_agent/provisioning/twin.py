@@ -86,7 +86,7 @@ def reported(
 
 
 @dataclass(frozen=True, slots=True)
-class TwinBook:
+class TwinWriter:
     """The writing side, inside a transaction of the ledger."""
 
     ledger: Ledger

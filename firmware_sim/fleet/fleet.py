@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from firmware_sim.errors import BadInput, JournalFull, SimError, first_of
 from firmware_sim.firmware.counters import DeviceCount, Entry, EventDigest, Snapshot
 from firmware_sim.firmware.happening import Happening, Scan
-from firmware_sim.fleet.device import Unit, rng_of
+from firmware_sim.fleet.device import SimulatedDevice, rng_of
 from firmware_sim.fleet.link import Link, LinkOptions
 from firmware_sim.fleet.pace import Pace
 from wire_protocol.address import BrokerAddress
@@ -40,7 +40,7 @@ class Stream:
     """
 
     gateway: str
-    units: Sequence[Unit]
+    units: Sequence[SimulatedDevice]
     phases: Sequence[Timeline]
 
 
@@ -113,7 +113,7 @@ class Fleet:
                 self._add(stream.gateway, unit, brokers, options or LinkOptions(), seed)
 
     def _add(
-        self, gateway: str, unit: Unit, brokers: Mapping[str, BrokerAddress], options: LinkOptions, seed: int
+        self, gateway: str, unit: SimulatedDevice, brokers: Mapping[str, BrokerAddress], options: LinkOptions, seed: int
     ) -> None:
         if gateway not in brokers:
             raise BadInput(f"There is no broker for gateway {gateway}.", hint=f"Give one: {gateway}=mqtt://HOST")

@@ -7,8 +7,8 @@ soon as it has reached its gateway.
 from dataclasses import dataclass
 from typing import Final
 
-from firmware_sim.fleet.device import Unit
-from wire_protocol.firmware import FirmwareAsk, FirmwareChunk, FirmwareOffer
+from firmware_sim.fleet.device import SimulatedDevice
+from wire_protocol.firmware import FirmwareChunk, FirmwareOffer, FirmwareRequest
 from wire_protocol.messages import UpdateStatus
 from wire_protocol.topics import Channel
 
@@ -20,7 +20,7 @@ CRASHES: Final = b"stocktide-sim crashes\n"
 class UpdateLink:
     """What a link does about its unit's updater, if it has one."""
 
-    unit: Unit
+    unit: SimulatedDevice
     _said: UpdateStatus | None = None
 
     @property
@@ -71,7 +71,7 @@ class UpdateLink:
         updater.tick(now_ms)
         return updater.restart_wanted
 
-    def ask(self, now_ms: int) -> FirmwareAsk | None:
+    def ask(self, now_ms: int) -> FirmwareRequest | None:
         """The piece to ask for now."""
         return None if self.unit.updater is None else self.unit.updater.ask(now_ms)
 

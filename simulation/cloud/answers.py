@@ -21,7 +21,7 @@ from wire_protocol import topics
 from wire_protocol.messages import Rejected
 from wire_protocol.reasons import RejectCode
 from wire_protocol.replication import Cursor
-from wire_protocol.site_messages import LogCursor, SiteAsk, SiteFrame
+from wire_protocol.site_messages import LogCursor, SiteFrame, SiteRequest
 
 _REPEATS = cross_log_dedup._SQL  # noqa: SLF001 - the statements are told apart by their text
 
@@ -104,7 +104,7 @@ def peers(registry: Mapping[str, Gateway], wanted: Iterable[int]) -> dict[int, l
     return {site: [name for name, each in registry.items() if each.site_id == site] for site in wanted}
 
 
-def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteAsk, *, bytes_max: int) -> Answer:
+def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteRequest, *, bytes_max: int) -> Answer:
     """What a gateway lacks of its site's logs, put together as `cloud_store.provisioning.sites.answer` does."""
     store.require()
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}

@@ -13,7 +13,7 @@ GAP_MS: Final = 500  # frames of one gap come together; the first ask answers th
 
 
 @dataclass(slots=True)
-class SiteReader:
+class PollTimer:
     """Decides when to ask. `interval_ms` is how often a gateway asks that has noticed nothing."""
 
     interval_ms: int
@@ -31,7 +31,7 @@ class SiteReader:
         """The link is down."""
         self._connected = False
 
-    def ask_now(self, now_ms: int) -> None:
+    def poll_now(self, now_ms: int) -> None:
         """What is wanted has changed."""
         self._asked, self._ask_at_ms = 0, now_ms
 
