@@ -13,7 +13,7 @@ from edge_agent.ledger.ledger import Ledger
 
 ENTRIES = 1_000_000
 BATCH = 20_000
-COUNTED = 20  # one entry in so many is a count
+COUNTED = 20  # one entry in this many is a count
 
 
 def run() -> dict[str, Any]:

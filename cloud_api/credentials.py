@@ -25,7 +25,7 @@ class WrongTenant(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """Whoever asks, verified."""
+    """The verified caller."""
 
     tenant_id: int
     tenant: str
@@ -36,7 +36,7 @@ class Credential:
 def verified(
     connection: Connection, verifier: Verifier | None, presented: str | None, wanted: str | None
 ) -> Credential:
-    """Whoever presents a key or a token.
+    """The caller that presents a key or a token.
 
     Args:
         connection: the API's, in no transaction.

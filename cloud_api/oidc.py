@@ -1,7 +1,7 @@
 """Bearer tokens of an OpenID provider: verified with its published keys (PyJWT), for us, by pinned algorithms.
 
 Keys are fetched when they are needed and kept; a token with an unknown key id makes one fetch in `refetch_s`, so that
-whoever invents ids cannot make this process hammer the provider.
+a caller that invents ids cannot make this process hammer the provider.
 
 Invariant: only asymmetric algorithms are ever accepted, so a published key is never taken for a shared secret.
 """

@@ -90,7 +90,7 @@ def ingest(
         "mqtt_url": mqtt_url,
     }
     settings = IngestSettings(**{name: value for name, value in given.items() if value is not None})
-    BrokerAddress.parse(settings.mqtt_url)  # a wrong one is told in a sentence, before anything runs
+    BrokerAddress.parse(settings.mqtt_url)  # a wrong one is an error message before anything runs
     log.configure(settings.log_format)
     asyncio.run(serve(settings))
 

@@ -24,7 +24,7 @@ _LOG = structlog.get_logger()
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 Step: TypeAlias = Callable[[K, V], Awaitable[None]]
-# Told of an item that failed: the service, whose the item was if it was somebody's, and what went wrong.
+# Called for an item that failed: the service, the item's gateway if it has one, and the error.
 Report: TypeAlias = Callable[[str, str | None, Exception], None]
 
 
@@ -146,8 +146,8 @@ async def serve(
     Args:
         mailbox: where it comes in.
         step: answers one item.
-        failed: told of an item that failed.
-        rate: what keeps the steps to so many a second.
+        failed: called for an item that failed.
+        rate: the bound of steps per second.
         retry_s: seconds until an item is tried again.
     """
     while True:

@@ -136,7 +136,7 @@ class Agent:
         self._connect()
 
     def _connect(self) -> None:
-        """Who is told of what."""
+        """Which part receives which signal."""
         signals, loop = self._signals, self._loop
         self._broker.received.connect(self._intake.receive)
         self._broker.subscribed.connect(self._announce)
@@ -192,7 +192,7 @@ class Agent:
         await asyncio.shield(asyncio.wrap_future(self._writer.ended))
 
     def _announce(self) -> None:
-        """Devices are told everything: it is retained, but a broker without its memory has forgotten."""
+        """Tell devices everything again: it is retained, but a broker without its memory has forgotten."""
         self._notices.configure(self._known.configs())
         self._notices.offer(self._known.offers())
 
@@ -217,7 +217,7 @@ def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: 
     )  # fmt: skip
 
     def true_ms() -> int | None:
-        """The time as the cloud has told it."""
+        """The time as the cloud's acknowledgements give it."""
         return None if shipping.offset_ms is None else clock.now_ms() + shipping.offset_ms
 
     identity = IdentityFolder.beside(settings.ledger)

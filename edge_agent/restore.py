@@ -61,11 +61,13 @@ class Restored:
 def restore(
     path: Path, gateway: str, cloud_url: str, settings: EdgeSettings, *, wait_s: float, progress: Progress
 ) -> Restored:
-    """Make a ledger for a gateway and fetch what the cloud has; `progress` is told entries fetched and known of.
+    """Make a ledger for a gateway and fetch what the cloud has.
+
+    `progress` gets the numbers of entries fetched and known.
 
     Raises:
         LedgerExists: there is a ledger that is not an unfinished restore.
-        NothingToRestore: nothing was heard of the cloud for `wait_s` seconds; what was fetched is kept.
+        NothingToRestore: nothing came from the cloud for `wait_s` seconds; what was fetched is kept.
     """
     clock, address = SystemClock(), BrokerAddress.parse(cloud_url)
     if path.exists():
@@ -98,7 +100,7 @@ def _write(ledger: Ledger, run: Callable[[Ledger], Any]) -> "Future[Any]":
     try:
         with database.transaction(ledger.connection):
             result = run(ledger)
-    except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
+    except Exception as error:  # noqa: BLE001 - handed to the caller that waits for it
         done.set_exception(error)
     else:
         done.set_result(result)
@@ -144,7 +146,7 @@ async def _fetch(uplink: Uplink, wait_s: float, progress: Progress) -> None:
                 fetched, heard_s = now, loop.time()
                 progress(fetched, max(fetched, sum(head.seq for head in uplink.shipping.site.heads)))
             elif loop.time() - heard_s > wait_s:
-                raise NothingToRestore(f"Nothing was heard of the cloud for {wait_s:.0f} seconds.")
+                raise NothingToRestore(f"Nothing came from the cloud for {wait_s:.0f} seconds.")
 
 
 @asynccontextmanager

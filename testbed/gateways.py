@@ -4,7 +4,7 @@ Used by the benchmarks and by the fault tests: what is measured and broken is th
 the real protocol (`wire_protocol.replication.Sender`) without a ledger behind it. All gateways of a fleet share one
 connection; one that comes with a certificate is a fleet by itself.
 
-Invariant: a frame is forgotten only when it is acknowledged; a broken link is re-established for ever.
+Invariant: a frame is forgotten only when it is acknowledged; a broken link is re-established forever.
 """
 
 import asyncio

@@ -137,7 +137,7 @@ drafts: st.SearchStrategy[Draft] = st.one_of(
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens at one gateway: it books, its clock is turned, it seals, or it hears of others."""
+    """One thing that happens at one gateway: it books, its clock is turned, it seals, or it learns of others."""
 
     gateway: int
     booked: list[Draft]

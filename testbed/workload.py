@@ -28,7 +28,7 @@ class Warehouse:
         self._boot = names.ulid(start_ms, seed.to_bytes(10))
 
     def entries(self) -> Iterator[LedgerEntry]:
-        """Movements, and some counts, for ever."""
+        """Movements, and some counts, forever."""
         while True:
             self._ms += self._chance.randint(1, 2 * STEP_MS)
             self._number += 1

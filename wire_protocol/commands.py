@@ -46,7 +46,7 @@ class Recount(Request):
 
 
 class Locate(Request):
-    """Let a device blink and beep for so many seconds, so that somebody finds it."""
+    """Let a device blink and beep for some seconds, so that somebody finds it."""
 
     summary = "let a device blink and beep"
 
@@ -61,7 +61,7 @@ class CollectDiagnostics(Request):
 
 
 class SetLogLevel(Request):
-    """Log more or less, for so many minutes; then as before."""
+    """Log more or less for some minutes; then as before."""
 
     summary = "log more or less for a while"
 

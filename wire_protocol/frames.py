@@ -109,7 +109,7 @@ class Frame:
     """A decoded frame: header, the digest the next frame must name, and the rows, not yet validated.
 
     `problem` says why the rows cannot be read at all; the frame still has its place in the chain, so it is merged with
-    every entry rejected instead of stopping its stream for ever.
+    every entry rejected instead of stopping its stream.
     """
 
     header: FrameHeader
@@ -137,7 +137,7 @@ def _hash(plain: bytes) -> str:
 
 
 def seal(header: FrameHeader, entries: Sequence[Movement | Count | Reading]) -> bytes:
-    """Encode a frame, once and for ever.
+    """Encode a frame, once.
 
     Raises:
         InvalidFrame: the entries do not fit the header or the size bound (the caller seals fewer).

@@ -78,8 +78,9 @@ class Part(BaseModel):
 class DeviceEvent(_Strict):
     """A scan: one movement or one count.
 
-    `id` is unique per device for ever: a device sends an event again, with the same id, until it gets a receipt, and
-    the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left out.
+    `id` is unique per device, for its whole life: a device sends an event again, with the same id, until it gets a
+    receipt, and the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left
+    out.
     """
 
     id: names.EventId
@@ -157,7 +158,7 @@ class DeviceReceipt(Message):
 
 
 class DeviceCommand(Message):
-    """A gateway asks a device to blink and beep for so many seconds, so that somebody finds it."""
+    """A gateway asks a device to blink and beep for some seconds, so that somebody finds it."""
 
     name: Literal["locate"] = "locate"
     seconds: Annotated[int, Field(ge=1, le=3600)]

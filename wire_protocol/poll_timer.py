@@ -55,7 +55,7 @@ class PollTimer:
         self._asked, self._ask_at_ms = 0, now_ms if more else now_ms + self.interval_ms
 
     def due(self, now_ms: int) -> bool:
-        """Whether to ask now; whoever is told so has asked. Without an answer it is due again, ever less often."""
+        """Whether to request now; a yes counts as a request. Without an answer it is due again, ever less often."""
         if not self._connected or now_ms < self._ask_at_ms:
             return False
         delay_ms = min(self.interval_ms, self.retry_ms * 2 ** min(self._asked, 16))

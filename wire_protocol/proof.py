@@ -79,7 +79,7 @@ def digest_change(cell: Cell, change: int) -> int:
 
 
 def position_change(gateway: str, epoch: str, entries: int) -> int:
-    """What it adds to the position when so many more entries of a log are taken."""
+    """What it adds to the position when that many more entries of a log are taken."""
     return log_hash(gateway, epoch) * entries % MODULUS
 
 

@@ -24,8 +24,8 @@ from wire_protocol.messages import Ack, ClampedTime, Rejected
 from wire_protocol.reasons import ForkCode
 from wire_protocol.topics import Stream
 
-# Until the cloud has told its window: a fleet that comes back at once with full windows would wait in a queue that is
-# longer than its resend timers.
+# Until the cloud's first acknowledgement gives a window. A fleet that comes back at once with full windows would wait
+# in a queue that is longer than its resend timers.
 FIRST_WINDOW_FRAMES: Final = 4
 REJECTED_PER_ACK_MAX: Final = 250  # with the longest reasons, such an acknowledgement still fits its bound
 

@@ -107,9 +107,9 @@ async def _serve(side: Side, wanted: "Callable[[], list[Listener]]", connections
             (url,) = urls.values()
             text = json.dumps({"url": url}) if as_json else f"listening on {url}"
         else:
-            told = ", ".join(f"{url} ({name})" for name, url in urls.items())
-            text = json.dumps(urls) if as_json else f"listening on {told}"
-        print(text, flush=True)  # noqa: T201 - the answer; whoever starts us waits for this line
+            addresses = ", ".join(f"{url} ({name})" for name, url in urls.items())
+            text = json.dumps(urls) if as_json else f"listening on {addresses}"
+        print(text, flush=True)  # noqa: T201 - the answer; the parent process waits for this line
         await stopped.wait()
         reading.cancel()
 
@@ -125,7 +125,7 @@ async def _read_again(
         try:
             await put(wanted())
         except BrokerError as error:
-            # Whoever sent the signal reads the log; those who are connected must not pay for a bad file.
+            # The operator who sent the signal reads the log; a bad file must not end connections.
             typer.echo(f"error: {error}\nhint:  everything is as it was; mend it and send SIGHUP again", err=True)
         else:
             typer.echo("read again", err=True)

@@ -3,7 +3,7 @@
 amqtt looks a session up by the client id of CONNECT, and takes it over or forgets it, before any plugin is asked who is
 there; and to one who resumes a session it shows the TLS of the connection before. So it is asked here, in front of it.
 
-Invariant: whoever is refused here has touched no session.
+Invariant: a client that is refused here has touched no session.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ class Handed(ReaderAdapter):
 async def admitted(
     listener: Listener, side: Side, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> tuple[Admitted, Handed] | None:
-    """Who has come, and what amqtt is to read; None when they were refused, and told so if they spoke MQTT."""
+    """Who has come, and what amqtt is to read; None when they were refused, with a CONNACK if they spoke MQTT."""
     try:
         async with asyncio.timeout(CONNECT_S_MAX):
             packet = await _read(StreamReaderAdapter(reader))

@@ -174,7 +174,7 @@ class EmbeddedBroker:
             if entered is None:
                 return
             who, handed = entered
-            # One connection of a client id: whoever comes later takes the place (MQTT-3.1.4-2).
+            # One connection of a client id: the later one takes the place (MQTT-3.1.4-2).
             while (previous := self._clients.get(who.client_id)) is not None:
                 await self._end(previous)
             client_id = who.client_id

@@ -5,10 +5,11 @@
     workers     TLS, the workers' certificate; client ids of their own choice, because an eviction uses a gateway's
     one door    plain TCP on loopback, users and passwords: a gateway's own broker, and tests
 
-Client ids are one space in a broker, and whoever may choose one can end another's connection. With Mosquitto strangers
-get a process of their own for that; here neither they nor gateways choose, so one process will do.
+Client ids are one space in a broker, and a client that may choose one can end another's connection. With Mosquitto,
+unauthenticated clients get a process of their own for that; here neither they nor gateways choose, so one process will
+do.
 
-Invariant: who somebody is comes from the door, before the broker looks at a session; never from a client id.
+Invariant: a client's identity comes from its listener, before the broker looks at a session; never from a client id.
 """
 
 import ssl
@@ -82,7 +83,7 @@ def anybody(caller: Caller) -> Admitted:
 
 
 def by_password(users: Mapping[str, str], side: Side) -> Admit:
-    """Whoever knows a user's password, in any role of a side; `users` are names with hashes, as in a password file."""
+    """A client that knows a user's password, in any role of a side; `users` maps names to hashes."""
 
     def admit(caller: Caller) -> Admitted | None:
         if not _knows_password(caller, users):
@@ -109,7 +110,7 @@ def workers(caller: Caller) -> Admitted | None:
 
 
 def claimants(users: Mapping[str, str]) -> Admit:
-    """Whoever knows a claim's secret; a client id with a slash is nobody else's."""
+    """A client that knows a claim's secret; no other role has a client id with a slash."""
 
     def admit(caller: Caller) -> Admitted | None:
         claim = _name(lambda name: names.slug(name, "claim"), caller.user)

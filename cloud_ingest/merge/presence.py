@@ -1,6 +1,6 @@
 """Presence: who is connected. Statuses come in, cursors go out.
 
-A gateway that comes online is told its cursors and asked for what follows. So are all gateways of a shard that this
+A gateway that comes online gets its cursors and is asked for what follows. So are all gateways of a shard that this
 worker has just subscribed to: frames that were in flight to a worker that died are lost with its session.
 
 `Presence.answer` waits for nothing but the context, so that the simulator drives it on virtual time.
@@ -43,7 +43,7 @@ class Presence:
     Args:
         context: what all services stand on.
         window: how many frames the gateway of a log may have in flight.
-        proved: told of each digest of a gateway's stock.
+        proved: called with each digest of a gateway's stock.
     """
 
     def __init__(

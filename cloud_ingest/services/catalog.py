@@ -1,6 +1,6 @@
 """The catalogue: answers gateways that request a page, and notifies those that are online when there is a newer one.
 
-Invariant: bounded. The latest request of each gateway is kept, and so many gateways are notified per second at most.
+Invariant: bounded. The latest request of each gateway is kept, and the gateways notified per second are bounded.
 """
 
 from collections.abc import Coroutine, Iterator

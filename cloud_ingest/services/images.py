@@ -1,6 +1,6 @@
 """Firmware images: answers gateways that request a piece.
 
-Invariant: bounded. The latest request of each gateway is kept, and so many pieces are sent per second at most.
+Invariant: bounded. The latest request of each gateway is kept, and the pieces sent per second are bounded.
 """
 
 from collections.abc import Coroutine, Iterator

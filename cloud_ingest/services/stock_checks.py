@@ -4,7 +4,7 @@ Where they differ, the cells are found by bisection over the link, a few questio
 alarm names them. An alarm is raised only for differences that were found: a digest can be out of step for a moment,
 while a verdict of the cloud is on its way to the gateway.
 
-Invariant: bounded. One bisection at a time for each gateway, and so many gateways at most; who does not answer is
+Invariant: one bisection at a time for each gateway, for a bounded number of gateways; one that does not answer is
 dropped.
 """
 
@@ -93,7 +93,7 @@ class StockChecks:
     def _ask(self, gateway: str) -> None:
         search = self._searches[gateway]
         question = search.bisection.next_question()
-        assert question is not None  # noqa: S101 - whoever calls has looked
+        assert question is not None  # noqa: S101 - the caller has looked
         now_ms, wait_s = self._context.now_ms(), self._context.settings.proof_answer_s_max
         search.number, search.until_s = search.number + 1, self._context.mono_s() + wait_s
         search.command = f"{QUESTION}{now_ms}-{search.number}"

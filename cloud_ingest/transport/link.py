@@ -49,8 +49,8 @@ class Link:
     Args:
         settings: the worker's.
         metrics: the worker's.
-        failed: told of a message that its handler could not stand.
-        subscribed: told of shards whose subscriptions the broker has confirmed.
+        failed: called for a message whose handler raised.
+        subscribed: called with shards whose subscriptions the broker has confirmed.
     """
 
     def __init__(

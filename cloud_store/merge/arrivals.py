@@ -80,7 +80,7 @@ class StreamOutcome:
 class MergeReport:
     """What one merge did. `streams` has every log that must be answered; `refused` the gateways that must not.
 
-    `merged` are the ledger frames that the other gateways of their sites want to hear of. `tenants` says whose each
+    `merged` are the ledger frames that the other gateways of their sites want. `tenants` says whose each
     gateway is, and `taken` how many frames and entries of it were merged.
     """
 

@@ -243,9 +243,9 @@ class _FrameRows:
         if self.believed_ms[0] <= claimed <= self.believed_ms[1]:
             return claimed, None
         found = times.bounded(claimed, self.received_ms)
-        told = self.rows.bounded.setdefault(self.log, [])
-        if len(told) < CLAMPED_REPORTED_MAX:
-            told.append(ClampedTime(seq=seq, at_ms=found.at_ms))
+        reported = self.rows.bounded.setdefault(self.log, [])
+        if len(reported) < CLAMPED_REPORTED_MAX:
+            reported.append(ClampedTime(seq=seq, at_ms=found.at_ms))
         return found
 
     def _device(self, name: str | None) -> int | None:

@@ -1,6 +1,6 @@
 """Firmware in the cloud: images and signed releases, as operators add them and gateways fetch them.
 
-Invariants: the number of a release grows within its model; a version of a model is one image for ever; a gateway is
+Invariants: the number of a release grows within its model; a version of a model is one image forever; a gateway is
 given images of its own tenant only.
 """
 
@@ -137,7 +137,7 @@ def _add_release(connection: Connection, tenant_id: int, release: Release, who: 
     if release.release <= last:
         raise InvalidFirmware(
             f"Release {release.release} of {release.model} is not greater than {last}.",
-            hint="Sign it anew with a greater --release; without one the time is taken.",
+            hint="Sign it again with a greater --release; without one the time is taken.",
         )
     row = connection.execute(_SQL["image_of_version"], fields).fetchone()
     if row is not None and row[0] != release.sha256:

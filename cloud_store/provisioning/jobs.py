@@ -77,7 +77,7 @@ class Spec:
             merged({}, self.patch)
 
     def summary(self) -> dict[str, Any]:
-        """As it is told: of a way back that nobody has taken yet, the signature is told to nobody."""
+        """As it is shown: without the signature of a rollback release that no gateway has taken yet."""
         if self.release is not None:
             return {"firmware": self.release.model, "version": self.release.version, "release": self.release.release}
         return self.document()
@@ -307,7 +307,7 @@ def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *
 
 
 def _unsigned(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored spec as it is told: a rollback release that nobody has sent yet, with its signature, is an order."""
+    """A stored spec as it is shown: a rollback release with its signature would be an order before it is sent."""
     return {
         name: {field: value for field, value in part.items() if field != "signature"}
         if name in {"firmware", "back"} and part is not None

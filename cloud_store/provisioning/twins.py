@@ -41,7 +41,7 @@ class Selection:
 
 
 class Changed(NamedTuple):
-    """How far a change of many gateways is: looked at, of which changed, of so many."""
+    """How far a change of many gateways is: looked at, changed, and all."""
 
     seen: int
     changed: int

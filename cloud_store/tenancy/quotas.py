@@ -1,9 +1,9 @@
 """Quotas of tenants: gateways and devices, refused where they are registered; ingest, which only ever slows down.
 
-The purse of each tenant with an ingest quota fills with `entries_per_s_max` and holds `BURST_S` seconds of it; what is
-merged is taken out, and it may go below zero. All workers share it.
+The token bucket of each tenant with an ingest quota fills with `entries_per_s_max` and holds `BURST_S` seconds of it.
+A merge takes out what it merged, and may take the bucket below zero. All workers share it.
 
-Invariant: nothing here refuses an entry. A tenant whose purse is empty is told to wait; what arrives is merged.
+Invariant: nothing here refuses an entry. A tenant whose bucket is empty gets smaller windows; what arrives is merged.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _SQL: Final = sql.load("quotas")
 
 
 class BucketLevel(NamedTuple):
-    """A tenant's purse: entries in it, below zero when it owes, and entries per second that go into it."""
+    """A tenant's token bucket: entries in it, below zero after an overdraft, and its refill in entries per second."""
 
     entries: float
     per_s: float

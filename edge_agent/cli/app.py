@@ -160,9 +160,9 @@ def twin_(ledger: LedgerPath, json_: Json = False) -> None:
     if rows:
         typer.echo()
         table(
-            ["device", "told", "confirmed", "state", "configuration"],
+            ["device", "sent", "confirmed", "state", "configuration"],
             [[row.name, row.version, row.confirmed or None, _twin_state(row), row.body] for row in rows],
-            numbers=["told", "confirmed"],
+            numbers=["sent", "confirmed"],
         )
 
 

@@ -49,7 +49,7 @@ def note_keyed(ledger: Ledger, wanted: Mapping[str, str]) -> frozenset[str]:
 
 
 def note_written(ledger: Ledger, wanted: Mapping[str, str]) -> None:
-    """The file has just these of the twin's: whoever else is in it was put there by somebody else."""
+    """The file has just these of the twin's: any other user in it was added by somebody else."""
     _note(ledger, wanted.keys())
 
 

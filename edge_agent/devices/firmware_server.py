@@ -1,7 +1,7 @@
 """Pieces of firmware images for this gateway's devices, no faster than is good for readings and scans.
 
-Invariant: of each device the latest ask is kept, so many devices wait at most, and nothing is sent while more is
-waiting for the ledger than a commit takes.
+Invariant: the latest request of each device is kept, the number of waiting devices is bounded, nothing is sent while
+more is waiting for the ledger than a commit takes.
 """
 
 import asyncio

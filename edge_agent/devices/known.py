@@ -1,4 +1,4 @@
-"""The devices that may speak at this gateway, and what each of them is to be told."""
+"""The devices that may speak at this gateway, and what the agent sends each of them."""
 
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.sql import statement
@@ -27,7 +27,7 @@ class KnownDevices:
         self._names = frozenset(row[0] for row in self._connection.execute(statement("devices")))
 
     def configs(self) -> list[Configured]:
-        """What every device of the twin is to be told."""
+        """The configuration of every device of the twin."""
         return twin.configs(self._connection)
 
     def offers(self, device: str | None = None) -> list[Configured]:

@@ -18,7 +18,7 @@ log = structlog.get_logger("edge_agent.identity.renewal")
 
 
 class Renewal:
-    """When to ask and what to do with the answer; `now_ms` is the true time, None while nobody has told it."""
+    """When to ask and what to do with the answer; `now_ms` is the true time, None while it is unknown."""
 
     def __init__(self, identity: IdentityFolder, gateway: str, now_ms: Callable[[], int | None]) -> None:
         self._identity, self._gateway, self._now_ms = identity, gateway, now_ms

@@ -192,7 +192,7 @@ class Derivation:
 
 
 def rebuild(connection: Connection, progress: Callable[[int], None] = lambda _: None) -> int:
-    """Derive balances, history and event ids anew from the entries, in the caller's transaction; how many entries."""
+    """Derive balances, history and event ids again from the entries, in the caller's transaction; how many entries."""
     for table in ("balance", "movement", "seen"):
         connection.execute(statement(f"clear_{table}"))
     stock_digest.reset(connection)

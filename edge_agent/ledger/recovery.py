@@ -131,7 +131,7 @@ class Recovery:
         self.ledger.connection.execute(statement("note_boot_zero"), zero)
 
     def _restart(self, epoch: str) -> None:
-        """The own log begins anew."""
+        """The own log begins again, in a new epoch."""
         ledger, connection = self.ledger, self.ledger.connection
         readings = outbox.position(connection, "readings")
         waiting = {"source_id": readings.source_id, "waiting": readings.sealed_seq - readings.acked_seq}

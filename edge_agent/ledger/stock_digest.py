@@ -38,7 +38,7 @@ def add(connection: Connection, before: Mapping[Cell, int], after: Iterable[tupl
 
 
 def reset(connection: Connection) -> None:
-    """There are no balances any more, inside a transaction that derives them anew."""
+    """There are no balances any more, inside a transaction that derives them again."""
     connection.execute(statement("set_stock_digest"), (0, 0))
 
 

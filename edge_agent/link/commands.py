@@ -47,13 +47,13 @@ log = structlog.get_logger("edge_agent.link.commands")
 
 @dataclass(slots=True)
 class Commands:
-    """Carries commands out on a ledger; so many wait, and what comes beyond is dropped: the cloud asks again.
+    """Executes commands on a ledger. A bounded number waits; the cloud sends again what is dropped beyond it.
 
     Args:
         ledger: the file.
         now_ms: the time that commands expire by.
         write: hands a write to the ledger's writer and waits for it.
-        settings: told in diagnostics.
+        settings: part of diagnostics.
         signals: what is sent for commands that concern more than the ledger.
     """
 

@@ -99,7 +99,7 @@ class Shipping:
     epoch: str = ""
     """The log that is shipped, as of the last contact."""
     offset_ms: int | None = None
-    """How far the cloud's clock is ahead of this gateway's, when an acknowledgement has told."""
+    """How far the cloud's clock is ahead of this gateway's, once an acknowledgement gave its time."""
     stream_states: dict[Stream, StreamState] = field(default_factory=dict)
     contact_ms: int | None = None
     _zero_ms: int | None = None
@@ -198,7 +198,7 @@ class Shipping:
 
         Raises:
             InvalidFrame: the frame is none.
-            EpochOpened: the ledger's own log begins anew; the contact is at its end.
+            EpochOpened: the ledger's own log goes on in a new epoch; the contact ends.
         """
         outcome = await self.site.take(piece, forked=self.forked, before_opening=self._stop_streams)
         if isinstance(outcome, CloudLost):
@@ -235,9 +235,9 @@ class Shipping:
     # --- up -----------------------------------------------------------------------------------------------------
 
     def may_seal(self) -> bool:
-        """Whether the ledger knows this boot's true time, or has waited long enough to be told.
+        """Whether the ledger knows this boot's true time, or has waited long enough for it.
 
-        A frame is sealed once: what is sealed before the first acknowledgement keeps a wrong time for ever.
+        A frame is sealed once: what is sealed before the first acknowledgement keeps its wrong time.
         """
         if self.forked:
             return False  # whatever waits goes into the new epoch

@@ -88,7 +88,7 @@ class SiteSync:
         Args:
             message: a frame of another log, or the end of an answer.
             forked: the cloud refuses this ledger's own frames, so a new epoch is to be opened.
-            before_opening: called when the own log is about to begin anew; nothing may be sealed after it.
+            before_opening: called when a new epoch is about to begin; nothing may be sealed after it.
 
         Returns:
             What has changed for this ledger's own log; mostly nothing.

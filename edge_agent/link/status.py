@@ -22,7 +22,7 @@ class StatusReport:
         reader: a read-only connection to the ledger.
         ledger: its file.
         clock: this gateway's.
-        offset_ms: how far the cloud's clock is ahead, when an acknowledgement has told.
+        offset_ms: how far the cloud's clock is ahead, once an acknowledgement gave its time.
         damaged: the stock as it is in the file, when a scan found that it is not what was kept.
     """
 

@@ -70,7 +70,7 @@ class Delay(_Memoryless):
 
 @dataclass(slots=True)
 class Silence(_Memoryless):
-    """While it lasts, nothing that the device says is heard, and the device does not know."""
+    """While it lasts, nothing that the device sends arrives, and the device does not know."""
 
     windows: Windows
 

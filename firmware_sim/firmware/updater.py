@@ -219,7 +219,7 @@ class Updater:
             self._keep(received=0, attempts=self._record.attempts + 1)
             self._ask_ms = now_ms
         else:
-            # Not noted as taken: who sends wrong pieces must not keep the right ones away for ever.
+            # Not noted as taken: a sender of wrong pieces must not keep the right ones away forever.
             self._keep(download=None, received=0)
             self._refuse(wanted, f"the image does not match what was signed, {DOWNLOADS_MAX} times")
 

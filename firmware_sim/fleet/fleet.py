@@ -193,14 +193,14 @@ class Fleet:
     async def _watch(self, work: Sequence[asyncio.Task[None]]) -> None:
         """Until all work is done, or no receipt has come for too long."""
         loop = asyncio.get_running_loop()
-        heard, heard_s = -1, loop.time()
+        receipts, changed_s = -1, loop.time()
         pending: set[asyncio.Task[None]] = set(work)
         while pending:
             _, pending = await asyncio.wait(pending, timeout=WATCH_S)
-            total = sum(_heard(link) for link in self._links.values())
-            if total != heard or not any(link.is_stuck for link in self._links.values()):
-                heard, heard_s = total, loop.time()
-            elif loop.time() - heard_s > self._stall_s_max:
+            total = sum(_receipts(link) for link in self._links.values())
+            if total != receipts or not any(link.is_stuck for link in self._links.values()):
+                receipts, changed_s = total, loop.time()
+            elif loop.time() - changed_s > self._stall_s_max:
                 return
 
     def _missing(self) -> tuple[Missing, ...]:
@@ -211,7 +211,7 @@ class Fleet:
         )
 
 
-def _heard(link: Link) -> int:
+def _receipts(link: Link) -> int:
     counters = link.unit.firmware.counters
     return counters.receipts + counters.refused
 

@@ -31,9 +31,9 @@ def device(
 
 
 async def run(
-    units: Sequence[SimulatedDevice], broker: BrokerAddress, options: LinkOptions, told: Callable[[str], None]
+    units: Sequence[SimulatedDevice], broker: BrokerAddress, options: LinkOptions, report: Callable[[str], None]
 ) -> None:
-    """Keep devices connected until cancelled; `told` hears a line whenever one of them has news."""
+    """Keep devices connected until cancelled; `report` gets a line whenever one of them has news."""
     pace = Pace(1.0)
     links = [
         Link("gateway", broker, unit, pace=pace, options=options, rng=random.Random(unit.name))  # noqa: S311 - jitter
@@ -42,17 +42,17 @@ async def run(
     async with asyncio.TaskGroup() as tasks:
         for link in links:
             tasks.create_task(link.run(), name=f"sim.device[{link.name}]")
-        tasks.create_task(_tell(units, told), name="sim.news")
+        tasks.create_task(_report_news(units, report), name="sim.news")
 
 
-async def _tell(units: Sequence[SimulatedDevice], told: Callable[[str], None]) -> None:
+async def _report_news(units: Sequence[SimulatedDevice], report: Callable[[str], None]) -> None:
     said: dict[str, str] = {}
     while True:
         for unit in units:
             line = _line(unit)
             if said.get(unit.name) != line:
                 said[unit.name] = line
-                told(line)
+                report(line)
         await asyncio.sleep(LOOK_S)
 
 

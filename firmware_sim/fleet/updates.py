@@ -37,12 +37,12 @@ class UpdateLink:
         return None if self.unit.updater is None else self.unit.updater.model
 
     def status(self) -> UpdateStatus | None:
-        """What is told of the update; asked for whenever the status is said."""
+        """The update's part of the status message; read whenever the status is published."""
         self._said = None if self.unit.updater is None else self.unit.updater.status()
         return self._said
 
     def news(self) -> bool:
-        """Whether there is something to tell that was not told."""
+        """Whether the update has a state that was not published yet."""
         return self.unit.updater is not None and self.unit.updater.status() != self._said
 
     def booted(self, now_ms: int) -> None:

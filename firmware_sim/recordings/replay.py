@@ -134,8 +134,8 @@ def plan(
     Args:
         path: the recording.
         sites: only these; each must be in it.
-        limit: at most so many rows in all.
-        limit_per_site: at most so many rows of each site.
+        limit: rows at most, in all.
+        limit_per_site: rows at most, of each site.
         opening_stock: a handheld first receives of each SKU what is sold of it, so no shelf goes below zero.
         strict: a bad row is an error.
         prefixed: sites whose devices get the site's name before theirs.

@@ -85,7 +85,7 @@ def exchange(store: Store, contacts: Contacts) -> Standing:
     logs = {key[::2] for key in store.cursors} | set(store.announced.items())
     found = _cursors_of(store, (log for log in logs if topics.shard(log[0]) in contacts.shards))
     if announced := presence.announced_by(contacts):
-        found |= presence.to_be_told(contacts, _cursors_of(store, announced))
+        found |= presence.to_be_sent(contacts, _cursors_of(store, announced))
     rejected = {key: store.rejected.get(key, ()) for key in found}
     verdicts = {
         key: [Rejected(seq=seq, reason=TOLD_AGAIN) for seq in sorted(seqs)] for key, seqs in rejected.items() if seqs

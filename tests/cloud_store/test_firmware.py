@@ -308,7 +308,7 @@ def test_a_gateway_that_says_nothing_is_not_waited_for_for_ever(store: StoreModu
     run(store)
     connection.execute("UPDATE job_target SET started_at = now() - interval '2 seconds' WHERE started_at IS NOT NULL")
     run(store)
-    assert states(connection, job)["gw-1"] == ("failed", "not in time: nothing was heard of it")
+    assert states(connection, job)["gw-1"] == ("failed", "not in time: no report came")
 
 
 def test_what_cannot_be_rolled_out(store: StoreModule, connection: Connection) -> None:
