@@ -96,7 +96,7 @@ def _cloud(config: FleetConfig) -> Iterator[str]:
     yield f"acl_file {home / ACL_WORKERS}"
     yield from bounds(config.limits)
     yield ""
-    yield "# Nothing depends on what this broker remembers: both ends resume from the cloud's cursors."
+    yield "# Nothing depends on what this broker stores: both ends resume from the cloud's cursors."
     yield "persistence true"
     yield f"persistence_location {config.data_directory or home}/"
     yield f"autosave_interval {config.limits.save_interval_s}"

@@ -16,7 +16,7 @@ SUBJECT_CHARS_MAX: Final = 100
 
 
 class Unauthenticated(Exception):
-    """Nobody is known by this credential; the message says why."""
+    """This credential is not valid; the message says why."""
 
 
 class WrongTenant(Exception):
@@ -45,7 +45,7 @@ def verified(
         wanted: the tenant that the request names; None leaves it to the credential.
 
     Raises:
-        Unauthenticated: nobody is known by it.
+        Unauthenticated: the credential is not valid.
         WrongTenant: it does not speak for the wanted tenant.
         ProviderUnavailable: the key that could tell cannot be had.
     """

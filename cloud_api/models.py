@@ -28,7 +28,7 @@ class StockRow(BaseModel):
     on_hand: int = Field(examples=[42], description="Negative when more was taken than was ever booked in.")
     unit: str = Field(examples=["piece"])
     scale: int = Field(examples=[0])
-    stub: bool = Field(description="Scanned before anybody registered the item.")
+    stub: bool = Field(description="Scanned before the item was registered.")
 
 
 class MovementRow(BaseModel):

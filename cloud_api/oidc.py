@@ -62,7 +62,7 @@ class KeySet:
 
         Raises:
             InvalidToken: the provider has none of this id.
-            ProviderUnavailable: nobody knows, because the provider does not answer.
+            ProviderUnavailable: the provider does not answer, so the token cannot be checked.
         """
         with self._lock:
             now = self.now_s()
@@ -106,7 +106,7 @@ class Verifier:
         """Whom the token speaks for.
 
         Raises:
-            InvalidToken: it is forged, expired, for somebody else, or names no tenant or role.
+            InvalidToken: it is forged, expired, for another audience, or names no tenant or role.
             ProviderUnavailable: the key that could tell cannot be had.
         """
         if len(token) > TOKEN_CHARS_MAX:

@@ -139,7 +139,8 @@ def stock(
     """Show what is on hand, now or in the past.
 
     A pick on Monday that an offline gateway reported on Wednesday: `--at` Tuesday counts it, because it had happened.
-    `--known-at` Tuesday does not, because nobody could know. Both together repeat a report of Tuesday about any day.
+    `--known-at` Tuesday does not, because the cloud did not know it then. Both together repeat a report of Tuesday
+    about any day.
 
     TIME is ISO 8601 with a zone: 2026-11-17T18:00:00+01:00, or 2026-11-17T17:00:00Z.
     """

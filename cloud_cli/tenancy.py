@@ -31,7 +31,7 @@ def create_key(
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
-    """Make a key and print it, this once: nobody can show it again."""
+    """Make a key and print it, this once: it cannot be shown again."""
     from cloud_store.base.errors import InvalidName
     from cloud_store.tenancy import api_keys, permissions, registry
 

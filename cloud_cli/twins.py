@@ -112,7 +112,7 @@ def history(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, limit: L
         ("version", "changed_at", "changed_by", "patch"),
         json_=json_,
         numbers=("version",),
-        empty="Nobody has changed it.",
+        empty="No changes yet.",
     )
 
 

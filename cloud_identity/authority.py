@@ -9,7 +9,7 @@
 
 A worker signs with the key of such a directory, or asks a command that has the key somewhere else.
 
-Invariant: a file here is replaced as a whole, and a key is never readable by anybody but its owner.
+Invariant: a file here is replaced as a whole, and only its owner can ever read a key.
 """
 
 import os

@@ -27,7 +27,7 @@ PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
 CA_DAYS: Final = 20 * 365
 SERVER_DAYS: Final = 2 * 365
-# A list that has run out would lock every gateway out, and its end protects nobody: brokers are handed the file.
+# A list that has run out would lock every gateway out, and its end protects no one: brokers are handed the file.
 CRL_DAYS: Final = CA_DAYS
 BACKDATED: Final = timedelta(minutes=5)  # a broker's clock may be a little behind ours
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

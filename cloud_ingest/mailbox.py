@@ -125,7 +125,7 @@ class WakeUp(Mailbox[None, None]):
 
 
 def sender_of(key: Any) -> str | None:
-    """Whose a key is; None when it concerns nobody in particular."""
+    """The gateway that a key belongs to; None when it belongs to no single one."""
     first = key[0] if isinstance(key, tuple) else key
     return first if isinstance(first, str) else None
 

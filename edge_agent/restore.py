@@ -95,7 +95,7 @@ def restore(
 
 
 def _write(ledger: Ledger, run: Callable[[Ledger], Any]) -> "Future[Any]":
-    """What the agent's writer does in a thread; here nobody else is kept waiting."""
+    """What the agent's writer does in a thread; here no other work waits for it."""
     done: Future[Any] = Future()
     try:
         with database.transaction(ledger.connection):

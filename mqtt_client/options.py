@@ -18,7 +18,7 @@ class LastWill:
 
 
 def _nobody(_reason: str) -> None:
-    """Nobody wants to know."""
+    """Ignore it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

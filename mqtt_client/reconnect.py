@@ -74,7 +74,7 @@ async def in_a_task(call: Coroutine[Any, Any, None], name: str) -> None:
     (https://github.com/python/cpython/issues/116720): code that asks afterwards takes that for a real one.
 
     Raises:
-        ConnectionLost: also when the contact seemed to be cancelled, and nobody has cancelled us.
+        ConnectionLost: also when the connection seemed to be cancelled, and no caller has cancelled us.
     """
     task = asyncio.create_task(call, name=name)
     try:

@@ -46,7 +46,7 @@ class Recount(Request):
 
 
 class Locate(Request):
-    """Let a device blink and beep for some seconds, so that somebody finds it."""
+    """Let a device blink and beep for some seconds, so that a technician finds it."""
 
     summary = "let a device blink and beep"
 
@@ -55,7 +55,7 @@ class Locate(Request):
 
 
 class CollectDiagnostics(Request):
-    """Send what somebody far away needs to help: versions, settings, disk, queue, the last dead letters; no secrets."""
+    """Send what remote support needs: versions, settings, disk, queue, the last dead letters; no secrets."""
 
     summary = "send versions, settings, disk and the last dead letters"
 

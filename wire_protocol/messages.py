@@ -158,7 +158,7 @@ class DeviceReceipt(Message):
 
 
 class DeviceCommand(Message):
-    """A gateway asks a device to blink and beep for some seconds, so that somebody finds it."""
+    """A gateway asks a device to blink and beep for some seconds, so that a technician finds it."""
 
     name: Literal["locate"] = "locate"
     seconds: Annotated[int, Field(ge=1, le=3600)]

@@ -10,7 +10,7 @@ The modulus is prime because a product modulo 2**64 forgets as many high bits of
 bits (stock that is off by 2**40 would be compared in 24 bits), while modulo a prime every difference below 2**61 is
 multiplied by an invertible number and seen in all 61 bits; the values also fit a signed 64-bit column.
 
-What it is not: proof against a forger. The hash has no secret key and the sum is linear, so somebody who may choose
+What it is not: proof against a forger. The hash has no secret key and the sum is linear, so an attacker who may choose
 cell names or quantities can work out two stocks with one digest. It finds faults (a lost row, a double booking, a disk
 that lies), with a chance of 2**-61 to miss one; who may write to a ledger is the business of names and certificates.
 

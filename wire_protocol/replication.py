@@ -293,7 +293,7 @@ class Verdict(Enum):
 
 
 class Receiver:
-    """The receiving end of one log: one stream of one gateway in one epoch, over a cursor that somebody else stores.
+    """The receiving end of one log: one stream of one gateway in one epoch, over a cursor that the caller stores.
 
     Every epoch is a log of its own, so a gateway that was cloned can go on in two: neither can disturb the other. What
     a new epoch must do is know the older ones first: its first frame says in `after` how far.

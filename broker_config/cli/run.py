@@ -36,7 +36,7 @@ def run(
     connections_max: ConnectionsMax = EMBEDDED_CONNECTIONS_MAX,
     as_json: AsJson = False,
 ) -> None:
-    """Run the embedded broker in the foreground until SIGTERM. For demos and tests: it forgets everything."""
+    """Run the embedded broker in the foreground until SIGTERM. For demos and tests: it stores nothing."""
     if (password_file is None) != anonymous:
         raise InvalidConfig("Who may connect?", hint="Give either --passwords FILE or --anonymous.")
 
@@ -63,7 +63,7 @@ def run_fleet(
 ) -> None:
     """Run the embedded broker for gateways with certificates, with doors for claims and for workers.
 
-    Loopback only, MQTT 3.1.1 only, and it forgets everything: for demos and tests. `broker fleet` is for the rest.
+    Loopback only, MQTT 3.1.1 only, and it stores nothing: for demos and tests. `broker fleet` is for the rest.
     """
     tls = TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
 

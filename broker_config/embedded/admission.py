@@ -1,6 +1,6 @@
 """The first packet of a connection: read, judged at the door, and handed on in the name of whom the door knows.
 
-amqtt looks a session up by the client id of CONNECT, and takes it over or forgets it, before any plugin is asked who is
+amqtt looks a session up by the client id of CONNECT, and takes it over or drops it, before any plugin is asked who is
 there; and to one who resumes a session it shows the TLS of the connection before. So it is asked here, in front of it.
 
 Invariant: a client that is refused here has touched no session.
@@ -30,7 +30,7 @@ _LEVEL: Final = 4  # MQTT 3.1.1
 
 
 class Refused(Exception):
-    """Nobody we know; `code` is the answer, None for what was no CONNECT at all."""
+    """The client is refused; `code` is the CONNACK's, None when it sent no CONNECT at all."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
@@ -95,7 +95,7 @@ def _judged(listener: Listener, side: Side, packet: ConnectPacket, tls: ssl.SSLO
     who = listener.admit(Caller(packet.client_id or "", packet.username, packet.password, shown))
     if who is None:
         raise Refused(NOT_AUTHORIZED)
-    # amqtt publishes a last will without asking anybody.
+    # amqtt publishes a last will without checking its topic.
     is_bound = packet.will_flag and who.roles is not None
     if is_bound and not may(side, who.user, Action.PUBLISH, packet.will_topic or "", who.roles):
         raise Refused(NOT_AUTHORIZED)

@@ -50,9 +50,9 @@ _LISTENER: Final = "default"
 class EmbeddedBroker:
     """`async with EmbeddedBroker(side=Side.CLOUD, users=passwords.read(file)) as broker:` serves `broker.port`.
 
-    `users` are names with hashes as in a password file; without them anybody may do anything. Port 0 takes a free one.
-    `given` are doors in the place of that one, as `doors.fleet(…)` has them. `connections_max` is how many connections
-    all doors have together: one more is closed as soon as it is accepted.
+    `users` are names with hashes as in a password file; without them every client may do anything. Port 0 takes a free
+    one. `given` are doors in the place of that one, as `doors.fleet(…)` has them. `connections_max` is how many
+    connections all doors have together: one more is closed as soon as it is accepted.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class EmbeddedBroker:
         for opened in self._listeners.values():
             opened.close()
         await asyncio.sleep(0)  # a task that is cancelled before its first step would not close its socket
-        # amqtt waits for those who have connected and said nothing, and forgets those who are about to leave.
+        # amqtt waits for clients that have connected and sent nothing, and does not wait for those that are closing.
         await self._end(*self._connections)
         await self._broker.shutdown()
         await self._end(*self._connections)
@@ -218,9 +218,9 @@ async def _streams(
 
 
 class _OpenListener:
-    """A socket that is listened on as one door says, then as another: none that knocks meanwhile is turned away.
+    """A socket that serves one listener's rules, then another's: no connection is refused in between.
 
-    Its own accept, because asyncio's servers tell of a connection only after its TLS handshake: until then nobody would
+    Its own accept, because asyncio's servers report a connection only after its TLS handshake: until then nothing would
     count it.
     """
 
@@ -306,5 +306,5 @@ class _PolicyBroker(Broker):
         ]
         if handler is not None:
             sends = (handler.mqtt_publish(m.topic, m.data, min(qos, m.qos or 0), retain=True) for m in chosen)
-            # A client that goes away meanwhile asks again when it returns.
+            # A client that disconnects meanwhile asks again when it returns.
             await asyncio.gather(*sends, return_exceptions=True)

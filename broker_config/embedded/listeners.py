@@ -36,7 +36,7 @@ _BETWEEN: Final = "/"  # in no user name, in no role
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What somebody shows at a door; `common_name` is of a certificate that TLS has verified."""
+    """What a client presents at a listener; `common_name` is of a certificate that TLS has verified."""
 
     client_id: str
     user: str | None
@@ -46,7 +46,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who somebody is from here on, and in which roles; None is all there are, for a broker without rules."""
+    """A client's identity from here on, and its roles; None for all of them, in a broker without rules."""
 
     user: str
     roles: tuple[Role, ...] | None
@@ -89,7 +89,7 @@ def by_password(users: Mapping[str, str], side: Side) -> Admit:
         if not _knows_password(caller, users):
             return None
         user = caller.user or ""
-        # A client id is the key of a session: nobody may take up another's by its name.
+        # A client id is the key of a session: no client may take up another's by its name.
         client_id = caller.client_id if user == SERVICE_USER[side] else f"{user}/{caller.client_id}"
         return Admitted(user, ROLES[side], client_id)
 
@@ -122,7 +122,7 @@ def claimants(users: Mapping[str, str]) -> Admit:
 
 
 def only(port: int, side: Side, users: Mapping[str, str] | None) -> Listener:
-    """The one door of a broker without TLS; without users it is open to anybody."""
+    """The one listener of a broker without TLS; without users it is open to every client."""
     return Listener(ONLY, port, anybody if users is None else by_password(users, side))
 
 

@@ -100,7 +100,7 @@ class Presence:
         """
         epochs = self._online.get(gateway, frozenset())
         if len(epochs) > 1:
-            return  # two disks under one name: nobody knows here whose frame it is
+            return  # two disks under one name: which of them sent the frame is unknown
         arrived = any((gateway, epoch) in self._arrived for epoch in epochs)
         has_room = len(self._sending) < self._settings.status_waiting_max
         if has_room and (arrived or topics.shard(gateway) in self._new_shards):
@@ -120,7 +120,7 @@ class Presence:
         """Store what was reported, and tell gateways where their logs stand.
 
         Raises:
-            DatabaseUnavailable: nobody can be answered yet; everything is still to be done.
+            DatabaseUnavailable: nothing was answered yet; everything is still to be done.
         """
         self._acknowledged = set()
         try:
@@ -175,7 +175,7 @@ class Presence:
             return standing
 
     def _done(self, contacts: Contacts) -> None:
-        """Forget what was stored, but not what came in meanwhile."""
+        """Drop what was stored, but not what came in meanwhile."""
         for _ in contacts.letters:
             self._letters.pop()
         for gateway, stored in contacts.statuses.items():

@@ -197,7 +197,7 @@ class Link:
             self._failed(f"link.{parsed.channel}", sender, error)
 
     def _drop_outgoing(self) -> None:
-        """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""
+        """Drop acknowledgements of a broken link: newer ones cover them, and the gateways send again anyway."""
         while not self._outgoing.empty():
             _, payload, _, _ = self._outgoing.get_nowait()
             self._outgoing_bytes -= len(payload)

@@ -156,7 +156,7 @@ def patient(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def _understood() -> Iterator[None]:
-    """An address that the driver cannot read leads nowhere, like one where nobody answers."""
+    """An address that the driver cannot read is unavailable, like one where no server answers."""
     try:
         yield
     except psycopg.ProgrammingError as error:

@@ -81,7 +81,7 @@ def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
 
 
 def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:
-    """End the open alarm of a kind, because what it was about is over: a worker's finding, nobody's action."""
+    """End the open alarm of a kind, because its cause is over: a worker found that, no operator acted."""
     connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind})
 
 

@@ -86,7 +86,7 @@ def newest(connection: Connection, tenant: str, model: str, version: str) -> Rel
 
 
 def rollback_release(connection: Connection, tenant: str, release: Release) -> Release | None:
-    """The release that takes another one back; None when nobody has signed one since."""
+    """The release that takes another one back; None when none was signed since."""
     rows = listing(connection, tenant=tenant, model=release.model, replaces=release.version, limit=1)
     found = _release(rows[0]) if rows else None
     return found if found is not None and found.release > release.release else None

@@ -108,7 +108,7 @@ def running(connection: Connection) -> list[str]:
 
 
 def step(connection: Connection, job: str) -> bool:
-    """Take the next step of a job, if nobody else does. Returns whether another should follow at once."""
+    """Take the next step of a job, if no other worker does. Returns whether another should follow at once."""
     with connection.transaction():
         row = connection.execute(_SQL["lock"], {"job": job}).fetchone()
         return row is not None and row[2] == JobState.RUNNING and _step(connection, _Job(*row))
@@ -254,7 +254,7 @@ def _started(connection: Connection, job: _Job, gateway_id: int, name: str) -> d
 
 
 def _undo(connection: Connection, job: _Job, who: str) -> int:
-    """Give every twin that the job has changed, and nobody since, its content of before back, as a new version."""
+    """Give every twin that the job was the last to change its content of before back, as a new version."""
     undone = 0
     for gateway_id, version, before in connection.execute(_SQL["to_undo"], {"job": job.job}).fetchall():
         if "firmware" in job.spec:

@@ -123,7 +123,7 @@ def change_one(
 def restore_version(
     connection: Connection, gateway_id: int, version: int, content: Mapping[str, Any], *, who: str
 ) -> bool:
-    """Give a document an earlier content back, as a new version; not when somebody has changed it since `version`."""
+    """Give a document an earlier content back, as a new version; not when it has changed since `version`."""
     row = _locked(connection, gateway_id)
     if row.version != version:
         return False

@@ -69,7 +69,7 @@ class AsOf:
         return cls(_time(at), _time(known_at))
 
     def require_past(self, now: datetime) -> "AsOf":
-        """Return the moment; a time up to five minutes ahead passes, since nobody's clock is exact.
+        """Return the moment; a time up to five minutes ahead passes, since no clock is exact.
 
         Raises:
             InvalidMoment: later than that.

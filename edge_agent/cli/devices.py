@@ -1,4 +1,4 @@
-"""`stocktide edge device` and `stocktide edge dead-letter`: who may speak here, and what could not be used."""
+"""`stocktide edge device` and `stocktide edge dead-letter`: devices and their dead letters."""
 
 import contextlib
 from typing import Annotated

@@ -45,7 +45,7 @@ class Audit:
     findings: list[str] = field(default_factory=list)
 
     def add(self, finding: str) -> None:
-        """Note a finding; more than 100 help nobody."""
+        """Note a finding; beyond 100 they are only counted."""
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(finding)
 

@@ -2,7 +2,7 @@
 
 A gateway's own entries come in the order of their clock, so they only ever add to what is there. Entries of the site's
 other gateways come late, as does a verdict of the cloud: then the cells concerned are replayed from the count before,
-because a count forgets what was before it.
+because a count replaces what was before it.
 
 Invariant: everything runs in the caller's transaction. Invariant: what a count adds to a cell is taken from `@adjust`.
 """

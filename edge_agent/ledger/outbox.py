@@ -101,7 +101,7 @@ class Outbox:
         if not rows:
             return None
         entries = [ENTRY.validate_json(text) for _, text in rows]
-        # A frame is all replay or all live, so that nobody takes last week's pick for one that happens now.
+        # A frame is all replay or all live, so that a dashboard never takes last week's pick for one that happens now.
         boot, replay = self.ledger.clock.boot, []
         if contact_mono_ms is not None:
             replay = [entry for entry in entries if entry.boot != boot or entry.mono_ms < contact_mono_ms]

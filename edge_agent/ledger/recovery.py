@@ -111,8 +111,9 @@ class Recovery:
     def _beyond(self, heads: Sequence[LogCursor]) -> list[str]:
         """Entries of older own logs that the cloud has less of, or otherwise: it fell back further than frames go.
 
-        Such a log is given up as a whole, because nobody here can tell which of it the cloud still has. The next epoch
-        is then refused for not knowing the log; it is fetched, and what the cloud has of it is not carried over again.
+        Such a log is given up as a whole, because the gateway cannot tell which of it the cloud still has. The next
+        epoch is then refused for not knowing the log; it is fetched, and what the cloud has of it is not carried over
+        again.
         """
         connection = self.ledger.connection
         bodies: list[str] = []

@@ -1,7 +1,7 @@
 """The one writer of the agent: a thread that commits whatever is waiting in one transaction (group commit).
 
 While one commit is on its way to the disk, the next events gather; under load a commit covers hundreds of events, and
-at rest a single event is committed at once. Nobody is told that a job is done before its commit is on the disk.
+at rest a single event is committed at once. No caller learns that a job is done before its commit is on the disk.
 
 Invariant: jobs run in the order they were submitted, and each either commits as a whole or not at all.
 """

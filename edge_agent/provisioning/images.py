@@ -86,7 +86,7 @@ class ImageStore:
             self.forget(whole.stem)
 
     def tidy(self, wanted: Collection[str]) -> None:
-        """Forget parts that nobody wants, and of the images the oldest that nobody wants."""
+        """Delete parts that no release wants, and of the images the oldest that no release wants."""
         if not self.folder.is_dir():
             return
         for part in self.folder.glob("*.part"):

@@ -1,6 +1,6 @@
 """The proof: what the devices sent, what the ledgers hold and what the cloud holds are the same, each counted once.
 
-Invariant: the proof reads the stores themselves, not counters that somebody kept on the way.
+Invariant: the proof reads the stores themselves, not counters that were kept on the way.
 """
 
 import contextlib
