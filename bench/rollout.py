@@ -1,7 +1,7 @@
 """A twin's change to ten thousand gateways by a selector: the operator's command, and until every one has reported it.
 
 The gateways are one subscriber that answers for them all. Beside it, in the same run, the least time that the bound on
-pushes admits: a fleet that is told all at once would answer all at once.
+pushes admits: a fleet that is notified all at once would answer all at once.
 """
 
 import asyncio

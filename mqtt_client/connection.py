@@ -1,7 +1,7 @@
 """One connection to a broker: opened, used, closed; whatever is cancelled at whatever moment.
 
 aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with the
-answer (https://bugs.python.org/issue37658): a task that was asked to end would go on as if nobody wanted it to. So
+answer (https://bugs.python.org/issue37658): a task that was asked to end would go on. So
 every call here raises such a cancellation afterwards.
 
 Invariant: a connection that was opened is closed, also when its opening was cancelled.
@@ -23,7 +23,9 @@ from mqtt_client.options import ConnectionOptions
 # Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
 # acknowledgement of the one before, 40 ms later.
 NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
-TAKEN_OVER: Final = 0x8E  # why a broker ends a session when somebody connects under its client id (MQTT 5, 3.14.2.1)
+TAKEN_OVER: Final = (
+    0x8E  # why a broker ends a session when another client connects under its client id (MQTT 5, 3.14.2.1)
+)
 # How long a cancelled caller waits for a connect that is under way in a thread; what is opened later is closed then.
 CANCELLED_CONNECT_S: Final = 0.5
 T = TypeVar("T")
@@ -45,7 +47,7 @@ class Connection:
 
     @property
     def was_taken_over(self) -> bool:
-        """Whether the broker ended it because somebody connected under its client id (MQTT 5 only)."""
+        """Whether the broker ended it because another client connected under its client id (MQTT 5 only)."""
         return self._client.taken_over
 
     async def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:

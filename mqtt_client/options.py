@@ -18,7 +18,7 @@ class LastWill:
 
 
 def _nobody(_reason: str) -> None:
-    """Nobody wants to know."""
+    """Ignore it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +36,9 @@ class ConnectionOptions:
         incoming_max: messages that wait to be read; beyond that they are dropped, and their senders send them again.
         inflight_max: messages with QoS 1 on their way at a time; None for the library's default.
         calls_max: calls on their way at which the library begins to warn.
-        publish_refused: told why the broker has refused a message (a PUBACK with a reason code of 0x80 or above). A
-            callback and no error of `publish`: what is refused is sent again end to end, and one refused message must
-            not end the contact of all the others.
+        publish_refused: called with the reason why the broker has refused a message (a PUBACK with a reason code of
+            0x80 or above). A callback and no error of `publish`: what is refused is sent again end to end, and one
+            refused message must not end the contact of all the others.
     """
 
     address: BrokerAddress

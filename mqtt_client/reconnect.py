@@ -54,7 +54,7 @@ async def stay_connected(
 
     Args:
         contact: one contact, from connecting to its end; it may also return.
-        lost: told why a contact ended.
+        lost: called with the reason why a connection ended.
         backoff: how long to wait before the next; `contact` resets it when it has connected.
         name: of the contact's task.
     """
@@ -71,10 +71,10 @@ async def in_a_task(call: Coroutine[Any, Any, None], name: str) -> None:
 
     A broker that ends in the same moment, as at Ctrl-C, hides a cancellation from the contact. And a task group whose
     body has ended cancels its task when a child fails, which it does not take back before Python 3.13
-    (https://github.com/python/cpython/issues/116720): whoever asks afterwards takes that for a real one.
+    (https://github.com/python/cpython/issues/116720): code that asks afterwards takes that for a real one.
 
     Raises:
-        ConnectionLost: also when the contact seemed to be cancelled, and nobody has cancelled us.
+        ConnectionLost: also when the connection seemed to be cancelled, and no caller has cancelled us.
     """
     task = asyncio.create_task(call, name=name)
     try:

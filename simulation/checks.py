@@ -200,11 +200,11 @@ class Checks:
         for frame in planned.merged:
             self._require_frame(store, frame)
         shelves = sorted(store.touched)
-        for site in {shelf.site for shelf in shelves}:
-            _require_zero(store, site, {(shelf.cell.sku, shelf.cell.lot) for shelf in shelves})
-        for shelf in shelves:
-            if len(store.history[shelf]) <= HISTORY_CHECKED_MAX or self.commits % SELDOM == 0:
-                _require_oracle(store, shelf)
+        for site in {image_store.site for image_store in shelves}:
+            _require_zero(store, site, {(image_store.cell.sku, image_store.cell.lot) for image_store in shelves})
+        for image_store in shelves:
+            if len(store.history[image_store]) <= HISTORY_CHECKED_MAX or self.commits % SELDOM == 0:
+                _require_oracle(store, image_store)
 
     def _require_frame(self, store: Store, frame: PlannedFrame) -> None:
         log = frame.arrived.log
@@ -269,18 +269,20 @@ def _require_as_said(machine: str, made: Draft, entry: dict[str, object]) -> Non
 
 def _require_zero(store: Store, site: int, goods: set[tuple[str, str]]) -> None:
     on_hand = (
-        (shelf.cell, balance.on_hand)
-        for shelf, balance in store.balances.items()
-        if shelf.site == site and (shelf.cell.sku, shelf.cell.lot) in goods
+        (image_store.cell, balance.on_hand)
+        for image_store, balance in store.balances.items()
+        if image_store.site == site and (image_store.cell.sku, image_store.cell.lot) in goods
     )
     if off := imbalance(on_hand):
         raise Violation("I4 double entry", f"site {site} is off by {off}")
 
 
-def _require_oracle(store: Store, shelf: Shelf) -> None:
-    if shelf.cell.location == ADJUST:
+def _require_oracle(store: Store, image_store: Shelf) -> None:
+    if image_store.cell.location == ADJUST:
         return  # follows from the shelves by double entry, which is checked apart
-    defined = oracle(store.history[shelf]).on_hand.get(shelf.cell, 0)
-    stored = store.balances[shelf].on_hand
+    defined = oracle(store.history[image_store]).on_hand.get(image_store.cell, 0)
+    stored = store.balances[image_store].on_hand
     if stored != defined:
-        raise Violation("I3 stock is a function", f"site {shelf.site} {shelf.cell}: {stored}, oracle {defined}")
+        raise Violation(
+            "I3 stock is a function", f"site {image_store.site} {image_store.cell}: {stored}, oracle {defined}"
+        )

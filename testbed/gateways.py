@@ -4,7 +4,7 @@ Used by the benchmarks and by the fault tests: what is measured and broken is th
 the real protocol (`wire_protocol.replication.Sender`) without a ledger behind it. All gateways of a fleet share one
 connection; one that comes with a certificate is a fleet by itself.
 
-Invariant: a frame is forgotten only when it is acknowledged; a broken link is re-established for ever.
+Invariant: a frame is forgotten only when it is acknowledged; a broken link is re-established forever.
 """
 
 import asyncio
@@ -129,7 +129,7 @@ class Fleet:
     def add(self, name: str, frame: bytes, stream: Stream = "ledger") -> None:
         """Seal one more frame of a gateway."""
         gateway = self.gateways[name, stream]
-        self._carry_out(gateway, gateway.add(frame, _now_ms()))
+        self._execute(gateway, gateway.add(frame, _now_ms()))
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish anything at all, as a hostile or broken gateway would."""
@@ -147,7 +147,7 @@ class Fleet:
                     group.create_task(self._publish(connection), name=f"fleet.publisher.{number}")
                 for gateway in self.gateways.values():
                     self._announce(gateway)
-                    self._carry_out(gateway, gateway.sender.connected(_now_ms()))
+                    self._execute(gateway, gateway.sender.connected(_now_ms()))
                 self.announced.set()
                 async for message in connection.messages():
                     self._receive(message.topic, message.payload)
@@ -165,7 +165,7 @@ class Fleet:
         while True:
             now_ms = _now_ms()
             for gateway in self.gateways.values():
-                self._carry_out(gateway, gateway.sender.tick(now_ms))
+                self._execute(gateway, gateway.sender.tick(now_ms))
             await asyncio.sleep(0.1)
 
     def _announce(self, gateway: LoadGateway) -> None:
@@ -182,10 +182,10 @@ class Fleet:
         gateway = self.gateways.get((name, ack.stream))
         if gateway is not None:
             gateway.acks.append(ack)
-            self._carry_out(gateway, gateway.sender.receive(ack, _now_ms()))
+            self._execute(gateway, gateway.sender.receive(ack, _now_ms()))
             self._changed.set()
 
-    def _carry_out(self, gateway: LoadGateway, effects: Iterable[object]) -> None:
+    def _execute(self, gateway: LoadGateway, effects: Iterable[object]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
                 gateway.sends += 1

@@ -1,4 +1,4 @@
-"""Ending a gateway's live connection from outside: whoever connects under its client id takes its place.
+"""Ending a gateway's live connection from outside: a client that connects under its client id takes its place.
 
 That is the rule of every MQTT broker (MQTT 5, section 3.1.4: the server must end the existing connection), so it needs
 no plugin. Where gateways connect, the broker takes the client id from the certificate; where workers connect, it does
@@ -15,7 +15,7 @@ from mqtt_client import ConnectionLost, ConnectionOptions, client_context, conne
 from wire_protocol.address import BrokerAddress
 
 CONNECT_TIMEOUT_S: Final = 5.0
-AGAIN_S: Final = 1.0  # a broker that was told to read its revocation list has done so by then
+AGAIN_S: Final = 1.0  # by then a broker has read its new revocation list
 
 
 async def evict(

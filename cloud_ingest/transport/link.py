@@ -49,8 +49,8 @@ class Link:
     Args:
         settings: the worker's.
         metrics: the worker's.
-        failed: told of a message that its handler could not stand.
-        subscribed: told of shards whose subscriptions the broker has confirmed.
+        failed: called for a message whose handler raised.
+        subscribed: called with shards whose subscriptions the broker has confirmed.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Link:
             self._failed(f"link.{parsed.channel}", sender, error)
 
     def _drop_outgoing(self) -> None:
-        """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""
+        """Drop acknowledgements of a broken link: newer ones cover them, and the gateways send again anyway."""
         while not self._outgoing.empty():
             _, payload, _, _ = self._outgoing.get_nowait()
             self._outgoing_bytes -= len(payload)

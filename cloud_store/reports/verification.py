@@ -76,7 +76,7 @@ def entry_count(connection: Connection, site: Site) -> int:
 
 
 def verify(connection: Connection, site: Site, progress: Progress = lambda _: None) -> SiteAudit:
-    """Compare in one snapshot; `progress` is told how many entries were read since."""
+    """Compare in one snapshot; `progress` is called with the number of entries read since."""
     with patient(connection):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         return _audit(connection, site, progress)

@@ -47,7 +47,7 @@ async def _ask_once(
     address: BrokerAddress, claim: str, request: ClaimRequest, context: ssl.SSLContext | None, *, wait_s: float,
     mqtt_5: bool,
 ) -> ClaimResponse:  # fmt: skip
-    # A claims broker that asks who is there is told the claim; one that does not, passes over it.
+    # A claims broker that asks for a user gets the claim; one that does not, ignores it.
     user, password = (address.user, address.password) if address.user else (claim, request.secret)
     options = ConnectionOptions(
         address=replace(address, user=user, password=password),

@@ -28,7 +28,7 @@ from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
 from wire_protocol.messages import Ack, GatewayStatus, Message
-from wire_protocol.site import SiteReader
+from wire_protocol.poll_timer import PollTimer
 from wire_protocol.site_messages import unpack
 from wire_protocol.topics import Channel, LinkTopic, Stream
 
@@ -44,7 +44,7 @@ log = structlog.get_logger("edge_agent.link.uplink")
 class Poll(Protocol):
     """Something that is requested of the cloud now and then."""
 
-    asking: SiteReader
+    timer: PollTimer
 
     def question(self) -> Message | None:
         """What to request now; None when nothing is due."""
@@ -90,7 +90,7 @@ class Uplink:
         self._backoff = Backoff(RECONNECT_DELAY_S, self.settings.reconnect_delay_s_max)
         self.on(Channel.ACK, self._acknowledged)
         self.on(Channel.SITE_LEDGER, self._passed_down)
-        self.polls(Channel.SITE_ASK, self.shipping.site)
+        self.polls(Channel.SITE_REQUEST, self.shipping.site)
 
     # --- what parts register ------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class Uplink:
     def sync(self) -> None:
         """The cloud wants everything that is known, and we what the cloud has. Call it in the event loop's thread."""
         for poll in self._polls.values():
-            poll.asking.ask_now(self.clock.mono_ms())
+            poll.timer.poll_now(self.clock.mono_ms())
         self._report_soon.set()
         self._wake.set()
 
@@ -184,7 +184,7 @@ class Uplink:
         """Announce, then receive, pump and report until the link breaks."""
         await connection.subscribe(topics.down_filter(self.gateway))
         for poll in self._polls.values():
-            poll.asking.connected(self.clock.mono_ms())
+            poll.timer.connected(self.clock.mono_ms())
         await self._announce(connection, "online", arrived=True)
         log.info("uplink_up", broker=repr(self.brokers[0]))
         async with asyncio.TaskGroup() as tasks:
@@ -235,7 +235,7 @@ class Uplink:
         """Until something is committed, a sender's deadline, or the next look at the file."""
         deadlines = (
             self.shipping.next_deadline_ms(),
-            *(each.asking.next_deadline_ms() for each in self._polls.values()),
+            *(each.timer.next_deadline_ms() for each in self._polls.values()),
         )
         next_ms = min((at for at in deadlines if at is not None), default=None)
         delay_s = TICK_S if next_ms is None else max(0.0, (next_ms - self.clock.mono_ms()) / 1_000)

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, TypeAlias
 from firmware_sim.errors import MemoryFull
 from firmware_sim.firmware.event_queue import Outgoing
 from firmware_sim.firmware.happening import Happening
-from firmware_sim.fleet.device import Unit
+from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.pace import Pace
 from firmware_sim.fleet.updates import UpdateLink
 from mqtt_client import Backoff, Connection, ConnectionLost, ConnectionOptions, LastWill, connect
@@ -56,7 +56,7 @@ class Link:
         self,
         gateway: str,
         address: BrokerAddress,
-        unit: Unit,
+        unit: SimulatedDevice,
         *,
         pace: Pace,
         options: LinkOptions,
@@ -89,7 +89,7 @@ class Link:
         if not self.unit.firmware.waiting or self._pace.is_max:
             return self.unit.firmware.waiting > 0
         now_ms = self._now_ms()
-        on_its_way_ms = self.unit.air.next_ms()
+        on_its_way_ms = self.unit.radio.next_ms()
         return not self.unit.is_cut_off(now_ms) and (on_its_way_ms is None or on_its_way_ms <= now_ms)
 
     async def offer(self, happening: Happening) -> str | None:
@@ -230,7 +230,7 @@ class Link:
             if self.unit.firmware.back_ms(now_ms) is not None or self._update.restart_wanted(self._pace.link_ms()):
                 return
             if (ask := self._update.ask(self._pace.link_ms())) is not None:
-                await self._publish(connection, [Outgoing(now_ms, Channel.DEVICE_FIRMWARE_ASK, ask.encode())])
+                await self._publish(connection, [Outgoing(now_ms, Channel.DEVICE_FIRMWARE_REQUEST, ask.encode())])
             if self._update.news():
                 await self._say(connection, "online")
             while batch := list(islice(messages, INFLIGHT_MESSAGES_MAX)):
