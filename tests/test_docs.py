@@ -75,7 +75,7 @@ def test_every_file_that_a_page_names_exists(page: Path) -> None:
         path = code.partition("::")[0]
         if FILE.fullmatch(path) and path.split("/")[0] in TOP:
             assert (ROOT / path).exists(), code
-        elif re.fullmatch(r"\w+\.(py|sql)", path):
+        elif re.fullmatch(r"\w+\.(py|sql)", path) and "NNN" not in path:
             assert any(path in names for names in _tracked()), code
         elif re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", path) and (ROOT / path.split(".")[0]).is_dir():
             place = ROOT.joinpath(*path.split("."))
