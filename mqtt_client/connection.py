@@ -1,8 +1,8 @@
 """One connection to a broker: opened, used, closed; whatever is cancelled at whatever moment.
 
 aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with the
-answer (https://bugs.python.org/issue37658): a task that was asked to end would go on. So
-every call here raises such a cancellation afterwards.
+answer (https://bugs.python.org/issue37658): a task that was asked to end would go on. So every call here raises such a
+cancellation afterwards.
 
 Invariant: a connection that was opened is closed, also when its opening was cancelled.
 """
@@ -23,9 +23,7 @@ from mqtt_client.options import ConnectionOptions
 # Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
 # acknowledgement of the one before, 40 ms later.
 NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
-TAKEN_OVER: Final = (
-    0x8E  # why a broker ends a session when another client connects under its client id (MQTT 5, 3.14.2.1)
-)
+TAKEN_OVER: Final = 0x8E  # reason code of a session that another client with its client id took over (MQTT 5, 3.14.2.1)
 # How long a cancelled caller waits for a connect that is under way in a thread; what is opened later is closed then.
 CANCELLED_CONNECT_S: Final = 0.5
 T = TypeVar("T")

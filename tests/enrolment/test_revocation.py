@@ -13,6 +13,7 @@ import pytest
 from cloud_store.base.connection import connect
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
+from mqtt_client.connection import raise_swallowed
 from testbed.agent_process import AgentProcess
 from testbed.eventually import WITHIN_S, eventually, eventually_async
 from tests.broker_config.clients import PromptClient
@@ -47,8 +48,10 @@ class Thief:
                 async with client:
                     while True:
                         await client.publish(self._topic, b"stolen", qos=1)
+                        raise_swallowed()
             except aiomqtt.MqttError:
                 self.refusals += 1
+            raise_swallowed()
             await asyncio.sleep(0.01)  # the attack itself: as fast as leaves the broker room for others
 
 
