@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CommandGroup:
     """Where a group of commands lives, and what installs what it needs."""
 
     module: str
@@ -22,13 +22,13 @@ class Part:
     help: str
 
 
-PARTS: Final[dict[str, Part]] = {
-    "edge": Part("edge_agent.cli.app", "edge", "The gateway: ledger, technician's commands, agent."),
-    "cloud": Part("stocktide.cloud", "cloud", "The cloud: ingest workers, registry, stock, API."),
-    "broker": Part("broker_config.cli.app", "all", "Brokers: configuration and rights from the topic policy."),
-    "sim": Part("stocktide.sim", "sim", "Devices that behave like real firmware; replays of recorded data."),
-    "schema": Part("stocktide.schema", "all", "The message schemas: JSON Schema and AsyncAPI."),
-    "demo": Part("stocktide.demo.cli", "all", "The whole system on this machine, proved, in two minutes."),
+PARTS: Final[dict[str, CommandGroup]] = {
+    "edge": CommandGroup("edge_agent.cli.app", "edge", "The gateway: ledger, technician's commands, agent."),
+    "cloud": CommandGroup("stocktide.cloud", "cloud", "The cloud: ingest workers, registry, stock, API."),
+    "broker": CommandGroup("broker_config.cli.app", "all", "Brokers: configuration and rights from the topic policy."),
+    "sim": CommandGroup("stocktide.sim", "sim", "Devices that behave like real firmware; replays of recorded data."),
+    "schema": CommandGroup("stocktide.schema", "all", "The message schemas: JSON Schema and AsyncAPI."),
+    "demo": CommandGroup("stocktide.demo.cli", "all", "The whole system on this machine, proved, in two minutes."),
 }
 
 
