@@ -35,7 +35,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
 
 @pytest.fixture(scope="module")
 def gateway(wheels: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `stocktide` command of an environment with the gateway's wheel and the libraries, and nothing else of ours."""
+    """The `stocktide` command of an environment with the gateway wheel and the libraries, and nothing else of ours."""
     home = tmp_path_factory.mktemp("gateway")
     venv.create(home, with_pip=False)
     python = home / "bin" / "python"
