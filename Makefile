@@ -16,7 +16,7 @@ DEV := .venv/.installed-dev
 PINS := pyproject.toml constraints.txt
 CODE := .
 
-.PHONY: help demo test check fuzz soak lint fmt services services-down bench lock clean
+.PHONY: help demo test check fuzz soak lint fmt services services-down bench wheels lock clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ services-down: $(DEV) ## stop them and remove their data
 
 bench: $(DEV) ## measure throughput on this machine (ARGS are passed on)
 	@$(SERVICES) run -- $(BIN)/python -m bench $(ARGS)
+
+wheels: $(BIN)/python ## build what is installed at gateways and in the cloud, into build/dist (docs/install.md)
+	@$(BIN)/python deploy/wheels/build.py
 
 lock: ## resolve the dependencies afresh and rewrite constraints.txt
 	@rm -rf build/lock

@@ -20,7 +20,7 @@ from cloud_api.oidc import KeySet, ProviderUnavailable, Verifier
 from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import Connection
 from cloud_store.tenancy import admission
-from cloud_store.tenancy.admission import Allowance
+from cloud_store.tenancy.admission import RateLimit
 from cloud_store.tenancy.permissions import PERMISSIONS, Permission
 from wire_protocol.names import SLUG_PATTERN
 
@@ -91,7 +91,7 @@ def access(permission: Permission, *, writing: bool = False) -> Any:
     return Depends(opened, scope="function")
 
 
-def rate_headers(allowance: Allowance) -> dict[str, str]:
+def rate_headers(allowance: RateLimit) -> dict[str, str]:
     """The headers of draft-ietf-httpapi-ratelimit-headers, in the current form and in the one most clients know."""
     headers = {
         "RateLimit-Policy": f'"tenant";q={allowance.requests_max};w={WINDOW_S}',

@@ -156,7 +156,7 @@ def _rows(request: Request, limit: int | None) -> int:
     return settings.page_rows_default if limit is None else limit
 
 
-def _document(page: stock_levels.Page) -> dict[str, Any]:
+def _document(page: stock_levels.RowPage) -> dict[str, Any]:
     return {"items": page.rows, "next": page.after}
 
 

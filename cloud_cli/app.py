@@ -23,7 +23,7 @@ from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, fail, listing
 
 if TYPE_CHECKING:
-    from cloud_store.reports.stock_levels import Page
+    from cloud_store.reports.stock_levels import RowPage
 
 app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
 dead_letter_app = typer.Typer(no_args_is_help=True, help="What could not be used, and why.")
@@ -147,7 +147,7 @@ def stock(
     from cloud_store.reports import stock_levels
 
     wanted = stock_levels.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual)
-    read: Callable[..., stock_levels.Page] = stock_levels.stock
+    read: Callable[..., stock_levels.RowPage] = stock_levels.stock
     head: str | None = None
     if at is not None or known_at is not None:
         from cloud_store.reports import history
@@ -166,7 +166,7 @@ def stock(
         typer.echo(f"More than {limit} rows: narrow the question or raise --limit.", err=True)
 
 
-def _whole(read: "Callable[..., Page]", limit: int) -> tuple[list[dict[str, Any]], bool]:
+def _whole(read: "Callable[..., RowPage]", limit: int) -> tuple[list[dict[str, Any]], bool]:
     """The rows of one page after the other, up to a limit, and whether these are all."""
     rows: list[dict[str, Any]] = []
     after: str | None = None

@@ -41,7 +41,7 @@ ANSWER_BYTES_MAX: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SigningRequest:
     """What is to be signed: the request as it came, the key found in it, and what we decide about the certificate."""
 
     csr_pem: str
@@ -67,7 +67,7 @@ class Request:
 class Signer(Protocol):
     """The holder of the authority's key."""
 
-    def sign(self, request: Request) -> x509.Certificate:
+    def sign(self, request: SigningRequest) -> x509.Certificate:
         """A gateway's certificate; raises SignerFailed. Called in a thread, may take its time."""
 
     def bundle(self) -> list[x509.Certificate]:
@@ -89,7 +89,7 @@ class KeyFileSigner:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def sign(self, request: Request) -> x509.Certificate:
+    def sign(self, request: SigningRequest) -> x509.Certificate:
         """Part of `Signer`."""
         current = Authority(self._directory).current()
         return certificates.client_certificate(
@@ -115,7 +115,7 @@ class CommandSigner:
     def __init__(self, command: str, bundle_file: Path, *, timeout_s: float) -> None:
         self._command, self._bundle_file, self._timeout_s = shlex.split(command), bundle_file, timeout_s
 
-    def sign(self, request: Request) -> x509.Certificate:
+    def sign(self, request: SigningRequest) -> x509.Certificate:
         """Part of `Signer`."""
         variables = {"STOCKTIDE_GATEWAY": request.gateway, "STOCKTIDE_DAYS": f"{request.days:g}"}
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("STOCKTIDE_")}

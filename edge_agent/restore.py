@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from command_line.version import version
 from edge_agent.errors import EdgeError, LedgerExists
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger import database, recovery
@@ -122,7 +122,7 @@ def _uplink(path: Path, address: BrokerAddress, ledger: Ledger, reader: Connecti
     )
 
     def status(state: Literal["online", "offline"]) -> GatewayStatus:
-        return GatewayStatus(state=state, epoch=ledger.epoch, version=version("stocktide"))
+        return GatewayStatus(state=state, epoch=ledger.epoch, version=version())
 
     identity = IdentityFolder.beside(path)
     uplink = Uplink((address,), gateway, reader, status, shipping, settings, clock, tls=identity.tls)

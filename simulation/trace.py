@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Final
 
+from command_line.version import version
 from edge_agent.ledger import outbox
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.link.shipping import TIME_WAIT_MS, Shipping, StreamState
@@ -19,7 +19,7 @@ from wire_protocol.topics import STREAMS, Stream
 if TYPE_CHECKING:
     from simulation.edge.machine import Machine
 
-VERSION: Final = version("stocktide")
+VERSION: Final = version()
 
 # Every gateway of a site and the cloud decode the same frames; a frame is never changed by who reads it.
 decoded = lru_cache(4_096)(frames.decode)

@@ -22,8 +22,8 @@ from simulation import final_checks
 from simulation.chaos import Chaos
 from simulation.checks import Checks, Violation
 from simulation.cloud.store import Store
-from simulation.cloud.worker import Worker
-from simulation.edge.devices import Device
+from simulation.cloud.worker import SimWorker
+from simulation.edge.devices import SimulatedHandheld
 from simulation.edge.disk import Disk, Happened
 from simulation.edge.machine import Machine
 from simulation.fault_rates import CALM, draw
@@ -99,7 +99,7 @@ class Universe:
         self._sessions: dict[str, Machine] = {}
         self._named: Counter[str] = Counter()
         self.machines: dict[str, Machine] = self.checks.machines
-        self.workers: list[Worker] = []
+        self.workers: list[SimWorker] = []
         names_ = [f"gw-{number + 1}" for number in range(size.gateways)]
         self.registry = {
             name: RegisteredGateway(number, name, 1, (number - 1) // GATEWAYS_PER_SITE, active=True)
@@ -107,7 +107,7 @@ class Universe:
         }
         for name, registered in self.registry.items():
             self.equip(self.add_machine(self.empty_disk(name), registered.site_id))
-        self.workers += [Worker(self.world, self, f"worker-{number + 1}") for number in range(WORKERS)]
+        self.workers += [SimWorker(self.world, self, f"worker-{number + 1}") for number in range(WORKERS)]
         self.chaos = Chaos(self)
 
     # --- machines -----------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Universe:
     def equip(self, machine: Machine) -> None:
         """Give a machine devices of its own, and people who use them."""
         for number in range(DEVICES):
-            device = Device(self.world, self.network, machine, f"{machine.name}-d{number + 1}")
+            device = SimulatedHandheld(self.world, self.network, machine, f"{machine.name}-d{number + 1}")
             machine.devices[device.name] = device
 
     def remove_machine(self, machine: Machine) -> None:
@@ -184,7 +184,7 @@ class Universe:
                     f"{machine.name}.cloud", payload, partial(machine.uplink.receive, channel), over=machine.name
                 )
 
-    def survey(self, worker: Worker) -> Survey:
+    def survey(self, worker: SimWorker) -> Survey:
         """The leases as the database sees them."""
         others: set[int] = set()
         for other in self.workers:
@@ -203,7 +203,7 @@ class Universe:
             self._deaf.add(worker.name)
             self.world.schedule.after(self._rng.randint(100, 20_000), partial(self._hear_again, worker))
 
-    def _hear_again(self, worker: Worker) -> None:
+    def _hear_again(self, worker: SimWorker) -> None:
         self._deaf.discard(worker.name)
         if worker.alive:
             worker.resubscribed()

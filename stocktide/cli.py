@@ -1,10 +1,11 @@
 """`stocktide`: one command for all parts, each imported only when it is used.
 
-A gateway that installed `stocktide[edge]` has no database driver; asking it for `stocktide cloud` must say so, and
+A gateway that installed `stocktide-edge` has nothing of the cloud; asking it for `stocktide cloud` must say so, and
 `stocktide edge stock` must not wait for anything it does not need.
 """
 
 import importlib
+import importlib.util
 import sys
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,21 +15,29 @@ from typer.core import TyperGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class CommandGroup:
     """Where a group of commands lives, and what installs what it needs."""
 
     module: str
     extra: str
     help: str
 
+    def is_here(self) -> bool:
+        """Whether the artefact that is installed has it; what it needs from elsewhere is another question."""
+        package = ".".join(self.module.split(".")[:2])
+        try:
+            return importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:
+            return False
 
-PARTS: Final[dict[str, Part]] = {
-    "edge": Part("edge_agent.cli.app", "edge", "The gateway: ledger, technician's commands, agent."),
-    "cloud": Part("stocktide.cloud", "cloud", "The cloud: ingest workers, registry, stock, API."),
-    "broker": Part("broker_config.cli.app", "all", "Brokers: configuration and rights from the topic policy."),
-    "sim": Part("stocktide.sim", "sim", "Devices that behave like real firmware; replays of recorded data."),
-    "schema": Part("stocktide.schema", "all", "The message schemas: JSON Schema and AsyncAPI."),
-    "demo": Part("stocktide.demo.cli", "all", "The whole system on this machine, proved, in two minutes."),
+
+PARTS: Final[dict[str, CommandGroup]] = {
+    "edge": CommandGroup("edge_agent.cli.app", "edge", "The gateway: ledger, technician's commands, agent."),
+    "cloud": CommandGroup("stocktide.cloud", "cloud", "The cloud: ingest workers, registry, stock, API."),
+    "broker": CommandGroup("broker_config.cli.app", "all", "Brokers: configuration and rights from the topic policy."),
+    "sim": CommandGroup("stocktide.sim", "sim", "Devices that behave like real firmware; replays of recorded data."),
+    "schema": CommandGroup("stocktide.schema", "all", "The message schemas: JSON Schema and AsyncAPI."),
+    "demo": CommandGroup("stocktide.demo.cli", "all", "The whole system on this machine, proved, in two minutes."),
 }
 
 
@@ -45,7 +54,7 @@ class LazyGroup(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         del ctx
-        return list(PARTS)
+        return [name for name, part in PARTS.items() if part.is_here()]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         del ctx
@@ -80,9 +89,9 @@ def version_option(
 ) -> None:
     """Inventory kept true from the shelf to the cloud."""
     if version:
-        from importlib.metadata import version as installed
+        from command_line.version import version as installed
 
-        typer.echo(installed("stocktide"))
+        typer.echo(installed())
         raise typer.Exit
 
 
@@ -93,6 +102,10 @@ def main() -> None:
     except ModuleNotFoundError as error:
         part = PARTS.get(sys.argv[1]) if len(sys.argv) > 1 else None
         missing = (error.name or "").partition(".")[0]
+        if part is not None and not part.is_here():
+            typer.echo(f"error: stocktide {sys.argv[1]} is not in stocktide-edge, which is installed here.", err=True)
+            typer.echo(f"hint:  on the machine that is to have it: pip install 'stocktide[{part.extra}]'", err=True)
+            sys.exit(2)
         if part is None or missing in OWN_PACKAGES:
             raise
         # Commands import what they need when they run, so this may come from anywhere below.

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 import structlog
 
 from cloud_identity import certificates
-from cloud_identity.authority import Request, Signer
+from cloud_identity.authority import Signer, SigningRequest
 from cloud_identity.errors import AuthorityError, InvalidRequest
 from cloud_ingest.context import Context
 from cloud_ingest.inbound import Inbound
@@ -45,7 +45,7 @@ Answer = TypeVar("Answer", bound=Issued)
 Key: TypeAlias = tuple[str, Channel]
 
 
-class Refusal(Exception):
+class CertificateRefused(Exception):
     """No certificate: why, for the machine and for the person."""
 
     def __init__(self, kind: Refused, reason: str) -> None:
@@ -108,7 +108,7 @@ class Enrolment:
         try:
             gateway, certificate_pem = issue()
             bundle = certificates.pem(self._signing().bundle())
-        except Refusal as refusal:
+        except CertificateRefused as refusal:
             outcome: Refused = refusal.kind
             said = str(refusal)
         except (StoreError, AuthorityError) as error:
@@ -144,9 +144,9 @@ class Enrolment:
         claim = self._database.call(enrolment.claim, name)
         given = secret_hash(request.secret)
         if not hmac.compare_digest(given, _NO_HASH if claim is None else claim.secret_hash) or claim is None:
-            raise Refusal("unknown", "There is no such claim, or its secret is wrong.")
+            raise CertificateRefused("unknown", "There is no such claim, or its secret is wrong.")
         if request.gateway not in {None, claim.gateway}:
-            raise Refusal("other-gateway", f"The claim is for another gateway than {request.gateway}.")
+            raise CertificateRefused("other-gateway", f"The claim is for another gateway than {request.gateway}.")
         wanted = _checked(request.csr_pem, claim.gateway, self._settings.certificate_days)
         if found := _judged(claim, wanted.fingerprint):
             return claim.gateway, found
@@ -154,12 +154,12 @@ class Enrolment:
         try:
             self._database.call(enrolment.use_claim, claim, issue)
         except GatewayRevoked:
-            raise Refusal("revoked", f"Gateway {claim.gateway} is disabled.") from None
+            raise CertificateRefused("revoked", f"Gateway {claim.gateway} is disabled.") from None
         except ClaimSpent:
             # Another worker was faster, perhaps for the same key: what it has recorded is the answer.
             again = self._database.call(enrolment.claim, name)
             if again is None or (found := _judged(again, wanted.fingerprint)) is None:
-                raise Refusal("busy", "The claim is being answered already; ask again.") from None
+                raise CertificateRefused("busy", "The claim is being answered already; ask again.") from None
             return claim.gateway, found
         return claim.gateway, issue.pem
 
@@ -167,24 +167,24 @@ class Enrolment:
         wanted = _checked(request.csr_pem, gateway, self._settings.certificate_days)
         found = self._database.call(enrolment.renewals, gateway, wanted.fingerprint)
         if not found.active:
-            raise Refusal("revoked", f"Gateway {gateway} is disabled.")
+            raise CertificateRefused("revoked", f"Gateway {gateway} is disabled.")
         if found.certificate_pem is not None:
             return gateway, found.certificate_pem
         if found.issued_in_a_day >= self._settings.renewals_per_day_max:
-            raise Refusal("busy", f"{found.issued_in_a_day} certificates were issued within a day.")
+            raise CertificateRefused("busy", f"{found.issued_in_a_day} certificates were issued within a day.")
         issue = self._signed(wanted)
         try:
             self._database.call(enrolment.renew, issue)
         except GatewayRevoked:
-            raise Refusal("revoked", f"Gateway {gateway} is disabled.") from None
+            raise CertificateRefused("revoked", f"Gateway {gateway} is disabled.") from None
         return gateway, issue.pem
 
     def _signing(self) -> Signer:
         if self._signer is None:
-            raise Refusal("unavailable", "This cloud has no certificate authority.")
+            raise CertificateRefused("unavailable", "This cloud has no certificate authority.")
         return self._signer
 
-    def _signed(self, wanted: Request) -> Issue:
+    def _signed(self, wanted: SigningRequest) -> Issue:
         certificate = self._signing().sign(wanted)
         return Issue(
             gateway=wanted.gateway,
@@ -196,11 +196,11 @@ class Enrolment:
         )
 
 
-def _checked(csr_pem: str, gateway: str, days: float) -> Request:
+def _checked(csr_pem: str, gateway: str, days: float) -> SigningRequest:
     try:
-        return Request.of(csr_pem, gateway, days)
+        return SigningRequest.of(csr_pem, gateway, days)
     except InvalidRequest as error:
-        raise Refusal("invalid", str(error)) from None
+        raise CertificateRefused("invalid", str(error)) from None
 
 
 def _judged(claim: Claim, public_key: bytes) -> str | None:
@@ -210,13 +210,15 @@ def _judged(claim: Claim, public_key: bytes) -> str | None:
         Refusal: it is good for nothing.
     """
     if claim.revoked or not claim.active:
-        raise Refusal("revoked", "The claim was revoked." if claim.revoked else f"Gateway {claim.gateway} is disabled.")
+        raise CertificateRefused(
+            "revoked", "The claim was revoked." if claim.revoked else f"Gateway {claim.gateway} is disabled."
+        )
     if claim.expired:
-        raise Refusal("expired", "The claim has run out.")
+        raise CertificateRefused("expired", "The claim has run out.")
     if claim.public_key is None:
         return None
     if claim.public_key != public_key or claim.certificate_pem is None:
-        raise Refusal("used", "The claim was used already, with another key.")
+        raise CertificateRefused("used", "The claim was used already, with another key.")
     return claim.certificate_pem
 
 

@@ -15,7 +15,7 @@ FRAMES_PER_READ: Final = 16
 _SQL: Final = sql.load("sites")
 
 
-class Answer(NamedTuple):
+class SiteReply(NamedTuple):
     """What a gateway is sent: frames in the order of their logs, where all logs stand, whether that was all.
 
     `known` is false for a gateway that is not in the registry or not active: it is not answered at all.
@@ -35,13 +35,13 @@ def peers(connection: Connection, sites: Iterable[int]) -> dict[int, list[str]]:
     return dict(found)
 
 
-def answer(connection: Connection, gateway: str, ask: SiteRequest, *, bytes_max: int) -> Answer:
+def answer(connection: Connection, gateway: str, ask: SiteRequest, *, bytes_max: int) -> SiteReply:
     """What an active gateway lacks of its site's logs, at least one frame if any; nothing for any other gateway."""
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
     rows = connection.execute(_SQL["heads"], {"gateway": gateway, "limit": SITE_LOGS_MAX}).fetchall()
     if not rows:
         active = connection.execute(_SQL["is_active"], {"gateway": gateway}).fetchone()
-        return Answer([], [], more=False, known=bool(active and active[0]))
+        return SiteReply([], [], more=False, known=bool(active and active[0]))
     heads = [
         LogCursor(gateway=name, epoch=epoch, frame=frame, seq=seq, digest=digest)
         for name, epoch, frame, seq, digest, *_ in rows
@@ -55,9 +55,9 @@ def answer(connection: Connection, gateway: str, ask: SiteRequest, *, bytes_max:
         for frame in _frames(connection, head, ids[head], after=known.get((head.gateway, head.epoch), 0)):
             room -= len(frame.frame)
             if frames and room < 0:
-                return Answer(frames, heads, more=True)
+                return SiteReply(frames, heads, more=True)
             frames.append(frame)
-    return Answer(frames, heads, more=False)
+    return SiteReply(frames, heads, more=False)
 
 
 def _frames(connection: Connection, head: LogCursor, ids: tuple[int, int], *, after: int) -> Iterator[SiteFrame]:

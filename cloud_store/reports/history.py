@@ -21,7 +21,7 @@ from cloud_store.base import sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import StoreError, UnknownName
 from cloud_store.merge.cursors import STREAM_NUMBERS
-from cloud_store.reports.stock_levels import PAGE_ROWS_MAX, Page, StockFilter, _decode, _encode
+from cloud_store.reports.stock_levels import PAGE_ROWS_MAX, RowPage, StockFilter, _decode, _encode
 from wire_protocol.names import ADJUST
 
 CELLS_MAX: Final = 1_000
@@ -88,7 +88,7 @@ class AsOf:
         return f"{at}, as known {known}"
 
 
-def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: int, after: str | None = None) -> Page:
+def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: int, after: str | None = None) -> RowPage:
     """A page of balances as they were, like `reads.stock`; a page may have fewer rows than asked and still a next.
 
     Raises:
@@ -123,7 +123,7 @@ def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: in
     rows = shown[:size]
     last = rows[-1] if len(shown) > size else cells[-1] if len(cells) == CELLS_MAX else None
     following = None if last is None else _encode([last[name] for name in _KEY])
-    return Page([{name: value for name, value in row.items() if name not in _KEY} for row in rows], following)
+    return RowPage([{name: value for name, value in row.items() if name not in _KEY} for row in rows], following)
 
 
 def _time(text: str | None) -> datetime | None:

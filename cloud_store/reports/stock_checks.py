@@ -23,7 +23,7 @@ class Comparison(NamedTuple):
     intact: bool
 
 
-class Snapshot(NamedTuple):
+class SiteSnapshot(NamedTuple):
     """A site's stock in its balances, the position it belongs to, and the digest that the merge has kept there."""
 
     on_hand: list[tuple[Cell, int]]
@@ -48,14 +48,14 @@ def compare(connection: Connection, gateway: str, theirs: StockDigest, *, scan_s
     return Comparison(digest is not None, agrees, intact)
 
 
-def snapshot(connection: Connection, gateway: str) -> Snapshot | None:
+def snapshot(connection: Connection, gateway: str) -> SiteSnapshot | None:
     """The stock of a gateway's site as it is in the balances; None for a gateway that is not active."""
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         ours = site_digests.of_gateway(connection, gateway, scan_s=0)
         if ours is None:
             return None
-        return Snapshot(list(site_digests.balances(connection, ours.site_id)), ours.position, ours.digest)
+        return SiteSnapshot(list(site_digests.balances(connection, ours.site_id)), ours.position, ours.digest)
 
 
 def differ(

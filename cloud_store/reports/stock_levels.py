@@ -24,7 +24,7 @@ _KINDS: Final = {number: kind for kind, number in MOVEMENT_KINDS.items()}
 _SQL: Final = sql.load("stock_levels")
 
 
-class Page(NamedTuple):
+class RowPage(NamedTuple):
     """Rows, and where the next page begins; None when this is the last."""
 
     rows: list[dict[str, Any]]
@@ -57,7 +57,7 @@ class MovementFilter:
     until: datetime | None = None
 
 
-def stock(connection: Connection, wanted: StockFilter, *, limit: int, after: str | None = None) -> Page:
+def stock(connection: Connection, wanted: StockFilter, *, limit: int, after: str | None = None) -> RowPage:
     """A page of balances, in the order in which the database knows the cells.
 
     Raises:
@@ -66,10 +66,10 @@ def stock(connection: Connection, wanted: StockFilter, *, limit: int, after: str
     key = _decode(after, (int, int, int)) or (0, 0, -1)
     names = ("after_location", "after_item", "after_lot")
     rows = _rows(connection, "stock", limit, **_fields(wanted), **dict(zip(names, key, strict=True)))
-    return Page(*_cut(rows, limit, ("location_id", "item_id", "lot_id")))
+    return RowPage(*_cut(rows, limit, ("location_id", "item_id", "lot_id")))
 
 
-def movements(connection: Connection, wanted: MovementFilter, *, limit: int, after: str | None = None) -> Page:
+def movements(connection: Connection, wanted: MovementFilter, *, limit: int, after: str | None = None) -> RowPage:
     """A page of a tenant's movements, newest first.
 
     Raises:
@@ -82,16 +82,16 @@ def movements(connection: Connection, wanted: MovementFilter, *, limit: int, aft
     rows = _rows(connection, "movements", limit, **fields, **dict(zip(names, key, strict=True)))
     for row in rows:
         row["kind"] = _KINDS[row["kind"]]
-    return Page(*_cut(rows, limit, ("at", "gateway_id", "epoch_id", "seq"), keep=("at", "seq")))
+    return RowPage(*_cut(rows, limit, ("at", "gateway_id", "epoch_id", "seq"), keep=("at", "seq")))
 
 
 def gateways(
     connection: Connection, *, limit: int, tenant: str | None = None, site: str | None = None, after: str | None = None
-) -> Page:
+) -> RowPage:
     """A page of gateways by name, with what they last said and where their streams stand."""
     (name,) = _decode(after, (str,)) or ("",)
     rows = _rows(connection, "gateways", limit, tenant=tenant, site=site, after=name)
-    return Page(*_cut(rows, limit, ("gateway",), keep=("gateway",)))
+    return RowPage(*_cut(rows, limit, ("gateway",), keep=("gateway",)))
 
 
 def require_tenant(connection: Connection, tenant: str) -> None:

@@ -13,7 +13,7 @@ from cloud_store.base.connection import Connection
 _SQL: Final = sql.load("admission")
 
 
-class Allowance(NamedTuple):
+class RateLimit(NamedTuple):
     """Where a tenant stands in the current minute."""
 
     requests_max: int
@@ -47,9 +47,9 @@ def tenant_id(connection: Connection, tenant: str) -> int | None:
     return None if row is None else row[0]
 
 
-def count_request(connection: Connection, tenant_id: int, *, usual_per_minute: int) -> Allowance:
+def count_request(connection: Connection, tenant_id: int, *, usual_per_minute: int) -> RateLimit:
     """Count a request of a tenant; all API processes share the count. A quota of the tenant's replaces the usual."""
     with as_tenant(connection, tenant_id, actor="", writing=True):
         row = connection.execute(_SQL["count"], {"usual": usual_per_minute}).fetchone()
     assert row is not None  # noqa: S101 - a function with OUT parameters gives one row
-    return Allowance(*row)
+    return RateLimit(*row)

@@ -201,10 +201,6 @@ class Outbox:
         judged = connection.execute(statement("delete_verdicts_after"), (stream, row[0] if row else 0)).rowcount
         if judged and stream == "ledger":
             rebuild(connection)
-        # What it sends again is judged again, and perhaps otherwise: another log may have been merged first this time.
-        judged = connection.execute(statement("delete_verdicts_after"), (stream, row[0] if row else 0)).rowcount
-        if judged and stream == "ledger":
-            rebuild(connection)
 
     def forked(self, stream: Stream, reason: str) -> None:
         """The cloud has another history; the technician must see it."""

@@ -4,11 +4,11 @@ import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from command_line.version import version
 from edge_agent.ledger import database, outbox
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import Keys
@@ -208,7 +208,7 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
             {"gateway": gateway, "epoch": epoch, "frame": frame, "entries": seq}
             for _, gateway, epoch, frame, seq in connection.execute(statement("site_logs"))
         ],
-        "version": version("stocktide"),
+        "version": version(),
     }
 
 

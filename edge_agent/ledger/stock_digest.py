@@ -17,7 +17,7 @@ from wire_protocol.proof import DigestAnswer, DigestQuestion, StockDigest
 from wire_protocol.stock import Balance, Cell
 
 
-class Scan(NamedTuple):
+class StockScan(NamedTuple):
     """The stock as it is in the file, and whether it is what was kept."""
 
     found: StockDigest
@@ -59,12 +59,12 @@ def sealed(connection: Connection) -> StockDigest | None:
     return None if row[2] is None else StockDigest.make(*row[2:])
 
 
-def scan(connection: Connection) -> Scan:
+def scan(connection: Connection) -> StockScan:
     """Add the balances up as they are in the file, in one snapshot."""
     with _snapshot(connection):
         found = StockDigest.of(_balances(connection), position(connection))
         kept = connection.execute(statement("stock_digest")).fetchone()[0]
-        return Scan(found, intact=found.digest == proof.as_text(kept))
+        return StockScan(found, intact=found.digest == proof.as_text(kept))
 
 
 def answer(connection: Connection, question: DigestQuestion) -> DigestAnswer:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
+from command_line.version import version
 from edge_agent.ledger import outbox, queries, stock_digest
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
@@ -39,7 +39,7 @@ class StatusReport:
         return GatewayStatus(
             state=state,
             epoch=facts["epoch"],
-            version=version("stocktide"),
+            version=version(),
             at_ms=self.clock.now_ms(),
             streams={
                 name: StreamStatus(

@@ -15,17 +15,17 @@ from wire_protocol.catalog import CatalogItem, CatalogPage, CatalogPosition
 Taken: TypeAlias = Literal["taken", "elsewhere", "anew"]
 
 
-class Place(NamedTuple):
+class CatalogProgress(NamedTuple):
     """How far the catalogue was read, and whether that was all at the last look."""
 
     position: CatalogPosition
     complete: bool
 
 
-def place(connection: Connection) -> Place:
+def place(connection: Connection) -> CatalogProgress:
     """How far it was read."""
     version, key, complete = connection.execute(statement("catalog_position")).fetchone()
-    return Place(CatalogPosition(version=version, key=key), bool(complete))
+    return CatalogProgress(CatalogPosition(version=version, key=key), bool(complete))
 
 
 def items(connection: Connection, sku: str | None = None, *, limit: int) -> Iterator[CatalogItem]:

@@ -18,7 +18,7 @@ from firmware_sim.fleet.pace import parse_speed
 from firmware_sim.scenarios import builtin
 
 if TYPE_CHECKING:
-    from firmware_sim.recordings.replay import Plan
+    from firmware_sim.recordings.replay import ReplayPlan
     from wire_protocol.address import BrokerAddress
 
 app = typer.Typer(
@@ -129,7 +129,7 @@ def replay(
     emit_report(report, as_json=json_, extra=_bad_rows_json(plan))
 
 
-def _announce(plan: "Plan", brokers: "dict[str, BrokerAddress]") -> None:
+def _announce(plan: "ReplayPlan", brokers: "dict[str, BrokerAddress]") -> None:
     for bad in plan.bad_rows_listed:
         typer.echo(f"bad row: {plan.path.name}, {bad}", err=True)
     if plan.bad_rows > len(plan.bad_rows_listed):
@@ -142,7 +142,7 @@ def _announce(plan: "Plan", brokers: "dict[str, BrokerAddress]") -> None:
     )
 
 
-def _bad_rows_json(plan: "Plan") -> dict[str, Any]:
+def _bad_rows_json(plan: "ReplayPlan") -> dict[str, Any]:
     return {
         "rows": plan.rows,
         "bad_rows": plan.bad_rows,

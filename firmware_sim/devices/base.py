@@ -28,13 +28,13 @@ Skus = Annotated[list[names.Sku], Field(min_length=1, max_length=10_000)]
 Shelves = Annotated[list[names.LocationName], Field(min_length=1, max_length=10_000)]
 
 
-class Part(BaseModel):
+class ScenarioPart(BaseModel):
     """A part of a scenario: checked strictly, unknown fields refused."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class Span(Part):
+class Span(ScenarioPart):
     """When it starts, in minutes after the scenario's start, and how long it lasts, in minutes."""
 
     after_min: Minutes
@@ -46,42 +46,42 @@ class Span(Part):
         return Window(begin_ms, begin_ms + round(self.for_min * MINUTE_MS))
 
 
-class Reboot(Part):
+class Reboot(ScenarioPart):
     """A restart, in minutes after the start; what has no receipt is sent again afterwards."""
 
     after_min: Minutes
     down_s: Seconds = 20.0
 
 
-class DuplicateFault(Part):
+class DuplicateFault(ScenarioPart):
     """A message arrives again, at this rate."""
 
     rate: Rate
     within_s: Seconds = 1.0
 
 
-class DelayFault(Part):
+class DelayFault(ScenarioPart):
     """A message arrives late, at this rate."""
 
     rate: Rate
     up_to_s: Seconds
 
 
-class ReorderFault(Part):
+class ReorderFault(ScenarioPart):
     """A message is overtaken by the next, at this rate."""
 
     rate: Rate
     within_s: Seconds = 5.0
 
 
-class ClockSkewFault(Part):
+class ClockSkewFault(ScenarioPart):
     """The device's clock is off, and drifts."""
 
     offset_s: Annotated[float, Field(ge=-4e9, le=4e9)] = 0.0
     drift_ppm: Annotated[float, Field(ge=-1e6, le=1e6)] = 0.0
 
 
-class Faults(Part):
+class Faults(ScenarioPart):
     """The faults of one device; none by default."""
 
     duplicate: DuplicateFault | None = None
@@ -118,7 +118,7 @@ class Faults(Part):
         ]
 
 
-class Device(Part, ABC):
+class Device(ScenarioPart, ABC):
     """Any device; with `count` several of them, named `name-1`, `name-2` and so on."""
 
     name: names.DeviceName

@@ -18,7 +18,7 @@ CONNECT_S_MAX: Final = 5.0
 CONNECTIONS_MAX: Final = 10_000
 
 
-class Link(StrEnum):
+class LinkState(StrEnum):
     """The state of the link that the proxy stands for."""
 
     UP = "up"
@@ -42,7 +42,7 @@ class FaultProxy:
         self.bytes_down = 0
         self.bytes_lost = 0
         self.connections_total = 0
-        self._state = Link.CUT
+        self._state = LinkState.CUT
         self._passable = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
@@ -69,12 +69,12 @@ class FaultProxy:
         return int(self._reservation.getsockname()[1])
 
     @property
-    def state(self) -> Link:
+    def state(self) -> LinkState:
         return self._state
 
     def cut(self) -> None:
         """Drop all connections and refuse new ones, as when a cable is pulled and both ends notice."""
-        self._enter(Link.CUT)
+        self._enter(LinkState.CUT)
         self._drop_all()
         if self._listener is not None:
             self._loop.remove_reader(self._listener)
@@ -83,19 +83,19 @@ class FaultProxy:
 
     def blackhole(self) -> None:
         """Swallow everything and tell nobody, as when a route vanishes: neither end learns that the other is gone."""
-        self._enter(Link.BLACKHOLE)
+        self._enter(LinkState.BLACKHOLE)
         self._listen()
 
     def heal(self) -> None:
         """Let new connections through again. What was open in a black hole is dropped, since it has lost bytes."""
-        if self._state is not Link.UP:
+        if self._state is not LinkState.UP:
             self._drop_all()
-        self._enter(Link.UP)
+        self._enter(LinkState.UP)
         self._listen()
 
-    def _enter(self, state: Link) -> None:
+    def _enter(self, state: LinkState) -> None:
         self._state = state
-        if state is Link.UP:
+        if state is LinkState.UP:
             self._passable.set()
         else:
             self._passable.clear()
@@ -143,7 +143,7 @@ class FaultProxy:
     async def _forward(self, client: socket.socket, writers: list[asyncio.StreamWriter], name: str) -> None:
         from_client, to_client = await asyncio.open_connection(sock=client)
         writers.append(to_client)
-        if self._state is Link.BLACKHOLE:
+        if self._state is LinkState.BLACKHOLE:
             while chunk := await from_client.read(CHUNK_BYTES_MAX):
                 self.bytes_lost += len(chunk)
             return
@@ -158,7 +158,7 @@ class FaultProxy:
         while chunk := await source.read(CHUNK_BYTES_MAX):
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
-            if self._state is Link.BLACKHOLE:
+            if self._state is LinkState.BLACKHOLE:
                 self.bytes_lost += len(chunk)
                 continue
             if up:

@@ -91,7 +91,7 @@ class DeviceCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class FleetSnapshot:
     """All devices of a fleet at one moment."""
 
     devices: tuple[DeviceCount, ...]
@@ -126,9 +126,9 @@ class Snapshot:
     def online(self) -> int:
         return sum(device.online for device in self.devices)
 
-    def of(self, gateway: str) -> "Snapshot":
+    def of(self, gateway: str) -> "FleetSnapshot":
         """The same, of one gateway's devices; the digest stays the fleet's."""
-        return Snapshot(_of(self.devices, gateway), self.digest, self.at_ms)
+        return FleetSnapshot(_of(self.devices, gateway), self.digest, self.at_ms)
 
 
 def _of(devices: Iterable[DeviceCount], gateway: str) -> tuple[DeviceCount, ...]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from firmware_sim.errors import BadInput, JournalFull, SimError, first_of
-from firmware_sim.firmware.counters import DeviceCount, Entry, EventDigest, Snapshot
+from firmware_sim.firmware.counters import DeviceCount, Entry, EventDigest, FleetSnapshot
 from firmware_sim.firmware.happening import Happening, Scan
 from firmware_sim.fleet.device import SimulatedDevice, rng_of
 from firmware_sim.fleet.link import Link, LinkOptions
@@ -59,7 +59,7 @@ class Missing:
 class Report:
     """How a run ended."""
 
-    snapshot: Snapshot
+    snapshot: FleetSnapshot
     missing: tuple[Missing, ...]
     seconds: float
 
@@ -151,9 +151,9 @@ class Fleet:
             raise first_of(errors) from None
         return Report(self.snapshot(), self._missing(), loop.time() - started_s)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> FleetSnapshot:
         """The counters of all devices now."""
-        return Snapshot(tuple(_count(link) for link in self._links.values()), self.digest(), self._at_ms)
+        return FleetSnapshot(tuple(_count(link) for link in self._links.values()), self.digest(), self._at_ms)
 
     def digest(self, gateway: str | None = None) -> str:
         """The digest of all events that have happened, at one gateway or at all."""

@@ -41,7 +41,7 @@ class SitePlan:
 
 
 @dataclass(slots=True)
-class Plan:
+class ReplayPlan:
     """A recording that was looked through: its sites in order of size, its bad rows, and how to play it.
 
     `device_names[site]` are the devices that the site's gateway must know. `prefixed` puts the site's name before
@@ -128,7 +128,7 @@ def plan(
     opening_stock: bool = False,
     strict: bool = False,
     prefixed: Collection[str] = (),
-) -> Plan:
+) -> ReplayPlan:
     """Look through a recording.
 
     Args:
@@ -144,7 +144,7 @@ def plan(
         BadRecording: it cannot be read, or has a bad row and `strict` is set.
         BadInput: a site is not in it, or nothing is.
     """
-    made = Plan(path, {}, 0, [], opening_stock=opening_stock, prefixed=frozenset(prefixed))
+    made = ReplayPlan(path, {}, 0, [], opening_stock=opening_stock, prefixed=frozenset(prefixed))
 
     def note_bad(bad: BadRow) -> None:
         made.bad_rows += 1
@@ -161,7 +161,7 @@ def plan(
     return made
 
 
-def _note_row(made: Plan, row: recording.Row, limit_per_site: int | None) -> bool:
+def _note_row(made: ReplayPlan, row: recording.Row, limit_per_site: int | None) -> bool:
     site = made.sites.get(row.site)
     if site is None:
         site = made.sites[row.site] = SitePlan(row.site, first_ms=row.at_ms, last_ms=row.at_ms)
@@ -176,7 +176,7 @@ def _note_row(made: Plan, row: recording.Row, limit_per_site: int | None) -> boo
     return True
 
 
-def _check(made: Plan, sites: Collection[str] | None) -> None:
+def _check(made: ReplayPlan, sites: Collection[str] | None) -> None:
     absent = sorted(set(sites or ()) - made.sites.keys())
     if absent:
         raise BadInput(f"The recording has nothing of {', '.join(absent)}.", hint=f"stocktide sim list {made.path}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from firmware_sim.devices.base import HOUR_MS, Device, Part
+from firmware_sim.devices.base import HOUR_MS, Device, ScenarioPart
 from firmware_sim.devices.handheld import Handheld
 from firmware_sim.devices.portal import Portal
 from firmware_sim.devices.probe import Probe
@@ -33,13 +33,13 @@ GATEWAYS_MAX: Final = 1_000
 AnyDevice = Annotated[Scanner | Portal | Scale | Probe | Handheld, Field(discriminator="kind")]
 
 
-class GatewayPart(Part):
+class GatewayPart(ScenarioPart):
     """One gateway's devices."""
 
     devices: Annotated[list[AnyDevice], Field(min_length=1, max_length=1_000)]
 
 
-class Scenario(Part):
+class Scenario(ScenarioPart):
     """A whole scenario; times of its parts are relative to `start`."""
 
     description: Annotated[str, Field(max_length=1_000)] = ""

@@ -15,7 +15,7 @@ from cloud_store.merge import cross_log_dedup, presence
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.plan import Plan
 from cloud_store.merge.presence import Contacts, Standing
-from cloud_store.provisioning.sites import Answer
+from cloud_store.provisioning.sites import SiteReply
 from simulation.cloud.store import Store, cursor_of
 from wire_protocol import topics
 from wire_protocol.messages import Rejected
@@ -104,7 +104,9 @@ def peers(registry: Mapping[str, Gateway], wanted: Iterable[int]) -> dict[int, l
     return {site: [name for name, each in registry.items() if each.site_id == site] for site in wanted}
 
 
-def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteRequest, *, bytes_max: int) -> Answer:
+def answer(
+    store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteRequest, *, bytes_max: int
+) -> SiteReply:
     """What a gateway lacks of its site's logs, put together as `cloud_store.provisioning.sites.answer` does."""
     store.require()
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
@@ -130,6 +132,6 @@ def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: Sit
         for frame in store.frames[key][known.get((key.gateway, key.epoch), 0) :]:
             room -= len(frame.frame)
             if sent and room < 0:
-                return Answer(sent, heads, more=True)
+                return SiteReply(sent, heads, more=True)
             sent.append(frame)
-    return Answer(sent, heads, more=False)
+    return SiteReply(sent, heads, more=False)

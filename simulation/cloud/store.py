@@ -38,7 +38,7 @@ class Shelf(NamedTuple):
     cell: Cell
 
 
-class Place(NamedTuple):
+class EntryPlace(NamedTuple):
     """Where an entry is."""
 
     log: LogKey
@@ -62,8 +62,8 @@ class Store:
         self.readings: defaultdict[LogKey, list[int]] = defaultdict(list)
         self.judged: dict[tuple[LogKey, str], tuple[int, ...]] = {}  # never undone: what gateways may have been told
         self.rejudged: set[LogKey] = set()
-        self.places: dict[Happened, Place] = {}
-        self.twice: list[tuple[Happened, Place, Place]] = []
+        self.places: dict[Happened, EntryPlace] = {}
+        self.twice: list[tuple[Happened, EntryPlace, EntryPlace]] = []
         self.history: defaultdict[Shelf, list[tuple[EntryKey, LedgerEntry]]] = defaultdict(list)
         self.balances: dict[Shelf, Balance] = {}
         self.touched: set[Shelf] = set()
@@ -155,8 +155,8 @@ class Store:
     def _place(self, log: LogKey, seq: int, entry: LedgerEntry) -> None:
         what = happened(log.gateway, {"device": entry.device, "event": entry.event, "reference": entry.reference})
         if (before := self.places.get(what)) is not None:
-            self.twice.append((what, before, Place(log, seq)))
-        self._set(self.places, what, Place(log, seq))
+            self.twice.append((what, before, EntryPlace(log, seq)))
+        self._set(self.places, what, EntryPlace(log, seq))
 
     def book(self, site: int, key: EntryKey, entry: LedgerEntry) -> None:
         """Book an entry, early or late."""

@@ -50,17 +50,17 @@ CLAMPED_REPORTED_MAX: Final = 200
 Task = Coroutine[int, None, None]
 
 
-class PlanStale(Exception):
+class CursorMoved(Exception):
     """Another worker moved a cursor between planning and locking."""
 
 
-class Fleet(Protocol):
+class CloudView(Protocol):
     """What a worker sees of the rest of the cloud."""
 
     store: Store
     registry: dict[str, Gateway]
 
-    def survey(self, worker: "Worker") -> Survey:
+    def survey(self, worker: "SimWorker") -> Survey:
         """Who holds which leases."""
 
     def publish(self, gateway: str, channel: Channel, payload: bytes) -> None:
@@ -80,7 +80,7 @@ class Pause:
 class VirtualDatabase:
     """Stands for `cloud_store.base.database.Database`: each function that is run has its twin in memory."""
 
-    def __init__(self, worker: "Worker") -> None:
+    def __init__(self, worker: "SimWorker") -> None:
         store, registry = worker.store, worker.fleet.registry
         self._pause = worker.step
         self._twins: dict[Callable[..., Any], Callable[..., Any]] = {
@@ -107,10 +107,10 @@ def _parsed(topic: str) -> LinkTopic:
     return parsed
 
 
-class Worker(Process):
+class SimWorker(Process):
     """One ingest worker through all its lives; nothing of it survives a death."""
 
-    def __init__(self, world: World, fleet: Fleet, name: str) -> None:
+    def __init__(self, world: World, fleet: CloudView, name: str) -> None:
         super().__init__(world, name)
         self.fleet, self.store = fleet, fleet.store
         self.repeats = RepeatQueries(self.store, fleet.registry)
@@ -307,7 +307,7 @@ class Worker(Process):
             self.at_brink("before its transaction")
             try:
                 self.commit(planned)
-            except PlanStale:
+            except CursorMoved:
                 self.note("plans again")
             except DatabaseAway:
                 self.session = self.store.session
@@ -334,7 +334,7 @@ class Worker(Process):
         """The cursors are locked, and must be those the plan was made for."""
         stored = self.store.cursors
         if any(stored.get(key, NO_CURSOR) != cursor for key, cursor in planned.cursors.items()):
-            raise PlanStale
+            raise CursorMoved
 
     def write_rows(self, planned: Plan) -> None:
         """Store the frames that were next, and what is to be told about them."""

@@ -32,7 +32,7 @@ class Hub(Protocol):
         """A device's message arrives at the gateway's own broker."""
 
 
-class Device:
+class SimulatedHandheld:
     """One handheld; `hub` is the machine it speaks to."""
 
     def __init__(self, world: World, network: Network, hub: Hub, name: str) -> None:

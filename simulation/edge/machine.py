@@ -24,7 +24,7 @@ from edge_agent.ledger.writer import Append, Job, LedgerWriter, Work
 from edge_agent.provisioning import retention
 from edge_agent.settings import EdgeSettings
 from simulation.clocks import VirtualClock
-from simulation.edge.devices import Device, technician
+from simulation.edge.devices import SimulatedHandheld, technician
 from simulation.edge.disk import Disk
 from simulation.edge.uplink import VirtualUplink
 from simulation.fault_rates import CALM
@@ -89,7 +89,7 @@ class Machine(Process):
         self.settings = settings()
         self.writer = VirtualWriter(lambda: nullcontext(self.ledger), committed=lambda _: None)
         self.uplink = VirtualUplink(self)
-        self.devices: dict[str, Device] = {}
+        self.devices: dict[str, SimulatedHandheld] = {}
         self.retired = False
         self._rebooting = True
         self.doom: Callable[[], None] | None = None  # what happens right after its next commit, before any receipt

@@ -1,7 +1,7 @@
 """How the planted bugs of the cloud do it wrong."""
 
 from cloud_store.merge.plan import Plan
-from simulation.cloud.worker import Worker
+from simulation.cloud.worker import SimWorker
 from wire_protocol import topics
 from wire_protocol.frames import FrameHeader
 from wire_protocol.replication import Cursor, Receiver, Verdict
@@ -12,7 +12,7 @@ _OFFER = Receiver.offer
 _AFTER_COUNT = Balance.after_count
 
 
-class AckBeforeCommit(Worker):
+class AckBeforeCommit(SimWorker):
     """Acknowledges from the plan."""
 
     def commit(self, planned: Plan) -> None:
@@ -22,7 +22,7 @@ class AckBeforeCommit(Worker):
         super().commit(planned)
 
 
-class CursorApart(Worker):
+class CursorApart(SimWorker):
     """Cursors first, rows in another transaction."""
 
     def commit(self, planned: Plan) -> None:
@@ -35,7 +35,7 @@ class CursorApart(Worker):
         self.committed(planned)
 
 
-class RowsApart(Worker):
+class RowsApart(SimWorker):
     """Rows first, cursors in another transaction."""
 
     def commit(self, planned: Plan) -> None:

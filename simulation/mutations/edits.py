@@ -28,7 +28,7 @@ from edge_agent.link.shipping import Shipping
 from edge_agent.link.site_sync import SiteSync
 from simulation import universe
 from simulation.cloud.answers import RepeatQueries
-from simulation.cloud.worker import Worker
+from simulation.cloud.worker import SimWorker
 from simulation.mutations import cloud, edge, sites
 from simulation.network import Network
 from wire_protocol import clock, times
@@ -65,18 +65,26 @@ _DROP_ACKED: Final = "DELETE FROM frame WHERE acked_ms IS NOT NULL AND :before_m
 _SEEN_AGAIN: Final = "INSERT OR REPLACE INTO seen (device, event, seq) VALUES (?, ?, ?)"
 
 BUGS: Final[tuple[Bug, ...]] = (
-    Bug("ack-before-commit", "a worker acknowledges, then commits", ((universe, "Worker", cloud.AckBeforeCommit),)),
+    Bug(
+        "ack-before-commit",
+        "a worker acknowledges, then commits",
+        ((universe, "SimWorker", cloud.AckBeforeCommit),),
+    ),
     Bug(
         "cursor-apart",
         "the cursor moves in a transaction before the rows'",
-        ((universe, "Worker", cloud.CursorApart),),
+        ((universe, "SimWorker", cloud.CursorApart),),
     ),
     Bug(
         "rows-apart",
         "the rows are stored in a transaction before the cursor's",
-        ((universe, "Worker", cloud.RowsApart),),
+        ((universe, "SimWorker", cloud.RowsApart),),
     ),
-    Bug("stale-plan", "a plan is carried out on cursors that have moved", ((Worker, "require_fresh", _nothing),)),
+    Bug(
+        "stale-plan",
+        "a plan is carried out on cursors that have moved",
+        ((SimWorker, "require_fresh", _nothing),),
+    ),
     Bug(
         "takeover-in-silence",
         "a worker that takes a shard over asks nobody, nor whoever claims more than the cloud has (with one of the two"

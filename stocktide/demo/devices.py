@@ -10,9 +10,9 @@ from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.fleet import Fleet, Stream
 from firmware_sim.fleet.link import LinkOptions
 from firmware_sim.recordings import replay
-from firmware_sim.recordings.replay import Plan
+from firmware_sim.recordings.replay import ReplayPlan
 from firmware_sim.scenarios import builtin
-from stocktide.demo.plan import SEED, SITES, Site, Timing
+from stocktide.demo.plan import SEED, SITES, DemoSite, Timing
 from wire_protocol.address import BrokerAddress
 
 PROBE = "probe-1"
@@ -20,22 +20,22 @@ READINGS = 40
 
 
 @lru_cache(maxsize=len(SITES))
-def _plan(site: Site, events_max: int) -> Plan:
+def _plan(site: DemoSite, events_max: int) -> ReplayPlan:
     return replay.plan(builtin.ONLINE_RETAIL, sites={site.recorded}, limit_per_site=events_max, opening_stock=True)
 
 
-def names(site: Site, timing: Timing) -> list[str]:
+def names(site: DemoSite, timing: Timing) -> list[str]:
     """The devices that a site's gateway must know."""
     return [*_plan(site, timing.events_max).device_names[site.recorded], PROBE]
 
 
-def watched(timing: Timing) -> list[tuple[Site, str, str]]:
+def watched(timing: Timing) -> list[tuple[DemoSite, str, str]]:
     """The SKU of each site that moves most, with its location."""
     plans = {site: _plan(site, timing.events_max) for site in SITES}
     return [(site, plan.sites[site.recorded].sold.most_common(1)[0][0], SHOP) for site, plan in plans.items()]
 
 
-def fleet(site: Site, broker: BrokerAddress, timing: Timing) -> Fleet:
+def fleet(site: DemoSite, broker: BrokerAddress, timing: Timing) -> Fleet:
     """A site's devices; whatever was recorded there is played in `timing.replay_s`."""
     plan = _plan(site, timing.events_max)
     return Fleet(
@@ -48,7 +48,7 @@ def fleet(site: Site, broker: BrokerAddress, timing: Timing) -> Fleet:
     )
 
 
-def _probe(site: Site, plan: Plan) -> Stream:
+def _probe(site: DemoSite, plan: ReplayPlan) -> Stream:
     """A fridge that is opened now and then, measured at even times."""
     step_ms = round(plan.span_s * 1_000 / READINGS)
     timeline = [

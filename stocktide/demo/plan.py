@@ -7,7 +7,7 @@ SEED: Final = 367
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class DemoSite:
     """A site with its gateway; `recorded` is the site's name in the recording that is replayed there."""
 
     tenant: str
@@ -17,9 +17,9 @@ class Site:
 
 
 SITES: Final = (
-    Site("albion", "london", "gw-london", "united-kingdom"),
-    Site("albion", "dublin", "gw-dublin", "eire"),
-    Site("rhenus", "berlin", "gw-berlin", "germany"),
+    DemoSite("albion", "london", "gw-london", "united-kingdom"),
+    DemoSite("albion", "dublin", "gw-dublin", "eire"),
+    DemoSite("rhenus", "berlin", "gw-berlin", "germany"),
 )
 TENANTS: Final = tuple(dict.fromkeys(site.tenant for site in SITES))
 CUT_SITE: Final = SITES[0]

@@ -11,7 +11,7 @@ from pathlib import Path
 from cloud_store.base import connection as cloud_connection
 from cloud_store.reports import snapshots
 from edge_agent.ledger import audit, database, queries
-from stocktide.demo.plan import Site
+from stocktide.demo.plan import DemoSite
 from wire_protocol.stock import Cell, differences, imbalance
 
 DIFFERENCES_SHOWN_MAX = 10
@@ -21,7 +21,7 @@ DIFFERENCES_SHOWN_MAX = 10
 class SiteComparison:
     """One site's row of the table, and what differs."""
 
-    site: Site
+    site: DemoSite
     events_sent: int
     ledger_entries: int
     cloud_entries: int
@@ -47,7 +47,7 @@ class Proof:
         return not self.problems and not any(site.problems for site in self.sites)
 
 
-def prove(database_url: str, ledgers: dict[Site, Path], sent: dict[str, tuple[int, int]]) -> Proof:
+def prove(database_url: str, ledgers: dict[DemoSite, Path], sent: dict[str, tuple[int, int]]) -> Proof:
     """Compare everything.
 
     Args:
@@ -66,7 +66,7 @@ def prove(database_url: str, ledgers: dict[Site, Path], sent: dict[str, tuple[in
 
 
 def _site(
-    cloud: cloud_connection.Connection, site: Site, path: Path, events_sent: int, readings_sent: int
+    cloud: cloud_connection.Connection, site: DemoSite, path: Path, events_sent: int, readings_sent: int
 ) -> SiteComparison:
     with contextlib.closing(database.open_reader(path)) as reader:
         edge = queries.balances(reader)

@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from edge_agent.ledger import database, queries
-from firmware_sim.faults.proxy import FaultProxy, Link
+from firmware_sim.faults.proxy import FaultProxy, LinkState
 from firmware_sim.fleet.fleet import Fleet
 from firmware_sim.fleet.link import DEVICE
 from stocktide.demo import devices, proof
 from stocktide.demo.cloudside import Cloud
 from stocktide.demo.errors import DemoError
-from stocktide.demo.plan import CUT_SITE, SITES, TENANTS, Site, Timing
+from stocktide.demo.plan import CUT_SITE, SITES, TENANTS, DemoSite, Timing
 from stocktide.demo.processes import READY_S_MAX, Processes
 from stocktide.demo.screen import Picture, Screen, SiteRow
-from stocktide.demo.servers import HOST, Broker, free_port, postgres
+from stocktide.demo.servers import HOST, GatewayBroker, free_port, postgres
 from stocktide.demo.trust import Trust
 from wire_protocol.address import BrokerAddress
 
@@ -34,19 +34,19 @@ POLL_S = 0.1
 
 
 @dataclass(slots=True)
-class Gateway:
+class DemoGateway:
     """A site's gateway as the demo runs it: ledger, own broker, and the proxy its uplink goes through, if any."""
 
-    site: Site
+    site: DemoSite
     ledger: Path
-    broker: Broker
+    broker: GatewayBroker
     fleet: Fleet
     proxy: FaultProxy | None = None
 
     @property
     def is_cut(self) -> bool:
         """Whether its uplink is cut at present."""
-        return self.proxy is not None and self.proxy.state is not Link.UP
+        return self.proxy is not None and self.proxy.state is not LinkState.UP
 
     def status(self) -> dict[str, int]:
         """Entries and readings, frames sealed, and what the cloud has not acknowledged."""
@@ -69,7 +69,7 @@ class Demo:
     timing: Timing
     processes: Processes
     trust: Trust
-    gateways: list[Gateway] = field(default_factory=list)
+    gateways: list[DemoGateway] = field(default_factory=list)
     cloud: Cloud = field(default_factory=lambda: Cloud("", ""))
     waiting_since: dict[str, float] = field(default_factory=dict)
 
@@ -107,14 +107,14 @@ class Demo:
                 await asyncio.sleep(POLL_S)
 
     async def _start_brokers(self, environment: dict[str, str], stack: AsyncExitStack) -> None:
-        brokers = {site: Broker(f"broker-{site.name}") for site in SITES}
+        brokers = {site: GatewayBroker(f"broker-{site.name}") for site in SITES}
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.trust.start_broker(environment))
             for site, broker in brokers.items():
                 tasks.create_task(broker.start(self.processes, ["agent"], devices.names(site, self.timing)))
         for site, broker in brokers.items():
             fleet = devices.fleet(site, BrokerAddress.parse(broker.url(DEVICE)), self.timing)
-            self.gateways.append(Gateway(site, self.folder / site.gateway / "ledger.db", broker, fleet))
+            self.gateways.append(DemoGateway(site, self.folder / site.gateway / "ledger.db", broker, fleet))
         cut = next(gateway for gateway in self.gateways if gateway.site is CUT_SITE)
         cut.proxy = await stack.enter_async_context(FaultProxy(HOST, self.trust.gateway_port))
 
@@ -134,7 +134,7 @@ class Demo:
             await self.processes.run("cloud", "site", "add", "--tenant", tenant, site.name, **environment)
             await self.trust.claim(site, environment)
 
-    async def _enrol(self, gateway: Gateway) -> None:
+    async def _enrol(self, gateway: DemoGateway) -> None:
         known = [f"--device={name}" for name in devices.names(gateway.site, self.timing)]
         await self.processes.run(
             "edge",
@@ -149,7 +149,7 @@ class Demo:
         )
         await self.trust.enrol(gateway.site, gateway.ledger)
 
-    async def _start_agent(self, gateway: Gateway) -> None:
+    async def _start_agent(self, gateway: DemoGateway) -> None:
         # A gateway learned its broker's address when it enrolled; one goes by a proxy that can be cut.
         detour = [] if gateway.proxy is None else ["--cloud", f"mqtts://{HOST}:{gateway.proxy.port}"]
         await self.processes.start(
@@ -179,7 +179,7 @@ class Demo:
                 await asyncio.sleep(PICTURE_INTERVAL_S)
         await self._settle()
 
-    async def _play_site(self, gateway: Gateway) -> None:
+    async def _play_site(self, gateway: DemoGateway) -> None:
         report = await gateway.fleet.run()
         if not report.is_complete:
             raise DemoError(f"Some events have no receipt: {report.missing[:3]}", hint=f"See {self.folder}")

@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 @dataclass(slots=True)
-class Broker:
+class GatewayBroker:
     """A gateway's own embedded broker, with a password for its agent and one for all devices."""
 
     name: str

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stocktide.demo.plan import Site
+from stocktide.demo.plan import DemoSite
 from stocktide.demo.processes import Processes
 from stocktide.demo.servers import HOST, free_port
 from wire_protocol.claims import ClaimCode
@@ -24,7 +24,7 @@ class Trust:
     gateway_port: int = field(default_factory=free_port)
     claims_port: int = field(default_factory=free_port)
     worker_port: int = field(default_factory=free_port)
-    claims: dict[Site, str] = field(default_factory=dict)
+    claims: dict[DemoSite, str] = field(default_factory=dict)
 
     @property
     def bundle(self) -> Path:
@@ -57,7 +57,7 @@ class Trust:
             tasks.create_task(self.processes.run("cloud", "ca", "server", HOST, *files))
             tasks.create_task(self.processes.run("cloud", "ca", "worker", *files))
 
-    async def claim(self, site: Site, environment: dict[str, str]) -> None:
+    async def claim(self, site: DemoSite, environment: dict[str, str]) -> None:
         """Make a claim for a site's gateway, which registers it."""
         made = await self.processes.run(
             "cloud",
@@ -104,7 +104,7 @@ class Trust:
             ready="listening on",
         )
 
-    async def enrol(self, site: Site, ledger: Path) -> None:
+    async def enrol(self, site: DemoSite, ledger: Path) -> None:
         """Use a site's claim on its gateway: a key made there, a certificate for it, the broker's address."""
         await self.processes.run(
             "edge",

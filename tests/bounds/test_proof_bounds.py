@@ -8,7 +8,7 @@ import pytest
 
 from cloud_ingest.services.stock_checks import StockChecks
 from cloud_store.reports import stock_checks
-from cloud_store.reports.stock_checks import Comparison, Snapshot
+from cloud_store.reports.stock_checks import Comparison, SiteSnapshot
 from testbed.store import context, running
 from testbed.turned_loop import pass_time, turned
 from wire_protocol import proof
@@ -34,7 +34,7 @@ class Bench:
     def __post_init__(self) -> None:
         answers = {
             stock_checks.compare: self._compare,
-            stock_checks.snapshot: lambda _gateway: Snapshot(HELD, 5, 0),
+            stock_checks.snapshot: lambda _gateway: SiteSnapshot(HELD, 5, 0),
             stock_checks.differ: self._differ,
         }
         stands = replace(context(answers, self._published, **SETTINGS), mono_s=lambda: self.now_s)

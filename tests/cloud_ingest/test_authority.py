@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cloud_identity import certificates
-from cloud_identity.authority import Authority, CommandSigner, KeyFileSigner, Request, signer
+from cloud_identity.authority import Authority, CommandSigner, KeyFileSigner, SigningRequest, signer
 from cloud_identity.certificates import Revoked
 from cloud_identity.errors import AuthorityExists, AuthorityMissing, InvalidRequest, SignerFailed
 from testbed.brokers import request_pem
@@ -56,7 +56,7 @@ def test_only_the_key_is_taken_from_a_request(authority: Authority) -> None:
         .sign(key, hashes.SHA256())
     )
     pem = greedy.public_bytes(serialization.Encoding.PEM).decode()
-    made = KeyFileSigner(authority.directory).sign(Request.of(pem, "gw-a", 90))
+    made = KeyFileSigner(authority.directory).sign(SigningRequest.of(pem, "gw-a", 90))
     uses = made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     assert list(uses) == [ExtendedKeyUsageOID.CLIENT_AUTH]
     assert not made.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
@@ -76,18 +76,18 @@ def issued_by(certificate: x509.Certificate, authority: Authority) -> bool:
 def test_requests_that_are_refused(csr: str) -> None:
     """Another gateway's name, a weak or foreign kind of key, a request that its own key did not sign."""
     with pytest.raises(InvalidRequest, match="another name"):
-        Request.of(csr, "gw-b", 90)
+        SigningRequest.of(csr, "gw-b", 90)
     for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())):
         pem = (
             x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
         ).public_bytes(serialization.Encoding.PEM)
         with pytest.raises(InvalidRequest, match="P-256"):
-            Request.of(pem.decode(), "gw-a", 90)
+            SigningRequest.of(pem.decode(), "gw-a", 90)
     der = bytearray(x509.load_pem_x509_csr(csr.encode()).public_bytes(serialization.Encoding.DER))
     der[-5] ^= 1
     forged = x509.load_der_x509_csr(bytes(der)).public_bytes(serialization.Encoding.PEM).decode()
     with pytest.raises(InvalidRequest):
-        Request.of(forged, "gw-a", 90)
+        SigningRequest.of(forged, "gw-a", 90)
 
 
 @example("\ud800")
@@ -95,7 +95,7 @@ def test_requests_that_are_refused(csr: str) -> None:
 def test_no_text_breaks_the_reading_of_requests(text: str) -> None:
     """What comes from the network is refused in words, never with a traceback."""
     with pytest.raises(InvalidRequest):
-        Request.of(text, "gw-a", 90)
+        SigningRequest.of(text, "gw-a", 90)
 
 
 @settings(max_examples=200)
@@ -108,15 +108,15 @@ def test_no_damaged_request_breaks_the_reading(csr: str, data: st.DataObject) ->
     body = base64.encodebytes(bytes(der)).decode()
     pem = f"-----BEGIN CERTIFICATE REQUEST-----\n{body}-----END CERTIFICATE REQUEST-----\n"
     try:
-        found = Request.of(pem, "gw-a", 90)
+        found = SigningRequest.of(pem, "gw-a", 90)
     except InvalidRequest:
         return
-    assert found.fingerprint == Request.of(csr, "gw-a", 90).fingerprint
+    assert found.fingerprint == SigningRequest.of(csr, "gw-a", 90).fingerprint
 
 
 def test_openssl_agrees(authority: Authority, csr: str, tmp_path: Path) -> None:
     """Brokers verify with OpenSSL: purpose, chain and revocation must mean there what they mean here."""
-    made = KeyFileSigner(authority.directory).sign(Request.of(csr, "gw-a", 90))
+    made = KeyFileSigner(authority.directory).sign(SigningRequest.of(csr, "gw-a", 90))
     (tmp_path / "gw.pem").write_text(certificates.pem([made]))
     key, server = authority.server(["broker.example", "127.0.0.1"])
     (tmp_path / "server.pem").write_bytes(server)
@@ -155,9 +155,9 @@ def test_a_rotation_keeps_both_trusted_until_the_old_one_is_retired(tmp_path: Pa
     """Between the two, certificates of both hold, and both can be revoked."""
     authority = Authority.create(tmp_path / "ca", "Test")
     signs = KeyFileSigner(authority.directory)
-    old, before = authority.current().key_id, signs.sign(Request.of(csr, "gw-a", 90))
+    old, before = authority.current().key_id, signs.sign(SigningRequest.of(csr, "gw-a", 90))
     authority.add("Test")
-    after = signs.sign(Request.of(csr, "gw-a", 90))
+    after = signs.sign(SigningRequest.of(csr, "gw-a", 90))
     assert [member.key_id for member in authority.members()] == [authority.current().key_id, old]
     assert {certificates.issuer_id(before), certificates.issuer_id(after)} == {
         certificates.key_id(each) for each in signs.bundle()
@@ -183,21 +183,21 @@ def test_a_command_signs_as_well_as_a_key_file(authority: Authority, csr: str, t
     )
     script.chmod(0o755)
     made = CommandSigner(str(script), authority.bundle, timeout_s=10)
-    assert issued_by_subject(made.sign(Request.of(csr, "gw-a", 30)), authority)
+    assert issued_by_subject(made.sign(SigningRequest.of(csr, "gw-a", 30)), authority)
 
     (tmp_path / "ext").write_text("extendedKeyUsage=serverAuth\nbasicConstraints=critical,CA:FALSE\n")
     with pytest.raises(SignerFailed, match="client alone"):
-        made.sign(Request.of(csr, "gw-a", 30))
+        made.sign(SigningRequest.of(csr, "gw-a", 30))
     (tmp_path / "ext").write_text("extendedKeyUsage=clientAuth\nbasicConstraints=critical,CA:TRUE\n")
     with pytest.raises(SignerFailed, match="client alone"):
-        made.sign(Request.of(csr, "gw-a", 30))
+        made.sign(SigningRequest.of(csr, "gw-a", 30))
     stranger = Authority.create(tmp_path / "other", "Other")
     (tmp_path / "ext").write_text("extendedKeyUsage=clientAuth\nbasicConstraints=critical,CA:FALSE\n")
     with pytest.raises(SignerFailed, match="not in the bundle"):
-        CommandSigner(str(script), stranger.bundle, timeout_s=10).sign(Request.of(csr, "gw-a", 30))
+        CommandSigner(str(script), stranger.bundle, timeout_s=10).sign(SigningRequest.of(csr, "gw-a", 30))
     script.write_text(script.read_text().replace("${STOCKTIDE_DAYS}", "4000"))
     with pytest.raises(SignerFailed, match="longer"):
-        made.sign(Request.of(csr, "gw-a", 30))
+        made.sign(SigningRequest.of(csr, "gw-a", 30))
 
 
 def issued_by_subject(certificate: x509.Certificate, authority: Authority) -> bool:
@@ -208,9 +208,9 @@ def issued_by_subject(certificate: x509.Certificate, authority: Authority) -> bo
 def test_a_signer_that_hangs_is_given_up(authority: Authority, csr: str) -> None:
     """A vault that does not answer must not stop the worker's other claims for ever."""
     with pytest.raises(SignerFailed, match=r"within 0\.2 s"):
-        CommandSigner("sleep 60", authority.bundle, timeout_s=0.2).sign(Request.of(csr, "gw-a", 90))
+        CommandSigner("sleep 60", authority.bundle, timeout_s=0.2).sign(SigningRequest.of(csr, "gw-a", 90))
     with pytest.raises(SignerFailed, match="cannot be run"):
-        CommandSigner("/does/not/exist", authority.bundle, timeout_s=1).sign(Request.of(csr, "gw-a", 90))
+        CommandSigner("/does/not/exist", authority.bundle, timeout_s=1).sign(SigningRequest.of(csr, "gw-a", 90))
 
 
 def test_a_worker_finds_out_at_its_start_that_its_authority_is_missing(tmp_path: Path) -> None:

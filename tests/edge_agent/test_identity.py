@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloud_identity import certificates
-from cloud_identity.authority import Authority, KeyFileSigner, Request
+from cloud_identity.authority import Authority, KeyFileSigner, SigningRequest
 from edge_agent.identity import keystore
 from edge_agent.identity.keystore import BadCertificate, Identity, IdentityFolder, IdentityUnusable, Pending
 from edge_agent.identity.renewal import Renewal
@@ -29,7 +29,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def answer(authority: Authority, csr_pem: str, gateway: str = "gw-a", days: float = 90) -> dict[str, Any]:
     """What the cloud says to a request."""
     signer = KeyFileSigner(authority.directory)
-    made = signer.sign(Request.of(csr_pem, gateway, days))
+    made = signer.sign(SigningRequest.of(csr_pem, gateway, days))
     bundle = certificates.pem(signer.bundle())
     return {
         "gateway": gateway,

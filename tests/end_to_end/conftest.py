@@ -13,7 +13,7 @@ from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from stocktide.demo.plan import Site
+from stocktide.demo.plan import DemoSite
 from testbed import lossy_link
 from testbed.agent_process import AgentProcess
 from testbed.lossy_link import LossyPackets, ProxyThread
@@ -69,7 +69,7 @@ def build(
             broker, between, cloud_url = _cloud_link(link, context, private_broker, persistent=persistent)
             stack = Stack(broker, url, [], made, own, between)
             for _ in range(2):
-                site = Site(unique_name("tenant"), unique_name("site"), unique_name(), "")
+                site = DemoSite(unique_name("tenant"), unique_name("site"), unique_name(), "")
                 folder = tmp_path / site.gateway
                 if ledger_disk_mb is not None:
                     folder = _small_disk(folder, ledger_disk_mb, context)
@@ -151,7 +151,7 @@ def _small_disk(folder: Path, mb: int, context: ExitStack) -> Path:
 
 
 def _gateway(
-    site: Site, url: str, cloud_url: str, local: PrivateBroker, agent: AgentProcess, context: ExitStack
+    site: DemoSite, url: str, cloud_url: str, local: PrivateBroker, agent: AgentProcess, context: ExitStack
 ) -> Gateway:
     with closing(connect(url, application="tests")) as connection:
         registry.add_tenant(connection, site.tenant)

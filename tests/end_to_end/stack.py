@@ -11,7 +11,7 @@ from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
 from edge_agent.ledger import database, queries
 from edge_agent.ledger.sql import statement
-from stocktide.demo.plan import Site
+from stocktide.demo.plan import DemoSite
 from stocktide.demo.proof import Proof, prove
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
@@ -36,7 +36,7 @@ TICK_S: Final = 0.02
 class Gateway:
     """A gateway with its own broker, its agent and its scanners; `sent` is every event, by device and event id."""
 
-    site: Site
+    site: DemoSite
     agent: AgentProcess
     broker: PrivateBroker
     scanners: list[Scanner]

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from firmware_sim.faults.proxy import HOST, FaultProxy, Link
+from firmware_sim.faults.proxy import HOST, FaultProxy, LinkState
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -155,7 +155,7 @@ async def test_states_can_follow_each_other_in_any_order() -> None:
     async with _echo_behind_proxy() as (_, proxy):
         for step in (proxy.heal, proxy.cut, proxy.cut, proxy.blackhole, proxy.cut, proxy.heal, proxy.blackhole):
             step()
-        assert proxy.state is Link.BLACKHOLE
+        assert proxy.state is LinkState.BLACKHOLE
         proxy.heal()
         async with _connected(proxy) as streams:
             assert await _echoed(streams, b"scan") == b"scan"

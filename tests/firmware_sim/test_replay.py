@@ -9,7 +9,7 @@ from firmware_sim.firmware.counters import EventDigest
 from firmware_sim.firmware.happening import Scan
 from firmware_sim.fleet.fleet import Fleet, Report
 from firmware_sim.recordings import replay
-from firmware_sim.recordings.replay import HANDHELD, Plan
+from firmware_sim.recordings.replay import HANDHELD, ReplayPlan
 from testbed.services import PrivateBroker
 from tests.firmware_sim.recordings import WriteRecording, busy_day
 from tests.firmware_sim.small_agent import SmallAgent
@@ -23,7 +23,7 @@ def _address(broker: PrivateBroker) -> BrokerAddress:
     return BrokerAddress("127.0.0.1", broker.port)
 
 
-async def _play(plan: Plan, broker: PrivateBroker) -> tuple[Fleet, Report]:
+async def _play(plan: ReplayPlan, broker: PrivateBroker) -> tuple[Fleet, Report]:
     fleet = plan.fleet(dict.fromkeys(plan.sites, _address(broker)), speed=None, journal=True, stall_s_max=20.0)
     async with asyncio.timeout(60):
         return fleet, await fleet.run()

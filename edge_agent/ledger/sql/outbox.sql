@@ -54,9 +54,6 @@ SELECT boot, zero_ms FROM boot WHERE zero_ms IS NOT NULL;
 -- name: delete_verdicts_after
 DELETE FROM verdict WHERE stream = ? AND seq > ?;
 
--- name: delete_verdicts_after
-DELETE FROM verdict WHERE stream = ? AND seq > ?;
-
 -- name: older_logs
 -- How much of this gateway's older logs the ledger knows; not those that have an event which the own log has as well,
 -- because the ledger took it before it heard of them.
