@@ -1,7 +1,7 @@
 """A twin's change to ten thousand gateways by a selector: the operator's command, and until every one has reported it.
 
 The gateways are one subscriber that answers for them all. Beside it, in the same run, the least time that the bound on
-pushes admits: a fleet that is told all at once would answer all at once.
+pushes admits: a fleet that is notified all at once would answer all at once.
 """
 
 import asyncio
@@ -15,18 +15,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-import aiomqtt
-
 from bench.cloud_worker import running_worker, until_subscribed
 from cloud_ingest.settings import IngestSettings
 from cloud_store.base import migrations
 from cloud_store.base.connection import Connection, connect
 from cloud_store.tenancy import registry
+from mqtt_client import Connection as MqttConnection
+from mqtt_client import ConnectionOptions
+from mqtt_client import connect as mqtt_connect
 from testbed import services
 from testbed.eventually import eventually
 from testbed.reported_twins import reported_twin
 from testbed.services import PrivateBroker, databases
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.topics import Channel
 from wire_protocol.twin import DesiredTwin
 
@@ -75,9 +77,11 @@ async def _roll_out(url: str, broker: PrivateBroker, connection: Connection) -> 
     """Seconds that the command took, seconds until all have reported, and when each was told."""
     await until_subscribed(connection)
     told: list[float] = []
-    async with aiomqtt.Client("127.0.0.1", broker.port, max_inflight_messages=1_000) as client:
-        client.pending_calls_threshold = GATEWAYS
-        await client.subscribe(f"{topics.ROOT}/+/+/{Channel.DESIRED_TWIN}", qos=1)
+    options = ConnectionOptions(
+        address=BrokerAddress.parse(broker.url), client_id="", incoming_max=0, inflight_max=1_000, calls_max=GATEWAYS
+    )
+    async with mqtt_connect(options) as client:
+        await client.subscribe(f"{topics.ROOT}/+/+/{Channel.DESIRED_TWIN}")
         answering = asyncio.create_task(_answer(client, told))
         began = time.perf_counter()
         await asyncio.to_thread(_change, url)
@@ -88,14 +92,14 @@ async def _roll_out(url: str, broker: PrivateBroker, connection: Connection) -> 
     return command_s, reported_s, [at_s - began for at_s in told]
 
 
-async def _answer(client: aiomqtt.Client, told: list[float]) -> None:
+async def _answer(client: MqttConnection, told: list[float]) -> None:
     """Every gateway takes what it is told and reports it."""
-    async for message in client.messages:
-        topic, twin = topics.parse(message.topic.value), DesiredTwin.decode(bytes(message.payload))
+    async for message in client.messages():
+        topic, twin = topics.parse(message.topic), DesiredTwin.decode(message.payload)
         assert isinstance(topic, topics.LinkTopic)  # the filter admits no other
         told.append(time.perf_counter())
         report = reported_twin(twin.version, confirmed={"fridge-1": twin.version})
-        await client.publish(topics.link(topic.gateway, Channel.REPORTED_TWIN), report.encode(), qos=1)
+        await client.publish(topics.link(topic.gateway, Channel.REPORTED_TWIN), report.encode())
 
 
 def _change(url: str) -> None:

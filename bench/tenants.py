@@ -82,8 +82,8 @@ def _measured(*, noisy: bool, quota: bool) -> tuple[float, float, float]:
             with running_worker(url, services.mqtt_url()), _shouting(loud if noisy else []):
                 waited = asyncio.run(_listen(quiet, connection))
                 merged = _entries(connection, "noisy")
-    cuts = statistics.quantiles(waited, n=100)
-    return cuts[49] * 1000, cuts[98] * 1000, merged / (SECONDS + WARM_S)
+    pending = statistics.quantiles(waited, n=100)
+    return pending[49] * 1000, pending[98] * 1000, merged / (SECONDS + WARM_S)
 
 
 def _registered(connection: Connection, tenant: str, number: int) -> list[str]:

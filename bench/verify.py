@@ -13,7 +13,7 @@ from edge_agent.ledger.ledger import Ledger
 
 ENTRIES = 1_000_000
 BATCH = 20_000
-COUNTED = 20  # one entry in so many is a count
+COUNTED = 20  # one entry in this many is a count
 
 
 def run() -> dict[str, Any]:
@@ -43,8 +43,8 @@ def run() -> dict[str, Any]:
 
 
 def _draft(number: int) -> Any:
-    sku, shelf = f"SKU-{number % 2_000:04d}", f"A-{number % 40:02d}"
+    sku, image_store = f"SKU-{number % 2_000:04d}", f"A-{number % 40:02d}"
     cause = {"device": f"till-{number % 20}", "event": f"e-{number}"}
     if number % COUNTED == 0:
-        return draft("count", sku, number % 90, location=shelf, **cause)
-    return draft("receive", sku, 1 + number % 9, destination=shelf, **cause)
+        return draft("count", sku, number % 90, location=image_store, **cause)
+    return draft("receive", sku, 1 + number % 9, destination=image_store, **cause)

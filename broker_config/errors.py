@@ -8,7 +8,7 @@ class BrokerError(StocktideError):
 
 
 class UnsafeConfig(BrokerError):
-    """This configuration would let strangers in."""
+    """This configuration would let unauthenticated clients in."""
 
     usage = True
 

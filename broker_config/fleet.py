@@ -1,14 +1,14 @@
-"""The cloud's brokers for a fleet with certificates: who may connect where, as Mosquitto is told.
+"""The cloud's brokers for a fleet with certificates: who may connect where, as Mosquitto's configuration.
 
 Two processes. The **cloud's broker** has a listener for gateways (client certificates; the certificate's name is both
 the user and the client id) and one for workers (passwords; client ids of their own choice). The **claims broker** is
 for gateways that have no certificate yet: TLS, no authentication, and nothing to reach but the topics of the claim that
 is their client id. A bridge carries claims to the cloud's broker and answers back.
 
-They are apart because client ids are one space in a broker: whoever may connect under any client id can end the
-connection of anybody else. Strangers get a space of their own.
+They are apart because client ids are one space in a broker: a client that may connect under any client id can end the
+connection of any other. Unauthenticated clients get a space of their own.
 
-Invariant: no listener that lets strangers in shares a process with one that gateways or workers use.
+Invariant: no listener that lets unauthenticated clients in shares a process with one that gateways or workers use.
 """
 
 import hashlib
@@ -87,7 +87,7 @@ def _cloud(config: FleetConfig) -> Iterator[str]:
     yield "allow_anonymous false"
     yield f"acl_file {home / ACL_GATEWAYS}"
     yield ""
-    yield "# Workers: by password, and whoever has one may use any client id; an eviction uses a gateway's."
+    yield "# Workers: by password. A client that has one may use any client id; an eviction uses a gateway's."
     yield f"listener {config.worker_port} {config.worker_address}"
     if config.worker_tls:
         yield from _tls(config.tls)
@@ -96,7 +96,7 @@ def _cloud(config: FleetConfig) -> Iterator[str]:
     yield f"acl_file {home / ACL_WORKERS}"
     yield from bounds(config.limits)
     yield ""
-    yield "# Nothing depends on what this broker remembers: both ends resume from the cloud's cursors."
+    yield "# Nothing depends on what this broker stores: both ends resume from the cloud's cursors."
     yield "persistence true"
     yield f"persistence_location {config.data_directory or home}/"
     yield f"autosave_interval {config.limits.save_interval_s}"
@@ -125,7 +125,7 @@ def _claims(config: FleetConfig) -> Iterator[str]:
     yield f"remote_username {names.CLAIMS_USER}"
     yield f"remote_password {config.bridge_password}"
     yield "remote_clientid stocktide-claims"
-    yield "# A stranger who knew the bridge's client id here could end it."
+    yield "# A client that knew the bridge's client id here could end the bridge's connection."
     yield f"local_clientid {hashlib.sha256(config.bridge_password.encode()).hexdigest()[:40]}"
     yield "bridge_protocol_version mqttv50"
     yield "bridge_attempt_unsubscribe false"
@@ -157,7 +157,7 @@ def _acl_workers() -> Iterator[str]:
 
 
 def _acl_claimants() -> Iterator[str]:
-    yield "# Whoever connects reaches the topics of the claim that is its client id."
+    yield "# A client reaches the topics of the claim that is its client id."
     yield from _lines("pattern", _of(Role.CLAIMANT), "%c")
 
 

@@ -42,7 +42,7 @@ class BrokerLimits(BaseModel):
         default=10_000,
         ge=1,
         description="QoS 1 messages kept for one client that is slow or away; later ones are dropped, and sent again "
-        "by whoever waits for the acknowledgement of the application.",
+        "by the client that waits for the application's acknowledgement.",
     )
     queued_bytes_max: int = Field(
         default=64 * 1024 * 1024, ge=1024, description="The same bound in bytes; whichever is reached first counts."
@@ -70,7 +70,7 @@ class BrokerLimits(BaseModel):
 
     @classmethod
     def for_claims(cls, **changes: int) -> Self:
-        """The limits of the broker that strangers reach: small messages, few at a time, nothing kept."""
+        """The limits of the broker that unauthenticated clients reach: small messages, few at a time, nothing kept."""
         return cls.model_validate({**_CLAIMS, **changes})
 
 

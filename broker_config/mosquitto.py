@@ -1,6 +1,6 @@
 """Complete Mosquitto configuration, rendered from the topic policy: mosquitto.conf and its ACL file.
 
-Invariant: a broker that lets anybody in listens on loopback only. Everything else has an ACL file, which denies
+Invariant: a broker that lets every client in listens on loopback only. Everything else has an ACL file, which denies
 whatever it does not grant.
 """
 
@@ -27,7 +27,7 @@ class Auth(StrEnum):
 
     PASSWORD = "password"  # noqa: S105 - the name of a method
     CERTIFICATE = "certificate"  # the user is the common name of the client's certificate
-    ANONYMOUS = "anonymous"  # nobody proves anything: demos and tests, on loopback
+    ANONYMOUS = "anonymous"  # no credentials: demos and tests, on loopback
 
 
 class TlsFiles(BaseModel):
@@ -43,7 +43,7 @@ class TlsFiles(BaseModel):
 class MosquittoConfig(BaseModel):
     """One broker: which side, where it listens, how clients prove who they are, where its files are.
 
-    `directory` holds its configuration; `data_directory`, the same unless given, what it remembers.
+    `directory` holds its configuration; `data_directory`, the same unless given, what it stores.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -111,7 +111,7 @@ def _auth(config: MosquittoConfig) -> Iterator[str]:
         yield f"keyfile {config.tls.keyfile}"
         yield "tls_version tlsv1.2"
     if config.auth is Auth.ANONYMOUS:
-        yield "# Anybody may do anything: this broker is for a demo or a test on this machine."
+        yield "# Every client may do anything: this broker is for a demo or a test on this machine."
         yield "allow_anonymous true"
         return
     yield "allow_anonymous false"
@@ -151,7 +151,7 @@ def _persistence(config: MosquittoConfig) -> Iterator[str]:
         yield "# A PUBACK proves only that this broker has the event in memory. Devices keep an event until the agent's"
         yield "# receipt, so a power cut loses nothing; saving often spares sending again over a weak radio."
     else:
-        yield "# Nothing depends on what this broker remembers: both ends resume from the cloud's cursors."
+        yield "# Nothing depends on what this broker stores: both ends resume from the cloud's cursors."
     yield "persistence true"
     yield f"persistence_location {config.data_directory or config.directory}/"
     yield f"autosave_interval {config.bounds.save_interval_s}"

@@ -1,7 +1,7 @@
 """The same policy for brokers other than Mosquitto: EMQX 5 (configuration and ACL file) and RabbitMQ 4 (definitions).
 
 What gateways may do follows their certificate's common name, as everywhere. Claims want a node (EMQX) or a server
-(RabbitMQ) of their own, for the reason in `fleet`: strangers must not share client ids with gateways.
+(RabbitMQ) of their own, for the reason in `fleet`: unauthenticated clients must not share client ids with gateways.
 
 Invariant: these files are rendered and checked for shape; only Mosquitto is run in our tests.
 """

@@ -68,7 +68,7 @@ def verifier(settings: ApiSettings) -> Verifier | None:
 def access(permission: Permission, *, writing: bool = False) -> Any:
     """The dependency of an endpoint that needs a permission.
 
-    Its transaction is committed before the answer goes out: nobody is told of what was not kept.
+    Its transaction is committed before the response goes out: no caller is shown what was not kept.
     """
 
     def opened(request: Request, response: Response, given: Given, wanted: Wanted = None) -> Iterator[Access]:

@@ -109,8 +109,8 @@ def _stock(
     if at is None and known_at is None:
         page = stock_levels.stock(reader.connection, wanted, limit=_rows(request, limit), after=after)
     else:
-        moment = history.Moment(at, known_at).require_past(datetime.now(UTC))
-        page = history.stock(reader.connection, wanted, moment, limit=_rows(request, limit), after=after)
+        as_of = history.AsOf(at, known_at).require_past(datetime.now(UTC))
+        page = history.stock(reader.connection, wanted, as_of, limit=_rows(request, limit), after=after)
     return Page[StockRow].model_validate(_document(page))
 
 

@@ -16,7 +16,7 @@ SUBJECT_CHARS_MAX: Final = 100
 
 
 class Unauthenticated(Exception):
-    """Nobody is known by this credential; the message says why."""
+    """This credential is not valid; the message says why."""
 
 
 class WrongTenant(Exception):
@@ -25,7 +25,7 @@ class WrongTenant(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """Whoever asks, verified."""
+    """The verified caller."""
 
     tenant_id: int
     tenant: str
@@ -36,7 +36,7 @@ class Credential:
 def verified(
     connection: Connection, verifier: Verifier | None, presented: str | None, wanted: str | None
 ) -> Credential:
-    """Whoever presents a key or a token.
+    """The caller that presents a key or a token.
 
     Args:
         connection: the API's, in no transaction.
@@ -45,7 +45,7 @@ def verified(
         wanted: the tenant that the request names; None leaves it to the credential.
 
     Raises:
-        Unauthenticated: nobody is known by it.
+        Unauthenticated: the credential is not valid.
         WrongTenant: it does not speak for the wanted tenant.
         ProviderUnavailable: the key that could tell cannot be had.
     """

@@ -28,7 +28,7 @@ class StockRow(BaseModel):
     on_hand: int = Field(examples=[42], description="Negative when more was taken than was ever booked in.")
     unit: str = Field(examples=["piece"])
     scale: int = Field(examples=[0])
-    stub: bool = Field(description="Scanned before anybody registered the item.")
+    stub: bool = Field(description="Scanned before the item was registered.")
 
 
 class MovementRow(BaseModel):
@@ -60,11 +60,11 @@ class GatewayRow(BaseModel):
     site: str = Field(examples=["berlin"])
     gateway: str = Field(examples=["gw-berlin-1"])
     registered: str = Field(examples=["active"])
-    state: str | None = Field(None, examples=["online"], description="Absent until it has been heard.")
+    state: str | None = Field(None, examples=["online"], description="Absent until the gateway has reported it.")
     version: str | None = None
     heard_at: datetime | None = None
     clock_offset_ms: int | None = None
-    backlog: int | None = Field(None, description="Entries not acknowledged when it was last heard.")
+    backlog: int | None = Field(None, description="Entries not acknowledged at its last report.")
     dead_letters: int | None = None
     readings_dropped: int | None = None
     devices_online: int | None = None

@@ -1,7 +1,7 @@
 """Bearer tokens of an OpenID provider: verified with its published keys (PyJWT), for us, by pinned algorithms.
 
 Keys are fetched when they are needed and kept; a token with an unknown key id makes one fetch in `refetch_s`, so that
-whoever invents ids cannot make this process hammer the provider.
+a caller that invents ids cannot make this process hammer the provider.
 
 Invariant: only asymmetric algorithms are ever accepted, so a published key is never taken for a shared secret.
 """
@@ -62,7 +62,7 @@ class KeySet:
 
         Raises:
             InvalidToken: the provider has none of this id.
-            ProviderUnavailable: nobody knows, because the provider does not answer.
+            ProviderUnavailable: the provider does not answer, so the token cannot be checked.
         """
         with self._lock:
             now = self.now_s()
@@ -106,7 +106,7 @@ class Verifier:
         """Whom the token speaks for.
 
         Raises:
-            InvalidToken: it is forged, expired, for somebody else, or names no tenant or role.
+            InvalidToken: it is forged, expired, for another audience, or names no tenant or role.
             ProviderUnavailable: the key that could tell cannot be had.
         """
         if len(token) > TOKEN_CHARS_MAX:

@@ -21,12 +21,12 @@ from cloud_store.base.errors import (
     StoreError,
     UnknownName,
 )
-from cloud_store.reports.history import InvalidMoment, TooMuchHistory
+from cloud_store.reports.history import InvalidAsOf, TooMuchHistory
 
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[StoreError], HTTPStatus] = {
     InvalidCursor: HTTPStatus.BAD_REQUEST,
-    InvalidMoment: HTTPStatus.BAD_REQUEST,
+    InvalidAsOf: HTTPStatus.BAD_REQUEST,
     TooMuchHistory: HTTPStatus.BAD_REQUEST,
     InvalidName: HTTPStatus.BAD_REQUEST,
     QuotaExceeded: HTTPStatus.FORBIDDEN,

@@ -9,7 +9,7 @@ from cloud_api.oidc import Algorithm
 
 
 class ApiSettings(BaseSettings):
-    """What the API can be told."""
+    """The settings of the API."""
 
     model_config = SettingsConfigDict(env_prefix="STOCKTIDE_API_", extra="ignore", frozen=True, populate_by_name=True)
 

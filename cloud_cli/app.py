@@ -90,7 +90,7 @@ def ingest(
         "mqtt_url": mqtt_url,
     }
     settings = IngestSettings(**{name: value for name, value in given.items() if value is not None})
-    BrokerAddress.parse(settings.mqtt_url)  # a wrong one is told in a sentence, before anything runs
+    BrokerAddress.parse(settings.mqtt_url)  # a wrong one is an error message before anything runs
     log.configure(settings.log_format)
     asyncio.run(serve(settings))
 
@@ -139,7 +139,8 @@ def stock(
     """Show what is on hand, now or in the past.
 
     A pick on Monday that an offline gateway reported on Wednesday: `--at` Tuesday counts it, because it had happened.
-    `--known-at` Tuesday does not, because nobody could know. Both together repeat a report of Tuesday about any day.
+    `--known-at` Tuesday does not, because the cloud did not know it then. Both together repeat a report of Tuesday
+    about any day.
 
     TIME is ISO 8601 with a zone: 2026-11-17T18:00:00+01:00, or 2026-11-17T17:00:00Z.
     """
@@ -151,8 +152,8 @@ def stock(
     if at is not None or known_at is not None:
         from cloud_store.reports import history
 
-        moment = history.Moment.parse(at, known_at).require_past(datetime.now(UTC))
-        read, head = partial(history.stock, moment=moment), f"Stock {moment}"
+        as_of = history.AsOf.parse(at, known_at).require_past(datetime.now(UTC))
+        read, head = partial(history.stock, as_of=as_of), f"Stock {as_of}"
     with database(database_url) as connection:
         if tenant is not None:
             stock_levels.require_tenant(connection, tenant)

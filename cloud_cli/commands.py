@@ -25,7 +25,7 @@ def send(
     name: Annotated[str, typer.Argument(metavar="COMMAND", help="One of those below.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE…]", help="Its arguments.")] = None,
     expires_s: Annotated[
-        float, typer.Option("--expires", min=1, max=30 * 86_400, help="Forget it after so many seconds.")
+        float, typer.Option("--expires", min=1, max=30 * 86_400, help="Drop it after this many seconds.")
     ] = 300.0,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the reply, until it expires.")] = True,
     database_url: DatabaseUrl = DATABASE_URL,

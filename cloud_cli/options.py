@@ -21,7 +21,7 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="R
 
 @contextmanager
 def database(url: str) -> "Iterator[Connection]":
-    """A connection for one command, in the name of whoever runs it."""
+    """A connection for one command, in the name of the user who runs it."""
     from cloud_store.base import audit_log
     from cloud_store.base.connection import session
 

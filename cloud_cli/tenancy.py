@@ -31,7 +31,7 @@ def create_key(
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
-    """Make a key and print it, this once: nobody can show it again."""
+    """Make a key and print it, this once: it cannot be shown again."""
     from cloud_store.base.errors import InvalidName
     from cloud_store.tenancy import api_keys, permissions, registry
 
@@ -208,7 +208,7 @@ def device_key(
 
 @device_app.command("list")
 def list_devices(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
-    """List devices that are registered or were heard of."""
+    """List devices that are registered or were seen in a ledger."""
     from cloud_store.tenancy import registry
 
     with database(database_url) as connection:

@@ -112,7 +112,7 @@ def history(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, limit: L
         ("version", "changed_at", "changed_by", "patch"),
         json_=json_,
         numbers=("version",),
-        empty="Nobody has changed it.",
+        empty="No changes yet.",
     )
 
 
@@ -125,9 +125,9 @@ def _differences(found: dict[str, Any]) -> list[dict[str, Any]]:
         why = reported.get("reason") if refused else "not taken yet"
         rows.append({"what": "twin", "desired": desired, "reported": found["reported_version"] or 0, "why": why})
     for model, release in (found["state"] or {}).get("firmware", {}).items():
-        told = reported.get("firmware", {}).get(model, {})
-        if (why := _unfinished(release, told)) is not None:
-            version = told.get("version")
+        progress = reported.get("firmware", {}).get(model, {})
+        if (why := _unfinished(release, progress)) is not None:
+            version = progress.get("version")
             rows.append({"what": f"firmware {model}", "desired": release["version"], "reported": version, "why": why})
     for name in (found["state"] or {}).get("devices", {}):
         confirmed, problem = reported.get("confirmed", {}).get(name), reported.get("errors", {}).get(name)
@@ -137,15 +137,15 @@ def _differences(found: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _unfinished(release: dict[str, Any], told: dict[str, Any]) -> str | None:
+def _unfinished(release: dict[str, Any], progress: dict[str, Any]) -> str | None:
     """Why the devices of a model do not all run what they should; None when they do."""
-    if told.get("release") != release["release"]:
-        return "not heard of yet"
-    if told.get("problem"):
-        return str(told["problem"])
-    failed = "; ".join(f"{device} {why}" for device, why in sorted(told.get("failed", {}).items()))
-    if told["healthy"] < told["devices"]:
-        return f"{told['healthy']} of {told['devices']} devices" + (f"; {failed}" if failed else "")
+    if progress.get("release") != release["release"]:
+        return "no report yet"
+    if progress.get("problem"):
+        return str(progress["problem"])
+    failed = "; ".join(f"{device} {why}" for device, why in sorted(progress.get("failed", {}).items()))
+    if progress["healthy"] < progress["devices"]:
+        return f"{progress['healthy']} of {progress['devices']} devices" + (f"; {failed}" if failed else "")
     return None
 
 

@@ -9,7 +9,7 @@
 
 A worker signs with the key of such a directory, or asks a command that has the key somewhere else.
 
-Invariant: a file here is replaced as a whole, and a key is never readable by anybody but its owner.
+Invariant: a file here is replaced as a whole, and only its owner can ever read a key.
 """
 
 import os
@@ -65,7 +65,7 @@ class SigningRequest:
 
 
 class Signer(Protocol):
-    """Whoever holds the authority's key."""
+    """The holder of the authority's key."""
 
     def sign(self, request: SigningRequest) -> x509.Certificate:
         """A gateway's certificate; raises SignerFailed. Called in a thread, may take its time."""
@@ -109,7 +109,7 @@ class KeyFileSigner:
 class CommandSigner:
     """Asks a command: the request in PEM on its standard input, the certificate in PEM on its standard output.
 
-    It is told STOCKTIDE_GATEWAY (the common name) and STOCKTIDE_DAYS in its environment. What it returns is checked.
+    Its environment has STOCKTIDE_GATEWAY (the common name) and STOCKTIDE_DAYS. What it returns is checked.
     """
 
     def __init__(self, command: str, bundle_file: Path, *, timeout_s: float) -> None:
@@ -117,14 +117,14 @@ class CommandSigner:
 
     def sign(self, request: SigningRequest) -> x509.Certificate:
         """Part of `Signer`."""
-        told = {"STOCKTIDE_GATEWAY": request.gateway, "STOCKTIDE_DAYS": f"{request.days:g}"}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("STOCKTIDE_")} | told
+        variables = {"STOCKTIDE_GATEWAY": request.gateway, "STOCKTIDE_DAYS": f"{request.days:g}"}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("STOCKTIDE_")}
         try:
             done = subprocess.run(  # noqa: S603 - the operator's own setting, without a shell
                 self._command,
                 input=request.csr_pem.encode(),
                 capture_output=True,
-                env=environment,
+                env=inherited | variables,
                 timeout=self._timeout_s,
                 check=False,
             )
@@ -150,7 +150,7 @@ class CommandSigner:
 
 
 class Authority:
-    """An authority's directory, for whoever may read its keys."""
+    """An authority's directory, for a process that may read its keys."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

@@ -3,7 +3,7 @@
 Of a gateway's certificate signing request only the public key is taken; its name, life and purpose are ours to say.
 
 What authorities and brokers show is valid from 1970 on: a gateway whose clock has lost the time must be able to verify
-a broker, or it could never be told the time. What gateways show is checked by brokers, whose clocks are right.
+a broker, or it could never learn the time. What gateways show is checked by brokers, whose clocks are right.
 
 Invariant: no private key passes through here but the authority's own and those made for brokers.
 """
@@ -27,7 +27,7 @@ PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey
 
 CA_DAYS: Final = 20 * 365
 SERVER_DAYS: Final = 2 * 365
-# A list that has run out would lock every gateway out, and its end protects nobody: brokers are handed the file.
+# A list that has run out would lock every gateway out, and its end protects no one: brokers are handed the file.
 CRL_DAYS: Final = CA_DAYS
 BACKDATED: Final = timedelta(minutes=5)  # a broker's clock may be a little behind ours
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -201,7 +201,7 @@ def require_gateway_certificate(
     """Assert of what a signer returned that it is what was asked for, and nothing more.
 
     Raises:
-        SignerFailed: another key, name, use, life, or an authority that gateways are not told to trust.
+        SignerFailed: another key, name, use, life, or an authority that is not in the gateways' trust anchors.
     """
     names = [attribute.value for attribute in certificate.subject]
     if names != [gateway]:

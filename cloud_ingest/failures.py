@@ -26,7 +26,7 @@ class Failures:
         self._alarms: Mailbox[str, str] = Mailbox("alarms", items_max=GATEWAYS_WAITING_MAX)
 
     def report(self, service: str, gateway: str | None, error: Exception) -> None:
-        """An item of a service failed, and was dropped. `gateway` is whose it was, None when it was nobody's."""
+        """An item of a service failed, and was dropped. `gateway` sent it; None when no single gateway did."""
         self._count(service, gateway, error)
         if gateway is not None:
             self._alarms.put(gateway, f"{service}: {_text(error)}")

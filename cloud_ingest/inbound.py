@@ -18,7 +18,7 @@ class Inbound:
         topic: where it was published.
         payload: the bytes.
         received_ms: when it came in, by this worker's clock.
-        retained: whether the broker had kept it; then nobody knows how old it is.
+        retained: whether the broker had kept it; then its age is unknown.
     """
 
     sender: str

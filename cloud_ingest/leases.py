@@ -49,7 +49,7 @@ class Leases:
 
     Args:
         session: makes a session.
-        changed: told of the leases whenever they differ from before.
+        changed: called with the leases whenever they differ from before.
         notified: called when something was written that a gateway should get, and now and then in case a notification
             was lost.
         metrics: the worker's.
@@ -96,8 +96,8 @@ class Leases:
                 poll_at_s = loop.time() + self._poll_s
                 while loop.time() < poll_at_s:
                     # In slices, because a worker that is asked to stop waits for the thread.
-                    heard = await self._call(partial(session.notified, min(SLICE_S, self._poll_s)))
-                    if heard or loop.time() > look_at_s:
+                    notified = await self._call(partial(session.notified, min(SLICE_S, self._poll_s)))
+                    if notified or loop.time() > look_at_s:
                         self._notified()
                         look_at_s = loop.time() + LOOK_S
         finally:

@@ -24,7 +24,7 @@ _LOG = structlog.get_logger()
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 Step: TypeAlias = Callable[[K, V], Awaitable[None]]
-# Told of an item that failed: the service, whose the item was if it was somebody's, and what went wrong.
+# Called for an item that failed: the service, the item's gateway if it has one, and the error.
 Report: TypeAlias = Callable[[str, str | None, Exception], None]
 
 
@@ -125,7 +125,7 @@ class WakeUp(Mailbox[None, None]):
 
 
 def sender_of(key: Any) -> str | None:
-    """Whose a key is; None when it concerns nobody in particular."""
+    """The gateway that a key belongs to; None when it belongs to no single one."""
     first = key[0] if isinstance(key, tuple) else key
     return first if isinstance(first, str) else None
 
@@ -146,8 +146,8 @@ async def serve(
     Args:
         mailbox: where it comes in.
         step: answers one item.
-        failed: told of an item that failed.
-        rate: what keeps the steps to so many a second.
+        failed: called for an item that failed.
+        rate: the bound of steps per second.
         retry_s: seconds until an item is tried again.
     """
     while True:

@@ -34,7 +34,9 @@ class WorkerMetrics:
         self.certificates = Counter(
             "stocktide_certificate_requests", "Claims and renewals, by outcome", ["outcome"], registry=registry
         )
-        self.cuts = Counter("stocktide_gateways_cut", "Revoked gateways whose connection was ended", registry=registry)
+        self.pending = Counter(
+            "stocktide_gateways_cut", "Revoked gateways whose connection was ended", registry=registry
+        )
         self.failed_items = Counter(
             "stocktide_failed_items",
             "Messages and events that a service could not use and dropped",

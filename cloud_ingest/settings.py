@@ -13,7 +13,7 @@ from cloud_ingest.defaults import DATABASE_URL, MQTT_URL
 
 
 class IngestSettings(BaseSettings):
-    """What an ingest worker can be told."""
+    """The settings of an ingest worker."""
 
     model_config = SettingsConfigDict(env_prefix="STOCKTIDE_", extra="ignore", frozen=True)
 
@@ -54,7 +54,7 @@ class IngestSettings(BaseSettings):
     reports_waiting_max: int = Field(10_000, ge=100, description="Reported twins waiting to be stored")
     replies_waiting_max: int = Field(10_000, ge=100, description="Replies to commands waiting to be stored")
     site_answer_bytes_max: int = Field(512 * 1024, ge=1 << 18, description="Bytes of frames in one answer to a gateway")
-    site_peers_max: int = Field(64, ge=0, description="Gateways of a site that are told of each frame at once")
+    site_peers_max: int = Field(64, ge=0, description="Gateways of a site that are notified of each frame at once")
     proofs_waiting_max: int = Field(1_000, ge=10, description="Gateways whose stock waits to be compared")
     proof_scan_s: float = Field(600.0, ge=0, description="Seconds between two scans of a site's balances")
     proof_answer_s_max: float = Field(20.0, gt=0, description="Seconds a gateway is waited for in a comparison")

@@ -1,4 +1,4 @@
-"""A token bucket: what keeps messages to so many a second on average.
+"""A token bucket: a bound of messages per second on average.
 
 Invariant: in any second at most a second's worth and one turn's worth go out.
 """
@@ -38,7 +38,7 @@ class TokenBucket:
         return int(self._tokens)
 
     def spend(self, messages: int) -> None:
-        """So many have gone out; more than were available must be made up for."""
+        """Take `messages` tokens that were used; the bucket may go below zero and must refill first."""
         self._tokens -= messages
 
     def try_spend(self) -> bool:

@@ -102,11 +102,11 @@ class Worker:
         self._link.on(Channel.STATUS, self._presence.reported)
         self._link.on(Channel.REPORTED_TWIN, self._twins.reported)
         self._link.on(Channel.REPLY, self._replied)
-        self._link.on(Channel.SITE_ASK, self._sites.requested)
-        self._link.on(Channel.CATALOG_ASK, self._catalogs.requested)
-        self._link.on(Channel.FIRMWARE_ASK, self._images.requested)
+        self._link.on(Channel.SITE_REQUEST, self._sites.requested)
+        self._link.on(Channel.CATALOG_REQUEST, self._catalogs.requested)
+        self._link.on(Channel.FIRMWARE_REQUEST, self._images.requested)
         self._link.on(Channel.CLAIM_REQUEST, self._enrolment.requested)
-        self._link.on(Channel.CERTIFICATE_ASK, self._enrolment.requested)
+        self._link.on(Channel.CERTIFICATE_REQUEST, self._enrolment.requested)
 
     def _frame(self, inbound: Inbound) -> None:
         if self._merge_loop.offer(inbound):

@@ -39,12 +39,12 @@ from edge_agent.link.certificate_sync import CertificateSync
 from edge_agent.link.commands import Commands
 from edge_agent.link.firmware_sync import FirmwareSync
 from edge_agent.link.shipping import Shipping, sender_limits
-from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.site_sync import SiteSync
 from edge_agent.link.status import StatusReport
 from edge_agent.link.twin_sync import TwinSync
 from edge_agent.link.uplink import Uplink
 from edge_agent.logs import TemporaryLevel
-from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.images import ImageStore
 from edge_agent.provisioning.retention import keep_bounds
 from edge_agent.provisioning.twin import Configured
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
@@ -70,7 +70,7 @@ class Foundation:
     settings: EdgeSettings
     gateway: str
     clock: SystemClock
-    images: ImageShelf
+    images: ImageStore
     writer: LedgerWriter
     signals: Signals
     loop: asyncio.AbstractEventLoop
@@ -92,7 +92,7 @@ async def run(settings: EdgeSettings) -> None:
             settings,
             ledger.gateway,
             clock,
-            ImageShelf.beside(settings.ledger),
+            ImageStore.beside(settings.ledger),
             LedgerWriter(
                 lambda: Ledger.open(settings.ledger, clock),
                 committed=signals.ledger_committed.send,
@@ -136,7 +136,7 @@ class Agent:
         self._connect()
 
     def _connect(self) -> None:
-        """Who is told of what."""
+        """Which part receives which signal."""
         signals, loop = self._signals, self._loop
         self._broker.received.connect(self._intake.receive)
         self._broker.subscribed.connect(self._announce)
@@ -192,7 +192,7 @@ class Agent:
         await asyncio.shield(asyncio.wrap_future(self._writer.ended))
 
     def _announce(self) -> None:
-        """Devices are told everything: it is retained, but a broker without its memory has forgotten."""
+        """Tell devices everything again: it is retained, but a broker without its memory has forgotten."""
         self._notices.configure(self._known.configs())
         self._notices.offer(self._known.offers())
 
@@ -213,11 +213,11 @@ def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: 
     shipping = Shipping(
         gateway=gateway, reader=reader, write=write, settings=settings, clock=clock,
         limits=lambda: sender_limits(settings, twin.limits().window_frames),
-        site=SiteLink(gateway, reader, write, settings, clock.mono_ms),
+        site=SiteSync(gateway, reader, write, settings, clock.mono_ms),
     )  # fmt: skip
 
     def true_ms() -> int | None:
-        """The time as the cloud has told it."""
+        """The time as the cloud's acknowledgements give it."""
         return None if shipping.offset_ms is None else clock.now_ms() + shipping.offset_ms
 
     identity = IdentityFolder.beside(settings.ledger)
@@ -231,8 +231,8 @@ def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: 
     uplink.on(Channel.FIRMWARE, firmware.receive)
     uplink.on(Channel.CERTIFICATE, certificate.receive)
     uplink.on(Channel.COMMAND, commands.receive)
-    uplink.polls(Channel.CATALOG_ASK, catalog)
-    uplink.polls(Channel.FIRMWARE_ASK, firmware)
+    uplink.polls(Channel.CATALOG_REQUEST, catalog)
+    uplink.polls(Channel.FIRMWARE_REQUEST, firmware)
     uplink.during("twin", twin.run)
     uplink.during("certificate", certificate.run)
     signals.device_reported.connect_in(foundation.loop, twin.changed)

@@ -21,7 +21,7 @@ from edge_agent.identity.keystore import Identity, IdentityFolder, Pending
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.provisioning.twin import TwinBook
+from edge_agent.provisioning.twin import TwinWriter
 from wire_protocol.address import BrokerAddress
 from wire_protocol.claims import ClaimCode
 from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage, Refused
@@ -31,11 +31,11 @@ Told = Callable[[str, str], None]
 
 _HINTS: Final[dict[Refused, str]] = {
     "unknown": "Is it the right cloud? Copy the whole claim, or ask for a new one.",
-    "used": "If it was not you, tell whoever runs the cloud. Ask for a new claim.",
+    "used": "If it was not you, tell the cloud's operator. Ask for a new claim.",
     "expired": "Ask for a new claim: stocktide cloud gateway claim",
     "other-gateway": "Use the claim on the gateway it was made for, or name the right ledger with --ledger.",
-    "revoked": "Ask whoever runs the cloud whether this gateway is to be trusted.",
-    "invalid": "This is a defect; tell whoever runs the cloud what stands above.",
+    "revoked": "Ask the cloud's operator whether this gateway is to be trusted.",
+    "invalid": "This is a defect; send the cloud's operator the text above.",
 }
 
 
@@ -111,7 +111,7 @@ def enroll(
     told: Told,
     mqtt_5: bool = True,
 ) -> Enrolled:
-    """Use a claim. `told` hears of each step: its name and what it brought.
+    """Use a claim. `told` is called for each step with its name and result.
 
     Raises:
         StepFailed: which step, why, and what to do; what was done before it need not be undone.
@@ -143,14 +143,14 @@ def _first_twin(ledger: Path, text: str, told: Told) -> int | None:
     try:
         desired = DesiredTwin.decode(text.encode())
     except InvalidMessage as error:
-        told("twin", f"cannot be taken, which the cloud will be told on the first contact: {error}")
+        told("twin", f"cannot be applied; the agent reports it on the first contact: {error}")
         return None
     with (
         _step(NoLedger, "Mend it, then run the same command again."),
         Ledger.open(ledger, SystemClock()) as opened,
         database.transaction(opened.connection),
     ):
-        is_newer = TwinBook(opened).apply(desired) is not None
+        is_newer = TwinWriter(opened).apply(desired) is not None
     if not is_newer:
         return None
     told("twin", f"version {desired.version}, {len(desired.state.devices)} devices")

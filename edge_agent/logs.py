@@ -22,7 +22,7 @@ class TemporaryLevel:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, level: str, minutes: int) -> None:
-        """Log at this level for so many minutes from now; call it in an event loop."""
+        """Log at this level for `minutes` from now; call it in an event loop."""
         set_level(level)
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""Where the ledger lives when nobody says otherwise."""
+"""The ledger's path when no option gives one."""
 
 import os
 from pathlib import Path

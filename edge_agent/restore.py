@@ -27,7 +27,7 @@ from edge_agent.ledger.writes import PatientWrites
 from edge_agent.link.catalog_sync import CatalogSync
 from edge_agent.link.commands import Commands
 from edge_agent.link.shipping import Shipping, sender_limits
-from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.site_sync import SiteSync
 from edge_agent.link.twin_sync import TwinSync
 from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
@@ -61,11 +61,13 @@ class Restored:
 def restore(
     path: Path, gateway: str, cloud_url: str, settings: EdgeSettings, *, wait_s: float, progress: Progress
 ) -> Restored:
-    """Make a ledger for a gateway and fetch what the cloud has; `progress` is told entries fetched and known of.
+    """Make a ledger for a gateway and fetch what the cloud has.
+
+    `progress` gets the numbers of entries fetched and known.
 
     Raises:
         LedgerExists: there is a ledger that is not an unfinished restore.
-        NothingToRestore: nothing was heard of the cloud for `wait_s` seconds; what was fetched is kept.
+        NothingToRestore: nothing came from the cloud for `wait_s` seconds; what was fetched is kept.
     """
     clock, address = SystemClock(), BrokerAddress.parse(cloud_url)
     if path.exists():
@@ -93,12 +95,12 @@ def restore(
 
 
 def _write(ledger: Ledger, run: Callable[[Ledger], Any]) -> "Future[Any]":
-    """What the agent's writer does in a thread; here nobody else is kept waiting."""
+    """What the agent's writer does in a thread; here no other work waits for it."""
     done: Future[Any] = Future()
     try:
         with database.transaction(ledger.connection):
             result = run(ledger)
-    except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
+    except Exception as error:  # noqa: BLE001 - handed to the caller that waits for it
         done.set_exception(error)
     else:
         done.set_result(result)
@@ -116,7 +118,7 @@ def _uplink(path: Path, address: BrokerAddress, ledger: Ledger, reader: Connecti
         limits=lambda: sender_limits(settings, None),
         settings=settings,
         clock=clock,
-        site=SiteLink(gateway, reader, write, settings, clock.mono_ms),
+        site=SiteSync(gateway, reader, write, settings, clock.mono_ms),
     )
 
     def status(state: Literal["online", "offline"]) -> GatewayStatus:
@@ -128,7 +130,7 @@ def _uplink(path: Path, address: BrokerAddress, ledger: Ledger, reader: Connecti
     uplink.on(Channel.COMMAND, Commands(path, clock.now_ms, write, settings).receive)
     uplink.on(Channel.DESIRED_TWIN, twin.receive)
     uplink.on(Channel.CATALOG, catalog.receive)
-    uplink.polls(Channel.CATALOG_ASK, catalog)
+    uplink.polls(Channel.CATALOG_REQUEST, catalog)
     uplink.during("twin", twin.run)
     return uplink
 
@@ -144,7 +146,7 @@ async def _fetch(uplink: Uplink, wait_s: float, progress: Progress) -> None:
                 fetched, heard_s = now, loop.time()
                 progress(fetched, max(fetched, sum(head.seq for head in uplink.shipping.site.heads)))
             elif loop.time() - heard_s > wait_s:
-                raise NothingToRestore(f"Nothing was heard of the cloud for {wait_s:.0f} seconds.")
+                raise NothingToRestore(f"Nothing came from the cloud for {wait_s:.0f} seconds.")
 
 
 @asynccontextmanager

@@ -85,7 +85,7 @@ class EdgeSettings(BaseSettings):
     dead_letters_max: Annotated[int, Field(ge=100, description="Dead letters kept; the oldest go first.")] = 10_000
 
     def public(self) -> dict[str, str | int | float | None]:
-        """The settings as somebody else may see them: without passwords."""
+        """The settings without passwords, for the cloud's operators."""
         shown = self.model_dump(mode="json")
         urls = {name: without_password(url) for name in ("cloud_url", "local_url") if (url := shown[name]) is not None}
         return shown | urls

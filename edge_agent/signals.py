@@ -17,7 +17,7 @@ import structlog
 
 from edge_agent.ledger.writer import Append
 from edge_agent.provisioning.twin import Configured
-from wire_protocol.firmware import FirmwareAsk
+from wire_protocol.firmware import FirmwareRequest
 
 P = ParamSpec("P")
 
@@ -68,11 +68,11 @@ class Signals:
     model_reported: Signal[[str]] = field(default_factory=Signal)
     """A device has reported which model it is: the writer's thread."""
 
-    firmware_requested: Signal[[str, FirmwareAsk]] = field(default_factory=Signal)
+    firmware_requested: Signal[[str, FirmwareRequest]] = field(default_factory=Signal)
     """A device requests a piece of an image: the local broker's thread."""
 
     twin_applied: Signal[[Sequence[Configured]]] = field(default_factory=Signal)
-    """Another twin is in force; what its devices are to be told: the loop's thread."""
+    """Another twin is in force; with the configurations for its devices: the loop's thread."""
 
     firmware_changed: Signal[[]] = field(default_factory=Signal)
     """Devices may be offered other firmware than before: the loop's thread."""
@@ -84,7 +84,7 @@ class Signals:
     """The ledger has noted that it is to go on in a new epoch: the loop's thread."""
 
     locate_requested: Signal[[str, int]] = field(default_factory=Signal)
-    """A device is to blink for so many seconds: the loop's thread."""
+    """A device is to blink, for a number of seconds: the loop's thread."""
 
     log_level_requested: Signal[[str, int]] = field(default_factory=Signal)
-    """A log level for so many minutes: the loop's thread."""
+    """Another log level, for a number of minutes: the loop's thread."""

@@ -22,7 +22,7 @@ from wire_protocol import (
 )
 from wire_protocol.entries import Movement
 from wire_protocol.frames import FrameHeader
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 
 Decoder: TypeAlias = Callable[[bytes], object]
 
@@ -42,13 +42,13 @@ _MESSAGES: Final = (
     messages.DeviceStatus,
     messages.GatewayStatus,
     messages.Reply,
-    site_messages.SiteAsk,
+    site_messages.SiteRequest,
     twin.DesiredTwin,
     twin.DeviceConfig,
     twin.ReportedTwin,
-    catalog.CatalogAsk,
+    catalog.CatalogRequest,
     catalog.CatalogPage,
-    firmware.FirmwareAsk,
+    firmware.FirmwareRequest,
     firmware.FirmwareOffer,
 )
 
@@ -113,7 +113,7 @@ def samples() -> dict[str, list[bytes]]:
         release=_NOW_MS, state=messages.UpdateState.ROLLED_BACK, reason="not healthy in time"
     )
     told = firmware.ReportedFirmware(release=_NOW_MS, version="1.2.0", devices=2, healthy=1, failed={"p-2": "no"})
-    proof = StockProof(position="0" * 16, digest="1" * 16, cells=1)
+    proof = StockDigest(position="0" * 16, digest="1" * 16, cells=1)
     made: dict[str, Any] = {
         "Ack": messages.Ack(stream="ledger", epoch=_ULID, frame=1, seq=2, window=16, now_ms=_NOW_MS),
         "Command": messages.Command(id="c-1", name="recount", arguments={"location": "A"}, expires_ms=_NOW_MS),
@@ -123,15 +123,15 @@ def samples() -> dict[str, list[bytes]]:
         "DeviceStatus": messages.DeviceStatus(state="online", config_version=3, model="probe-x", update=update),
         "GatewayStatus": messages.GatewayStatus(state="online", epoch=_ULID, version="1", at_ms=_NOW_MS, stock=proof),
         "Reply": messages.Reply(id="c-1", ok=True, result={"a": [1, {"b": None}]}),
-        "SiteAsk": site_messages.SiteAsk(own=_ULID),
+        "SiteRequest": site_messages.SiteRequest(own=_ULID),
         "DesiredTwin": twin.DesiredTwin(version=1, state=state),
         "DeviceConfig": twin.DeviceConfig(version=1, sampling_s=3),
         "ReportedTwin": twin.ReportedTwin(
             version=1, confirmed={"p-1": 1}, errors={"p-2": "no"}, firmware={"probe-x": told}
         ),
-        "FirmwareAsk": firmware.FirmwareAsk(sha256="a" * 64, offset=0, bytes=3),
+        "FirmwareRequest": firmware.FirmwareRequest(sha256="a" * 64, offset=0, bytes=3),
         "FirmwareOffer": release,
-        "CatalogAsk": catalog.CatalogAsk(after=at),
+        "CatalogRequest": catalog.CatalogRequest(after=at),
         "CatalogPage": catalog.CatalogPage(after=at, upto=at, head=3, items=(item,), locations=("A-1",)),
     }
     piece = site_messages.SiteFrame("gw-1", _NOW_MS, sealed, (2,))

@@ -53,7 +53,7 @@ class Violation(BaseException):
         self.invariant, self.detail = invariant, detail
 
 
-class Watched(Protocol):
+class MachineView(Protocol):
     """A machine as the checks see it."""
 
     name: str
@@ -78,7 +78,7 @@ class Checks:
     """The oracle's eye on one universe."""
 
     def __init__(self) -> None:
-        self.machines: Mapping[str, Watched] = {}
+        self.machines: Mapping[str, MachineView] = {}
         self.said: dict[Happened, Draft] = {}
         self.receipts: set[Happened] = set()
         self.written: defaultdict[tuple[str, str, int], set[str]] = defaultdict(set)
@@ -116,7 +116,7 @@ class Checks:
         """A frame was sealed although nobody has told the time in this boot, and it was waited for long enough."""
         self._untimed.add(boot)
 
-    def forgot(self, machine: Watched, boots: Iterable[str]) -> None:
+    def forgot(self, machine: MachineView, boots: Iterable[str]) -> None:
         """A machine's disk is another than it was; the times of these boots are no longer known to it."""
         self._known.pop(machine.name, None)
         self.forks[machine.name].clear()  # of a later past
@@ -127,14 +127,14 @@ class Checks:
         for boot in boots:
             self.late_ms.pop(boot, None)
 
-    def receipted(self, machine: Watched, device: str, event: str) -> None:
+    def receipted(self, machine: MachineView, device: str, event: str) -> None:
         """A device is told that it may forget an event."""
         what = Happened(machine.gateway, device, event)
         self.receipts.add(what)
         if what not in self._known[machine.name].events and what not in set(machine.disk.content()):
             raise Violation("I1 nothing lost", f"{machine.name} gives a receipt for {device} {event}, not in its logs")
 
-    def committed(self, machine: Watched) -> None:
+    def committed(self, machine: MachineView) -> None:
         """A machine has committed: its new entries are new, and are what was scanned."""
         epoch = machine.ledger.epoch
         known = self._known.get(machine.name)
@@ -161,7 +161,7 @@ class Checks:
             known.seq, known.hlc = seq, entry["hlc"]
         known.heard = machine.disk.connection.execute(_HEARD).fetchone()[0]
 
-    def forked(self, machine: Watched, reason: str) -> None:
+    def forked(self, machine: MachineView, reason: str) -> None:
         """A machine has stopped a stream."""
         self.forks[machine.name].add(machine.ledger.epoch)
         # Frames are kept for hours of the wall clock: when that jumps, a database may fall back behind them.
@@ -170,17 +170,17 @@ class Checks:
             self._require_disturbed(machine.gateway, reason)
 
     @staticmethod
-    def shown_another(machine: Watched, ack: Ack, *, stopped: bool) -> None:
+    def shown_another(machine: MachineView, ack: Ack, *, stopped: bool) -> None:
         """A machine has been shown the digest of a frame that it has otherwise."""
         if not stopped:
             raise Violation("fork noticed", f"{machine.name} goes on, told of another {ack.stream} frame {ack.frame}")
 
     @staticmethod
-    def accused(machine: Watched, reason: str) -> None:
+    def accused(machine: MachineView, reason: str) -> None:
         """A machine was stopped for a fork, and the cloud has just its history."""
         raise Violation("no false fork", f"{machine.name} has the cloud's history and is stopped: {reason}")
 
-    def opened(self, machine: Watched) -> None:
+    def opened(self, machine: MachineView) -> None:
         """A machine goes on in a new epoch."""
         self.epochs += 1
         self.disturbed.add(machine.gateway)
@@ -206,11 +206,11 @@ class Checks:
         for frame in planned.merged:
             self._require_frame(store, frame)
         shelves = sorted(store.touched)
-        for site in {shelf.site for shelf in shelves}:
-            _require_zero(store, site, {(shelf.cell.sku, shelf.cell.lot) for shelf in shelves})
-        for shelf in shelves:
-            if len(store.history[shelf]) <= HISTORY_CHECKED_MAX or self.commits % SELDOM == 0:
-                _require_oracle(store, shelf)
+        for site in {image_store.site for image_store in shelves}:
+            _require_zero(store, site, {(image_store.cell.sku, image_store.cell.lot) for image_store in shelves})
+        for image_store in shelves:
+            if len(store.history[image_store]) <= HISTORY_CHECKED_MAX or self.commits % SELDOM == 0:
+                _require_oracle(store, image_store)
 
     def _require_frame(self, store: Store, frame: PlannedFrame) -> None:
         log = frame.arrived.log
@@ -275,18 +275,20 @@ def _require_as_said(machine: str, made: Draft, entry: dict[str, object]) -> Non
 
 def _require_zero(store: Store, site: int, goods: set[tuple[str, str]]) -> None:
     on_hand = (
-        (shelf.cell, balance.on_hand)
-        for shelf, balance in store.balances.items()
-        if shelf.site == site and (shelf.cell.sku, shelf.cell.lot) in goods
+        (image_store.cell, balance.on_hand)
+        for image_store, balance in store.balances.items()
+        if image_store.site == site and (image_store.cell.sku, image_store.cell.lot) in goods
     )
     if off := imbalance(on_hand):
         raise Violation("I4 double entry", f"site {site} is off by {off}")
 
 
-def _require_oracle(store: Store, shelf: Shelf) -> None:
-    if shelf.cell.location == ADJUST:
+def _require_oracle(store: Store, image_store: Shelf) -> None:
+    if image_store.cell.location == ADJUST:
         return  # follows from the shelves by double entry, which is checked apart
-    defined = oracle(store.history[shelf]).on_hand.get(shelf.cell, 0)
-    stored = store.balances[shelf].on_hand
+    defined = oracle(store.history[image_store]).on_hand.get(image_store.cell, 0)
+    stored = store.balances[image_store].on_hand
     if stored != defined:
-        raise Violation("I3 stock is a function", f"site {shelf.site} {shelf.cell}: {stored}, oracle {defined}")
+        raise Violation(
+            "I3 stock is a function", f"site {image_store.site} {image_store.cell}: {stored}, oracle {defined}"
+        )

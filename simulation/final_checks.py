@@ -86,7 +86,11 @@ def finish(checks: Checks, machines: Machines, store: Store) -> None:
         sites[names[key.gateway]] += [(EntryKey(e.hlc, key.gateway, key.epoch, seq), e) for seq, e in rows]
     for site, entries in sites.items():
         defined = oracle(entries)
-        ours = {shelf.cell: balance.on_hand for shelf, balance in store.balances.items() if shelf.site == site}
+        ours = {
+            image_store.cell: balance.on_hand
+            for image_store, balance in store.balances.items()
+            if image_store.site == site
+        }
         _require_same(f"the cloud at site {site}", ours, defined.on_hand)
         for machine in machines.values():
             if machine.site == site:

@@ -164,35 +164,35 @@ class Store:
             self._count(Shelf(site, counted_cell(entry)), key, entry)
             return
         for cell, quantity in deltas(entry):
-            shelf = Shelf(site, cell)
-            self._remember(shelf, key, entry)
-            before = self.balances.get(shelf, Balance())
-            self._settle(shelf, before, before.after_movement(key, quantity))
+            image_store = Shelf(site, cell)
+            self._remember(image_store, key, entry)
+            before = self.balances.get(image_store, Balance())
+            self._settle(image_store, before, before.after_movement(key, quantity))
 
-    def _count(self, shelf: Shelf, key: EntryKey, count: Count) -> None:
-        before = self.balances.get(shelf, Balance())
+    def _count(self, image_store: Shelf, key: EntryKey, count: Count) -> None:
+        before = self.balances.get(image_store, Balance())
         since = 0
         if before.looks_back(key):
-            later = (entry for at, entry in self.history[shelf] if at > key)
-            since = sum(_change(entry, shelf.cell) for entry in later)
-        self._remember(shelf, key, count)
-        self._settle(shelf, before, before.after_count(key, count.quantity, moved_since=since))
+            later = (entry for at, entry in self.history[image_store] if at > key)
+            since = sum(_change(entry, image_store.cell) for entry in later)
+        self._remember(image_store, key, count)
+        self._settle(image_store, before, before.after_count(key, count.quantity, moved_since=since))
 
-    def _settle(self, shelf: Shelf, before: Balance, after: Balance) -> None:
+    def _settle(self, image_store: Shelf, before: Balance, after: Balance) -> None:
         """Write a balance; what counts have added is taken from `@adjust`."""
-        self._write(shelf, after)
+        self._write(image_store, after)
         added = (after.on_hand - after.moved) - (before.on_hand - before.moved)
-        if added and shelf.cell.location != ADJUST:
-            adjust = Shelf(shelf.site, Cell(ADJUST, shelf.cell.sku, shelf.cell.lot))
+        if added and image_store.cell.location != ADJUST:
+            adjust = Shelf(image_store.site, Cell(ADJUST, image_store.cell.sku, image_store.cell.lot))
             booked = self.balances.get(adjust, Balance())
             self._write(adjust, booked._replace(on_hand=booked.on_hand - added))
 
-    def _write(self, shelf: Shelf, balance: Balance) -> None:
-        self.touched.add(shelf)
-        self._set(self.balances, shelf, balance)
+    def _write(self, image_store: Shelf, balance: Balance) -> None:
+        self.touched.add(image_store)
+        self._set(self.balances, image_store, balance)
 
-    def _remember(self, shelf: Shelf, key: EntryKey, entry: LedgerEntry) -> None:
-        history, remembered = self.history[shelf], (key, entry)
+    def _remember(self, image_store: Shelf, key: EntryKey, entry: LedgerEntry) -> None:
+        history, remembered = self.history[image_store], (key, entry)
         insort(history, remembered, key=lambda row: row[0])
         self._undo.append(lambda: history.remove(remembered))
 

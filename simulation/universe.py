@@ -50,7 +50,7 @@ class Size:
     events_per_hour: float = 12.0
 
 
-class Storm(Protocol):
+class FaultSource(Protocol):
     """What goes wrong at large, for as long as the universe is stormy; `chaos.Chaos` is one."""
 
     def start(self) -> None:
@@ -67,7 +67,7 @@ class Universe:
         self,
         seed: int,
         size: Size,
-        storm: Callable[["Universe"], Storm],
+        faults: Callable[["Universe"], FaultSource],
         echo: Callable[[str], None] | None = None,
     ) -> None:
         schedule = Schedule()
@@ -91,7 +91,7 @@ class Universe:
         for name, registered in self.registry.items():
             self.equip(self.add_machine(self.empty_disk(name), registered.site_id))
         self.workers += [SimWorker(self.world, self, f"worker-{number + 1}") for number in range(WORKERS)]
-        self._storm = storm(self)
+        self._faults = faults(self)
 
     # --- machines -----------------------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Universe:
             last_ms = round(self.size.hours * HOUR_MS) - LAST_BURST_MS
             if self._rng.random() < LAST_BURST_SHARE:
                 self.world.schedule.after(last_ms, partial(self._scan_all, name))
-        self._storm.start()
+        self._faults.start()
         self.world.schedule.run_until(START_MS + round(self.size.hours * HOUR_MS))
         self._heal()
         self._settle()
@@ -284,7 +284,7 @@ class Universe:
         if stormy.failovers_per_h and self._rng.random() < LAST_FAILOVER_SHARE:
             self.fail_over(self._rng.randint(1, LAST_FAILOVER_COMMITS_MAX))
         self.heal_database()
-        self._storm.end()
+        self._faults.end()
         for machine in self.machines.values():
             machine.disk.free()
             self.heal_link(machine)

@@ -123,7 +123,7 @@ class FleetBrokers:
             broker.send(signal.SIGHUP)
 
     def worker_settings(self) -> dict[str, str]:
-        """What a worker is told to sign here."""
+        """The settings with which a worker signs here."""
         return {"STOCKTIDE_CA_DIR": str(self.authority.directory), "STOCKTIDE_GATEWAY_BROKERS": self.gateway_url}
 
     def identity(self, name: str) -> tuple[Path, Revoked]:

@@ -34,7 +34,7 @@ class ChildProcess:
         return self.log_file.read_text().count(f'"{event}"')
 
     def kill(self) -> None:
-        """SIGKILL: no farewell, no commit, and nothing is given back. One that is dead stays so."""
+        """SIGKILL: no DISCONNECT, no commit, no release. A dead process stays dead."""
         self.child.kill()
         self.child.wait(KILL_S_MAX)
 

@@ -4,7 +4,7 @@ Used by the benchmarks and by the fault tests: what is measured and broken is th
 the real protocol (`wire_protocol.replication.Sender`) without a ledger behind it. All gateways of a fleet share one
 connection; one that comes with a certificate is a fleet by itself.
 
-Invariant: a frame is forgotten only when it is acknowledged; a broken link is re-established for ever.
+Invariant: a frame is forgotten only when it is acknowledged; a broken link is re-established forever.
 """
 
 import asyncio
@@ -14,11 +14,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
-from urllib.parse import urlsplit
 
-import aiomqtt
-
+from mqtt_client import Backoff, Connection, ConnectionOptions, connect, stay_connected
 from wire_protocol import names, topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import Ack, GatewayStatus, InvalidMessage
 from wire_protocol.replication import Acked, Forked, Send, Sender, SenderLimits
 from wire_protocol.topics import Channel, Stream
@@ -82,12 +81,11 @@ class Fleet:
         mqtt_version: str = "5",
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        newest = mqtt_version == "5"
-        self._protocol = aiomqtt.ProtocolVersion.V5 if newest else aiomqtt.ProtocolVersion.V311
-        parts = urlsplit(mqtt_url)
-        self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 1883
+        self._options = ConnectionOptions(
+            address=BrokerAddress.parse(mqtt_url), client_id="", mqtt_5=mqtt_version == "5", tls=tls,
+            incoming_max=0, inflight_max=1000, calls_max=PUBLISHES_AT_ONCE,
+        )  # fmt: skip
         self.gateways = {(gateway.name, gateway.stream): gateway for gateway in gateways}
-        self._tls = tls
         names = {name for name, _ in self.gateways}
         self._filter = topics.link(names.pop(), Channel.ACK) if len(names) == 1 else ACK_FILTER
         self._outgoing: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
@@ -131,53 +129,43 @@ class Fleet:
     def add(self, name: str, frame: bytes, stream: Stream = "ledger") -> None:
         """Seal one more frame of a gateway."""
         gateway = self.gateways[name, stream]
-        self._carry_out(gateway, gateway.add(frame, _now_ms()))
+        self._execute(gateway, gateway.add(frame, _now_ms()))
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Publish anything at all, as a hostile or broken gateway would."""
         self._outgoing.put_nowait((topic, payload))
 
     async def _stay_connected(self) -> None:
-        while True:
-            try:
-                await self._connection()
-            except* (aiomqtt.MqttError, OSError):
-                pass
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # aiomqtt may fail while it disconnects, which would hide the cancellation.
-                raise asyncio.CancelledError
+        backoff = Backoff(RECONNECT_DELAY_S, RECONNECT_DELAY_S)
+        await stay_connected(self._contact, lambda _: None, backoff, "fleet.contact")
+
+    async def _contact(self) -> None:
+        try:
+            async with connect(self._options) as connection, asyncio.TaskGroup() as group:
+                await connection.subscribe(self._filter)
+                for number in range(PUBLISHES_AT_ONCE):
+                    group.create_task(self._publish(connection), name=f"fleet.publisher.{number}")
+                for gateway in self.gateways.values():
+                    self._announce(gateway)
+                    self._execute(gateway, gateway.sender.connected(_now_ms()))
+                self.announced.set()
+                async for message in connection.messages():
+                    self._receive(message.topic, message.payload)
+        finally:
             for gateway in self.gateways.values():
                 gateway.sender.disconnected()
             self._outgoing = asyncio.Queue()
-            await asyncio.sleep(RECONNECT_DELAY_S)
 
-    async def _connection(self) -> None:
-        client = aiomqtt.Client(
-            self._host, self._port, protocol=self._protocol, max_inflight_messages=1000, tls_context=self._tls
-        )
-        client.pending_calls_threshold = PUBLISHES_AT_ONCE
-        async with client, asyncio.TaskGroup() as group:
-            await client.subscribe(self._filter, 1)
-            for number in range(PUBLISHES_AT_ONCE):
-                group.create_task(self._publish(client), name=f"fleet.publisher.{number}")
-            for gateway in self.gateways.values():
-                self._announce(gateway)
-                self._carry_out(gateway, gateway.sender.connected(_now_ms()))
-            self.announced.set()
-            async for message in client.messages:
-                self._receive(message.topic.value, message.payload)
-
-    async def _publish(self, client: aiomqtt.Client) -> None:
+    async def _publish(self, connection: Connection) -> None:
         while True:
             topic, payload = await self._outgoing.get()
-            await client.publish(topic, payload, qos=1)
+            await connection.publish(topic, payload)
 
     async def _tick(self) -> None:
         while True:
             now_ms = _now_ms()
             for gateway in self.gateways.values():
-                self._carry_out(gateway, gateway.sender.tick(now_ms))
+                self._execute(gateway, gateway.sender.tick(now_ms))
             await asyncio.sleep(0.1)
 
     def _announce(self, gateway: LoadGateway) -> None:
@@ -194,10 +182,10 @@ class Fleet:
         gateway = self.gateways.get((name, ack.stream))
         if gateway is not None:
             gateway.acks.append(ack)
-            self._carry_out(gateway, gateway.sender.receive(ack, _now_ms()))
+            self._execute(gateway, gateway.sender.receive(ack, _now_ms()))
             self._changed.set()
 
-    def _carry_out(self, gateway: LoadGateway, effects: Iterable[object]) -> None:
+    def _execute(self, gateway: LoadGateway, effects: Iterable[object]) -> None:
         for effect in effects:
             if isinstance(effect, Send):
                 gateway.sends += 1

@@ -70,14 +70,14 @@ class Scanner:
             self.say(payload)
 
     def has_receipts(self, count: int) -> bool:
-        """Whether so many events have a receipt; as firmware, it sends again what has none after a silence."""
+        """Whether `count` events have a receipt; as firmware, it sends again what has none after a silence."""
         if self.wait_for_receipts(count, timeout_s=1):
             return True
         self.resend()
         return False
 
     def wait_for_receipts(self, count: int, timeout_s: float = 60) -> bool:
-        """Whether so many events got a receipt in time."""
+        """Whether `count` events got a receipt in time."""
         with self.changed:
             return self.changed.wait_for(lambda: len(self.committed) + len(self.refused) >= count, timeout_s)
 

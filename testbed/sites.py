@@ -11,7 +11,7 @@ from edge_agent.ledger import database, outbox, queries
 from edge_agent.ledger.drafts import Draft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
-from edge_agent.ledger.site_logs import SiteBook, known_logs
+from edge_agent.ledger.site_logs import SiteLogWriter, known_logs
 from testbed.hand_clock import HandClock
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
@@ -58,7 +58,7 @@ class SiteGateway:
         for message in messages:
             with database.transaction(self.ledger.connection):
                 decoded = frames.decode(message.frame)
-                verdicts.append(SiteBook(self.ledger).receive(message, decoded))
+                verdicts.append(SiteLogWriter(self.ledger).receive(message, decoded))
         return verdicts
 
     def fetch(self, everything: Sequence[SiteFrame]) -> None:
@@ -111,7 +111,7 @@ def defined(sites: Sequence[SiteGateway]) -> Stock:
 # Few shelves and items, so that late counts, late movements and ties are common.
 drafts: st.SearchStrategy[Draft] = st.one_of(
     st.builds(
-        lambda shelf, quantity, lot: draft("count", "screw", quantity, location=shelf, lot=lot),
+        lambda image_store, quantity, lot: draft("count", "screw", quantity, location=image_store, lot=lot),
         st.sampled_from(["A-1", "A-2"]),
         st.integers(0, 20),
         st.sampled_from([None, "L1"]),
@@ -137,7 +137,7 @@ drafts: st.SearchStrategy[Draft] = st.one_of(
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens at one gateway: it books, its clock is turned, it seals, or it hears of others."""
+    """One thing that happens at one gateway: it books, its clock is turned, it seals, or it learns of others."""
 
     gateway: int
     booked: list[Draft]

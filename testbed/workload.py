@@ -28,7 +28,7 @@ class Warehouse:
         self._boot = names.ulid(start_ms, seed.to_bytes(10))
 
     def entries(self) -> Iterator[LedgerEntry]:
-        """Movements, and some counts, for ever."""
+        """Movements, and some counts, forever."""
         while True:
             self._ms += self._chance.randint(1, 2 * STEP_MS)
             self._number += 1
@@ -36,7 +36,9 @@ class Warehouse:
 
     def _entry(self) -> LedgerEntry:
         sku = f"SKU-{self._chance.choices(range(SKUS), cum_weights=self._weights)[0]:05}"
-        shelf, bulk = self._homes.setdefault(sku, [f"P-{place:03}" for place in self._chance.sample(range(PLACES), 2)])
+        image_store, bulk = self._homes.setdefault(
+            sku, [f"P-{place:03}" for place in self._chance.sample(range(PLACES), 2)]
+        )
         body = {
             "hlc": clock.pack(self._ms),
             "boot": self._boot,
@@ -48,9 +50,10 @@ class Warehouse:
             "reference": f"ORDER-{self._number // 7}",
         }
         if self._chance.random() < self._counts:
-            return Count.model_validate(body | {"location": shelf, "quantity": self._chance.randint(0, 500)})
+            return Count.model_validate(body | {"location": image_store, "quantity": self._chance.randint(0, 500)})
         kind, source, destination = self._chance.choices(
-            [("pick", shelf, names.CUSTOMER), ("move", bulk, shelf), ("receive", names.SUPPLIER, bulk)], [6, 2, 2]
+            [("pick", image_store, names.CUSTOMER), ("move", bulk, image_store), ("receive", names.SUPPLIER, bulk)],
+            [6, 2, 2],
         )[0]
         quantity = {"pick": self._chance.randint(1, 5), "move": 20, "receive": 100}[kind]
         return Movement.model_validate(

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 from wire_protocol import PROTOCOL_VERSION, catalog, firmware, frames, messages, site_messages, twin
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import FrameHeader
-from wire_protocol.proof import ProofAnswer, ProofQuestion
+from wire_protocol.proof import DigestAnswer, DigestQuestion
 from wire_protocol.topics import TOPICS, Channel, Role, TopicRule
 
 PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
@@ -20,13 +20,13 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.STATUS: messages.GatewayStatus,
     Channel.REPORTED_TWIN: twin.ReportedTwin,
     Channel.REPLY: messages.Reply,
-    Channel.CERTIFICATE_ASK: messages.CertificateRequest,
+    Channel.CERTIFICATE_REQUEST: messages.CertificateRequest,
     Channel.ACK: messages.Ack,
     Channel.DESIRED_TWIN: twin.DesiredTwin,
-    Channel.SITE_ASK: site_messages.SiteAsk,
+    Channel.SITE_REQUEST: site_messages.SiteRequest,
     Channel.SITE_LEDGER: site_messages.SiteFrameLine,
     Channel.CATALOG: catalog.CatalogPage,
-    Channel.CATALOG_ASK: catalog.CatalogAsk,
+    Channel.CATALOG_REQUEST: catalog.CatalogRequest,
     Channel.COMMAND: messages.Command,
     Channel.CERTIFICATE: messages.CertificateResponse,
     Channel.CLAIM_REQUEST: messages.ClaimRequest,
@@ -37,10 +37,10 @@ PAYLOADS: Final[dict[Channel, type[BaseModel]]] = {
     Channel.DEVICE_RECEIPT: messages.DeviceReceipt,
     Channel.DEVICE_CONFIG: twin.DeviceConfig,
     Channel.DEVICE_COMMAND: messages.DeviceCommand,
-    Channel.FIRMWARE_ASK: firmware.FirmwareAsk,
+    Channel.FIRMWARE_REQUEST: firmware.FirmwareRequest,
     Channel.FIRMWARE: firmware.FirmwareChunkLine,
     Channel.DEVICE_FIRMWARE: firmware.FirmwareOffer,
-    Channel.DEVICE_FIRMWARE_ASK: firmware.FirmwareAsk,
+    Channel.DEVICE_FIRMWARE_REQUEST: firmware.FirmwareRequest,
     Channel.DEVICE_FIRMWARE_CHUNK: firmware.FirmwareChunkLine,
 }
 # What is inside other messages, or the second kind on a topic: entries, the end of a site's frames, the stock proof.
@@ -49,8 +49,8 @@ PARTS: Final[tuple[type[BaseModel], ...]] = (
     Count,
     Reading,
     site_messages.SiteHeads,
-    ProofQuestion,
-    ProofAnswer,
+    DigestQuestion,
+    DigestAnswer,
 )
 
 _PARAMETERS: Final = {

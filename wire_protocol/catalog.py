@@ -4,7 +4,7 @@ A position is a version and a key. Each item and location has the version of the
 within a version they are ordered by key, so a gateway that says how far it is gets exactly what it lacks: everything
 the first time, one item when one has changed.
 
-Invariant: a page says where it begins; whoever is elsewhere does not take it.
+Invariant: a page says where it begins; a gateway at another position does not take it.
 """
 
 from typing import Annotated, ClassVar, Final
@@ -46,7 +46,7 @@ class CatalogPosition(Part):
     key: CatalogKey = ""
 
 
-class CatalogAsk(Message):
+class CatalogRequest(Message):
     """A gateway asks for what follows a position."""
 
     after: CatalogPosition = CatalogPosition()
@@ -55,7 +55,7 @@ class CatalogAsk(Message):
 class CatalogPage(Message):
     """What follows `after`, up to `upto`; `more` says to ask again. Without entries it says only that there is more.
 
-    `head` is the latest version in the cloud: a gateway that is beyond it reads everything anew, because the cloud has
+    `head` is the latest version in the cloud: a gateway that is beyond it reads everything again, because the cloud has
     lost what it has read.
     """
 

@@ -48,7 +48,7 @@ class ClaimCode:
 
     @classmethod
     def parse(cls, typed: str) -> Self:
-        """Read a claim as somebody typed or scanned it.
+        """Read a claim as it was typed or scanned.
 
         Raises:
             InvalidClaim: a character is missing, too many or wrong; the message never repeats what was typed.

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from wire_protocol import names
 from wire_protocol.errors import WireError
 from wire_protocol.problems import first_problem
-from wire_protocol.proof import PREFIXES_MAX, ProofQuestion
+from wire_protocol.proof import PREFIXES_MAX, DigestQuestion
 
 Arguments: TypeAlias = Mapping[str, str | int | bool]
 Sentence = Annotated[str, StringConstraints(min_length=1, max_length=200)]
@@ -46,7 +46,7 @@ class Recount(Request):
 
 
 class Locate(Request):
-    """Let a device blink and beep for so many seconds, so that somebody finds it."""
+    """Let a device blink and beep for some seconds, so that a technician finds it."""
 
     summary = "let a device blink and beep"
 
@@ -55,13 +55,13 @@ class Locate(Request):
 
 
 class CollectDiagnostics(Request):
-    """Send what somebody far away needs to help: versions, settings, disk, queue, the last dead letters; no secrets."""
+    """Send what remote support needs: versions, settings, disk, queue, the last dead letters; no secrets."""
 
     summary = "send versions, settings, disk and the last dead letters"
 
 
 class SetLogLevel(Request):
-    """Log more or less, for so many minutes; then as before."""
+    """Log more or less for some minutes; then as before."""
 
     summary = "log more or less for a while"
 
@@ -82,9 +82,9 @@ class ProveStock(Request):
 
     prefixes: Annotated[str, StringConstraints(max_length=17 * PREFIXES_MAX)]
 
-    def question(self) -> ProofQuestion:
+    def question(self) -> DigestQuestion:
         """The question."""
-        return ProofQuestion(prefixes=tuple(self.prefixes.split(",")))
+        return DigestQuestion(prefixes=tuple(self.prefixes.split(",")))
 
 
 REQUESTS: Final[Mapping[str, type[Request]]] = {

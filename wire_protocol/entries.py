@@ -137,8 +137,8 @@ def route_problem(kind: MovementKind, source: str, destination: str) -> str | No
     if not names.is_known_location(source) or not names.is_known_location(destination):
         return "a location that begins with '@' is not one the ledger defines"
     if kind == "correct":
-        shelf = destination if source == names.ADJUST else source
-        between = names.ADJUST in {source, destination} and not names.is_virtual(shelf)
+        image_store = destination if source == names.ADJUST else source
+        between = names.ADJUST in {source, destination} and not names.is_virtual(image_store)
         return None if between else "a correction goes between @adjust and a shelf"
     sources, destinations = ROUTES[kind]
     if not _fits(source, sources):

@@ -64,7 +64,7 @@ class FirmwareOffer(Message, Release):
         return cls(**{name: getattr(release, name) for name in Release.model_fields})
 
 
-class FirmwareAsk(Message):
+class FirmwareRequest(Message):
     """Asks for a piece of an image: by a device at its gateway, and by a gateway at the cloud."""
 
     sha256: Digest

@@ -5,9 +5,9 @@ A frame is one JSON object `{v, stream, epoch, frame, first_seq, count, prev, bo
 first sent, kept, and re-sent byte for byte.
 
 `entries` is columnar: one list for each field, one value where all rows agree, nothing where none has the field.
-Neighbouring values resemble each other far more than neighbouring fields do, which is what zlib lives on. Times are
+Neighbouring values resemble each other far more than neighbouring fields do, which is what zlib compresses. Times are
 stored as differences: `ms` and `tick` are the two halves of the hybrid logical clock, `drift_ms` is clock minus
-monotonic time, constant while nobody touches the clock.
+monotonic time, constant while the clock is not set.
 
 `prev` is the BLAKE2b-256 (RFC 7693) of the frame before, so the chain shows both tampering and a gateway that was
 restored from an old backup. The digest is of the JSON inside: the padding bits at the end of a zlib stream are covered
@@ -66,7 +66,7 @@ _COLUMNS: Final = frozenset(_FIELDS) | frozenset(_DELTAS) | frozenset(_CLOCK)
 
 
 class LogHead(BaseModel):
-    """The last frame of a log that somebody has: its number and its digest."""
+    """The last frame of a log that a receiver has: its number and its digest."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -109,7 +109,7 @@ class Frame:
     """A decoded frame: header, the digest the next frame must name, and the rows, not yet validated.
 
     `problem` says why the rows cannot be read at all; the frame still has its place in the chain, so it is merged with
-    every entry rejected instead of stopping its stream for ever.
+    every entry rejected instead of stopping its stream.
     """
 
     header: FrameHeader
@@ -137,7 +137,7 @@ def _hash(plain: bytes) -> str:
 
 
 def seal(header: FrameHeader, entries: Sequence[Movement | Count | Reading]) -> bytes:
-    """Encode a frame, once and for ever.
+    """Encode a frame, once.
 
     Raises:
         InvalidFrame: the entries do not fit the header or the size bound (the caller seals fewer).

@@ -16,7 +16,7 @@ from wire_protocol.claims import SECRET_PATTERN
 from wire_protocol.entries import EntryKind, Quantity, QuantityOrZero, ReadingValues
 from wire_protocol.errors import WireError
 from wire_protocol.problems import REASON_CHARS_MAX, first_problem
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 from wire_protocol.topics import Stream
 
 EPOCH_MS_MAX: Final = (1 << 47) - 1
@@ -78,8 +78,9 @@ class Part(BaseModel):
 class DeviceEvent(_Strict):
     """A scan: one movement or one count.
 
-    `id` is unique per device for ever: a device sends an event again, with the same id, until it gets a receipt, and
-    the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left out.
+    `id` is unique per device, for its whole life: a device sends an event again, with the same id, until it gets a
+    receipt, and the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left
+    out.
     """
 
     id: names.EventId
@@ -157,7 +158,7 @@ class DeviceReceipt(Message):
 
 
 class DeviceCommand(Message):
-    """A gateway asks a device to blink and beep for so many seconds, so that somebody finds it."""
+    """A gateway asks a device to blink and beep for some seconds, so that a technician finds it."""
 
     name: Literal["locate"] = "locate"
     seconds: Annotated[int, Field(ge=1, le=3600)]
@@ -176,7 +177,7 @@ class Rejected(Part):
     reason: Reason
 
 
-class Bounded(Part):
+class ClampedTime(Part):
     """An entry whose time lay outside what the cloud believes, and the time it was given instead."""
 
     seq: Annotated[int, Field(ge=1)]
@@ -204,7 +205,7 @@ class Ack(Message):
     want: Annotated[int, Field(ge=1)] | None = None
     fork: Reason | None = None
     digest: Digest | None = None
-    bounded: Annotated[tuple[Bounded, ...], Field(max_length=1000)] = ()
+    bounded: Annotated[tuple[ClampedTime, ...], Field(max_length=1000)] = ()
 
 
 class StreamStatus(Part):
@@ -242,7 +243,7 @@ class GatewayStatus(Message):
     dead_letters: Count = 0
     readings_dropped: Count = 0
     devices_online: Count = 0
-    stock: StockProof | None = None
+    stock: StockDigest | None = None
 
 
 class Command(Message):
@@ -318,9 +319,9 @@ class CertificateResponse(Issued):
 
 __all__ = [
     "Ack",
-    "Bounded",
     "ClaimRequest",
     "ClaimResponse",
+    "ClampedTime",
     "ClockStatus",
     "Command",
     "DeviceCommand",

@@ -25,7 +25,8 @@ ULID_PATTERN: Final = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
 _UNPRINTABLE: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 TEXT_PATTERN: Final = rf"^[^\s{_UNPRINTABLE}](?:[^{_UNPRINTABLE}]{{0,62}}[^\s{_UNPRINTABLE}])?$"
 
-# What each pattern asks for, in words: nobody should have to read a regular expression to mend a message.
+# What each pattern asks for, in words: a firmware author should not need to read a regular expression to mend a
+# message.
 PATTERNS: Final = {
     SLUG_PATTERN: f"use 1 to {SLUG_CHARS_MAX} of a-z, 0-9 and '-', beginning and ending with a letter or digit",
     DEVICE_PATTERN: f"use 1 to {DEVICE_CHARS_MAX} of A-Z, a-z, 0-9, '.', '_' and '-', beginning with a letter or digit",
@@ -127,8 +128,8 @@ def text(value: str, what: str) -> str:
     )
 
 
-def shelf(value: str) -> str:
-    """Return the name of a shelf unchanged, or raise InvalidName; virtual locations are not anybody's to register."""
+def image_store(value: str) -> str:
+    """Return the name of a shelf unchanged, or raise InvalidName; virtual locations cannot be registered."""
     if is_virtual(value):
         raise InvalidName(f"{value!r} is not a shelf.", hint="Names that begin with @ stand for the world outside.")
     return text(value, "location")

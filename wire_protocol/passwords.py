@@ -17,7 +17,7 @@ from pydantic import StringConstraints
 # Mosquitto checks a password on its only thread while all other clients wait, so a fleet that reconnects after an
 # outage pays for each iteration. Ours are random by default, where stretching adds nothing: 101 is Mosquitto's own.
 ITERATIONS: Final = 101
-# A hash comes from outside, in a twin or in a password file, and whoever verifies pays for its iterations: 5 digits.
+# A hash comes from outside, in a twin or in a password file, and the verifier pays for its iterations: 5 digits.
 ITERATIONS_MAX: Final = 99_999
 _ITERATIONS: Final = r"[1-9][0-9]{0,4}"
 _FIELDS: Final = 5

@@ -10,7 +10,7 @@ The modulus is prime because a product modulo 2**64 forgets as many high bits of
 bits (stock that is off by 2**40 would be compared in 24 bits), while modulo a prime every difference below 2**61 is
 multiplied by an invertible number and seen in all 61 bits; the values also fit a signed 64-bit column.
 
-What it is not: proof against a forger. The hash has no secret key and the sum is linear, so somebody who may choose
+What it is not: proof against a forger. The hash has no secret key and the sum is linear, so an attacker who may choose
 cell names or quantities can work out two stocks with one digest. It finds faults (a lost row, a double booking, a disk
 that lies), with a chance of 2**-61 to miss one; who may write to a ledger is the business of names and certificates.
 
@@ -79,7 +79,7 @@ def digest_change(cell: Cell, change: int) -> int:
 
 
 def position_change(gateway: str, epoch: str, entries: int) -> int:
-    """What it adds to the position when so many more entries of a log are taken."""
+    """What it adds to the position when that many more entries of a log are taken."""
     return log_hash(gateway, epoch) * entries % MODULUS
 
 
@@ -115,7 +115,7 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-class StockProof(_Part):
+class StockDigest(_Part):
     """What one end holds: where it is, the digest of its stock there, and in how many cells that is not zero."""
 
     position: Hex64
@@ -123,24 +123,24 @@ class StockProof(_Part):
     cells: CellCount
 
     @classmethod
-    def make(cls, position: int, digest: int, cells: int) -> "StockProof":
+    def make(cls, position: int, digest: int, cells: int) -> "StockDigest":
         """A proof from the numbers that a store keeps."""
         return cls(position=as_text(position), digest=as_text(digest), cells=cells)
 
     @classmethod
-    def of(cls, on_hand: Iterable[tuple[Cell, int]], position: int) -> "StockProof":
+    def of(cls, on_hand: Iterable[tuple[Cell, int]], position: int) -> "StockDigest":
         """A proof from scratch."""
         held = [(cell, quantity) for cell, quantity in on_hand if quantity]
         return cls.make(position, stock_digest(held), len(held))
 
 
-class ProofQuestion(_Part):
+class DigestQuestion(_Part):
     """What do you hold of the cells whose hash begins with each of these?"""
 
     prefixes: Annotated[tuple[Prefix, ...], Field(min_length=1, max_length=PREFIXES_MAX)]
 
 
-class ProofAnswer(_Part):
+class DigestAnswer(_Part):
     """What is held at a position, by bucket: digest and number of cells.
 
     A prefix with more than `LEAF_CELLS_MAX` cells is answered by its children (one more digit; empty ones left out),
@@ -157,7 +157,7 @@ class ProofAnswer(_Part):
 # --- the answering side -----------------------------------------------------------------------------------------
 
 
-def answer(question: ProofQuestion, on_hand: Iterable[tuple[Cell, int]], position: int) -> ProofAnswer:
+def answer(question: DigestQuestion, on_hand: Iterable[tuple[Cell, int]], position: int) -> DigestAnswer:
     """Answer a question from balances, taken at a position; a prefix for which there is no room is left out."""
     held = _Buckets(on_hand)
     buckets: dict[str, tuple[str, int]] = {}
@@ -172,7 +172,7 @@ def answer(question: ProofQuestion, on_hand: Iterable[tuple[Cell, int]], positio
         if len(cells) + len(listed) <= ANSWER_CELLS_MAX:
             buckets[prefix] = bucket.as_parts()
             cells += [(*cell, quantity) for cell, quantity in listed]
-    return ProofAnswer(position=as_text(position), buckets=buckets, cells=tuple(cells))
+    return DigestAnswer(position=as_text(position), buckets=buckets, cells=tuple(cells))
 
 
 class _Bucket(NamedTuple):
@@ -229,7 +229,7 @@ class Bisection:
         self._held, self._position = _Buckets(on_hand), as_text(position)
         # Never a prefix together with the beginning of it, so no cell is found twice.
         self._pending = [""]
-        self._asked: ProofQuestion | None = None
+        self._asked: DigestQuestion | None = None
         self._found: list[tuple[Cell, int, int]] = []
 
     @property
@@ -242,16 +242,16 @@ class Bisection:
         """The cells that differ with what we hold and what they hold, sorted; at most `DIFFERENCES_MAX`."""
         return sorted(self._found)[:DIFFERENCES_MAX]
 
-    def next_question(self) -> ProofQuestion | None:
+    def next_question(self) -> DigestQuestion | None:
         """What to ask, the same again until it is answered; None when there is nothing more to ask."""
         if self._asked is None and not self._is_over():
             # The deepest first: what is waiting stays short, and the first differences are known early.
             chosen, self._pending = self._pending[-PREFIXES_MAX:], self._pending[:-PREFIXES_MAX]
-            self._asked = ProofQuestion(prefixes=tuple(chosen))
+            self._asked = DigestQuestion(prefixes=tuple(chosen))
             self.rounds += 1
         return self._asked
 
-    def receive(self, answer: ProofAnswer) -> None:
+    def receive(self, answer: DigestAnswer) -> None:
         """Take an answer. What was asked and is not answered in it, or not credibly, is asked again."""
         asked, self._asked = self._asked, None
         if asked is None:
@@ -267,14 +267,14 @@ class Bisection:
     def _is_over(self) -> bool:
         return self.moved or not self._pending or self.rounds >= ROUNDS_MAX or len(self._found) > DIFFERENCES_MAX
 
-    def _settle(self, prefix: str, answer: ProofAnswer, theirs: _Buckets) -> bool:
+    def _settle(self, prefix: str, answer: DigestAnswer, theirs: _Buckets) -> bool:
         """Compare the cells of a bucket; only when those listed are the ones its digest speaks of."""
         if answer.buckets.get(prefix) != theirs.bucket(prefix).as_parts():
             return False
         self._found += differences(self._held.cells(prefix), theirs.cells(prefix))
         return True
 
-    def _descend(self, prefix: str, answer: ProofAnswer) -> bool:
+    def _descend(self, prefix: str, answer: DigestAnswer) -> bool:
         """Look at the children of a bucket: those that differ are asked next, those they do not have are known."""
         children = [prefix + digit for digit in FAN_OUT]
         if not any(child in answer.buckets for child in children):

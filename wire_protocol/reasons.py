@@ -1,9 +1,9 @@
 """Reasons with a code: the code is what programs decide by, the sentence after it is what people read.
 
 On the wire and in the stores a reason is one text, `code: sentence`; in memory a state is the code. Ends of before
-there were codes wrote the sentence alone: `of` still understands those that somebody decides by.
+there were codes wrote the sentence alone: `of` still understands those by which a receiver decides.
 
-Invariant: a code never changes its name, and nobody decides by a sentence.
+Invariant: a code never changes its name, and no code decides by a sentence.
 """
 
 import re

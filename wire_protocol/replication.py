@@ -20,12 +20,12 @@ from typing import Final, NamedTuple, TypeAlias
 from wire_protocol import frames
 from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader
-from wire_protocol.messages import Ack, Bounded, Rejected
+from wire_protocol.messages import Ack, ClampedTime, Rejected
 from wire_protocol.reasons import ForkCode
 from wire_protocol.topics import Stream
 
-# Until the cloud has told its window: a fleet that comes back at once with full windows would wait in a queue that is
-# longer than its resend timers.
+# Until the cloud's first acknowledgement gives a window. A fleet that comes back at once with full windows would wait
+# in a queue that is longer than its resend timers.
 FIRST_WINDOW_FRAMES: Final = 4
 REJECTED_PER_ACK_MAX: Final = 250  # with the longest reasons, such an acknowledgement still fits its bound
 
@@ -293,7 +293,7 @@ class Verdict(Enum):
 
 
 class Receiver:
-    """The receiving end of one log: one stream of one gateway in one epoch, over a cursor that somebody else stores.
+    """The receiving end of one log: one stream of one gateway in one epoch, over a cursor that the caller stores.
 
     Every epoch is a log of its own, so a gateway that was cloned can go on in two: neither can disturb the other. What
     a new epoch must do is know the older ones first: its first frame says in `after` how far.
@@ -332,7 +332,7 @@ class Receiver:
         window: int,
         *,
         rejected: Iterable[Rejected] = (),
-        bounded: Iterable[Bounded] = (),
+        bounded: Iterable[ClampedTime] = (),
         ask: bool = False,
     ) -> Ack:
         """The acknowledgement of everything up to the cursor. Send it only after the cursor is committed.
@@ -360,7 +360,13 @@ class Receiver:
         )
 
     def acks(
-        self, now_ms: int, window: int, *, rejected: Iterable[Rejected] = (), bounded: Iterable[Bounded] = (), ask: bool
+        self,
+        now_ms: int,
+        window: int,
+        *,
+        rejected: Iterable[Rejected] = (),
+        bounded: Iterable[ClampedTime] = (),
+        ask: bool,
     ) -> Iterator[Ack]:
         """As many acknowledgements as it takes to tell everything that was rejected; mostly one."""
         told = iter(rejected)

@@ -34,7 +34,7 @@ class LogCursor(Part):
     digest: Digest | None = None
 
 
-class SiteAsk(Message):
+class SiteRequest(Message):
     """A gateway asks for the frames of its site's logs, its own older ones included, after what it has.
 
     `own` is the log it writes itself, which it need not be sent; absent when it asks for that too. A log of which

@@ -24,8 +24,8 @@ class TrueTime(NamedTuple):
 def true_time(entry: Movement | Count | Reading, boots: Mapping[str, int], received_ms: int) -> TrueTime:
     """When an entry happened, bounded to [received - 90 days, received + 5 minutes].
 
-    Where the cloud has told its time during the entry's boot, that boot's monotonic clock says when it was; the wall
-    clock may have stood in 1970 or been set twice since. Otherwise the entry's clock is all there is.
+    Where an acknowledgement gave the cloud's time during the entry's boot, that boot's monotonic clock says when it
+    was; the wall clock may have stood in 1970 or been set twice since. Otherwise the entry's clock is all there is.
 
     Args:
         entry: the entry.

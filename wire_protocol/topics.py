@@ -40,10 +40,10 @@ class Channel(StrEnum):
     STATUS = "up/status"
     REPORTED_TWIN = "up/twin"
     REPLY = "up/reply"
-    SITE_ASK = "up/site"
-    CATALOG_ASK = "up/catalog"
-    CERTIFICATE_ASK = "up/certificate"
-    FIRMWARE_ASK = "up/firmware"
+    SITE_REQUEST = "up/site"
+    CATALOG_REQUEST = "up/catalog"
+    CERTIFICATE_REQUEST = "up/certificate"
+    FIRMWARE_REQUEST = "up/firmware"
     ACK = "down/ack"
     DESIRED_TWIN = "down/twin"
     SITE_LEDGER = "down/ledger"
@@ -60,7 +60,7 @@ class Channel(StrEnum):
     DEVICE_CONFIG = "config"
     DEVICE_COMMAND = "command"
     DEVICE_FIRMWARE = "firmware"
-    DEVICE_FIRMWARE_ASK = "firmware-ask"
+    DEVICE_FIRMWARE_REQUEST = "firmware-ask"
     DEVICE_FIRMWARE_CHUNK = "firmware-chunk"
 
 
@@ -104,10 +104,10 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _link(Channel.STATUS, up=True, retain=True, summary="Gateway status, and its last will"),
     _link(Channel.REPORTED_TWIN, up=True, summary="Reported twin: version applied and errors"),
     _link(Channel.REPLY, up=True, summary="Results of commands"),
-    _link(Channel.SITE_ASK, up=True, summary="Asks for the frames of the site's other logs"),
-    _link(Channel.CATALOG_ASK, up=True, summary="Asks for what has changed in the catalogue"),
-    _link(Channel.CERTIFICATE_ASK, up=True, summary="Asks for the next certificate before this one runs out"),
-    _link(Channel.FIRMWARE_ASK, up=True, summary="Asks for the next piece of a firmware image"),
+    _link(Channel.SITE_REQUEST, up=True, summary="Asks for the frames of the site's other logs"),
+    _link(Channel.CATALOG_REQUEST, up=True, summary="Asks for what has changed in the catalogue"),
+    _link(Channel.CERTIFICATE_REQUEST, up=True, summary="Asks for the next certificate before this one runs out"),
+    _link(Channel.FIRMWARE_REQUEST, up=True, summary="Asks for the next piece of a firmware image"),
     _link(Channel.ACK, up=False, summary="Cumulative acknowledgement, sent after the commit"),
     _link(Channel.DESIRED_TWIN, up=False, retain=True, summary="Desired twin"),
     _link(Channel.SITE_LEDGER, up=False, summary="Frames of the site's other logs, and where they end"),
@@ -124,7 +124,7 @@ TOPICS: Final[tuple[TopicRule, ...]] = (
     _device(Channel.DEVICE_CONFIG, up=False, retain=True, summary="Device configuration"),
     _device(Channel.DEVICE_COMMAND, up=False, summary="Asks a device to show where it is"),
     _device(Channel.DEVICE_FIRMWARE, up=False, retain=True, summary="The firmware release that a device is to run"),
-    _device(Channel.DEVICE_FIRMWARE_ASK, up=True, qos=0, summary="Asks for a piece of a firmware image"),
+    _device(Channel.DEVICE_FIRMWARE_REQUEST, up=True, qos=0, summary="Asks for a piece of a firmware image"),
     _device(Channel.DEVICE_FIRMWARE_CHUNK, up=False, qos=0, summary="A piece of a firmware image"),
 )
 RULES: Final[dict[Channel, TopicRule]] = {rule.channel: rule for rule in TOPICS}

@@ -45,9 +45,7 @@ def render_files(
     cafile: Annotated[Path | None, typer.Option(help="Certificate authority of the clients, PEM.")] = None,
     certfile: Annotated[Path | None, typer.Option(help="The broker's own certificate, PEM.")] = None,
     keyfile: Annotated[Path | None, typer.Option(help="The broker's own key, PEM.")] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="Directory for what the broker remembers; OUT unless given.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory for what the broker stores; OUT unless given.")] = None,
     limit: Annotated[list[str] | None, typer.Option(help="NAME=VALUE, see `stocktide broker limits`.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -28,7 +28,7 @@ def fleet_files(
     worker_address: Annotated[str, typer.Option(help="Address that workers reach.")] = "127.0.0.1",
     worker_port: Port = 1884,
     worker_tls: Annotated[bool, typer.Option("--worker-tls", help="TLS for workers too: not on this machine.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Directory for what the broker remembers.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory for what the broker stores.")] = None,
     rabbitmq_gateway: Annotated[
         list[str] | None, typer.Option(help="A gateway for RabbitMQ's definitions; may be given often.")
     ] = None,
@@ -74,7 +74,7 @@ def fleet_files(
 
 
 def _write(file: Path, text: str) -> None:
-    """Replace a file; nobody but its owner can read it, from its first byte on."""
+    """Replace a file; only its owner can read it, from its first byte on."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}")
     partial.unlink(missing_ok=True)

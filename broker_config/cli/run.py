@@ -19,7 +19,7 @@ from broker_config.mosquitto import TlsFiles
 from broker_config.policy import Side
 
 if TYPE_CHECKING:
-    from broker_config.embedded.listeners import Door
+    from broker_config.embedded.listeners import Listener
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer in JSON.")]
 ConnectionsMax = Annotated[
@@ -36,11 +36,11 @@ def run(
     connections_max: ConnectionsMax = EMBEDDED_CONNECTIONS_MAX,
     as_json: AsJson = False,
 ) -> None:
-    """Run the embedded broker in the foreground until SIGTERM. For demos and tests: it forgets everything."""
+    """Run the embedded broker in the foreground until SIGTERM. For demos and tests: it stores nothing."""
     if (password_file is None) != anonymous:
         raise InvalidConfig("Who may connect?", hint="Give either --passwords FILE or --anonymous.")
 
-    def wanted() -> "list[Door]":
+    def wanted() -> "list[Listener]":
         from broker_config.embedded import listeners
 
         users = passwords.read(password_file) if password_file else None
@@ -63,11 +63,11 @@ def run_fleet(
 ) -> None:
     """Run the embedded broker for gateways with certificates, with doors for claims and for workers.
 
-    Loopback only, MQTT 3.1.1 only, and it forgets everything: for demos and tests. `broker fleet` is for the rest.
+    Loopback only, MQTT 3.1.1 only, and it stores nothing: for demos and tests. `broker fleet` is for the rest.
     """
     tls = TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
 
-    def wanted() -> "list[Door]":
+    def wanted() -> "list[Listener]":
         from broker_config.embedded import listeners
 
         return listeners.fleet(
@@ -82,7 +82,7 @@ def run_fleet(
     asyncio.run(_serve(Side.CLOUD, wanted, connections_max, as_json=as_json))
 
 
-async def _serve(side: Side, wanted: "Callable[[], list[Door]]", connections_max: int, *, as_json: bool) -> None:
+async def _serve(side: Side, wanted: "Callable[[], list[Listener]]", connections_max: int, *, as_json: bool) -> None:
     try:
         from broker_config.embedded.broker import (
             HOST,
@@ -100,22 +100,24 @@ async def _serve(side: Side, wanted: "Callable[[], list[Door]]", connections_max
     async with embedded as broker, asyncio.TaskGroup() as group:
         reading = group.create_task(_read_again(broker.open, wanted, changed), name="broker.reading")
         urls = {
-            door.name: f"{'mqtt' if door.tls is None else 'mqtts'}://{HOST}:{broker.port_of(door.name)}"
-            for door in given
+            listener.name: f"{'mqtt' if listener.tls is None else 'mqtts'}://{HOST}:{broker.port_of(listener.name)}"
+            for listener in given
         }
         if len(urls) == 1:
             (url,) = urls.values()
             text = json.dumps({"url": url}) if as_json else f"listening on {url}"
         else:
-            told = ", ".join(f"{url} ({name})" for name, url in urls.items())
-            text = json.dumps(urls) if as_json else f"listening on {told}"
-        print(text, flush=True)  # noqa: T201 - the answer; whoever starts us waits for this line
+            addresses = ", ".join(f"{url} ({name})" for name, url in urls.items())
+            text = json.dumps(urls) if as_json else f"listening on {addresses}"
+        print(text, flush=True)  # noqa: T201 - the answer; the parent process waits for this line
         await stopped.wait()
         reading.cancel()
 
 
 async def _read_again(
-    put: "Callable[[Sequence[Door]], Awaitable[None]]", wanted: "Callable[[], list[Door]]", changed: asyncio.Event
+    put: "Callable[[Sequence[Listener]], Awaitable[None]]",
+    wanted: "Callable[[], list[Listener]]",
+    changed: asyncio.Event,
 ) -> None:
     while True:
         await changed.wait()
@@ -123,7 +125,7 @@ async def _read_again(
         try:
             await put(wanted())
         except BrokerError as error:
-            # Whoever sent the signal reads the log; those who are connected must not pay for a bad file.
+            # The operator who sent the signal reads the log; a bad file must not end connections.
             typer.echo(f"error: {error}\nhint:  everything is as it was; mend it and send SIGHUP again", err=True)
         else:
             typer.echo("read again", err=True)

@@ -1,9 +1,9 @@
 """The first packet of a connection: read, judged at the door, and handed on in the name of whom the door knows.
 
-amqtt looks a session up by the client id of CONNECT, and takes it over or forgets it, before any plugin is asked who is
+amqtt looks a session up by the client id of CONNECT, and takes it over or drops it, before any plugin is asked who is
 there; and to one who resumes a session it shows the TLS of the connection before. So it is asked here, in front of it.
 
-Invariant: whoever is refused here has touched no session.
+Invariant: a client that is refused here has touched no session.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from amqtt.mqtt.connack import (
 from amqtt.mqtt.connect import ConnectPacket, ConnectPayload, ConnectVariableHeader
 from amqtt.mqtt.packet import CONNECT, MQTTFixedHeader
 
-from broker_config.embedded.listeners import Admitted, Caller, Door, common_name
+from broker_config.embedded.listeners import Admitted, Caller, Listener, common_name
 from broker_config.policy import Action, Side, may
 
 CONNECT_BYTES_MAX: Final = 256 * 1024  # a last will is in it, and a gateway's is a status message
@@ -30,7 +30,7 @@ _LEVEL: Final = 4  # MQTT 3.1.1
 
 
 class Refused(Exception):
-    """Nobody we know; `code` is the answer, None for what was no CONNECT at all."""
+    """The client is refused; `code` is the CONNACK's, None when it sent no CONNECT at all."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(code)
@@ -57,13 +57,13 @@ class Handed(ReaderAdapter):
 
 
 async def admitted(
-    door: Door, side: Side, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    listener: Listener, side: Side, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> tuple[Admitted, Handed] | None:
-    """Who has come, and what amqtt is to read; None when they were refused, and told so if they spoke MQTT."""
+    """Who has come, and what amqtt is to read; None when they were refused, with a CONNACK if they spoke MQTT."""
     try:
         async with asyncio.timeout(CONNECT_S_MAX):
             packet = await _read(StreamReaderAdapter(reader))
-        who = _judged(door, side, packet, writer.get_extra_info("ssl_object"))
+        who = _judged(listener, side, packet, writer.get_extra_info("ssl_object"))
     except Refused as refused:
         if refused.code is not None:
             writer.write(ConnackPacket.build(0, refused.code).to_bytes())
@@ -90,12 +90,12 @@ async def _read(stream: ReaderAdapter) -> ConnectPacket:
     return ConnectPacket(fixed, header, payload)
 
 
-def _judged(door: Door, side: Side, packet: ConnectPacket, tls: ssl.SSLObject | None) -> Admitted:
+def _judged(listener: Listener, side: Side, packet: ConnectPacket, tls: ssl.SSLObject | None) -> Admitted:
     shown = common_name(tls.getpeercert()) if tls is not None else None
-    who = door.admit(Caller(packet.client_id or "", packet.username, packet.password, shown))
+    who = listener.admit(Caller(packet.client_id or "", packet.username, packet.password, shown))
     if who is None:
         raise Refused(NOT_AUTHORIZED)
-    # amqtt publishes a last will without asking anybody.
+    # amqtt publishes a last will without checking its topic.
     is_bound = packet.will_flag and who.roles is not None
     if is_bound and not may(side, who.user, Action.PUBLISH, packet.will_topic or "", who.roles):
         raise Refused(NOT_AUTHORIZED)

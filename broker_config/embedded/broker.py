@@ -33,7 +33,7 @@ from amqtt.session import Session
 
 from broker_config.embedded import listeners
 from broker_config.embedded.admission import admitted
-from broker_config.embedded.listeners import Door
+from broker_config.embedded.listeners import Listener
 from broker_config.errors import BrokerStartFailed
 from broker_config.limits import EMBEDDED_CONNECTIONS_MAX
 from broker_config.policy import Side, matches
@@ -50,9 +50,9 @@ _LISTENER: Final = "default"
 class EmbeddedBroker:
     """`async with EmbeddedBroker(side=Side.CLOUD, users=passwords.read(file)) as broker:` serves `broker.port`.
 
-    `users` are names with hashes as in a password file; without them anybody may do anything. Port 0 takes a free one.
-    `given` are doors in the place of that one, as `doors.fleet(…)` has them. `connections_max` is how many connections
-    all doors have together: one more is closed as soon as it is accepted.
+    `users` are names with hashes as in a password file; without them every client may do anything. Port 0 takes a free
+    one. `given` are doors in the place of that one, as `doors.fleet(…)` has them. `connections_max` is how many
+    connections all doors have together: one more is closed as soon as it is accepted.
     """
 
     def __init__(
@@ -61,12 +61,12 @@ class EmbeddedBroker:
         port: int = 0,
         side: Side = Side.CLOUD,
         users: Mapping[str, str] | None = None,
-        given: Sequence[Door] = (),
+        given: Sequence[Listener] = (),
         connections_max: int = EMBEDDED_CONNECTIONS_MAX,
     ) -> None:
         self._side, self._given = side, list(given) or [listeners.only(port, side, users)]
         self._connections_max = connections_max
-        self._listeners: dict[str, _Listener] = {}
+        self._listeners: dict[str, _OpenListener] = {}
         # Of all doors, from the moment they are accepted; a writer as soon as its TLS handshake has ended.
         self._connections: dict[asyncio.Task[Any], asyncio.StreamWriter | None] = {}
         self._clients: dict[str, asyncio.Task[Any]] = {}
@@ -95,23 +95,23 @@ class EmbeddedBroker:
     ) -> None:
         await self._stop()
 
-    async def open(self, wanted: Sequence[Door]) -> None:
+    async def open(self, wanted: Sequence[Listener]) -> None:
         """Open doors, or put others in the place of those of the same name; who is inside stays.
 
         Raises:
             BrokerStartFailed: a port is taken.
             InvalidConfig: the files of a door cannot be used; it is as it was.
         """
-        for door in wanted:
-            known = self._listeners.get(door.name)
-            listener = known or _Listener(door.port)
+        for listener in wanted:
+            known = self._listeners.get(listener.name)
+            opened = known or _OpenListener(listener.port)
             try:
-                listener.open(door, self._accepted)
+                opened.open(listener, self._accepted)
             except BaseException:
                 if known is None:
-                    listener.close()
+                    opened.close()
                 raise
-            self._listeners[door.name] = listener
+            self._listeners[listener.name] = opened
 
     def port_of(self, name: str) -> int:
         """The port of a door."""
@@ -120,31 +120,33 @@ class EmbeddedBroker:
     @property
     def port(self) -> int:
         """The port on 127.0.0.1 that clients connect to, where there is one door."""
-        (listener,) = self._listeners.values()
-        return listener.port
+        (opened,) = self._listeners.values()
+        return opened.port
 
     @property
     def url(self) -> str:
         return f"mqtt://{HOST}:{self.port}"
 
     async def _stop(self) -> None:
-        for listener in self._listeners.values():
-            listener.close()
+        for opened in self._listeners.values():
+            opened.close()
         await asyncio.sleep(0)  # a task that is cancelled before its first step would not close its socket
-        # amqtt waits for those who have connected and said nothing, and forgets those who are about to leave.
+        # amqtt waits for clients that have connected and sent nothing, and does not wait for those that are closing.
         await self._end(*self._connections)
         await self._broker.shutdown()
         await self._end(*self._connections)
 
-    def _accepted(self, door: Door, context: ssl.SSLContext | None, accepted: socket.socket) -> None:
+    def _accepted(self, listener: Listener, context: ssl.SSLContext | None, accepted: socket.socket) -> None:
         """Count a connection, and serve it; close it when there are as many as there may be."""
         if len(self._connections) >= self._connections_max:
             accepted.close()
             return
-        connection = asyncio.create_task(self._serve(door, context, accepted), name=f"broker.connection[{door.name}]")
+        connection = asyncio.create_task(
+            self._serve(listener, context, accepted), name=f"broker.connection[{listener.name}]"
+        )
         self._connections[connection] = None
 
-    async def _serve(self, door: Door, context: ssl.SSLContext | None, accepted: socket.socket) -> None:
+    async def _serve(self, listener: Listener, context: ssl.SSLContext | None, accepted: socket.socket) -> None:
         """One connection, from its TLS handshake to its end."""
         connection = asyncio.current_task()
         assert connection is not None  # noqa: S101 - a coroutine runs in a task
@@ -154,21 +156,25 @@ class EmbeddedBroker:
             return
         else:
             self._connections[connection] = writer
-            await self._arrived(connection, door, reader, writer)
+            await self._arrived(connection, listener, reader, writer)
         finally:
             del self._connections[connection]
 
     async def _arrived(
-        self, connection: asyncio.Task[Any], door: Door, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self,
+        connection: asyncio.Task[Any],
+        listener: Listener,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
         """One connection, from its first packet to its end."""
         client_id: str | None = None
         try:
-            entered = await admitted(door, self._side, reader, writer)
+            entered = await admitted(listener, self._side, reader, writer)
             if entered is None:
                 return
             who, handed = entered
-            # One connection of a client id: whoever comes later takes the place (MQTT-3.1.4-2).
+            # One connection of a client id: the later one takes the place (MQTT-3.1.4-2).
             while (previous := self._clients.get(who.client_id)) is not None:
                 await self._end(previous)
             client_id = who.client_id
@@ -211,10 +217,10 @@ async def _streams(
     return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
-class _Listener:
-    """A socket that is listened on as one door says, then as another: none that knocks meanwhile is turned away.
+class _OpenListener:
+    """A socket that serves one listener's rules, then another's: no connection is refused in between.
 
-    Its own accept, because asyncio's servers tell of a connection only after its TLS handshake: until then nobody would
+    Its own accept, because asyncio's servers report a connection only after its TLS handshake: until then nothing would
     count it.
     """
 
@@ -234,10 +240,12 @@ class _Listener:
     def port(self) -> int:
         return int(self._socket.getsockname()[1])
 
-    def open(self, door: Door, accepted: Callable[[Door, ssl.SSLContext | None, socket.socket], None]) -> None:
+    def open(
+        self, listener: Listener, accepted: Callable[[Listener, ssl.SSLContext | None, socket.socket], None]
+    ) -> None:
         """Let in by this door from now on."""
-        context = None if door.tls is None else door.tls()
-        self._loop.add_reader(self._socket, self._accept, lambda connection: accepted(door, context, connection))
+        context = None if listener.tls is None else listener.tls()
+        self._loop.add_reader(self._socket, self._accept, lambda connection: accepted(listener, context, connection))
 
     def _accept(self, accepted: Callable[[socket.socket], None]) -> None:
         try:
@@ -298,5 +306,5 @@ class _PolicyBroker(Broker):
         ]
         if handler is not None:
             sends = (handler.mqtt_publish(m.topic, m.data, min(qos, m.qos or 0), retain=True) for m in chosen)
-            # A client that goes away meanwhile asks again when it returns.
+            # A client that disconnects meanwhile asks again when it returns.
             await asyncio.gather(*sends, return_exceptions=True)

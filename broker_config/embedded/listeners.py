@@ -5,10 +5,11 @@
     workers     TLS, the workers' certificate; client ids of their own choice, because an eviction uses a gateway's
     one door    plain TCP on loopback, users and passwords: a gateway's own broker, and tests
 
-Client ids are one space in a broker, and whoever may choose one can end another's connection. With Mosquitto strangers
-get a process of their own for that; here neither they nor gateways choose, so one process will do.
+Client ids are one space in a broker, and a client that may choose one can end another's connection. With Mosquitto,
+unauthenticated clients get a process of their own for that; here neither they nor gateways choose, so one process will
+do.
 
-Invariant: who somebody is comes from the door, before the broker looks at a session; never from a client id.
+Invariant: a client's identity comes from its listener, before the broker looks at a session; never from a client id.
 """
 
 import ssl
@@ -35,7 +36,7 @@ _BETWEEN: Final = "/"  # in no user name, in no role
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What somebody shows at a door; `common_name` is of a certificate that TLS has verified."""
+    """What a client presents at a listener; `common_name` is of a certificate that TLS has verified."""
 
     client_id: str
     user: str | None
@@ -45,7 +46,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who somebody is from here on, and in which roles; None is all there are, for a broker without rules."""
+    """A client's identity from here on, and its roles; None for all of them, in a broker without rules."""
 
     user: str
     roles: tuple[Role, ...] | None
@@ -67,7 +68,7 @@ Admit: TypeAlias = Callable[[Caller], Admitted | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Listener:
     """A listener. Port 0 takes a free one; `tls` is asked once when the door is opened, and again on a reload."""
 
     name: str
@@ -82,13 +83,13 @@ def anybody(caller: Caller) -> Admitted:
 
 
 def by_password(users: Mapping[str, str], side: Side) -> Admit:
-    """Whoever knows a user's password, in any role of a side; `users` are names with hashes, as in a password file."""
+    """A client that knows a user's password, in any role of a side; `users` maps names to hashes."""
 
     def admit(caller: Caller) -> Admitted | None:
         if not _knows_password(caller, users):
             return None
         user = caller.user or ""
-        # A client id is the key of a session: nobody may take up another's by its name.
+        # A client id is the key of a session: no client may take up another's by its name.
         client_id = caller.client_id if user == SERVICE_USER[side] else f"{user}/{caller.client_id}"
         return Admitted(user, ROLES[side], client_id)
 
@@ -109,7 +110,7 @@ def workers(caller: Caller) -> Admitted | None:
 
 
 def claimants(users: Mapping[str, str]) -> Admit:
-    """Whoever knows a claim's secret; a client id with a slash is nobody else's."""
+    """A client that knows a claim's secret; no other role has a client id with a slash."""
 
     def admit(caller: Caller) -> Admitted | None:
         claim = _name(lambda name: names.slug(name, "claim"), caller.user)
@@ -120,9 +121,9 @@ def claimants(users: Mapping[str, str]) -> Admit:
     return admit
 
 
-def only(port: int, side: Side, users: Mapping[str, str] | None) -> Door:
-    """The one door of a broker without TLS; without users it is open to anybody."""
-    return Door(ONLY, port, anybody if users is None else by_password(users, side))
+def only(port: int, side: Side, users: Mapping[str, str] | None) -> Listener:
+    """The one listener of a broker without TLS; without users it is open to every client."""
+    return Listener(ONLY, port, anybody if users is None else by_password(users, side))
 
 
 def fleet(
@@ -133,16 +134,16 @@ def fleet(
     gateway_port: int = 0,
     claims_port: int = 0,
     worker_port: int = 0,
-) -> list[Door]:
+) -> list[Listener]:
     """The three doors of a fleet with certificates."""
 
     def with_certificate() -> ssl.SSLContext:
         return server_context(tls, crlfile, certificates=True)
 
     return [
-        Door(GATEWAYS, gateway_port, gateways, with_certificate),
-        Door(CLAIMS, claims_port, claimants(claims), lambda: server_context(tls, None, certificates=False)),
-        Door(WORKERS, worker_port, workers, with_certificate),
+        Listener(GATEWAYS, gateway_port, gateways, with_certificate),
+        Listener(CLAIMS, claims_port, claimants(claims), lambda: server_context(tls, None, certificates=False)),
+        Listener(WORKERS, worker_port, workers, with_certificate),
     ]
 
 

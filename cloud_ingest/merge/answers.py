@@ -1,4 +1,4 @@
-"""What gateways are told about their logs: acknowledgements after a merge, and windows of zero while none is possible.
+"""What the worker answers about logs: acknowledgements after a merge, and windows of zero while none is possible.
 
 Sans-I/O: reports of merges go in, acknowledgements come out; the clock is the caller's.
 
@@ -23,7 +23,7 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """The last receiver of each log, and which logs were told to wait for the database."""
+    """The last receiver of each log, and which logs wait for the database with a window of zero."""
 
     def __init__(self) -> None:
         self._last: dict[LogKey, Receiver] = {}
@@ -31,7 +31,7 @@ class Answers:
 
     @property
     def is_stalled(self) -> bool:
-        """Whether gateways were told to wait, and nothing was merged since."""
+        """Whether gateways got a window of zero, and nothing was merged since."""
         return bool(self._stalled)
 
     def is_merged(self, log: LogKey, frame: int) -> bool:
@@ -40,7 +40,7 @@ class Answers:
         return last is not None and frame <= last.cursor.frame
 
     def stall(self, batch: Iterable[ArrivedFrame], now_ms: int) -> Iterator[Answer]:
-        """The database is away: every gateway of the batch is told, once, to hold its frames."""
+        """The database is away: every gateway of the batch gets, once, a window of zero."""
         for log in sorted({arrived.log for arrived in batch} - self._stalled):
             self._stalled.add(log)
             if log in self._last:
@@ -60,7 +60,7 @@ class Answers:
             yield Answer(log, self._last[log].ack(now_ms, window(log), ask=True))
 
     def release(self, logs: Iterable[LogKey], now_ms: int, window: int) -> Iterator[Answer]:
-        """Gateways that were told to wait may send so many frames."""
+        """Give gateways that had a window of zero a new one."""
         for log in logs:
             if log in self._last:
                 yield Answer(log, self._last[log].ack(now_ms, window))

@@ -1,6 +1,6 @@
 """Gateways that were refused a moment ago: their frames are dropped unread for a while.
 
-An unknown gateway that keeps sending must not keep the merge busy or fill the dead letters.
+An unknown gateway that keeps sending must neither keep the merge busy nor fill the dead letters.
 
 Invariant: bounded; the longest remembered is forgotten first.
 """

@@ -85,7 +85,7 @@ def window(fill: float, frames_max: int) -> int:
     """How many frames a gateway may have in flight while the inbox is this full.
 
     All of them up to half full, then fewer in proportion, one when it is full. Zero is kept for a database that is
-    away: a gateway that is told zero waits for its resend timer, which is too slow to smooth a peak.
+    away: a gateway that gets a window of zero waits for its resend timer, which is too slow to smooth a peak.
     """
     room = min(1.0, max(0.0, 2 * (1 - fill)))
     return max(1, round(frames_max * room))

@@ -1,6 +1,6 @@
 """The merge loop: arrivals are read, batches of them become commits, commits become acknowledgements.
 
-While the database is away the batch in hand is tried again and again, the gateways of its frames are told a window of
+While the database is away the batch in hand is tried again and again, the gateways of its frames get a window of
 zero, and nothing is acknowledged.
 
 `MergeLoop.merge` waits for nothing but `merge_frames` and the context, so that the simulator drives it on virtual time.

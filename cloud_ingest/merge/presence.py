@@ -1,6 +1,6 @@
 """Presence: who is connected. Statuses come in, cursors go out.
 
-A gateway that comes online is told its cursors and asked for what follows. So are all gateways of a shard that this
+A gateway that comes online gets its cursors and is asked for what follows. So are all gateways of a shard that this
 worker has just subscribed to: frames that were in flight to a worker that died are lost with its session.
 
 `Presence.answer` waits for nothing but the context, so that the simulator drives it on virtual time.
@@ -25,7 +25,7 @@ from cloud_store.merge.dead_letters import DeadLetter, LetterKind
 from cloud_store.merge.presence import Contacts, Standing
 from wire_protocol import topics
 from wire_protocol.messages import GatewayStatus, InvalidMessage
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 from wire_protocol.replication import Receiver
 from wire_protocol.topics import Channel, Stream
 
@@ -43,14 +43,14 @@ class Presence:
     Args:
         context: what all services stand on.
         window: how many frames the gateway of a log may have in flight.
-        proved: told of each digest of a gateway's stock.
+        proved: called with each digest of a gateway's stock.
     """
 
     def __init__(
         self,
         context: Context,
         window: Callable[[LogKey], int],
-        proved: Callable[[str, StockProof], None] = lambda _gateway, _proof: None,
+        proved: Callable[[str, StockDigest], None] = lambda _gateway, _proof: None,
     ) -> None:
         self._context, self._settings, self._window, self._proved = context, context.settings, window, proved
         self._statuses: dict[str, tuple[GatewayStatus, int]] = {}
@@ -100,7 +100,7 @@ class Presence:
         """
         epochs = self._online.get(gateway, frozenset())
         if len(epochs) > 1:
-            return  # two disks under one name: nobody knows here whose frame it is
+            return  # two disks under one name: which of them sent the frame is unknown
         arrived = any((gateway, epoch) in self._arrived for epoch in epochs)
         has_room = len(self._sending) < self._settings.status_waiting_max
         if has_room and (arrived or topics.shard(gateway) in self._new_shards):
@@ -120,7 +120,7 @@ class Presence:
         """Store what was reported, and tell gateways where their logs stand.
 
         Raises:
-            DatabaseUnavailable: nobody can be answered yet; everything is still to be done.
+            DatabaseUnavailable: nothing was answered yet; everything is still to be done.
         """
         self._acknowledged = set()
         try:
@@ -175,7 +175,7 @@ class Presence:
             return standing
 
     def _done(self, contacts: Contacts) -> None:
-        """Forget what was stored, but not what came in meanwhile."""
+        """Drop what was stored, but not what came in meanwhile."""
         for _ in contacts.letters:
             self._letters.pop()
         for gateway, stored in contacts.statuses.items():

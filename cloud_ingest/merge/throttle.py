@@ -1,8 +1,8 @@
-"""Pacing: a tenant above its ingest quota is slowed down by the windows its gateways are told, and by nothing else.
+"""The throttle of a tenant above its ingest quota: its gateways get smaller windows, and nothing is refused.
 
 Each tenant with a quota has a bucket (`cloud_store.tenancy.quotas`), shared by all workers. While there is plenty in
 it, windows are what they are for everybody; as it runs low they shrink; when it is empty they are zero, and gateways
-are let on in turn, a frame each, as fast as the bucket fills.
+are released in turn, a frame each, as fast as the bucket fills.
 
 A gateway with a window of zero still sends one frame when its resend timer runs out, in case an acknowledgement was
 lost. So a quota cannot hold a tenant below one frame of each gateway in two seconds.
@@ -19,7 +19,7 @@ import structlog
 
 from cloud_ingest.mailbox import Report, every
 from cloud_store.merge.arrivals import LogKey, MergeReport
-from cloud_store.tenancy.quotas import PURSE_S, Credit
+from cloud_store.tenancy.quotas import BURST_S, BucketLevel
 
 TICK_S: Final = 0.25
 IDLE_S: Final = 30.0
@@ -42,7 +42,7 @@ class _Bucket:
 
     def left(self, now_s: float) -> float:
         """Entries that may still be asked for."""
-        filled = min(self.per_s * PURSE_S, self.entries + self.per_s * (now_s - self.at_s))
+        filled = min(self.per_s * BURST_S, self.entries + self.per_s * (now_s - self.at_s))
         return filled - self.reserved
 
     def spend(self, frames: int, entries: int) -> None:
@@ -56,13 +56,13 @@ class Throttle:
 
     Args:
         charge: takes entries out of tenants' token buckets; see `cloud_store.tenancy.quotas`.
-        release: tells gateways that they may send so many frames.
+        release: gives gateways a window of a number of frames.
         now_s: a clock that is never set.
     """
 
     def __init__(
         self,
-        charge: Callable[[Mapping[int, int]], Awaitable[dict[int, Credit]]],
+        charge: Callable[[Mapping[int, int]], Awaitable[dict[int, BucketLevel]]],
         release: Callable[[Sequence[LogKey], int], None],
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -101,7 +101,7 @@ class Throttle:
         await every(TICK_S, "throttle", self.tick, failed)
 
     async def tick(self) -> None:
-        """Pay for what was merged, and let on whom the buckets can afford."""
+        """Pay for what was merged, and release the gateways that the buckets can afford."""
         spent, self._spent = self._spent, {}
         wanted = dict.fromkeys(self._buckets, 0) | spent
         if not wanted:
@@ -123,7 +123,7 @@ class Throttle:
 
     def _release_in_turn(self, bucket: _Bucket, now: float) -> None:
         bucket.reserved *= RESERVED_KEPT
-        for log in [log for log, heard in bucket.logs.items() if now - heard > IDLE_S]:
+        for log in [log for log, seen_s in bucket.logs.items() if now - seen_s > IDLE_S]:
             del bucket.logs[log]
         chosen = []
         while bucket.held and bucket.left(now) > 0:

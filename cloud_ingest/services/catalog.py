@@ -1,6 +1,6 @@
 """The catalogue: answers gateways that request a page, and notifies those that are online when there is a newer one.
 
-Invariant: bounded. The latest request of each gateway is kept, and so many gateways are notified per second at most.
+Invariant: bounded. The latest request of each gateway is kept, and the gateways notified per second are bounded.
 """
 
 from collections.abc import Coroutine, Iterator
@@ -14,7 +14,7 @@ from cloud_ingest.mailbox import Mailbox, WakeUp
 from cloud_ingest.token_bucket import TokenBucket
 from cloud_store.provisioning import catalog
 from wire_protocol import topics
-from wire_protocol.catalog import CatalogAsk, CatalogPage, CatalogPosition
+from wire_protocol.catalog import CatalogPage, CatalogPosition, CatalogRequest
 from wire_protocol.messages import InvalidMessage
 from wire_protocol.topics import Channel
 
@@ -27,7 +27,7 @@ class Catalogs:
     def __init__(self, context: Context) -> None:
         self._context, self._database, settings = context, context.database, context.settings
         self._shards: frozenset[int] = frozenset()
-        self._requests: Mailbox[str, CatalogAsk] = context.mailbox("catalog", settings.catalog_requests_waiting_max)
+        self._requests: Mailbox[str, CatalogRequest] = context.mailbox("catalog", settings.catalog_requests_waiting_max)
         self._outdated: Mailbox[str, int] = context.mailbox("catalog_news", settings.catalog_notices_waiting_max)
         self._notices = TokenBucket(settings.asks_per_s_max, context.mono_s)
         self._heads: dict[int, int] | None = None
@@ -40,7 +40,7 @@ class Catalogs:
     def requested(self, inbound: Inbound) -> None:
         """A gateway requests what follows its position."""
         try:
-            request = CatalogAsk.decode(inbound.payload)
+            request = CatalogRequest.decode(inbound.payload)
         except InvalidMessage as error:
             _LOG.warning("request_refused", service="catalog", gateway=inbound.sender, reason=str(error))
         else:
@@ -52,7 +52,7 @@ class Catalogs:
         yield self._context.serve(self.wake, self._compare)
         yield self._context.serve(self._outdated, self._notify, rate=self._notices)
 
-    async def _answer(self, gateway: str, request: CatalogAsk) -> None:
+    async def _answer(self, gateway: str, request: CatalogRequest) -> None:
         page = await self._database.run(catalog.page, gateway, request)
         if page is not None:
             self._context.publish(topics.link(gateway, Channel.CATALOG), page.encode())

@@ -3,7 +3,7 @@
 A claim's secret proves who asks; an unknown claim and a wrong secret get the same answer. The same key gets the same
 certificate again, because an answer may have been lost, and because several workers may answer.
 
-Invariant: bounded and paced: so many wait, the latest of each claim, and so many are answered a second.
+Invariant: the latest request of each claim waits, a bounded number of requests waits, and a rate bounds the answers.
 """
 
 import hashlib
@@ -112,7 +112,7 @@ class Enrolment:
             outcome: Refused = refusal.kind
             said = str(refusal)
         except (StoreError, AuthorityError) as error:
-            # What went wrong is the operator's to know; to whoever asks it only means: later.
+            # What went wrong is for the operator's log; the gateway only learns to ask later.
             _LOG.warning("certificate_not_issued", asked=what, reason=str(error), hint=error.hint)
             outcome, said = "unavailable", "The cloud cannot issue certificates now; its operator's log says why."
         else:

@@ -1,6 +1,6 @@
 """Firmware images: answers gateways that request a piece.
 
-Invariant: bounded. The latest request of each gateway is kept, and so many pieces are sent per second at most.
+Invariant: bounded. The latest request of each gateway is kept, and the pieces sent per second are bounded.
 """
 
 from collections.abc import Coroutine, Iterator
@@ -14,7 +14,7 @@ from cloud_ingest.mailbox import Mailbox
 from cloud_ingest.token_bucket import TokenBucket
 from cloud_store.provisioning import firmware
 from wire_protocol import topics
-from wire_protocol.firmware import FirmwareAsk
+from wire_protocol.firmware import FirmwareRequest
 from wire_protocol.messages import InvalidMessage
 from wire_protocol.topics import Channel
 
@@ -26,13 +26,15 @@ class Images:
 
     def __init__(self, context: Context) -> None:
         self._context, settings = context, context.settings
-        self._requests: Mailbox[str, FirmwareAsk] = context.mailbox("firmware", settings.firmware_requests_waiting_max)
+        self._requests: Mailbox[str, FirmwareRequest] = context.mailbox(
+            "firmware", settings.firmware_requests_waiting_max
+        )
         self._pieces = TokenBucket(settings.firmware_chunks_per_s_max, context.mono_s)
 
     def requested(self, inbound: Inbound) -> None:
         """A gateway requests a piece."""
         try:
-            request = FirmwareAsk.decode(inbound.payload)
+            request = FirmwareRequest.decode(inbound.payload)
         except InvalidMessage as error:
             _LOG.warning("request_refused", service="firmware", gateway=inbound.sender, reason=str(error))
         else:
@@ -42,7 +44,7 @@ class Images:
         """What runs until the worker stops."""
         yield self._context.serve(self._requests, self._answer, rate=self._pieces)
 
-    async def _answer(self, gateway: str, request: FirmwareAsk) -> None:
+    async def _answer(self, gateway: str, request: FirmwareRequest) -> None:
         chunk = await self._context.database.run(firmware.piece, gateway, request)
         if chunk is not None:
             self._context.publish(topics.link(gateway, Channel.FIRMWARE), chunk.encode())

@@ -15,10 +15,10 @@ from typing import Any, Final
 import structlog
 
 from cloud_ingest.context import Context
-from cloud_ingest.errors import IngestError
 from cloud_ingest.mailbox import WakeUp
 from cloud_store.identity import revocations
-from cloud_store.identity.revocations import Cut
+from cloud_store.identity.revocations import PendingDisconnect
+from command_line.errors import StocktideError
 
 AT_ONCE_MAX: Final = 16
 RETRY_S: Final = 1.0
@@ -43,20 +43,20 @@ class Revocations:
         yield self._context.serve(self.wake, self._disconnect_due)
 
     async def _disconnect_due(self, _key: None, _value: None) -> None:
-        while cuts := await self._database.run(revocations.due, self._shards, limit=AT_ONCE_MAX):
-            ended = await asyncio.gather(*(self._ended(cut) for cut in cuts))
-            for cut in (cut for cut, done in zip(cuts, ended, strict=True) if done):
+        while pending := await self._database.run(revocations.due, self._shards, limit=AT_ONCE_MAX):
+            ended = await asyncio.gather(*(self._ended(cut) for cut in pending))
+            for cut in (cut for cut, done in zip(pending, ended, strict=True) if done):
                 await self._database.run(revocations.done, cut)
-                self._context.metrics.cuts.inc()
+                self._context.metrics.pending.inc()
                 _LOG.info("gateway_cut", gateway=cut.gateway)
             if not all(ended):
                 # The broker is away, or refuses us: the wish still stands in the database.
                 await asyncio.sleep(RETRY_S)
 
-    async def _ended(self, cut: Cut) -> bool:
+    async def _ended(self, cut: PendingDisconnect) -> bool:
         try:
             await self._disconnect(cut.gateway)
-        except IngestError as error:
+        except StocktideError as error:
             _LOG.warning("gateway_not_cut", gateway=cut.gateway, reason=str(error), hint=error.hint)
             return False
         return True

@@ -20,7 +20,7 @@ from cloud_store.merge.arrivals import MergedFrame
 from cloud_store.provisioning import sites
 from wire_protocol import topics
 from wire_protocol.messages import InvalidMessage
-from wire_protocol.site_messages import SiteAsk, SiteFrame, SiteHeads, pack
+from wire_protocol.site_messages import SiteFrame, SiteHeads, SiteRequest, pack
 from wire_protocol.topics import Channel
 
 PEERS_KNOWN_S: Final = 5.0
@@ -33,7 +33,7 @@ class Sites:
     def __init__(self, context: Context) -> None:
         self._context, self._database = context, context.database
         settings = context.settings
-        self.requests: Mailbox[str, SiteAsk] = context.mailbox("sites", settings.site_asks_waiting_max)
+        self.requests: Mailbox[str, SiteRequest] = context.mailbox("sites", settings.site_asks_waiting_max)
         self._merged: list[MergedFrame] = []
         self._merged_bytes = 0
         self._has_merged = WakeUp("site_frames")
@@ -43,7 +43,7 @@ class Sites:
     def requested(self, inbound: Inbound) -> None:
         """A gateway requests what it lacks."""
         try:
-            request = SiteAsk.decode(inbound.payload)
+            request = SiteRequest.decode(inbound.payload)
         except InvalidMessage as error:
             _LOG.warning("request_refused", service="sites", gateway=inbound.sender, reason=str(error))
         else:
@@ -90,7 +90,7 @@ class Sites:
                 self._context.publish(topics.link(peer, Channel.SITE_LEDGER), payload, qos=0)
             self._context.metrics.site_frames.labels("pushed").inc(len(others))
 
-    async def answer(self, gateway: str, request: SiteAsk) -> None:
+    async def answer(self, gateway: str, request: SiteRequest) -> None:
         """Send a gateway what it lacks."""
         answer = await self._database.run(
             sites.answer, gateway, request, bytes_max=self._context.settings.site_answer_bytes_max

@@ -4,7 +4,7 @@ Where they differ, the cells are found by bisection over the link, a few questio
 alarm names them. An alarm is raised only for differences that were found: a digest can be out of step for a moment,
 while a verdict of the cloud is on its way to the gateway.
 
-Invariant: bounded. One bisection at a time for each gateway, and so many gateways at most; who does not answer is
+Invariant: one bisection at a time for each gateway, for a bounded number of gateways; one that does not answer is
 dropped.
 """
 
@@ -22,7 +22,7 @@ from cloud_ingest.mailbox import Mailbox
 from cloud_store.reports import stock_checks
 from wire_protocol import topics
 from wire_protocol.messages import Command, Reply
-from wire_protocol.proof import Bisection, ProofAnswer, StockProof
+from wire_protocol.proof import Bisection, DigestAnswer, StockDigest
 from wire_protocol.topics import Channel
 
 QUESTION: Final = "proof-"  # how the ids of our commands begin
@@ -44,11 +44,11 @@ class StockChecks:
 
     def __init__(self, context: Context) -> None:
         self._context, self._database, settings = context, context.database, context.settings
-        self._proofs: Mailbox[str, StockProof] = context.mailbox("stock_checks", settings.proofs_waiting_max)
+        self._proofs: Mailbox[str, StockDigest] = context.mailbox("stock_checks", settings.proofs_waiting_max)
         self._replies: Mailbox[str, Reply] = context.mailbox("stock_answers", settings.proofs_waiting_max)
         self._searches: dict[str, _Search] = {}
 
-    def reported(self, gateway: str, proof: StockProof) -> None:
+    def reported(self, gateway: str, proof: StockDigest) -> None:
         """A gateway has reported its digest; the latest of each is kept until it is compared."""
         self._proofs.put(gateway, proof)
 
@@ -64,7 +64,7 @@ class StockChecks:
         yield self._context.serve(self._proofs, self._compare)
         yield self._context.serve(self._replies, self._go_on)
 
-    async def _compare(self, gateway: str, proof: StockProof) -> None:
+    async def _compare(self, gateway: str, proof: StockDigest) -> None:
         scan_s = self._context.settings.proof_scan_s
         found = await self._database.run(stock_checks.compare, gateway, proof, scan_s=scan_s)
         if found is None:
@@ -93,7 +93,7 @@ class StockChecks:
     def _ask(self, gateway: str) -> None:
         search = self._searches[gateway]
         question = search.bisection.next_question()
-        assert question is not None  # noqa: S101 - whoever calls has looked
+        assert question is not None  # noqa: S101 - the caller has looked
         now_ms, wait_s = self._context.now_ms(), self._context.settings.proof_answer_s_max
         search.number, search.until_s = search.number + 1, self._context.mono_s() + wait_s
         search.command = f"{QUESTION}{now_ms}-{search.number}"
@@ -110,7 +110,7 @@ class StockChecks:
         if search is None or reply.id != search.command:
             return  # delivered twice, or too late
         try:
-            answer = ProofAnswer.model_validate_json(json.dumps(reply.result)) if reply.ok else None
+            answer = DigestAnswer.model_validate_json(json.dumps(reply.result)) if reply.ok else None
         except ValidationError:
             answer = None
         if answer is None:

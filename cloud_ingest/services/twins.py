@@ -34,7 +34,7 @@ class Twins:
     def __init__(self, context: Context) -> None:
         self._context, self._database = context, context.database
         per_s = context.settings.twins_per_s_max
-        # A bucket of their own for answers, so that a gateway that reports without end delays nobody's push.
+        # A bucket of their own for answers, so that a gateway that reports without end delays no push.
         self._pushes, self._answers = TokenBucket(per_s, context.mono_s), TokenBucket(per_s, context.mono_s)
         self._shards: frozenset[int] = frozenset()
         self._reports: Mailbox[str, ReportedTwin] = context.mailbox("twins", context.settings.reports_waiting_max)

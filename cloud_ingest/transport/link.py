@@ -1,62 +1,43 @@
 """The broker side of a worker: subscriptions for the leased shards, arrivals in, acknowledgements out.
 
-The only importer of aiomqtt here. The session is clean and nothing is retained by us: what is in flight when the link
-breaks is sent again by the gateways, end to end.
+The session is clean and nothing is retained by us: what is in flight when the link breaks is sent again by the
+gateways, end to end.
 
 Invariant: this module decides nothing about frames; it hands payloads on and publishes what it is given.
 """
 
 import asyncio
 import random
-import socket
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
-import aiomqtt
 import structlog
-from aiomqtt import ProtocolVersion
 
+from cloud_ingest.context import wall_clock_ms
 from cloud_ingest.inbound import Handler, Inbound
 from cloud_ingest.mailbox import Report
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
-from cloud_ingest.transport import broker_tls
+from mqtt_client import (
+    Backoff,
+    Connection,
+    ConnectionLost,
+    ConnectionOptions,
+    TlsUnusable,
+    client_context,
+    connect,
+    stay_connected,
+)
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
 from wire_protocol.topics import Channel, ClaimTopic, DeviceTopic
 
 PUBLISH_TIMEOUT_S: Final = 10.0
-# Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
-# acknowledgement of the one before, 40 ms later.
-NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
-REFUSED_FROM: Final = 0x80
+RECONNECT_DELAY_S: Final = 0.2
 FILTERS_PER_SUBSCRIBE: Final = 16
 _LOG = structlog.get_logger()
-
-
-class _CheckedClient(aiomqtt.Client):
-    """A client that notices what aiomqtt passes over.
-
-    A PUBACK with a reason code of 0x80 or above is a failed publish; and a connection that the broker closes before it
-    has answered to CONNECT is not waited for until the timeout.
-    """
-
-    def __init__(self, refused: Callable[[int], None], **options: Any) -> None:
-        self._refused = refused
-        super().__init__(**options)
-
-    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
-        if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
-        super()._on_disconnect(client, userdata, flags, reason_code, properties)
-
-    def _on_publish(self, client: Any, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
-        if reason_code.value >= REFUSED_FROM:
-            self._refused(reason_code.value)
-        super()._on_publish(client, userdata, mid, reason_code, properties)
 
 
 class Link:
@@ -68,8 +49,8 @@ class Link:
     Args:
         settings: the worker's.
         metrics: the worker's.
-        failed: told of a message that its handler could not stand.
-        subscribed: told of shards whose subscriptions the broker has confirmed.
+        failed: called for a message whose handler raised.
+        subscribed: called with shards whose subscriptions the broker has confirmed.
     """
 
     def __init__(
@@ -108,100 +89,90 @@ class Link:
         await self._outgoing.join()
 
     async def run(self) -> None:
-        """Stay connected until cancelled."""
-        failures = 0
-        while True:
-            began = time.monotonic()
-            try:
-                await self._connection()
-            except* (aiomqtt.MqttError, OSError) as group:
-                reason = str(next(_leaves(group)))
-                failures = 0 if time.monotonic() - began > self._settings.reconnect_delay_s_max else failures + 1
-                _LOG.warning("broker_lost", broker=self._address.host, reason=reason, failures=failures)
-            # A client that fails while it disconnects would hide the cancellation.
-            _heed_cancellation()
-            self._drop_outgoing()
-            delay_s = min(self._settings.reconnect_delay_s_max, 0.1 * 2 ** min(failures, 10))
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - spreads a herd, not a secret
+        """Stay connected until cancelled.
 
-    async def _connection(self) -> None:
+        Raises:
+            TlsUnusable: the files for TLS cannot be used at the start; later they may be missing for a moment.
+        """
+        self._options()
+        backoff = Backoff(RECONNECT_DELAY_S, self._settings.reconnect_delay_s_max)
+        name = f"ingest[{self._settings.worker_name}].contact"
+        await stay_connected(partial(self._contact, backoff), partial(self._lost, backoff), backoff, name)
+
+    async def _contact(self, backoff: Backoff) -> None:
         settings = self._settings
-        async with self._client() as client, asyncio.TaskGroup() as group:
-            _LOG.info("broker_connected", broker=self._address.host, port=self._address.port)
-            with self._reported():
-                group.create_task(self._subscribe(client), name=f"ingest[{settings.worker_name}].subscriber")
-                for number in range(settings.publishers):
-                    group.create_task(self._publish(client), name=f"ingest[{settings.worker_name}].publisher.{number}")
-                await self._read(client)
-
-    def _client(self) -> aiomqtt.Client:
-        settings, address = self._settings, self._address
-        newest = settings.mqtt_version == "5"
-        options: dict[str, Any] = {"clean_start": True} if newest else {"clean_session": True}
-        client = _CheckedClient(
-            self._publish_refused,
-            hostname=address.host,
-            port=address.port,
-            username=address.user,
-            password=address.password,
-            identifier=f"stocktide-ingest-{settings.worker_name}-{random.getrandbits(48):012x}",
-            protocol=ProtocolVersion.V5 if newest else ProtocolVersion.V311,
-            keepalive=settings.mqtt_keepalive_s,
-            tls_context=broker_tls.context(
-                address, settings.mqtt_ca_file, settings.mqtt_cert_file, settings.mqtt_key_file
-            ),
-            max_inflight_messages=1000,
-            max_queued_incoming_messages=settings.inbox_frames_max,
-            timeout=PUBLISH_TIMEOUT_S,
-            socket_options=NO_DELAY,
-            **options,
-        )
-        client.pending_calls_threshold = settings.publishers
-        return client
-
-    def _publish_refused(self, reason_code: int) -> None:
-        self._metrics.acks.labels("refused").inc()
-        _LOG.warning("publish_refused", reason_code=reason_code)
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        self._metrics.connected.set(1)
         try:
-            yield
+            async with connect(self._options_again()) as connection, asyncio.TaskGroup() as group:
+                _LOG.info("broker_connected", broker=self._address.host, port=self._address.port)
+                self._metrics.connected.set(1)
+                group.create_task(self._steady(backoff), name=f"ingest[{settings.worker_name}].steady")
+                group.create_task(self._subscribe(connection), name=f"ingest[{settings.worker_name}].subscriber")
+                for number in range(settings.publishers):
+                    name = f"ingest[{settings.worker_name}].publisher.{number}"
+                    group.create_task(self._publish(connection), name=name)
+                async for message in connection.messages():
+                    self._dispatch(message.topic, message.payload, wall_clock_ms(), retained=message.retain)
         finally:
             self._metrics.connected.set(0)
+            self._drop_outgoing()
 
-    async def _subscribe(self, client: aiomqtt.Client) -> None:
+    def _lost(self, backoff: Backoff, error: ConnectionLost) -> None:
+        _LOG.warning("broker_lost", broker=self._address.host, reason=str(error), failures=backoff.failures + 1)
+
+    async def _steady(self, backoff: Backoff) -> None:
+        """A connection that lasts was no failure; a broker that ends each at once is asked ever less often."""
+        await asyncio.sleep(self._settings.reconnect_delay_s_max)
+        backoff.reset()
+
+    def _options(self) -> ConnectionOptions:
+        settings, address = self._settings, self._address
+        return ConnectionOptions(
+            address=address,
+            client_id=f"stocktide-ingest-{settings.worker_name}-{random.getrandbits(48):012x}",
+            mqtt_5=settings.mqtt_version == "5",
+            keepalive_s=settings.mqtt_keepalive_s,
+            timeout_s=PUBLISH_TIMEOUT_S,
+            tls=client_context(address, settings.mqtt_ca_file, settings.mqtt_cert_file, settings.mqtt_key_file),
+            incoming_max=settings.inbox_frames_max,
+            inflight_max=1000,
+            calls_max=settings.publishers,
+            publish_refused=self._publish_refused,
+        )
+
+    def _options_again(self) -> ConnectionOptions:
+        try:
+            return self._options()
+        except TlsUnusable as error:
+            raise ConnectionLost(str(error), hint=error.hint) from error
+
+    def _publish_refused(self, reason: str) -> None:
+        self._metrics.acks.labels("refused").inc()
+        _LOG.warning("publish_refused", reason=reason)
+
+    async def _subscribe(self, connection: Connection) -> None:
         """Keep the subscriptions equal to what is wanted; of the claims, which no broker can shard, all come here."""
-        await client.subscribe(topics.claim_filter(), 1)
+        await connection.subscribe(topics.claim_filter())
         served: frozenset[int] = frozenset()
         while True:
             self._wanted_changed.clear()
             wanted = self._wanted
             for shards in _chunks(sorted(served - wanted)):
-                await client.unsubscribe([topics.shard_filter(shard) for shard in shards])
+                await connection.unsubscribe([topics.shard_filter(shard) for shard in shards])
             for shards in _chunks(sorted(wanted - served)):
-                await client.subscribe([(topics.shard_filter(shard), 1) for shard in shards])
+                await connection.subscribe([(topics.shard_filter(shard), 1) for shard in shards])
                 self._subscribed(frozenset(shards))
             served = wanted
-            _heed_cancellation()
             await self._wanted_changed.wait()
 
-    async def _publish(self, client: aiomqtt.Client) -> None:
+    async def _publish(self, connection: Connection) -> None:
         while True:
             topic, payload, qos, retain = await self._outgoing.get()
             try:
-                await client.publish(topic, payload, qos=qos, retain=retain)
-                _heed_cancellation()
+                await connection.publish(topic, payload, qos, retain=retain)
                 self._metrics.acks.labels("published").inc()
             finally:
                 self._outgoing_bytes -= len(payload)
                 self._outgoing.task_done()
-
-    async def _read(self, client: aiomqtt.Client) -> None:
-        async for message in client.messages:
-            received_ms = time.time_ns() // 1_000_000
-            self._dispatch(message.topic.value, message.payload, received_ms, retained=message.retain)
 
     def _dispatch(self, topic: str, payload: bytes, received_ms: int, *, retained: bool) -> None:
         try:
@@ -226,33 +197,14 @@ class Link:
             self._failed(f"link.{parsed.channel}", sender, error)
 
     def _drop_outgoing(self) -> None:
-        """Forget acknowledgements of a broken link: newer ones say more, and the gateways send again anyway."""
+        """Drop acknowledgements of a broken link: newer ones cover them, and the gateways send again anyway."""
         while not self._outgoing.empty():
             _, payload, _, _ = self._outgoing.get_nowait()
             self._outgoing_bytes -= len(payload)
             self._outgoing.task_done()
 
 
-def _heed_cancellation() -> None:
-    """Raise a cancellation of the current task that was swallowed.
-
-    aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with the
-    answer (https://bugs.python.org/issue37658): a worker that was asked to stop would wait for itself for ever.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 def _chunks(shards: list[int]) -> Iterator[list[int]]:
     """A few filters for each packet: some brokers bound the size of a SUBSCRIBE."""
     for start in range(0, len(shards), FILTERS_PER_SUBSCRIBE):
         yield shards[start : start + FILTERS_PER_SUBSCRIBE]
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -1,6 +1,6 @@
 """Connections to the database, and the translation of the driver's errors into the store's.
 
-Invariant: a connection cannot hang for ever: connecting, each statement, a silent network and a silent server all have
+Invariant: a connection cannot hang forever: connecting, each statement, a silent network and a silent server all have
 a limit. A server whose disk hangs keeps its connections and answers nothing, so only a clock on this side can tell.
 """
 
@@ -156,7 +156,7 @@ def patient(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def _understood() -> Iterator[None]:
-    """An address that the driver cannot read leads nowhere, like one where nobody answers."""
+    """An address that the driver cannot read is unavailable, like one where no server answers."""
     try:
         yield
     except psycopg.ProgrammingError as error:

@@ -1,10 +1,10 @@
-"""The database as one process uses it: so many connections at most, and a thread for each call that waits.
+"""The database as one process uses it: a bounded number of connections, and a thread for each call that waits.
 
 `await database.run(function, …)` calls `function(connection, …)` in a thread; `database.call` does the same for code
 that is in a thread already. A connection is opened when a call needs it, kept for the next one, and dropped when it was
 lost.
 
-Not psycopg_pool: there a call that finds no server waits for its whole time limit and is not told why; a worker must
+Not psycopg_pool: there a call that finds no server waits for its whole time limit and does not learn why; a worker must
 know at once, because it then tells its gateways to hold their frames (ADR 17).
 
 Invariant: no more than `connections_max` connections are open at a time. Invariant: a call that has begun is finished

@@ -54,7 +54,7 @@ class LeaseSession:
         )
 
     def acquire(self, shards: Iterable[int]) -> frozenset[int]:
-        """Try to lease shards. Returns those that nobody else was quicker to take."""
+        """Try to lease shards. Returns those that no other worker has taken first."""
         return self._each("acquire", shards)
 
     def release(self, shards: Iterable[int]) -> None:

@@ -94,7 +94,7 @@ def add_claim(
             raise StoreError(f"Gateway {gateway} vanished.")
         gateway_id, tenant_id, site_id, its_tenant, its_site, state = found
         if (its_tenant, its_site) != (tenant, site):
-            # Its tenant is nobody else's business, so it is not named.
+            # The caller may belong to another tenant, so its tenant is not named.
             raise AlreadyExists(f"Gateway {gateway} exists elsewhere.", hint="Gateway names are unique across tenants.")
         if state != "active":
             hint = f"If it is to be trusted again: stocktide cloud gateway enable {gateway}"
@@ -164,7 +164,7 @@ def claim(connection: Connection, name: str) -> Claim | None:
 
 
 def twin(connection: Connection, gateway: str) -> DesiredTwin | None:
-    """What the cloud wants a gateway to be; None while nobody has said."""
+    """The desired state of a gateway; None before an operator sets it."""
     row = connection.execute(_SQL["twin_of"], {"gateway": gateway}).fetchone()
     return None if row is None else twins.document(*row)
 
@@ -174,7 +174,7 @@ def use_claim(connection: Connection, claim: Claim, issue: Issue) -> None:
 
     Raises:
         GatewayRevoked: the gateway was disabled meanwhile.
-        ClaimSpent: somebody was faster, or the claim's time was.
+        ClaimSpent: another gateway has used it, or it has expired.
     """
     with connection.transaction():
         _record(connection, issue, claim.claim_id)

@@ -14,19 +14,19 @@ from cloud_store.base.connection import Connection
 _SQL: Final = sql.load("revocations")
 
 
-class Cut(NamedTuple):
+class PendingDisconnect(NamedTuple):
     """A gateway to cut, and since when."""
 
     gateway: str
     asked_at: datetime
 
 
-def due(connection: Connection, shards: Iterable[int], *, limit: int) -> list[Cut]:
+def due(connection: Connection, shards: Iterable[int], *, limit: int) -> list[PendingDisconnect]:
     """Gateways of these shards that are to be cut, those that wait longest first."""
     parameters = {"shards": sorted(shards), "limit": limit}
-    return [Cut(*row) for row in connection.execute(_SQL["due"], parameters)]
+    return [PendingDisconnect(*row) for row in connection.execute(_SQL["due"], parameters)]
 
 
-def done(connection: Connection, cut: Cut) -> None:
+def done(connection: Connection, cut: PendingDisconnect) -> None:
     """Its connection was ended."""
     connection.execute(_SQL["done"], {"name": cut.gateway, "asked_at": cut.asked_at})

@@ -62,7 +62,7 @@ def of_plan(planned: Plan) -> Iterable[Alarm]:
     for frame in planned.merged:
         header = frame.arrived.frame.header
         if header.frame == 1 and header.after:
-            # The gateway may have noticed before its first frame was refused; somebody must be told all the same.
+            # The gateway may have noticed before its first frame was refused; the alarm must be raised all the same.
             detail = f"went on in epoch {header.epoch}, after {', '.join(sorted(header.after))}"
             yield Alarm(frame.arrived.gateway, AlarmKind.FORK, detail)
         repeated = [bad.sentence for bad in frame.rejected if bad.code is RejectCode.REPEATED]
@@ -81,7 +81,7 @@ def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
 
 
 def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:
-    """End the open alarm of a kind, because what it was about is over: a worker's finding, nobody's action."""
+    """End the open alarm of a kind, because its cause is over: a worker found that, no operator acted."""
     connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind})
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Self
 from wire_protocol import entries, frames, topics
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import Frame
-from wire_protocol.messages import Bounded, Rejected
+from wire_protocol.messages import ClampedTime, Rejected
 from wire_protocol.replication import Receiver
 from wire_protocol.topics import Stream
 
@@ -73,14 +73,14 @@ class StreamOutcome:
 
     receiver: Receiver
     rejected: list[Rejected] = field(default_factory=list)
-    bounded: list[Bounded] = field(default_factory=list)
+    bounded: list[ClampedTime] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class MergeReport:
     """What one merge did. `streams` has every log that must be answered; `refused` the gateways that must not.
 
-    `merged` are the ledger frames that the other gateways of their sites want to hear of. `tenants` says whose each
+    `merged` are the ledger frames that the other gateways of their sites want. `tenants` says whose each
     gateway is, and `taken` how many frames and entries of it were merged.
     """
 

@@ -97,7 +97,7 @@ class Merger:
         try:
             copying.prepare(connection)
         except BaseException:
-            # A disk without room: a session that is half prepared would fail for ever.
+            # A disk without room: a session that is half prepared would fail forever.
             connection.close()
             raise
         # The server may be another, older one: see `dictionary`.
@@ -125,8 +125,8 @@ def _merge_once(
     planned.report.tenants = {name: gateway.tenant_id for name, gateway in registered.items()}
     for frame in planned.merged:
         planned.report.take(frame.gateway.name, 1, frame.arrived.frame.header.count)
-    for key, told in rows.bounded.items():
-        planned.report.streams[key].bounded += told
+    for key, times in rows.bounded.items():
+        planned.report.streams[key].bounded += times
     with connection.transaction():
         _require_fresh(connection, planned)
         _write(connection, planned, rows, ids)
@@ -136,8 +136,9 @@ def _merge_once(
 def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
     """Lock what the plan depends on; it must be as it was.
 
-    A log of which nothing will be merged and nothing was gets no row: whoever invents epochs leaves no trace. A log
-    that has begun since is found, because its first merge held the cursors of the gateway's other logs, as we do now.
+    A log of which nothing will be merged and nothing was gets no row: a client that invents epochs leaves no trace.
+    A log that has begun since is found, because its first merge held the cursors of the gateway's other logs, as we do
+    now.
     """
     moving = plan.moved(planned)
     cursors.share_sites(connection, {frame.gateway.site_id for frame in planned.merged})

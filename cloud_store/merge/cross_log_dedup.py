@@ -28,7 +28,7 @@ _SQL: Final = sql.load("cross_log_dedup")
 
 
 class _Event(NamedTuple):
-    """What is unique for ever at a gateway: a device's event.
+    """What is unique forever at a gateway: a device's event.
 
     A technician's own entry has none. Two disks that were one have it with the same clock reading; its device is empty
     here, and its event made of what does not change when it is carried over into another log.
@@ -85,8 +85,8 @@ def _take_out_of(connection: Connection, planned: Plan, frames: list[PlannedFram
     here: dict[_Event, tuple[str, int]] = {}
     for frame in frames:
         key = frame.arrived.log
-        strangers = [epoch for epoch in logs if epoch != key.epoch and _strangers(planned, key, epoch, logs, frame)]
-        known = _stored(connection, frame, [logs[epoch].epoch_id for epoch in strangers]) if strangers else {}
+        unrelated = [epoch for epoch in logs if epoch != key.epoch and _unrelated(planned, key, epoch, logs, frame)]
+        known = _stored(connection, frame, [logs[epoch].epoch_id for epoch in unrelated]) if unrelated else {}
         repeated: dict[int, str] = {}
         for seq, event in _events(frame):
             epoch, where = known.get(event) or here.get(event) or (key.epoch, seq)
@@ -99,7 +99,7 @@ def _take_out_of(connection: Connection, planned: Plan, frames: list[PlannedFram
             plan.reject(planned, frame, RejectCode.REPEATED, repeated)
 
 
-def _strangers(planned: Plan, log: LogKey, other: str, logs: Mapping[str, _Log], frame: PlannedFrame) -> bool:
+def _unrelated(planned: Plan, log: LogKey, other: str, logs: Mapping[str, _Log], frame: PlannedFrame) -> bool:
     """Whether the other log may have an event of this frame without either having known of it."""
     at = planned.cursors.get(log._replace(epoch=other))
     if at is None or at.frame == 0:

@@ -75,15 +75,15 @@ def of_gateways(connection: Connection, announced: Iterable[tuple[str, str]]) ->
 def verdicts(connection: Connection, logs: Iterable[LogKey], *, limit: int) -> dict[LogKey, list[Rejected]]:
     """The entries of ledger logs that were rejected, of the latest `limit` frames of each with such entries.
 
-    An acknowledgement that tells a verdict may be lost; whoever makes contact is told again.
+    An acknowledgement with a verdict may be lost; a gateway that makes contact gets it again.
     """
     wanted = sorted({(log.gateway, log.epoch) for log in logs})
     names, epochs = zip(*wanted, strict=True) if wanted else ((), ())
     found: dict[LogKey, list[Rejected]] = {}
     rows = connection.execute(_SQL["verdicts"], {"names": list(names), "epochs": list(epochs), "limit": limit})
     for gateway, epoch, reasons in rows:
-        told = found.setdefault(LogKey(gateway, "ledger", epoch), [])
-        told += [Rejected(seq=int(seq), reason=reason) for seq, reason in reasons.items()]
+        rejected = found.setdefault(LogKey(gateway, "ledger", epoch), [])
+        rejected += [Rejected(seq=int(seq), reason=reason) for seq, reason in reasons.items()]
     return found
 
 

@@ -1,6 +1,6 @@
 """The words of ledger entries as integers: items, locations, lots, devices, epochs and metrics.
 
-Words are resolved in a short transaction of their own before the merge. A word nobody has registered becomes a stub:
+Words are resolved in a short transaction of their own before the merge. A word that is not registered becomes a stub:
 the goods exist. Stubs are harmless when the merge that needed them rolls back, and so the cache never holds the id of
 a row that was rolled back.
 

@@ -14,9 +14,9 @@ from cloud_store.merge.dictionary import Dictionary
 from cloud_store.merge.plan import PlannedFrame
 from wire_protocol import names, times
 from wire_protocol.entries import Count, Movement, Reading
-from wire_protocol.messages import Bounded
+from wire_protocol.messages import ClampedTime
 
-BOUNDED_TOLD_MAX: Final = 200
+CLAMPED_REPORTED_MAX: Final = 200
 HOUR_MS: Final = 3600 * 1000
 NO_LOT: Final = 0
 NEVER: Final = -1  # the hybrid logical clock of nothing; real ones are not negative
@@ -76,7 +76,7 @@ class LedgerRows:
     hourly: dict[tuple[int, int, int, int], list[int]] = field(default_factory=dict)
     gateway_names: dict[int, str] = field(default_factory=dict)
     epoch_names: dict[int, str] = field(default_factory=dict)
-    bounded: dict[LogKey, list[Bounded]] = field(default_factory=dict)
+    bounded: dict[LogKey, list[ClampedTime]] = field(default_factory=dict)
 
     def adjust_cell(self, cell: CellKey) -> CellKey:
         """The cell that what a count adds to this one is taken from."""
@@ -243,9 +243,9 @@ class _FrameRows:
         if self.believed_ms[0] <= claimed <= self.believed_ms[1]:
             return claimed, None
         found = times.bounded(claimed, self.received_ms)
-        told = self.rows.bounded.setdefault(self.log, [])
-        if len(told) < BOUNDED_TOLD_MAX:
-            told.append(Bounded(seq=seq, at_ms=found.at_ms))
+        reported = self.rows.bounded.setdefault(self.log, [])
+        if len(reported) < CLAMPED_REPORTED_MAX:
+            reported.append(ClampedTime(seq=seq, at_ms=found.at_ms))
         return found
 
     def _device(self, name: str | None) -> int | None:

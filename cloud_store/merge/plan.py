@@ -33,7 +33,7 @@ class RejectedEntry:
 
     @property
     def reason(self) -> str:
-        """As it is told to the gateway and stored."""
+        """As it is sent to the gateway and stored."""
         return self.code.says(self.sentence)
 
 

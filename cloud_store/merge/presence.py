@@ -16,7 +16,7 @@ from wire_protocol.messages import GatewayStatus, Rejected
 from wire_protocol.replication import Cursor
 
 BIGINT_MAX: Final = (1 << 63) - 1
-VERDICT_FRAMES_MAX: Final = 1_000  # frames with rejected entries that a gateway is told again
+VERDICT_FRAMES_MAX: Final = 1_000  # frames whose rejections are sent to a gateway again
 _SQL: Final = sql.load("presence")
 
 
@@ -52,13 +52,13 @@ class Standing(NamedTuple):
 
 
 def exchange(connection: Connection, contacts: Contacts) -> Standing:
-    """Store what gateways have reported of themselves, and read what they are to be told."""
+    """Store what gateways have reported of themselves, and read what the worker must send them."""
     dead_letters.add(connection, contacts.letters)
     statuses = contacts.statuses
     record(connection, ((gateway, status, received_ms) for gateway, (status, received_ms) in statuses.items()))
     found = cursors.of_shards(connection, contacts.shards) if contacts.shards else {}
     if announced := announced_by(contacts):
-        found |= to_be_told(contacts, cursors.of_gateways(connection, announced))
+        found |= to_be_sent(contacts, cursors.of_gateways(connection, announced))
     return Standing(found, cursors.verdicts(connection, found, limit=VERDICT_FRAMES_MAX) if found else {})
 
 
@@ -68,7 +68,7 @@ def announced_by(contacts: Contacts) -> frozenset[tuple[str, str]]:
     return contacts.arrived | online
 
 
-def to_be_told(contacts: Contacts, found: Mapping[LogKey, Cursor]) -> dict[LogKey, Cursor]:
+def to_be_sent(contacts: Contacts, found: Mapping[LogKey, Cursor]) -> dict[LogKey, Cursor]:
     """Of these logs, those of gateways that have just connected, or believe that the cloud has more than it has."""
     return {log: at for log, at in found.items() if log[::2] in contacts.arrived or _is_behind(at, log, contacts)}
 

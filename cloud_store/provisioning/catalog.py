@@ -11,10 +11,10 @@ from cloud_store.base.connection import Connection
 from wire_protocol.catalog import (
     PAGE_BYTES_TARGET,
     PAGE_ENTRIES_MAX,
-    CatalogAsk,
     CatalogItem,
     CatalogPage,
     CatalogPosition,
+    CatalogRequest,
 )
 
 _SQL: Final = sql.load("catalog")
@@ -28,7 +28,7 @@ class News(NamedTuple):
     head: int
 
 
-def page(connection: Connection, gateway: str, ask: CatalogAsk) -> CatalogPage | None:
+def page(connection: Connection, gateway: str, ask: CatalogRequest) -> CatalogPage | None:
     """What follows a position, as much as fits a page; None for a gateway that is unknown or not active."""
     after = ask.after
     kind, word = after.key[:1], after.key[1:]

@@ -1,6 +1,6 @@
 """Firmware in the cloud: images and signed releases, as operators add them and gateways fetch them.
 
-Invariants: the number of a release grows within its model; a version of a model is one image for ever; a gateway is
+Invariants: the number of a release grows within its model; a version of a model is one image forever; a gateway is
 given images of its own tenant only.
 """
 
@@ -14,13 +14,13 @@ from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import InvalidFirmware, UnknownName
 from cloud_store.tenancy import registry
-from wire_protocol.firmware import IMAGE_BYTES_MAX, FirmwareAsk, FirmwareChunk, FirmwareChunkLine, Release, is_newer
+from wire_protocol.firmware import IMAGE_BYTES_MAX, FirmwareChunk, FirmwareChunkLine, FirmwareRequest, Release, is_newer
 
 ROWS_MAX: Final = 10_000
 _SQL: Final = sql.load("firmware")
 
 
-def piece(connection: Connection, gateway: str, ask: FirmwareAsk) -> FirmwareChunk | None:
+def piece(connection: Connection, gateway: str, ask: FirmwareRequest) -> FirmwareChunk | None:
     """What a gateway asks for; a chunk of size 0 when its tenant has no such image, None for an unknown gateway."""
     parameters = {"gateway": gateway, "sha256": ask.sha256, "offset": ask.offset, "bytes": ask.bytes}
     row = connection.execute(_SQL["piece"], parameters).fetchone()
@@ -85,8 +85,8 @@ def newest(connection: Connection, tenant: str, model: str, version: str) -> Rel
     return _release(rows[0])
 
 
-def way_back(connection: Connection, tenant: str, release: Release) -> Release | None:
-    """The release that takes another one back; None when nobody has signed one since."""
+def rollback_release(connection: Connection, tenant: str, release: Release) -> Release | None:
+    """The release that takes another one back; None when none was signed since."""
     rows = listing(connection, tenant=tenant, model=release.model, replaces=release.version, limit=1)
     found = _release(rows[0]) if rows else None
     return found if found is not None and found.release > release.release else None
@@ -137,7 +137,7 @@ def _add_release(connection: Connection, tenant_id: int, release: Release, who: 
     if release.release <= last:
         raise InvalidFirmware(
             f"Release {release.release} of {release.model} is not greater than {last}.",
-            hint="Sign it anew with a greater --release; without one the time is taken.",
+            hint="Sign it again with a greater --release; without one the time is taken.",
         )
     row = connection.execute(_SQL["image_of_version"], fields).fetchone()
     if row is not None and row[0] != release.sha256:

@@ -77,7 +77,7 @@ class Spec:
             merged({}, self.patch)
 
     def summary(self) -> dict[str, Any]:
-        """As it is told: of a way back that nobody has taken yet, the signature is told to nobody."""
+        """As it is shown: without the signature of a rollback release that no gateway has taken yet."""
         if self.release is not None:
             return {"firmware": self.release.model, "version": self.release.version, "release": self.release.release}
         return self.document()
@@ -108,7 +108,7 @@ def running(connection: Connection) -> list[str]:
 
 
 def step(connection: Connection, job: str) -> bool:
-    """Take the next step of a job, if nobody else does. Returns whether another should follow at once."""
+    """Take the next step of a job, if no other worker does. Returns whether another should follow at once."""
     with connection.transaction():
         row = connection.execute(_SQL["lock"], {"job": job}).fetchone()
         return row is not None and row[2] == JobState.RUNNING and _step(connection, _Job(*row))
@@ -254,7 +254,7 @@ def _started(connection: Connection, job: _Job, gateway_id: int, name: str) -> d
 
 
 def _undo(connection: Connection, job: _Job, who: str) -> int:
-    """Give every twin that the job has changed, and nobody since, its content of before back, as a new version."""
+    """Give every twin that the job was the last to change its content of before back, as a new version."""
     undone = 0
     for gateway_id, version, before in connection.execute(_SQL["to_undo"], {"job": job.job}).fetchall():
         if "firmware" in job.spec:
@@ -265,7 +265,7 @@ def _undo(connection: Connection, job: _Job, who: str) -> int:
                 note = {"job": job.job, "gateway_id": gateway_id, "reason": f"cannot be sent back: {error}"[:200]}
                 connection.execute(_SQL["not_undone"], note)
         else:
-            went = twins.put_back(connection, gateway_id, version, before, who=who)
+            went = twins.restore_version(connection, gateway_id, version, before, who=who)
         if went:
             connection.execute(_SQL["undone"], {"job": job.job, "gateway_id": gateway_id})
             undone += 1
@@ -297,7 +297,7 @@ def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *
         return spec
     tenant = firmware.tenant_of(connection, gateways)
     release = firmware.newest(connection, tenant, *spec.firmware)
-    back = firmware.way_back(connection, tenant, release)
+    back = firmware.rollback_release(connection, tenant, release)
     if rollback and back is None:
         raise InvalidFirmware(
             f"There is no way back from {release.model} {release.version}.",
@@ -307,7 +307,7 @@ def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *
 
 
 def _unsigned(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored spec as it is told: a rollback release that nobody has sent yet, with its signature, is an order."""
+    """A stored spec as it is shown: a rollback release with its signature would be an order before it is sent."""
     return {
         name: {field: value for field, value in part.items() if field != "signature"}
         if name in {"firmware", "back"} and part is not None

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
-from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteAsk, SiteFrame
+from wire_protocol.site_messages import SITE_LOGS_MAX, LogCursor, SiteFrame, SiteRequest
 
 FRAMES_PER_READ: Final = 16
 _SQL: Final = sql.load("sites")
@@ -35,7 +35,7 @@ def peers(connection: Connection, sites: Iterable[int]) -> dict[int, list[str]]:
     return dict(found)
 
 
-def answer(connection: Connection, gateway: str, ask: SiteAsk, *, bytes_max: int) -> SiteReply:
+def answer(connection: Connection, gateway: str, ask: SiteRequest, *, bytes_max: int) -> SiteReply:
     """What an active gateway lacks of its site's logs, at least one frame if any; nothing for any other gateway."""
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}
     rows = connection.execute(_SQL["heads"], {"gateway": gateway, "limit": SITE_LOGS_MAX}).fetchall()

@@ -41,7 +41,7 @@ class Selection:
 
 
 class Changed(NamedTuple):
-    """How far a change of many gateways is: looked at, of which changed, of so many."""
+    """How far a change of many gateways is: looked at, changed, and all."""
 
     seen: int
     changed: int
@@ -120,8 +120,10 @@ def change_one(
     return row.version + _store(connection, row, patch, who), row.state
 
 
-def put_back(connection: Connection, gateway_id: int, version: int, content: Mapping[str, Any], *, who: str) -> bool:
-    """Give a document an earlier content back, as a new version; not when somebody has changed it since `version`."""
+def restore_version(
+    connection: Connection, gateway_id: int, version: int, content: Mapping[str, Any], *, who: str
+) -> bool:
+    """Give a document an earlier content back, as a new version; not when it has changed since `version`."""
     row = _locked(connection, gateway_id)
     if row.version != version:
         return False

@@ -77,7 +77,7 @@ WITH heard AS (
                     starts_with(h.told ->> 'problem', %(no_room_words)s))) THEN h.told ->> 'problem'
             WHEN h.late AND h.current AND h.healthy < h.devices
                 THEN format('not in time: %%s of %%s devices are healthy', h.healthy, h.devices)
-            WHEN h.late AND NOT h.current THEN 'not in time: nothing was heard of it'
+            WHEN h.late AND NOT h.current THEN 'not in time: no report came'
         END AS failure
     FROM heard h
 )

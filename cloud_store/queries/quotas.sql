@@ -1,4 +1,4 @@
--- name: open_purses
+-- name: open_buckets
 -- A tenant begins with a full purse. Only tenants with a quota have one.
 INSERT INTO ingest_credit (tenant_id, entries, at)
 SELECT tenant_id, entries_per_s_max * %(purse_s)s::float8, clock_timestamp()
@@ -7,7 +7,7 @@ WHERE tenant_id = ANY(%(tenants)s::integer[]) AND entries_per_s_max IS NOT NULL
 ORDER BY tenant_id
 ON CONFLICT DO NOTHING
 
--- name: lock_purses
+-- name: lock_buckets
 -- In key order, so that workers cannot deadlock.
 SELECT FROM ingest_credit WHERE tenant_id = ANY(%(tenants)s::integer[]) ORDER BY tenant_id FOR UPDATE
 

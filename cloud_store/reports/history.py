@@ -30,7 +30,7 @@ _KEY: Final = ("location_id", "item_id", "lot_id")
 _SQL: Final = sql.load("history")
 
 
-class InvalidMoment(StoreError, ValueError):
+class InvalidAsOf(StoreError, ValueError):
     """A moment is not one that stock can be known at."""
 
     usage = True
@@ -41,7 +41,7 @@ class TooMuchHistory(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class AsOf:
     """A point on both clocks; None is their end: everything that happened, everything that is known.
 
     Raises:
@@ -54,13 +54,13 @@ class Moment:
     def __post_init__(self) -> None:
         for time in (self.at, self.known_at):
             if time is not None and time.utcoffset() is None:
-                raise InvalidMoment(
+                raise InvalidAsOf(
                     f"{time.isoformat()} has no time zone.",
                     hint=f"Write {time.isoformat()}Z for UTC, or your own offset: {time.isoformat()}+01:00.",
                 )
 
     @classmethod
-    def parse(cls, at: str | None, known_at: str | None) -> "Moment":
+    def parse(cls, at: str | None, known_at: str | None) -> "AsOf":
         """A moment as a person types it, each time in ISO 8601.
 
         Raises:
@@ -68,15 +68,15 @@ class Moment:
         """
         return cls(_time(at), _time(known_at))
 
-    def require_past(self, now: datetime) -> "Moment":
-        """Return the moment; a time up to five minutes ahead passes, since nobody's clock is exact.
+    def require_past(self, now: datetime) -> "AsOf":
+        """Return the moment; a time up to five minutes ahead passes, since no clock is exact.
 
         Raises:
             InvalidMoment: later than that.
         """
         for time in (self.at, self.known_at):
             if time is not None and time > now + AHEAD_MAX:
-                raise InvalidMoment(
+                raise InvalidAsOf(
                     f"{time.isoformat()} is in the future.", hint="Only the past is known; leave the time out for now."
                 )
         return self
@@ -88,9 +88,7 @@ class Moment:
         return f"{at}, as known {known}"
 
 
-def stock(
-    connection: Connection, wanted: StockFilter, moment: Moment, *, limit: int, after: str | None = None
-) -> RowPage:
+def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: int, after: str | None = None) -> RowPage:
     """A page of balances as they were, like `reads.stock`; a page may have fewer rows than asked and still a next.
 
     Raises:
@@ -109,8 +107,8 @@ def stock(
         "virtual": wanted.virtual,
         "adjust": ADJUST,
         "stream": STREAM_NUMBERS["ledger"],
-        "at": moment.at,
-        "known_at": moment.known_at,
+        "at": as_of.at,
+        "known_at": as_of.known_at,
         "cells": CELLS_MAX,
         **{f"after_{name}": part for name, part in zip(("location", "item", "lot"), key, strict=True)},
     }
@@ -135,4 +133,4 @@ def _time(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text)
     except ValueError:
         hint = "Write it as in ISO 8601: 2026-11-17T18:00:00+01:00, or 2026-11-17T17:00:00Z."
-        raise InvalidMoment(f"{text!r} is not a time.", hint=hint) from None
+        raise InvalidAsOf(f"{text!r} is not a time.", hint=hint) from None

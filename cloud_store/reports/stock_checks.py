@@ -11,7 +11,7 @@ from cloud_store.merge import alarms, site_digests
 from cloud_store.merge.alarms import Alarm, AlarmKind
 from cloud_store.merge.site_digests import SiteDigest
 from wire_protocol import proof
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 from wire_protocol.stock import Cell
 
 
@@ -31,7 +31,7 @@ class SiteSnapshot(NamedTuple):
     kept: int
 
 
-def compare(connection: Connection, gateway: str, theirs: StockProof, *, scan_s: float) -> Comparison | None:
+def compare(connection: Connection, gateway: str, theirs: StockDigest, *, scan_s: float) -> Comparison | None:
     """Compare a gateway's proof with what the merge has kept, and that with the balances if a scan is due.
 
     None for a gateway that is not active, or a site where nothing was merged yet.

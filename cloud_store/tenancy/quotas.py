@@ -1,9 +1,9 @@
 """Quotas of tenants: gateways and devices, refused where they are registered; ingest, which only ever slows down.
 
-The purse of each tenant with an ingest quota fills with `entries_per_s_max` and holds `PURSE_S` seconds of it; what is
-merged is taken out, and it may go below zero. All workers share it.
+The token bucket of each tenant with an ingest quota fills with `entries_per_s_max` and holds `BURST_S` seconds of it.
+A merge takes out what it merged, and may take the bucket below zero. All workers share it.
 
-Invariant: nothing here refuses an entry. A tenant whose purse is empty is told to wait; what arrives is merged.
+Invariant: nothing here refuses an entry. A tenant whose bucket is empty gets smaller windows; what arrives is merged.
 """
 
 from collections.abc import Mapping
@@ -15,31 +15,31 @@ from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import QuotaExceeded
 
-PURSE_S: Final = 2.0
+BURST_S: Final = 2.0
 LIMITS: Final = ("gateways_max", "devices_max", "entries_per_s_max", "requests_per_minute_max")
 _SQL: Final = sql.load("quotas")
 
 
-class Credit(NamedTuple):
-    """A tenant's purse: entries in it, below zero when it owes, and entries per second that go into it."""
+class BucketLevel(NamedTuple):
+    """A tenant's token bucket: entries in it, below zero after an overdraft, and its refill in entries per second."""
 
     entries: float
     per_s: float
 
 
-def charge(connection: Connection, merged: Mapping[int, int]) -> dict[int, Credit]:
+def charge(connection: Connection, merged: Mapping[int, int]) -> dict[int, BucketLevel]:
     """Take entries out of tenants' purses: {tenant_id: entries}; 0 only looks. Returns those that have a quota."""
     ordered = sorted(merged.items())
     columns = {
         "tenants": [tenant for tenant, _ in ordered],
         "entries": [entries for _, entries in ordered],
-        "purse_s": PURSE_S,
+        "purse_s": BURST_S,
     }
     with connection.transaction():
-        connection.execute(_SQL["open_purses"], columns)
-        connection.execute(_SQL["lock_purses"], columns)
+        connection.execute(_SQL["open_buckets"], columns)
+        connection.execute(_SQL["lock_buckets"], columns)
         rows = connection.execute(_SQL["charge"], columns).fetchall()
-    return {tenant: Credit(entries, per_s) for tenant, entries, per_s in rows}
+    return {tenant: BucketLevel(entries, per_s) for tenant, entries, per_s in rows}
 
 
 def change(connection: Connection, tenant_id: int, tenant: str, limits: Mapping[str, int | None]) -> None:

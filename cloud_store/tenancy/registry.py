@@ -85,7 +85,7 @@ def add_device(connection: Connection, gateway: str, device: str) -> None:
 
 
 def devices(connection: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
-    """All devices that are registered or were heard of, or those of a tenant."""
+    """All devices that are registered or were seen in a ledger, or those of a tenant."""
     return _all(connection, "devices", tenant=tenant)
 
 
@@ -113,8 +113,8 @@ def add_items(connection: Connection, tenant: str, items: Iterable[CatalogItem],
         cursor.executemany(_SQL["add_item"], [item.model_dump() | keys for item in ordered])
         changed = cursor.rowcount
         if changed:
-            told = ordered[0].sku if changed == len(ordered) == 1 else f"{changed} items"
-            audit_log.record(connection, "item.add", told, tenant_id=number, replace=replace)
+            subject = ordered[0].sku if changed == len(ordered) == 1 else f"{changed} items"
+            audit_log.record(connection, "item.add", subject, tenant_id=number, replace=replace)
         return changed
 
 
@@ -125,7 +125,7 @@ def add_locations(connection: Connection, tenant: str, site: str, locations: Ite
         InvalidName: one is none, or virtual.
         UnknownName: there is no such tenant or site.
     """
-    wanted = sorted({names.shelf(location) for location in locations})
+    wanted = sorted({names.image_store(location) for location in locations})
     with connection.transaction(), connection.cursor() as cursor:
         number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)

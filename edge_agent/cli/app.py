@@ -160,9 +160,9 @@ def twin_(ledger: LedgerPath, json_: Json = False) -> None:
     if rows:
         typer.echo()
         table(
-            ["device", "told", "confirmed", "state", "configuration"],
+            ["device", "sent", "confirmed", "state", "configuration"],
             [[row.name, row.version, row.confirmed or None, _twin_state(row), row.body] for row in rows],
-            numbers=["told", "confirmed"],
+            numbers=["sent", "confirmed"],
         )
 
 
@@ -211,7 +211,7 @@ def item_(
 
 @app.command()
 def recount(ledger: LedgerPath, json_: Json = False) -> None:
-    """What the cloud has asked to be counted and nobody has counted yet."""
+    """List the locations that the cloud has asked to be counted and that no count has answered yet."""
     from edge_agent.provisioning.recounts import waiting
 
     with _reading(ledger) as connection:

@@ -1,4 +1,4 @@
-"""`stocktide edge device` and `stocktide edge dead-letter`: who may speak here, and what could not be used."""
+"""`stocktide edge device` and `stocktide edge dead-letter`: devices and their dead letters."""
 
 import contextlib
 from typing import Annotated
@@ -66,13 +66,13 @@ def firmware(ledger: LedgerPath, json_: Json = False) -> None:
     """Which firmware this gateway's devices are to run, and how far they are."""
     from edge_agent.ledger import database
     from edge_agent.provisioning import firmware
-    from edge_agent.provisioning.images import ImageShelf
+    from edge_agent.provisioning.images import ImageStore
 
-    shelf = ImageShelf.beside(ledger)
+    image_store = ImageStore.beside(ledger)
     with contextlib.closing(database.open_reader(ledger)) as connection:
         wanted, rows = firmware.wanted(connection), firmware.rows(connection)
     releases = list(wanted.values())
-    fetched = [shelf.fetched(release) for release in releases]
+    fetched = [image_store.fetched(release) for release in releases]
     if json_:
         shown = [
             release.model_dump(exclude_none=True) | {"fetched": size}

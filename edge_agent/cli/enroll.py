@@ -67,7 +67,7 @@ def enroll(
     facts(
         [
             ("gateway", identity.gateway),
-            ("brokers", ", ".join(identity.brokers) or "none were told"),
+            ("brokers", ", ".join(identity.brokers) or "none were given"),
             ("valid until", local_time(identity.ends_ms)),
             ("renewed from", local_time(identity.renew_ms)),
         ]

@@ -68,7 +68,7 @@ def verify(ledger: LedgerPath, json_: Json = False) -> None:
 
 @ledger_app.command()
 def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
-    """Derive balances and history anew from the entries."""
+    """Derive balances and history again from the entries."""
     from edge_agent.ledger import audit
     from edge_agent.ledger.clock import SystemClock
     from edge_agent.ledger.ledger import Ledger
@@ -77,7 +77,7 @@ def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
         entries = opened.tail().seq
         with typer.progressbar(length=entries, label="Rebuilding", file=sys.stderr, hidden=json_) as bar:
             done = audit.rebuild(opened, bar.update)
-    emit_json({"entries": done}) if json_ else typer.echo(f"Derived anew from {done} entries.")
+    emit_json({"entries": done}) if json_ else typer.echo(f"Derived again from {done} entries.")
 
 
 @ledger_app.command()

@@ -18,4 +18,4 @@ LedgerPath = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="At most so many rows.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=1_000_000, help="Rows at most.")]

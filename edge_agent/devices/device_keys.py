@@ -1,9 +1,10 @@
 """The keys of the twin's devices in the password file of the gateway's own broker.
 
-The file has other users too, whom somebody has added with `stocktide broker passwd`: they stay. Whom the twin has put
+The file has other users too, which an operator added with `stocktide broker passwd`: they stay. Whom the twin has put
 there leaves with it.
 
-Invariant: the file is replaced as a whole, and stays with the owner and the group that it had; nobody else may read it.
+Invariant: the file is replaced as a whole, and stays with the owner and the group that it had; no other user may read
+it.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ def note_keyed(ledger: Ledger, wanted: Mapping[str, str]) -> frozenset[str]:
 
 
 def note_written(ledger: Ledger, wanted: Mapping[str, str]) -> None:
-    """The file has just these of the twin's: whoever else is in it was put there by somebody else."""
+    """The file has just these of the twin's: an operator added any other user in it."""
     _note(ledger, wanted.keys())
 
 

@@ -1,7 +1,7 @@
 """Pieces of firmware images for this gateway's devices, no faster than is good for readings and scans.
 
-Invariant: of each device the latest ask is kept, so many devices wait at most, and nothing is sent while more is
-waiting for the ledger than a commit takes.
+Invariant: the latest request of each device is kept, the number of waiting devices is bounded, nothing is sent while
+more is waiting for the ledger than a commit takes.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import structlog
 
-from edge_agent.provisioning.images import ImageShelf
-from wire_protocol.firmware import DEVICE_CHUNK_BYTES, FirmwareAsk, FirmwareChunk, FirmwareChunkLine
+from edge_agent.provisioning.images import ImageStore
+from wire_protocol.firmware import DEVICE_CHUNK_BYTES, FirmwareChunk, FirmwareChunkLine, FirmwareRequest
 
 ASKS_WAITING_MAX: Final = 1_000
 BUSY_JOBS: Final = 100
@@ -33,14 +33,14 @@ class FirmwareServer:
         chunks_per_s_max: pieces a second, for all devices.
     """
 
-    shelf: ImageShelf
+    image_store: ImageStore
     publish: Callable[[str, bytes], Any]
     depth: Callable[[], int]
     chunks_per_s_max: float
-    _asks: dict[str, FirmwareAsk] = field(default_factory=dict)
+    _asks: dict[str, FirmwareRequest] = field(default_factory=dict)
     _work: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def requested(self, device: str, ask: FirmwareAsk) -> None:
+    def requested(self, device: str, ask: FirmwareRequest) -> None:
         """A device requests a piece. Call it in the event loop's thread."""
         if device in self._asks or len(self._asks) < ASKS_WAITING_MAX:
             self._asks[device] = ask
@@ -48,7 +48,7 @@ class FirmwareServer:
 
     async def run(self) -> None:
         """Answer until cancelled."""
-        await asyncio.to_thread(self.shelf.check)
+        await asyncio.to_thread(self.image_store.check)
         loop = asyncio.get_running_loop()
         next_s = loop.time()
         while True:
@@ -63,15 +63,15 @@ class FirmwareServer:
                 await self._answer(device, self._asks.pop(device))
                 next_s = max(next_s, loop.time()) + 1 / self.chunks_per_s_max
 
-    async def _answer(self, device: str, ask: FirmwareAsk) -> None:
+    async def _answer(self, device: str, ask: FirmwareRequest) -> None:
         """Send a piece; what is not here is passed over, as it was never offered."""
         wanted = min(ask.bytes, DEVICE_CHUNK_BYTES)
         try:
-            size, piece = await asyncio.to_thread(self.shelf.read, ask.sha256, ask.offset, wanted)
+            size, piece = await asyncio.to_thread(self.image_store.read, ask.sha256, ask.offset, wanted)
         except OSError as error:
             # A bad sector under an image is no reason to keep scans waiting.
             log.warning("image_not_readable", image=ask.sha256, reason=str(error))
-            await asyncio.to_thread(self.shelf.forget, ask.sha256)
+            await asyncio.to_thread(self.image_store.forget, ask.sha256)
             return
         if not piece:
             return

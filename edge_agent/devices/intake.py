@@ -26,7 +26,7 @@ from edge_agent.provisioning import firmware
 from edge_agent.signals import Signals
 from wire_protocol import topics
 from wire_protocol.errors import WireError
-from wire_protocol.firmware import FirmwareAsk
+from wire_protocol.firmware import FirmwareRequest
 from wire_protocol.messages import DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.names import EVENT_ID_PATTERN
 from wire_protocol.topics import Channel, DeviceTopic
@@ -36,7 +36,7 @@ DEAD_LETTER_BYTES_MAX: Final = 64 * 1024
 SUBSCRIPTIONS: Final = tuple(
     (topics.device_filter(channel), topics.RULES[channel].qos)
     for channel in (
-        Channel.DEVICE_EVENT, Channel.DEVICE_READING, Channel.DEVICE_STATUS, Channel.DEVICE_FIRMWARE_ASK,
+        Channel.DEVICE_EVENT, Channel.DEVICE_READING, Channel.DEVICE_STATUS, Channel.DEVICE_FIRMWARE_REQUEST,
     )
 )  # fmt: skip
 
@@ -104,8 +104,8 @@ class Intake:
             raise UnknownDevice(f"device {topic.device} is not registered at this gateway")
         if topic.channel is Channel.DEVICE_STATUS:
             self._note_status(topic.device, DeviceStatus.decode(message.payload), message.delivery)
-        elif topic.channel is Channel.DEVICE_FIRMWARE_ASK:
-            self._signals.firmware_requested.send(topic.device, FirmwareAsk.decode(message.payload))
+        elif topic.channel is Channel.DEVICE_FIRMWARE_REQUEST:
+            self._signals.firmware_requested.send(topic.device, FirmwareRequest.decode(message.payload))
         else:
             draft = redraft(message.topic, message.payload)
             self._writer.append(draft, Token(message.delivery, topic.device, draft.event or ""))

@@ -1,17 +1,17 @@
-"""The devices that may speak at this gateway, and what each of them is to be told."""
+"""The devices that may speak at this gateway, and what the agent sends each of them."""
 
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.sql import statement
 from edge_agent.provisioning import firmware, twin
-from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.images import ImageStore
 from edge_agent.provisioning.twin import Configured
 
 
 class KnownDevices:
     """The devices of the ledger; one that is added while the agent runs is found on its first message."""
 
-    def __init__(self, connection: Connection, shelf: ImageShelf) -> None:
-        self._connection, self._shelf = connection, shelf
+    def __init__(self, connection: Connection, image_store: ImageStore) -> None:
+        self._connection, self._image_store = connection, image_store
         self._names: frozenset[str] = frozenset()
 
     def __contains__(self, device: object) -> bool:
@@ -27,9 +27,9 @@ class KnownDevices:
         self._names = frozenset(row[0] for row in self._connection.execute(statement("devices")))
 
     def configs(self) -> list[Configured]:
-        """What every device of the twin is to be told."""
+        """The configuration of every device of the twin."""
         return twin.configs(self._connection)
 
     def offers(self, device: str | None = None) -> list[Configured]:
         """Which firmware devices are to run, or one of them."""
-        return firmware.offers(self._connection, self._shelf, device)
+        return firmware.offers(self._connection, self._image_store, device)

@@ -118,7 +118,7 @@ class DeviceBroker:
         self._client.publish(topic, payload, qos=qos, retain=retain)
 
     def acknowledge(self, delivery: Delivery) -> None:
-        """The message is dealt with: the broker may forget it."""
+        """The message is stored: acknowledge it to the broker."""
         if delivery.qos and delivery.session == self._session:
             self._client.ack(delivery.mid, delivery.qos)
 

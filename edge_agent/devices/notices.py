@@ -1,4 +1,4 @@
-"""What devices are told: receipts, configuration, firmware, and to show where they are."""
+"""What the agent sends to devices: receipts, configuration, firmware, and to show where they are."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

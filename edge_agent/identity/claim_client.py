@@ -2,10 +2,10 @@
 
 import asyncio
 import ssl
+from dataclasses import replace
 from typing import Final
 
-import aiomqtt
-
+from mqtt_client import Connection, ConnectionLost, ConnectionOptions, connect
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage
@@ -47,46 +47,41 @@ async def _ask_once(
     address: BrokerAddress, claim: str, request: ClaimRequest, context: ssl.SSLContext | None, *, wait_s: float,
     mqtt_5: bool,
 ) -> ClaimResponse:  # fmt: skip
-    # A claims broker that asks who is there is told the claim; one that does not, passes over it.
+    # A claims broker that asks for a user gets the claim; one that does not, ignores it.
     user, password = (address.user, address.password) if address.user else (claim, request.secret)
-    client = aiomqtt.Client(
-        address.host,
-        address.port,
-        username=user,
-        password=password,
-        identifier=claim,  # what the broker's rights go by
-        protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
-        clean_session=None if mqtt_5 else True,
-        keepalive=30,
-        timeout=CONNECT_TIMEOUT_S,
-        tls_context=context,
+    options = ConnectionOptions(
+        address=replace(address, user=user, password=password),
+        client_id=claim,  # what the broker's rights go by
+        mqtt_5=mqtt_5,
+        timeout_s=CONNECT_TIMEOUT_S,
+        tls=context,
     )
     connected, put_off = False, [f"The cloud did not answer within {wait_s:g} seconds."]
     try:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s), client:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S + wait_s), connect(options) as connection:
             connected = True
-            await client.subscribe(topics.claim(claim, Channel.CLAIM_RESPONSE), qos=1)
+            await connection.subscribe(topics.claim(claim, Channel.CLAIM_RESPONSE))
             async with asyncio.timeout(wait_s), asyncio.TaskGroup() as group:
-                asking = group.create_task(_repeat(client, claim, request), name="enroll.ask")
-                answer = await _answer(client, request.nonce, put_off)
+                asking = group.create_task(_repeat(connection, claim, request), name="enroll.ask")
+                answer = await _answer(connection, request.nonce, put_off)
                 asking.cancel()
             return answer
-    except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
+    except* (ConnectionLost, TimeoutError) as errors:
         reason = str(errors.exceptions[0]) or "no answer"
     raise NoAnswer(put_off[-1]) if connected else NotConnected(reason)
 
 
-async def _repeat(client: aiomqtt.Client, claim: str, request: ClaimRequest) -> None:
+async def _repeat(connection: Connection, claim: str, request: ClaimRequest) -> None:
     while True:
-        await client.publish(topics.claim(claim, Channel.CLAIM_REQUEST), request.encode(), qos=1)
+        await connection.publish(topics.claim(claim, Channel.CLAIM_REQUEST), request.encode())
         await asyncio.sleep(ASK_AGAIN_S)
 
 
-async def _answer(client: aiomqtt.Client, nonce: str, put_off: list[str]) -> ClaimResponse:
+async def _answer(connection: Connection, nonce: str, put_off: list[str]) -> ClaimResponse:
     """The answer that settles it; what only puts us off is noted in `put_off`."""
-    async for message in client.messages:
+    async for message in connection.messages():
         try:
-            answer = ClaimResponse.decode(bytes(message.payload))
+            answer = ClaimResponse.decode(message.payload)
         except InvalidMessage:
             continue
         if answer.nonce != nonce:
@@ -94,4 +89,4 @@ async def _answer(client: aiomqtt.Client, nonce: str, put_off: list[str]) -> Cla
         if answer.refusal not in {"busy", "unavailable"}:
             return answer
         put_off[:] = [answer.reason or answer.refusal]
-    raise aiomqtt.MqttError("the connection ended")
+    raise ConnectionLost("The connection ended.")

@@ -1,4 +1,4 @@
-"""What this gateway proves itself with: its key, its certificate, whom it trusts, and the brokers it was told.
+"""What this gateway proves itself with: its key, its certificate, which authorities it trusts, and its brokers.
 
     ledger.identity/            0700, beside the ledger
       current -> 9c1f…          what the uplink uses
@@ -49,7 +49,7 @@ class IdentityUnusable(EdgeError):
 class BadCertificate(EdgeError):
     """The cloud's answer does not fit what was asked for."""
 
-    hint = "Nothing was changed here. Tell whoever runs the cloud."
+    hint = "Nothing was changed here. Tell the cloud's operator."
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ log = structlog.get_logger("edge_agent.identity.renewal")
 
 
 class Renewal:
-    """When to ask and what to do with the answer; `now_ms` is the true time, None while nobody has told it."""
+    """When to ask and what to do with the answer; `now_ms` is the true time, None while it is unknown."""
 
     def __init__(self, identity: IdentityFolder, gateway: str, now_ms: Callable[[], int | None]) -> None:
         self._identity, self._gateway, self._now_ms = identity, gateway, now_ms
@@ -38,7 +38,7 @@ class Renewal:
     def take(self, answer: CertificateResponse) -> bool:
         """Put the answer in place. Returns whether there is a new identity. Touches files: call it in a thread."""
         if self._nonce is None or answer.nonce != self._nonce:
-            return False  # to an earlier question, or to nobody
+            return False  # an answer to an earlier question, or to none
         self._nonce = None
         if answer.certificate_pem is None or answer.ca_pem is None:
             log.warning("certificate_refused", refusal=answer.refusal, reason=answer.reason)

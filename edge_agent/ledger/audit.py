@@ -45,7 +45,7 @@ class Audit:
     findings: list[str] = field(default_factory=list)
 
     def add(self, finding: str) -> None:
-        """Note a finding; more than 100 help nobody."""
+        """Note a finding; beyond 100 they are only counted."""
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(finding)
 
@@ -77,7 +77,7 @@ class _Book:
 
 
 def verify(connection: Connection, progress: Progress = lambda _: None) -> Audit:
-    """Check the whole ledger, in one consistent snapshot; `progress` is told how many entries were checked since.
+    """Check the whole ledger, in one consistent snapshot; `progress` gets the number of entries checked since.
 
     Raises:
         EdgeError: the file cannot be read at all.
@@ -274,7 +274,7 @@ def _frame_problem(
 
 
 def rebuild(ledger: Ledger, progress: Progress = lambda _: None) -> int:
-    """Derive balances, history and event ids anew from the entries, in one transaction; returns how many entries."""
+    """Derive balances, history and event ids again from the entries, in one transaction; returns how many entries."""
     with database.transaction(ledger.connection):
         return derivation.rebuild(ledger.connection, progress)
 

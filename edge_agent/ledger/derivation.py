@@ -2,7 +2,7 @@
 
 A gateway's own entries come in the order of their clock, so they only ever add to what is there. Entries of the site's
 other gateways come late, as does a verdict of the cloud: then the cells concerned are replayed from the count before,
-because a count forgets what was before it.
+because a count replaces what was before it.
 
 Invariant: everything runs in the caller's transaction. Invariant: what a count adds to a cell is taken from `@adjust`.
 """
@@ -192,7 +192,7 @@ class Derivation:
 
 
 def rebuild(connection: Connection, progress: Callable[[int], None] = lambda _: None) -> int:
-    """Derive balances, history and event ids anew from the entries, in the caller's transaction; how many entries."""
+    """Derive balances, history and event ids again from the entries, in the caller's transaction; how many entries."""
     for table in ("balance", "movement", "seen"):
         connection.execute(statement(f"clear_{table}"))
     stock_digest.reset(connection)

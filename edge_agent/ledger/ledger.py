@@ -50,14 +50,14 @@ class Ledger:
     clock: Clock
     gateway: str
     zero_ms: int | None = None
-    """The true time at which this boot's monotonic clock was zero; None until the cloud has told it."""
+    """The true time at which this boot's monotonic clock was zero; None until an acknowledgement gives the time."""
 
     @classmethod
     @contextmanager
     def create(
         cls, path: Path, gateway: str, clock: Clock, *, epoch: str | None = None, **facts: str | None
     ) -> Iterator[Self]:
-        """Create a ledger file for a gateway, in a new epoch (`epoch` is for whoever needs to know it beforehand).
+        """Create a ledger file for a gateway, in a new epoch (`epoch` is for a caller that must know it beforehand).
 
         Raises:
             LedgerExists: there is a file already.

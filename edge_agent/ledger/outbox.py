@@ -18,7 +18,7 @@ from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
 from wire_protocol.frames import FrameHeader, LogHead
-from wire_protocol.messages import Bounded, Rejected
+from wire_protocol.messages import ClampedTime, Rejected
 from wire_protocol.topics import Stream
 
 CARRIED: Final = "carried"  # how many entries the epoch began with
@@ -60,7 +60,7 @@ def waiting(connection: Connection, stream: Stream, source_id: int) -> int:
 
 
 def time_known(connection: Connection, boot: str) -> bool:
-    """Whether the cloud has told its time in this boot, so that a frame that is sealed now says when it was."""
+    """Whether an acknowledgement gave the time in this boot, so that a frame that is sealed now says when it was."""
     row = connection.execute(statement("boot_zero"), (boot,)).fetchone()
     return row is not None and row[0] is not None
 
@@ -88,7 +88,7 @@ class Outbox:
 
         Args:
             stream: which stream.
-            entries_max: at most so many.
+            entries_max: entries in the frame at most.
             contact_mono_ms: when this contact began, by the monotonic clock: what was recorded before is marked as
                 replay. The wall clock may have been set in between.
 
@@ -101,7 +101,7 @@ class Outbox:
         if not rows:
             return None
         entries = [ENTRY.validate_json(text) for _, text in rows]
-        # A frame is all replay or all live, so that nobody takes last week's pick for one that happens now.
+        # A frame is all replay or all live, so that a dashboard never takes last week's pick for one that happens now.
         boot, replay = self.ledger.clock.boot, []
         if contact_mono_ms is not None:
             replay = [entry for entry in entries if entry.boot != boot or entry.mono_ms < contact_mono_ms]
@@ -148,7 +148,7 @@ class Outbox:
     def _older_logs(self) -> dict[str, LogHead]:
         """What the first frame of an epoch says: how far this ledger knows the gateway's older logs.
 
-        What it took before it knew them may be in them already; then it says nothing, is refused, and begins anew.
+        What it took before it knew them may be in them already; then it says nothing, is refused, and begins again.
         """
         known = self.ledger.connection.execute(statement("older_logs"), (frames.EPOCHS_MAX,))
         return {epoch: LogHead(frame=frame, digest=digest) for epoch, frame, digest in known}
@@ -183,7 +183,7 @@ class Outbox:
             stock_digest.note_sealed(connection)
         return len(rejected)
 
-    def bounded(self, stream: Stream, told: Sequence[Bounded]) -> None:
+    def bounded(self, stream: Stream, told: Sequence[ClampedTime]) -> None:
         """Keep the times that the cloud gave to entries whose own it did not believe."""
         self.ledger.connection.executemany(
             statement("insert_bounded"), [(stream, entry.seq, entry.at_ms) for entry in told]
@@ -207,9 +207,9 @@ class Outbox:
         self.ledger.connection.execute(statement("set_fork"), (reason, stream))
 
     def learn_time(self, zero_ms: int) -> None:
-        """The cloud told its time: when this boot's monotonic clock was zero, for what is recorded from now on.
+        """An acknowledgement gave the cloud's time at which this boot's monotonic clock was zero.
 
-        It holds for what was recorded before as well, in the frames that are sealed from now on.
+        It holds for what is recorded from now on, and in the frames sealed from now on for what was recorded before.
         """
         ledger = self.ledger
         ledger.connection.execute(statement("insert_boot"), (ledger.clock.boot, ledger.clock.now_ms()))

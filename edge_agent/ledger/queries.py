@@ -122,7 +122,7 @@ def history(
 
 
 def _true_ms(entry: dict[str, Any], hlc: int, zeros: dict[str, int]) -> int:
-    """When an own entry happened: by its boot's clock where the cloud has told when that began."""
+    """When an own entry happened: by its boot's clock where the time of the boot is known."""
     zero_ms = zeros.get(entry["boot"])
     return clock.wall_ms(hlc) if zero_ms is None else zero_ms + entry["mono_ms"]
 

@@ -5,7 +5,7 @@ counted twice by that, and nothing is lost: the ledger fetches what the cloud ha
 as an older log, and carries on with the rest, its own entries that the cloud does not have, in a new epoch.
 
 1. `stage`: the own log is marked to be fetched, from the last frame that both are known to share.
-2. The frames arrive through `site.SiteBook` and are kept aside, not booked.
+2. The frames arrive through `site.SiteLogWriter` and are kept aside, not booked.
 3. `open_epoch`, when everything is there: one transaction, after which the ledger has a new epoch and a stock derived
 anew.
 
@@ -24,7 +24,7 @@ from edge_agent.ledger.clock import new_epoch
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import rebuild
 from edge_agent.ledger.ledger import EMPTY, Ledger, Tail, chain
-from edge_agent.ledger.site_logs import SiteBook, log_row
+from edge_agent.ledger.site_logs import SiteLogWriter, log_row
 from edge_agent.ledger.sql import statement
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY
@@ -70,7 +70,7 @@ class Recovery:
         if staged is not None:
             ledger.connection.execute(statement("delete_site_entries"), (staged.log, 0))
             ledger.connection.execute(statement("delete_log"), (staged.log,))
-        SiteBook(ledger).add_log(ledger.gateway, ledger.epoch, staged=True, cursor=cursor)
+        SiteLogWriter(ledger).add_log(ledger.gateway, ledger.epoch, staged=True, cursor=cursor)
         ledger.connection.execute(statement("set_meta"), (STAGED_FROM, str(cursor.seq)))
 
     def open_epoch(self, heads: Sequence[LogCursor]) -> Opened:
@@ -111,8 +111,9 @@ class Recovery:
     def _beyond(self, heads: Sequence[LogCursor]) -> list[str]:
         """Entries of older own logs that the cloud has less of, or otherwise: it fell back further than frames go.
 
-        Such a log is given up as a whole, because nobody here can tell which of it the cloud still has. The next epoch
-        is then refused for not knowing the log; it is fetched, and what the cloud has of it is not carried over again.
+        Such a log is given up as a whole, because the gateway cannot tell which of it the cloud still has. The next
+        epoch is then refused for not knowing the log; it is fetched, and what the cloud has of it is not carried over
+        again.
         """
         connection = self.ledger.connection
         bodies: list[str] = []
@@ -131,7 +132,7 @@ class Recovery:
         self.ledger.connection.execute(statement("note_boot_zero"), zero)
 
     def _restart(self, epoch: str) -> None:
-        """The own log begins anew."""
+        """The own log begins again, in a new epoch."""
         ledger, connection = self.ledger, self.ledger.connection
         readings = outbox.position(connection, "readings")
         waiting = {"source_id": readings.source_id, "waiting": readings.sealed_seq - readings.acked_seq}

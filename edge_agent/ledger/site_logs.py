@@ -35,7 +35,7 @@ class LogRow(NamedTuple):
 
     @property
     def unlike(self) -> bool:
-        """Whether the cloud is known to have another history of it (`mark_unlike`)."""
+        """Whether the cloud is known to have another history of it (`mark_diverged`)."""
         return self.cursor.frame > 0 and not self.cursor.digest
 
 
@@ -45,7 +45,7 @@ def known_logs(connection: Connection) -> list[LogCursor]:
     return [LogCursor(gateway=gateway, epoch=epoch, frame=frame, seq=seq) for gateway, epoch, frame, seq in rows]
 
 
-def unlike_cloud(connection: Connection, heads: Sequence[LogCursor]) -> list[int]:
+def diverged_from_cloud(connection: Connection, heads: Sequence[LogCursor]) -> list[int]:
     """The logs of other gateways of which the ledger has more than the cloud, or something else: it fell back.
 
     Usually their gateways send again what the cloud has lost. One that was restored meanwhile does so in a new epoch.
@@ -70,7 +70,7 @@ def log_row(connection: Connection, gateway: str, epoch: str, *, staged: bool = 
 
 
 @dataclass(frozen=True, slots=True)
-class SiteBook:
+class SiteLogWriter:
     """The writing side of the site's other logs."""
 
     ledger: Ledger
@@ -98,7 +98,7 @@ class SiteBook:
             # The cloud has another history of that log than it had: it fell back and the log was restored meanwhile.
             if message.gateway == self.ledger.gateway:
                 # What only this ledger has of it must not be lost: `recovery` brings it again.
-                connection.execute(statement("mark_unlike"), (row.log,))
+                connection.execute(statement("mark_diverged"), (row.log,))
             else:
                 self.forget(row.log)
         return verdict

@@ -13,14 +13,14 @@ from typing import NamedTuple
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.sql import statement
 from wire_protocol import proof
-from wire_protocol.proof import ProofAnswer, ProofQuestion, StockProof
+from wire_protocol.proof import DigestAnswer, DigestQuestion, StockDigest
 from wire_protocol.stock import Balance, Cell
 
 
-class StockScan(NamedTuple):
+class ScannedStock(NamedTuple):
     """The stock as it is in the file, and whether it is what was kept."""
 
-    found: StockProof
+    found: StockDigest
     intact: bool
 
 
@@ -38,7 +38,7 @@ def add(connection: Connection, before: Mapping[Cell, int], after: Iterable[tupl
 
 
 def reset(connection: Connection) -> None:
-    """There are no balances any more, inside a transaction that derives them anew."""
+    """There are no balances any more, inside a transaction that derives them again."""
     connection.execute(statement("set_stock_digest"), (0, 0))
 
 
@@ -53,21 +53,21 @@ def position(connection: Connection) -> int:
     return proof.log_position(connection.execute(statement("log_ends")))
 
 
-def sealed(connection: Connection) -> StockProof | None:
+def sealed(connection: Connection) -> StockDigest | None:
     """The proof of the last moment at which nothing waited; None before the first."""
     row = connection.execute(statement("stock_digest")).fetchone()
-    return None if row[2] is None else StockProof.make(*row[2:])
+    return None if row[2] is None else StockDigest.make(*row[2:])
 
 
-def scan(connection: Connection) -> StockScan:
+def scan(connection: Connection) -> ScannedStock:
     """Add the balances up as they are in the file, in one snapshot."""
     with _snapshot(connection):
-        found = StockProof.of(_balances(connection), position(connection))
+        found = StockDigest.of(_balances(connection), position(connection))
         kept = connection.execute(statement("stock_digest")).fetchone()[0]
-        return StockScan(found, intact=found.digest == proof.as_text(kept))
+        return ScannedStock(found, intact=found.digest == proof.as_text(kept))
 
 
-def answer(connection: Connection, question: ProofQuestion) -> ProofAnswer:
+def answer(connection: Connection, question: DigestQuestion) -> DigestAnswer:
     """What the file holds of the cells that the cloud asks about, in one snapshot."""
     with _snapshot(connection):
         return proof.answer(question, _balances(connection), position(connection))

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from edge_agent.ledger import database, stock_digest
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 
 log = structlog.get_logger("edge_agent.ledger.stock_scan")
 
@@ -20,7 +20,7 @@ class StockScan:
 
     def __init__(self, ledger: Path, interval_s: float) -> None:
         self._ledger, self._interval_s = ledger, interval_s
-        self.damaged: StockProof | None = None
+        self.damaged: StockDigest | None = None
 
     async def run(self) -> None:
         """Scan until cancelled."""
@@ -31,6 +31,6 @@ class StockScan:
                 log.error("stock_damaged", hint="stocktide edge ledger verify, then stocktide edge ledger rebuild")
             await asyncio.sleep(self._interval_s)
 
-    def _scan(self) -> stock_digest.StockScan:
+    def _scan(self) -> stock_digest.ScannedStock:
         with contextlib.closing(database.open_reader(self._ledger)) as connection:
             return stock_digest.scan(connection)

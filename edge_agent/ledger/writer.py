@@ -1,7 +1,7 @@
 """The one writer of the agent: a thread that commits whatever is waiting in one transaction (group commit).
 
 While one commit is on its way to the disk, the next events gather; under load a commit covers hundreds of events, and
-at rest a single event is committed at once. Nobody is told that a job is done before its commit is on the disk.
+at rest a single event is committed at once. No caller learns that a job is done before its commit is on the disk.
 
 Invariant: jobs run in the order they were submitted, and each either commits as a whole or not at all.
 """
@@ -135,7 +135,7 @@ class LedgerWriter:
     def submit(self, run: Callable[[Ledger], T]) -> "Future[T]":
         """Queue any other write, never waiting for room; the future resolves after the commit.
 
-        Called in the event loop, so a full queue is told as a busy ledger: whoever asked tries again.
+        Called in the event loop, so a full queue is reported as a busy ledger: the caller tries again.
         """
         job = Job(run)
         try:
@@ -155,7 +155,7 @@ class LedgerWriter:
                 while not self._drained:
                     if batch := self._gather():
                         self._commit(ledger, batch)
-        except BaseException as error:  # noqa: BLE001 - whoever waits for this thread must learn how it ended
+        except BaseException as error:  # noqa: BLE001 - who waits for this thread must learn how it ended
             (self.ended if self._started.done() else self._started).set_exception(error)
         else:
             self.ended.set_result(None)
@@ -165,7 +165,7 @@ class LedgerWriter:
         batch: list[Work] = []
         work = self._queue.get()
         while work is not None:
-            # From here on the job can no longer be cancelled: whoever gives up on it finds it done.
+            # From here on the job can no longer be cancelled: a caller that gives up on it finds it done.
             if isinstance(work, Append) or work.future.set_running_or_notify_cancel():
                 batch.append(work)
             if len(batch) >= BATCH_JOBS_MAX:
@@ -209,7 +209,7 @@ class LedgerWriter:
     def _hold(self, ledger: Ledger, batch: list[Work], error: EdgeError) -> None:
         """The disk is full or locked: keep the events unacknowledged and try again until there is room.
 
-        Other jobs fail at once, because whoever waits for them can try again; a device's message cannot be asked for
+        Other jobs fail at once, because their callers can try again; a device's message cannot be asked for
         twice, and fills the broker's window until it is acknowledged.
         """
         held: list[Work] = []

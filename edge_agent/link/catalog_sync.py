@@ -9,10 +9,10 @@ from edge_agent.ledger.database import Connection
 from edge_agent.ledger.writer import Write
 from edge_agent.link.contact import Contact
 from edge_agent.provisioning import catalog
-from edge_agent.provisioning.catalog import CatalogBook
+from edge_agent.provisioning.catalog import CatalogWriter
 from edge_agent.settings import EdgeSettings
-from wire_protocol.catalog import CatalogAsk, CatalogPage
-from wire_protocol.site import SiteReader
+from wire_protocol.catalog import CatalogPage, CatalogRequest
+from wire_protocol.poll_timer import PollTimer
 
 log = structlog.get_logger("edge_agent.link.uplink")
 
@@ -32,16 +32,16 @@ class CatalogSync:
     write: Write
     settings: EdgeSettings
     now_ms: Callable[[], int]
-    asking: SiteReader = field(init=False)
+    timer: PollTimer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asking = SiteReader(interval_ms=round(self.settings.site_ask_interval_s * 1_000))
+        self.timer = PollTimer(interval_ms=round(self.settings.site_ask_interval_s * 1_000))
 
-    def question(self) -> CatalogAsk | None:
+    def question(self) -> CatalogRequest | None:
         """What to ask the cloud now; None when nothing is due."""
-        if not self.asking.due(self.now_ms()):
+        if not self.timer.due(self.now_ms()):
             return None
-        return CatalogAsk(after=catalog.place(self.reader).position)
+        return CatalogRequest(after=catalog.place(self.reader).position)
 
     async def receive(self, _contact: Contact, payload: bytes) -> None:
         """Part of `Uplink.on`."""
@@ -51,9 +51,9 @@ class CatalogSync:
         """Take a page, or the news that there is one."""
         at = catalog.place(self.reader).position
         if not page.items and not page.locations and page.more and page.head >= at.version:
-            self.asking.ask_now(self.now_ms())
+            self.timer.poll_now(self.now_ms())
             return
-        taken = await self.write(lambda ledger: CatalogBook(ledger).take(page))
+        taken = await self.write(lambda ledger: CatalogWriter(ledger).take(page))
         if taken == "anew":
             log.warning("catalog_read_anew", version=at.version, head=page.head)
-        self.asking.answered(self.now_ms(), more=page.more or taken == "anew")
+        self.timer.answered(self.now_ms(), more=page.more or taken == "anew")

@@ -35,5 +35,5 @@ class CertificateSync:
         while True:
             request = await asyncio.to_thread(self.renewal.question)
             if request is not None:
-                await contact.publish(Channel.CERTIFICATE_ASK, request.encode())
+                await contact.publish(Channel.CERTIFICATE_REQUEST, request.encode())
             await asyncio.sleep(self.look_s)

@@ -47,13 +47,13 @@ log = structlog.get_logger("edge_agent.link.commands")
 
 @dataclass(slots=True)
 class Commands:
-    """Carries commands out on a ledger; so many wait, and what comes beyond is dropped: the cloud asks again.
+    """Executes commands on a ledger. A bounded number waits; the cloud sends again what is dropped beyond it.
 
     Args:
         ledger: the file.
         now_ms: the time that commands expire by.
         write: hands a write to the ledger's writer and waits for it.
-        settings: told in diagnostics.
+        settings: part of diagnostics.
         signals: what is sent for commands that concern more than the ledger.
     """
 
@@ -75,7 +75,7 @@ class Commands:
             log.warning("command_dropped", command=command.name, id=command.id)
 
     async def _answer(self, contact: Contact, command: Command) -> None:
-        reply = await self.carry_out(command)
+        reply = await self.execute(command)
         if reply is not None:
             await contact.publish(Channel.REPLY, reply.encode())
 
@@ -86,20 +86,20 @@ class Commands:
         self._waiting += 1
         return True
 
-    async def carry_out(self, command: Command) -> Reply | None:
+    async def execute(self, command: Command) -> Reply | None:
         """Carry a command out and say what came of it; None while the same is under way."""
         try:
             if command.id in self._running:
                 return None
             self._running.add(command.id)
             try:
-                return await self._carry_out(command)
+                return await self._execute(command)
             finally:
                 self._running.discard(command.id)
         finally:
             self._waiting -= 1
 
-    async def _carry_out(self, command: Command) -> Reply:
+    async def _execute(self, command: Command) -> Reply:
         async with self._room:
             if (before := await asyncio.to_thread(self._before, command.id)) is not None:
                 return before

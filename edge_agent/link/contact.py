@@ -11,7 +11,7 @@ from wire_protocol.topics import RULES, Channel
 class Publishing(Protocol):
     """A connection to the cloud's broker."""
 
-    async def publish(self, topic: str, payload: bytes, qos: int, *, retain: bool) -> None:
+    async def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
         """Publish, and wait until the broker has it."""
 
 

@@ -15,11 +15,11 @@ from edge_agent.ledger.database import Connection
 from edge_agent.link.contact import Contact
 from edge_agent.provisioning import firmware
 from edge_agent.provisioning.firmware import ImageProblem
-from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.images import ImageStore
 from edge_agent.signals import Signals
-from wire_protocol.firmware import LINK_CHUNK_BYTES, NO_ROOM, FirmwareAsk, FirmwareChunk, Release, ReportedFirmware
+from wire_protocol.firmware import LINK_CHUNK_BYTES, NO_ROOM, FirmwareChunk, FirmwareRequest, Release, ReportedFirmware
+from wire_protocol.poll_timer import PollTimer
 from wire_protocol.reasons import FirmwareProblemCode
-from wire_protocol.site import SiteReader
 
 LOOK_MS: Final = 60_000  # how often an image is asked for again that could not be had
 FETCHES_MAX: Final = 3
@@ -40,36 +40,36 @@ class FirmwareSync:
     """
 
     reader: Connection
-    shelf: ImageShelf
+    image_store: ImageStore
     now_ms: Callable[[], int]
     signals: Signals
     reported: Callable[[], None] = lambda: None
-    asking: SiteReader = field(default_factory=lambda: SiteReader(interval_ms=LOOK_MS))
+    timer: PollTimer = field(default_factory=lambda: PollTimer(interval_ms=LOOK_MS))
     _problems: dict[str, ImageProblem] = field(default_factory=dict)
     _fetches: dict[str, int] = field(default_factory=dict)
 
     def report(self) -> dict[str, ReportedFirmware]:
         """How far devices are, by model."""
-        return firmware.reported(self.reader, self.shelf, self._problems)
+        return firmware.reported(self.reader, self.image_store, self._problems)
 
     def twin_changed(self) -> None:
         """Other releases may be wanted."""
-        self.shelf.tidy(self._wanted())
+        self.image_store.tidy(self._wanted())
         self._problems.clear()
         self._fetches.clear()
         self.signals.firmware_changed.send()
-        self.asking.ask_now(self.now_ms())
+        self.timer.poll_now(self.now_ms())
 
-    def question(self) -> FirmwareAsk | None:
+    def question(self) -> FirmwareRequest | None:
         """What to ask the cloud for now; None when nothing is due."""
-        if not self.asking.due(self.now_ms()):
+        if not self.timer.due(self.now_ms()):
             return None
         release = self._missing()
         if release is None:
-            self.asking.answered(self.now_ms(), more=False)
+            self.timer.answered(self.now_ms(), more=False)
             return None
-        offset = self.shelf.fetched(release)
-        return FirmwareAsk(sha256=release.sha256, offset=offset, bytes=min(LINK_CHUNK_BYTES, release.size - offset))
+        offset = self.image_store.fetched(release)
+        return FirmwareRequest(sha256=release.sha256, offset=offset, bytes=min(LINK_CHUNK_BYTES, release.size - offset))
 
     async def receive(self, _contact: Contact, payload: bytes) -> None:
         """Part of `Uplink.on`."""
@@ -85,14 +85,14 @@ class FirmwareSync:
             return self._give_up(release, FirmwareProblemCode.NO_IMAGE, "the cloud has no such image")
         right = (
             line.size == release.size
-            and line.offset == self.shelf.fetched(release)
+            and line.offset == self.image_store.fetched(release)
             and 0 < len(chunk.piece) <= LINK_CHUNK_BYTES
             and hashlib.sha256(chunk.piece).hexdigest() == line.digest
         )
         if not right:
             return False  # a repetition, or damaged: it is asked for again
         try:
-            whole = await asyncio.to_thread(self.shelf.add, release, line.offset, chunk.piece)
+            whole = await asyncio.to_thread(self.image_store.add, release, line.offset, chunk.piece)
         except OSError as error:
             return self._give_up(release, FirmwareProblemCode.NO_ROOM, f"{NO_ROOM}: {error.strerror}")
         return self._added(release, whole=whole)
@@ -100,9 +100,9 @@ class FirmwareSync:
     def _added(self, release: Release, *, whole: bool) -> bool:
         """A piece is on the disk. Returns whether there is something to report."""
         if release.sha256 not in (wanted := self._wanted()):
-            self.shelf.tidy(wanted)  # the twin has changed while the piece was written: it must not stay
+            self.image_store.tidy(wanted)  # the twin has changed while the piece was written: it must not stay
             return False
-        if not whole and not self.shelf.fetched(release):
+        if not whole and not self.image_store.fetched(release):
             self._fetches[release.sha256] = self._fetches.get(release.sha256, 0) + 1
             if self._fetches[release.sha256] >= FETCHES_MAX:
                 sentence = f"what came is not what was signed, {FETCHES_MAX} times"
@@ -111,7 +111,7 @@ class FirmwareSync:
             log.info("firmware_fetched", model=release.model, version=release.version, bytes=release.size)
             self._problems.pop(release.sha256, None)
             self.signals.firmware_changed.send()
-        self.asking.answered(self.now_ms(), more=True)
+        self.timer.answered(self.now_ms(), more=True)
         return whole
 
     def _wanted(self) -> set[str]:
@@ -119,7 +119,7 @@ class FirmwareSync:
 
     def _missing(self) -> Release | None:
         """The image to fetch; those that could not be had come last."""
-        lacking = [release for release in firmware.wanted(self.reader).values() if not self.shelf.has(release)]
+        lacking = [release for release in firmware.wanted(self.reader).values() if not self.image_store.has(release)]
         return min(lacking, key=lambda release: release.sha256 in self._problems, default=None)
 
     def _give_up(self, release: Release, code: FirmwareProblemCode, sentence: str) -> bool:
@@ -128,5 +128,5 @@ class FirmwareSync:
         self._problems[release.sha256] = ImageProblem(code, sentence)
         self._fetches.pop(release.sha256, None)
         others = [each for each in firmware.wanted(self.reader).values() if each.sha256 not in self._problems]
-        self.asking.answered(self.now_ms(), more=any(not self.shelf.has(each) for each in others))
+        self.timer.answered(self.now_ms(), more=any(not self.image_store.has(each) for each in others))
         return True

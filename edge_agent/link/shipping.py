@@ -22,13 +22,13 @@ from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.recovery import Opened
 from edge_agent.ledger.writer import Write
-from edge_agent.link.site_sync import CloudLost, SiteLink
+from edge_agent.link.site_sync import CloudLost, SiteSync
 from edge_agent.provisioning.twin import narrow
 from edge_agent.settings import EdgeSettings
-from wire_protocol.messages import Ack, Bounded, Rejected
+from wire_protocol.messages import Ack, ClampedTime, Rejected
+from wire_protocol.poll_timer import PollTimer
 from wire_protocol.reasons import ForkCode
 from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
-from wire_protocol.site import SiteReader
 from wire_protocol.site_messages import SiteFrame, SiteHeads
 from wire_protocol.topics import STREAMS, Stream
 
@@ -50,7 +50,7 @@ class EpochOpened(Exception):
 
 
 @dataclass(slots=True)
-class Lane:
+class StreamState:
     """One stream on its way up: its sender, and what the sender cannot know."""
 
     sender: Sender
@@ -94,13 +94,13 @@ class Shipping:
     limits: Callable[[], SenderLimits]
     settings: EdgeSettings
     clock: Clock
-    site: SiteLink
+    site: SiteSync
     jitter: Callable[[], float] = jitter
     epoch: str = ""
     """The log that is shipped, as of the last contact."""
     offset_ms: int | None = None
-    """How far the cloud's clock is ahead of this gateway's, when an acknowledgement has told."""
-    lanes: dict[Stream, Lane] = field(default_factory=dict)
+    """How far the cloud's clock is ahead of this gateway's, once an acknowledgement gave its time."""
+    stream_states: dict[Stream, StreamState] = field(default_factory=dict)
     contact_ms: int | None = None
     _zero_ms: int | None = None
     _put: Put = lambda _stream, _frame, _body: None
@@ -111,10 +111,10 @@ class Shipping:
         """A contact begins, in this epoch; `put` is how a frame gets on the link."""
         self.epoch, self._put = epoch, put
         self.contact_ms, self._zero_ms = self.clock.mono_ms(), None
-        self.lanes = {stream: self._lane(stream) for stream in STREAMS}
+        self.stream_states = {stream: self._stream_state(stream) for stream in STREAMS}
         self.site.connected(epoch)
 
-    def _lane(self, stream: Stream) -> Lane:
+    def _stream_state(self, stream: Stream) -> StreamState:
         at = outbox.position(self.reader, stream)
         sender = Sender(
             stream,
@@ -126,34 +126,37 @@ class Shipping:
             digest_of=lambda frame: outbox.digest(self.reader, stream, frame),
         )
         sender.forked = at.fork
-        return Lane(sender, at.source_id)
+        return StreamState(sender, at.source_id)
 
     def limits_changed(self) -> None:
         """The senders have other limits than before."""
-        for lane in self.lanes.values():
-            lane.sender.limits = self.limits()
+        for stream_state in self.stream_states.values():
+            stream_state.sender.limits = self.limits()
 
     async def begin(self) -> None:
         """Send what was in flight when the last contact ended."""
-        for lane in self.lanes.values():
-            await self._carry_out(lane, lane.sender.connected(self.clock.mono_ms()))
+        for stream_state in self.stream_states.values():
+            await self._execute(stream_state, stream_state.sender.connected(self.clock.mono_ms()))
 
     async def look(self) -> None:
         """Feed the senders with what was committed and what time it is."""
-        for stream, lane in self.lanes.items():
+        for stream, stream_state in self.stream_states.items():
             # Their time is the monotonic clock's: a wall clock that is set back would put off every resend.
             now_ms = self.clock.mono_ms()
-            waiting = outbox.waiting(self.reader, stream, lane.source_id) if self.may_seal() else 0
+            waiting = outbox.waiting(self.reader, stream, stream_state.source_id) if self.may_seal() else 0
             if not waiting:
-                lane.waiting_since_ms = None
-            elif lane.waiting_since_ms is None:
-                lane.waiting_since_ms = now_ms
-            effects = lane.sender.waiting(waiting, lane.waiting_since_ms or now_ms, now_ms)
-            await self._carry_out(lane, effects + lane.sender.tick(now_ms))
+                stream_state.waiting_since_ms = None
+            elif stream_state.waiting_since_ms is None:
+                stream_state.waiting_since_ms = now_ms
+            effects = stream_state.sender.waiting(waiting, stream_state.waiting_since_ms or now_ms, now_ms)
+            await self._execute(stream_state, effects + stream_state.sender.tick(now_ms))
 
     def next_deadline_ms(self) -> int | None:
         """When to look, or to ask for the site's logs, whatever else happens; None: not before something does."""
-        ticking: list[Sender | SiteReader] = [*(lane.sender for lane in self.lanes.values()), self.site.asking]
+        ticking: list[Sender | PollTimer] = [
+            *(stream_state.sender for stream_state in self.stream_states.values()),
+            self.site.timer,
+        ]
         return min((at for each in ticking if (at := each.next_deadline_ms()) is not None), default=None)
 
     # --- down ---------------------------------------------------------------------------------------------------
@@ -163,12 +166,12 @@ class Shipping:
         if ack.epoch not in {self.epoch, None}:
             return  # of a ledger that was here before, or of a clone of this one
         await self._learn_time(ack)
-        lane = self.lanes[ack.stream]
-        effects = lane.sender.receive(ack, self.clock.mono_ms())
-        if not lane.sender.forked:
+        stream_state = self.stream_states[ack.stream]
+        effects = stream_state.sender.receive(ack, self.clock.mono_ms())
+        if not stream_state.sender.forked:
             # Else it speaks of another history: its verdicts are on entries that only have the same numbers.
-            await self._heed_verdicts(ack)
-        await self._carry_out(lane, effects)
+            await self._take_verdicts(ack)
+        await self._execute(stream_state, effects)
 
     async def _learn_time(self, ack: Ack) -> None:
         """The cloud's clock tells when our monotonic clock was zero, up to the time the acknowledgement travelled.
@@ -181,23 +184,23 @@ class Shipping:
             await self.write(partial(_note_time, zero_ms))
             self._zero_ms = zero_ms
 
-    async def _heed_verdicts(self, ack: Ack) -> None:
+    async def _take_verdicts(self, ack: Ack) -> None:
         if ack.rejected:
             new = await self.write(partial(_note_verdicts, ack.stream, ack.rejected))
             if new:
                 log.warning("entries_rejected", stream=ack.stream, entries=new)
         if ack.bounded:
             log.warning("times_bounded", stream=ack.stream, entries=len(ack.bounded))
-            await self.write(partial(_note_bounded, ack.stream, ack.bounded))
+            await self.write(partial(_note_clamped, ack.stream, ack.bounded))
 
     async def passed_down(self, piece: SiteFrame | SiteHeads) -> None:
         """Take a frame of the site's other logs, or the end of an answer.
 
         Raises:
             InvalidFrame: the frame is none.
-            EpochOpened: the ledger's own log begins anew; the contact is at its end.
+            EpochOpened: the ledger's own log goes on in a new epoch; the contact ends.
         """
-        outcome = await self.site.take(piece, forked=self.forked, before_opening=self._stop_lanes)
+        outcome = await self.site.take(piece, forked=self.forked, before_opening=self._stop_streams)
         if isinstance(outcome, CloudLost):
             await self._fork("ledger", outcome.reason)
         elif outcome is not None:
@@ -210,52 +213,52 @@ class Shipping:
     @property
     def forked(self) -> bool:
         """Whether a stream is stopped."""
-        return any(lane.sender.forked for lane in self.lanes.values())
+        return any(stream_state.sender.forked for stream_state in self.stream_states.values())
 
     def epoch_wanted(self) -> None:
         """The ledger has noted that it is to go on in a new epoch."""
-        self.lanes["ledger"].sender.forked = outbox.position(self.reader, "ledger").fork
-        self.site.asking.ask_now(self.clock.mono_ms())
+        self.stream_states["ledger"].sender.forked = outbox.position(self.reader, "ledger").fork
+        self.site.timer.poll_now(self.clock.mono_ms())
 
     async def _fork(self, stream: Stream, reason: str) -> None:
         """Stop a stream, and fetch what the cloud has of this gateway."""
         log.error("ledger_forked", stream=stream, reason=reason)
-        self.lanes[stream].sender.forked = reason
+        self.stream_states[stream].sender.forked = reason
         await self.write(partial(_note_fork, stream, reason))
-        self.site.asking.ask_now(self.clock.mono_ms())
+        self.site.timer.poll_now(self.clock.mono_ms())
 
-    def _stop_lanes(self) -> None:
+    def _stop_streams(self) -> None:
         """Nothing may be sealed or sent any more in this epoch."""
-        for lane in self.lanes.values():
-            lane.sender.disconnected()
+        for stream_state in self.stream_states.values():
+            stream_state.sender.disconnected()
 
     # --- up -----------------------------------------------------------------------------------------------------
 
     def may_seal(self) -> bool:
-        """Whether the ledger knows this boot's true time, or has waited long enough to be told.
+        """Whether the ledger knows this boot's true time, or has waited long enough for it.
 
-        A frame is sealed once: what is sealed before the first acknowledgement keeps a wrong time for ever.
+        A frame is sealed once: what is sealed before the first acknowledgement keeps its wrong time.
         """
         if self.forked:
             return False  # whatever waits goes into the new epoch
         waited_ms = self.clock.mono_ms() - (self.contact_ms or 0)
         return waited_ms >= TIME_WAIT_MS or outbox.time_known(self.reader, self.clock.boot)
 
-    async def _carry_out(self, lane: Lane, effects: list[Effect]) -> None:
+    async def _execute(self, stream_state: StreamState, effects: list[Effect]) -> None:
         """Carry out what a sender decided; sealing may make it decide more."""
         while effects:
             effect = effects.pop(0)
             match effect:
                 case Send(frame):
-                    await self._send(lane.sender.stream, frame)
+                    await self._send(stream_state.sender.stream, frame)
                 case Seal(entries_max):
-                    effects += await self._seal(lane, entries_max)
+                    effects += await self._seal(stream_state, entries_max)
                 case Acked(frame):
-                    await self.write(partial(_note_acked, lane.sender.stream, frame))
+                    await self.write(partial(_note_acked, stream_state.sender.stream, frame))
                 case SteppedBack(frame):
-                    await self._step_back(lane.sender.stream, frame)
+                    await self._step_back(stream_state.sender.stream, frame)
                 case Forked(reason):
-                    await self._fork(lane.sender.stream, reason)
+                    await self._fork(stream_state.sender.stream, reason)
 
     async def _send(self, stream: Stream, frame: int) -> None:
         body = outbox.body(self.reader, stream, frame)
@@ -266,14 +269,14 @@ class Shipping:
         else:
             self._put(stream, frame, body)
 
-    async def _seal(self, lane: Lane, entries_max: int) -> list[Effect]:
-        stream, contact_ms = lane.sender.stream, self.contact_ms
+    async def _seal(self, stream_state: StreamState, entries_max: int) -> list[Effect]:
+        stream, contact_ms = stream_state.sender.stream, self.contact_ms
         sealed = await self.write(lambda ledger: Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_ms))
         at = outbox.position(self.reader, stream)
-        lane.source_id, lane.waiting_since_ms = at.source_id, None
+        stream_state.source_id, stream_state.waiting_since_ms = at.source_id, None
         if sealed is None:
-            return lane.sender.nothing_sealed()
-        return lane.sender.sealed(sealed.frame, sealed.waiting, self.clock.mono_ms())
+            return stream_state.sender.nothing_sealed()
+        return stream_state.sender.sealed(sealed.frame, sealed.waiting, self.clock.mono_ms())
 
     async def _step_back(self, stream: Stream, frame: int) -> None:
         log.warning("cloud_stepped_back", stream=stream, frame=frame)
@@ -288,7 +291,7 @@ def _note_time(zero_ms: int, ledger: Ledger) -> None:
     Outbox(ledger).learn_time(zero_ms)
 
 
-def _note_bounded(stream: Stream, told: Sequence[Bounded], ledger: Ledger) -> None:
+def _note_clamped(stream: Stream, told: Sequence[ClampedTime], ledger: Ledger) -> None:
     Outbox(ledger).bounded(stream, told)
 
 

@@ -10,7 +10,7 @@ from edge_agent.ledger import outbox, queries, stock_digest
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
-from wire_protocol.proof import StockProof
+from wire_protocol.proof import StockDigest
 from wire_protocol.topics import STREAMS
 
 
@@ -22,7 +22,7 @@ class StatusReport:
         reader: a read-only connection to the ledger.
         ledger: its file.
         clock: this gateway's.
-        offset_ms: how far the cloud's clock is ahead, when an acknowledgement has told.
+        offset_ms: how far the cloud's clock is ahead, once an acknowledgement gave its time.
         damaged: the stock as it is in the file, when a scan found that it is not what was kept.
     """
 
@@ -30,7 +30,7 @@ class StatusReport:
     ledger: Path
     clock: Clock
     offset_ms: Callable[[], int | None]
-    damaged: Callable[[], StockProof | None] = lambda: None
+    damaged: Callable[[], StockDigest | None] = lambda: None
 
     def __call__(self, state: Literal["online", "offline"]) -> GatewayStatus:
         """The status now."""

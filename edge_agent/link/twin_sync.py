@@ -16,7 +16,7 @@ from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.writer import Write
 from edge_agent.link.contact import Contact
 from edge_agent.provisioning import twin
-from edge_agent.provisioning.twin import Configured, TwinBook
+from edge_agent.provisioning.twin import Configured, TwinWriter
 from edge_agent.signals import Signals
 from wire_protocol.firmware import ReportedFirmware
 from wire_protocol.messages import InvalidMessage
@@ -89,4 +89,4 @@ class TwinSync:
 
 
 def _apply(desired: DesiredTwin, ledger: Ledger) -> list[Configured] | None:
-    return TwinBook(ledger).apply(desired)
+    return TwinWriter(ledger).apply(desired)

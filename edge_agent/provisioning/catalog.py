@@ -41,7 +41,7 @@ def size(connection: Connection) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogBook:
+class CatalogWriter:
     """The writing side, inside a transaction of the ledger."""
 
     ledger: Ledger
@@ -50,7 +50,7 @@ class CatalogBook:
         """Take a page, if it follows what is here.
 
         Returns:
-            Whether it was taken, begins elsewhere, or shows that everything must be read anew: the cloud has less than
+            Whether it was taken, begins elsewhere, or shows that everything must be read again: the cloud has less than
             was read here.
         """
         connection, at = self.ledger.connection, place(self.ledger.connection).position

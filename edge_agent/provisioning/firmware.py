@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from edge_agent.provisioning.images import ImageShelf
+from edge_agent.provisioning.images import ImageStore
 from edge_agent.provisioning.twin import Configured
 from wire_protocol.firmware import FAILED_SHOWN_MAX, FirmwareOffer, Release, ReportedFirmware
 from wire_protocol.messages import DeviceStatus, UpdateState
@@ -57,7 +57,7 @@ def rows(connection: Connection, device: str | None = None) -> list[FirmwareRow]
     return [FirmwareRow(*row) for row in found]
 
 
-def offers(connection: Connection, shelf: ImageShelf, device: str | None = None) -> list[Configured]:
+def offers(connection: Connection, image_store: ImageStore, device: str | None = None) -> list[Configured]:
     """What devices are to be offered now, or one that has not answered to it; an empty payload takes an offer back."""
     known = rows(connection, device)
     releases = wanted(connection) if known else {}
@@ -65,18 +65,18 @@ def offers(connection: Connection, shelf: ImageShelf, device: str | None = None)
     for row in known:
         release = releases.get(row.model)
         if device is None or release is None or release.release != row.release:
-            found.append(Configured(row.name, _offer(release, shelf)))
+            found.append(Configured(row.name, _offer(release, image_store)))
     return found
 
 
 def reported(
-    connection: Connection, shelf: ImageShelf, problems: Mapping[str, ImageProblem]
+    connection: Connection, image_store: ImageStore, problems: Mapping[str, ImageProblem]
 ) -> dict[str, ReportedFirmware]:
     """What the cloud is told, by model; `problems` says by image why it cannot be had."""
     releases = wanted(connection)
     found = rows(connection) if releases else []
     return {
-        model: _reported(release, [row for row in found if row.model == model], shelf, problems)
+        model: _reported(release, [row for row in found if row.model == model], image_store, problems)
         for model, release in releases.items()
     }
 
@@ -88,12 +88,12 @@ def note(ledger: Ledger, device: str, status: DeviceStatus) -> None:
     ledger.connection.execute(statement("set_device_firmware"), (device, status.model, status.firmware, *said))
 
 
-def _offer(release: Release | None, shelf: ImageShelf) -> bytes:
-    return b"" if release is None or not shelf.has(release) else FirmwareOffer.of(release).encode()
+def _offer(release: Release | None, image_store: ImageStore) -> bytes:
+    return b"" if release is None or not image_store.has(release) else FirmwareOffer.of(release).encode()
 
 
 def _reported(
-    release: Release, devices: list[FirmwareRow], shelf: ImageShelf, problems: Mapping[str, ImageProblem]
+    release: Release, devices: list[FirmwareRow], image_store: ImageStore, problems: Mapping[str, ImageProblem]
 ) -> ReportedFirmware:
     said = [row for row in devices if row.release == release.release]
     problem = problems.get(release.sha256)
@@ -105,7 +105,7 @@ def _reported(
     return ReportedFirmware(
         release=release.release,
         version=release.version,
-        fetched=shelf.fetched(release),
+        fetched=image_store.fetched(release),
         devices=len(devices),
         healthy=sum(row.state == UpdateState.HEALTHY for row in said),
         failed=dict(list(failed.items())[:FAILED_SHOWN_MAX]),

@@ -23,7 +23,7 @@ _READ_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class ImageShelf:
+class ImageStore:
     """The folder. Names are hashes that were checked before: no other name ever becomes part of a path."""
 
     folder: Path
@@ -86,7 +86,7 @@ class ImageShelf:
             self.forget(whole.stem)
 
     def tidy(self, wanted: Collection[str]) -> None:
-        """Forget parts that nobody wants, and of the images the oldest that nobody wants."""
+        """Delete parts that no release wants, and of the images the oldest that no release wants."""
         if not self.folder.is_dir():
             return
         for part in self.folder.glob("*.part"):

@@ -1,6 +1,6 @@
 """Counts that the cloud has asked for: open until everything at the location was counted since.
 
-Invariant: a request is fulfilled by counts alone; nobody has to tick it off.
+Invariant: counts alone fulfil a request; a technician never has to close it.
 """
 
 from typing import Any

@@ -28,7 +28,7 @@ class ConfigRow(NamedTuple):
 
 
 class Configured(NamedTuple):
-    """What a device is to be told from now on: an empty payload takes back what it was told."""
+    """A device's configuration from now on: an empty payload withdraws it."""
 
     device: str
     payload: bytes
@@ -62,7 +62,7 @@ def rows(connection: Connection) -> list[ConfigRow]:
 
 
 def configs(connection: Connection) -> list[Configured]:
-    """What every device of the twin is told."""
+    """The configuration of every device of the twin."""
     return [_configured(row.name, row.version, row.body) for row in rows(connection)]
 
 
@@ -73,7 +73,7 @@ def reported(
     refused: int | None = None,
     reason: str | None = None,
 ) -> ReportedTwin:
-    """What the cloud is told; `refused` and `reason` when a document was just refused."""
+    """What is reported to the cloud; `refused` and `reason` when a document was just refused."""
     devices = rows(connection)
     return ReportedTwin(
         version=version(connection),
@@ -86,13 +86,13 @@ def reported(
 
 
 @dataclass(frozen=True, slots=True)
-class TwinBook:
+class TwinWriter:
     """The writing side, inside a transaction of the ledger."""
 
     ledger: Ledger
 
     def apply(self, desired: DesiredTwin) -> list[Configured] | None:
-        """Put a document in force. Returns what devices are to be told; None when it is not newer than what is."""
+        """Put a document in force. Returns the configurations to send to devices; None when it is not newer."""
         connection = self.ledger.connection
         if desired.version <= version(connection):
             return None

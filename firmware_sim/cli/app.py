@@ -33,7 +33,7 @@ app.command()(device)
 Site = Annotated[list[str] | None, typer.Option("--site", "-s", help="Only this site; may be given several times.")]
 Map = Annotated[list[str] | None, typer.Option("--map", "-m", metavar="SITE=URL", help="The broker of one site.")]
 OneBroker = Annotated[str | None, typer.Option("--broker", "-b", metavar="URL", help="The broker of all other sites.")]
-Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many rows.")]
+Limit = Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Rows at most.")]
 Brokers = Annotated[
     list[str] | None,
     typer.Option("--broker", "-b", metavar="[GATEWAY=]URL", help="A gateway's broker, mqtt://[user:password@]host."),

@@ -118,13 +118,14 @@ async def _progress(fleet: "Fleet", events_total: int | None) -> None:
 
 
 def progress_line(fleet: "Fleet", events_total: int | None) -> str:
-    """One line: the simulated time, what was told and what has a receipt."""
+    """One line: the simulated time, what was published and what has a receipt."""
     shot = fleet.snapshot()
     at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(shot.at_ms / 1_000))
-    told = shot.events + shot.readings
+    published = shot.events + shot.readings
     of = f"/{events_total}" if events_total is not None else ""
     problem = next((f"  {device.gateway}: {device.problem}" for device in shot.devices if device.problem), "")
-    return f"{at}  told {told}{of}  receipts {shot.receipts}  waiting {shot.waiting}  resent {shot.resent}{problem}"
+    counts = f"published {published}{of}  receipts {shot.receipts}  waiting {shot.waiting}  resent {shot.resent}"
+    return f"{at}  {counts}{problem}"
 
 
 def shared(of: Mapping[str, BrokerAddress]) -> set[str]:

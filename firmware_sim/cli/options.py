@@ -13,6 +13,6 @@ Boot = Annotated[
 ]
 MqttVersionText = Annotated[str, typer.Option("--mqtt-version", help="5 or 3.1.1.")]
 StallS = Annotated[
-    float, typer.Option("--stall-s", min=0.1, max=86_400, help="Give up when no receipt comes for so many seconds.")
+    float, typer.Option("--stall-s", min=0.1, max=86_400, help="Give up when no receipt comes for this many seconds.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]

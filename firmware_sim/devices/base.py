@@ -35,7 +35,7 @@ class ScenarioPart(BaseModel):
 
 
 class Span(ScenarioPart):
-    """From so many minutes after the scenario's start, for so many minutes."""
+    """When it starts, in minutes after the scenario's start, and how long it lasts, in minutes."""
 
     after_min: Minutes
     for_min: Minutes
@@ -47,7 +47,7 @@ class Span(ScenarioPart):
 
 
 class Reboot(ScenarioPart):
-    """A restart so many minutes after the start; what has no receipt is sent again afterwards."""
+    """A restart, in minutes after the start; what has no receipt is sent again afterwards."""
 
     after_min: Minutes
     down_s: Seconds = 20.0

@@ -55,14 +55,16 @@ class Handheld(Device):
         for sku, pieces in lines:
             yield Scan(kind="receive", sku=sku, quantity=pieces, destination=self.dock, actor=self.actor)
         for sku, pieces in lines:
-            shelf = rng.choice(self.shelves)
-            found[shelf, sku] += pieces
-            yield Scan(kind="move", sku=sku, quantity=pieces, source=self.dock, destination=shelf, actor=self.actor)
+            image_store = rng.choice(self.shelves)
+            found[image_store, sku] += pieces
+            yield Scan(
+                kind="move", sku=sku, quantity=pieces, source=self.dock, destination=image_store, actor=self.actor
+            )
 
     def _count(self, rng: random.Random, found: Counter[tuple[str, str]]) -> Scan:
         """What the worker finds: what was put there, unless they miscount or something was taken."""
-        (shelf, sku), pieces = rng.choice(sorted(found.items()))
+        (image_store, sku), pieces = rng.choice(sorted(found.items()))
         if rng.random() < self.miscount_rate:
             pieces = max(0, pieces + rng.choice((-2, -1, 1, 2)))
-        found[shelf, sku] = pieces
-        return Scan(kind="count", sku=sku, quantity=pieces, location=shelf, actor=self.actor)
+        found[image_store, sku] = pieces
+        return Scan(kind="count", sku=sku, quantity=pieces, location=image_store, actor=self.actor)

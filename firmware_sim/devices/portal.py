@@ -1,7 +1,7 @@
 """An RFID portal at a dock door: tags pass and are read many times; others are read by chance.
 
 A tag has passed once it was read `reads_min` times within `confirm_ms`. Everything read of it until it has been quiet
-for `quiet_ms` belongs to that passage and is told with the same event id, as portals do that cannot tell whether
+for `quiet_ms` belongs to that passage and is published with the same event id, as portals do that cannot tell whether
 anybody heard them. What is read less often is a stray: a pallet that stood near the door.
 """
 
@@ -22,7 +22,7 @@ from wire_protocol import names
 READS_MIN: Final = 3
 CONFIRM_MS: Final = 2_000
 QUIET_MS: Final = 5_000
-REPEATS_MAX: Final = 60  # a tag that is parked in the door is not told of for ever
+REPEATS_MAX: Final = 60  # a tag that is parked in the door is not reported forever
 PASSAGE_S: Final = 4.0
 READS_PER_TAG: Final = (3, 24)
 
@@ -39,7 +39,7 @@ class TagRead:
 class _Passage:
     first_ms: int
     reads_ms: list[int] = field(default_factory=list)
-    told: bool = False
+    reported: bool = False
 
     def confirmed_by(self) -> int | None:
         """The first read with enough others shortly before it; None for strays."""
@@ -70,14 +70,14 @@ class PassageFilter:
         for read in reads:
             self._close(read.at_ms)
             passage = self._open.setdefault(read.epc, _Passage(read.at_ms))
-            if passage.told:
+            if passage.reported:
                 passage.reads_ms[-1] = read.at_ms  # parked in the door: it has not been quiet, nothing more to tell
             else:
                 passage.reads_ms.append(read.at_ms)
                 if len(passage.reads_ms) >= REPEATS_MAX:
                     self._tell(read.epc, passage)
-            untold = (passage.first_ms for passage in self._open.values() if not passage.told)
-            yield from self._settled(min(untold, default=read.at_ms))
+            unreported = (passage.first_ms for passage in self._open.values() if not passage.reported)
+            yield from self._settled(min(unreported, default=read.at_ms))
         self._close(None)
         yield from self._settled(None)
 
@@ -86,11 +86,11 @@ class PassageFilter:
             if now_ms is not None and now_ms - passage.reads_ms[-1] <= QUIET_MS:
                 continue
             del self._open[epc]
-            if not passage.told:
+            if not passage.reported:
                 self._tell(epc, passage)
 
     def _tell(self, epc: str, passage: _Passage) -> None:
-        passage.told = True
+        passage.reported = True
         sure = passage.confirmed_by()
         if sure is None:
             self.strays += len(passage.reads_ms)

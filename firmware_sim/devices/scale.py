@@ -66,15 +66,15 @@ class Scale(Device):
 
     def day(self, span: Window, rng: random.Random, folder: Path) -> Iterator[Happening]:
         del folder
-        weigher, told = Weigher(self.piece_g), None
+        weigher, reported = Weigher(self.piece_g), None
         next_reading_ms = float(span.start_ms)
         for at_ms, grams, _ in self.weights(span, rng):
             if at_ms >= next_reading_ms:
                 next_reading_ms = at_ms + max(self.reading_s, self.sample_s) * SECOND_MS
                 yield Happening(at_ms, Sample({"weight_g": round(grams, 1)}))
             pieces = weigher.sample(grams)
-            if pieces is not None and pieces != told:
-                told = pieces
+            if pieces is not None and pieces != reported:
+                reported = pieces
                 yield Happening(at_ms, Scan(kind="count", sku=self.sku, quantity=pieces, location=self.location))
 
     def weights(self, span: Window, rng: random.Random) -> Iterator[tuple[int, float, int]]:

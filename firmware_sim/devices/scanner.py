@@ -32,12 +32,12 @@ class Scanner(Device):
         for at_ms in arrivals(span, self.scans_per_h, rng):
             sku, pieces = rng.choice(self.skus), rng.randint(1, self.pieces_max)
             if rng.random() < self.pick_share:
-                yield Happening(at_ms, Scan(kind="pick", sku=sku, quantity=pieces, source=self._shelf(sku)))
+                yield Happening(at_ms, Scan(kind="pick", sku=sku, quantity=pieces, source=self._image_store(sku)))
             else:
                 yield Happening(at_ms, self._receive(sku, pieces * 5))
 
     def _receive(self, sku: str, pieces: int) -> Scan:
-        return Scan(kind="receive", sku=sku, quantity=pieces, destination=self._shelf(sku))
+        return Scan(kind="receive", sku=sku, quantity=pieces, destination=self._image_store(sku))
 
-    def _shelf(self, sku: str) -> str:
+    def _image_store(self, sku: str) -> str:
         return self.shelves[self.skus.index(sku) % len(self.shelves)]

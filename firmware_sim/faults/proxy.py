@@ -134,7 +134,7 @@ class FaultProxy:
                 await self._forward(client, writers, name)
             except* (OSError, TimeoutError):
                 pass  # an end has gone; so will the other
-            # In a black hole an end is not told that the other has gone, until heal() or cut() drops both.
+            # In a black hole an end does not learn that the other has closed, until heal() or cut() drops both.
             await self._passable.wait()
         finally:
             for writer in writers:

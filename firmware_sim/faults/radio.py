@@ -3,7 +3,7 @@
 Each stage turns one publication into none, one or several, at the same or at later times; the air holds them until
 they are due. A message lost here is sent again by the firmware, which has no receipt for it.
 
-Invariant: no stage makes up or alters a payload, and the air holds at most `AIR_MESSAGES_MAX`.
+Invariant: no stage makes up or alters a payload, and the air holds at most `RADIO_MESSAGES_MAX`.
 """
 
 import heapq
@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from firmware_sim.firmware.event_queue import Outgoing
 from firmware_sim.firmware.windows import Windows
 
-AIR_MESSAGES_MAX: Final = 10_000
+RADIO_MESSAGES_MAX: Final = 10_000
 
 
 class Stage(Protocol):
@@ -70,7 +70,7 @@ class Delay(_Memoryless):
 
 @dataclass(slots=True)
 class Silence(_Memoryless):
-    """While it lasts, nothing that the device says is heard, and the device does not know."""
+    """While it lasts, nothing that the device sends arrives, and the device does not know."""
 
     windows: Windows
 
@@ -106,7 +106,7 @@ class Reorder:
         return None if self._held is None else self._held.at_ms + self.within_ms
 
 
-class Air:
+class RadioChannel:
     """All faults of one device, in order, and the messages that are on their way."""
 
     def __init__(self, stages: Sequence[Stage], rng: random.Random) -> None:
@@ -150,7 +150,7 @@ class Air:
         for stage in self._stages[first:]:
             messages = [made for message in messages for made in stage.feed(message, self._rng)]
         for message in messages:
-            if len(self._way) >= AIR_MESSAGES_MAX:
+            if len(self._way) >= RADIO_MESSAGES_MAX:
                 self.lost += 1
                 continue
             self._number += 1

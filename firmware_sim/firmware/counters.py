@@ -35,7 +35,7 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event of the journal: what a device told its gateway, once."""
+    """One event of the journal: what a device reported to its gateway, once."""
 
     device: str
     id: str

@@ -17,9 +17,9 @@ from firmware_sim.firmware.flash import Flash, Record, Slot
 from wire_protocol.firmware import (
     DEVICE_CHUNK_BYTES,
     IMAGE_BYTES_MAX,
-    FirmwareAsk,
     FirmwareChunk,
     FirmwareOffer,
+    FirmwareRequest,
     Release,
     refusal,
 )
@@ -162,7 +162,7 @@ class Updater:
         self._later = self._said = None
         self._abandon()
 
-    def ask(self, now_ms: int) -> FirmwareAsk | None:
+    def ask(self, now_ms: int) -> FirmwareRequest | None:
         """The piece to ask for now; again, ever less often, when no answer comes."""
         wanted = self._record.download
         if wanted is None or self._ask_ms is None or now_ms < self._ask_ms:
@@ -173,7 +173,7 @@ class Updater:
             return None
         self._ask_ms = now_ms + min(ASK_AGAIN_MS << min(self._asked, 16), ASK_AGAIN_MS_MAX)
         self._asked += 1
-        return FirmwareAsk(sha256=wanted.sha256, offset=self._record.received, bytes=min(left, DEVICE_CHUNK_BYTES))
+        return FirmwareRequest(sha256=wanted.sha256, offset=self._record.received, bytes=min(left, DEVICE_CHUNK_BYTES))
 
     def chunk(self, chunk: FirmwareChunk, now_ms: int) -> None:
         """Take the piece that was asked for; any other is passed over."""
@@ -219,7 +219,7 @@ class Updater:
             self._keep(received=0, attempts=self._record.attempts + 1)
             self._ask_ms = now_ms
         else:
-            # Not noted as taken: who sends wrong pieces must not keep the right ones away for ever.
+            # Not noted as taken: a sender of wrong pieces must not keep the right ones away forever.
             self._keep(download=None, received=0)
             self._refuse(wanted, f"the image does not match what was signed, {DOWNLOADS_MAX} times")
 

@@ -4,27 +4,29 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from firmware_sim.faults.radio import Air, Stage
+from firmware_sim.faults.radio import RadioChannel, Stage
 from firmware_sim.firmware.event_queue import Firmware, Outgoing
 from firmware_sim.firmware.updater import Updater
 
 
 @dataclass(slots=True)
-class Unit:
+class SimulatedDevice:
     """A device as a fleet runs it. With an `updater`, its firmware can be exchanged."""
 
     firmware: Firmware
-    air: Air
+    radio: RadioChannel
     updater: Updater | None = None
     _booted: int | None = None
 
     @classmethod
-    def plain(cls, name: str, *, seed: int = 1, boot: int = 1, memory_events_max: int | None = None) -> "Unit":
+    def plain(
+        cls, name: str, *, seed: int = 1, boot: int = 1, memory_events_max: int | None = None
+    ) -> "SimulatedDevice":
         """A device without faults."""
         firmware = Firmware(name=name, rng=rng_of(seed, name, "firmware"), boot=boot)
         if memory_events_max is not None:
             firmware.memory_events_max = memory_events_max
-        return cls(firmware, air_of(seed, name))
+        return cls(firmware, radio_of(seed, name))
 
     @property
     def name(self) -> str:
@@ -33,13 +35,13 @@ class Unit:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is left to say, and nothing under way."""
-        return self.firmware.is_idle and self.air.is_empty
+        return self.firmware.is_idle and self.radio.is_empty
 
     def poll(self, now_ms: int, link_ms: int) -> list[Outgoing]:
         """What reaches the broker now."""
-        self.air.push(self.firmware.poll(now_ms, link_ms))
+        self.radio.push(self.firmware.poll(now_ms, link_ms))
         self.started(link_ms)
-        return self.air.due(now_ms)
+        return self.radio.due(now_ms)
 
     def started(self, link_ms: int) -> None:
         """Start its firmware, if the device has been switched on since it was last asked."""
@@ -54,12 +56,12 @@ class Unit:
 
     def next_ms(self, now_ms: int) -> int | None:
         """The next time of the simulated world at which something changes."""
-        times = (self.firmware.next_ms(now_ms), self.air.next_ms(), self.air.quiet_until_ms(now_ms))
+        times = (self.firmware.next_ms(now_ms), self.radio.next_ms(), self.radio.quiet_until_ms(now_ms))
         return min((at_ms for at_ms in times if at_ms is not None), default=None)
 
     def is_cut_off(self, now_ms: int) -> bool:
         """Whether its scenario, rather than a fault of the system, keeps its events from arriving."""
-        return self.firmware.back_ms(now_ms) is not None or self.air.quiet_until_ms(now_ms) is not None
+        return self.firmware.back_ms(now_ms) is not None or self.radio.quiet_until_ms(now_ms) is not None
 
 
 def rng_of(seed: int, device: str, purpose: str) -> random.Random:
@@ -67,6 +69,6 @@ def rng_of(seed: int, device: str, purpose: str) -> random.Random:
     return random.Random(f"{seed}/{device}/{purpose}")  # noqa: S311 - a simulation is seeded, not secret
 
 
-def air_of(seed: int, name: str, stages: Sequence[Stage] = ()) -> Air:
+def radio_of(seed: int, name: str, stages: Sequence[Stage] = ()) -> RadioChannel:
     """The air around a device."""
-    return Air(stages, rng_of(seed, name, "air"))
+    return RadioChannel(stages, rng_of(seed, name, "air"))

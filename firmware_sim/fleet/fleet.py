@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from firmware_sim.errors import BadInput, JournalFull, SimError, first_of
 from firmware_sim.firmware.counters import DeviceCount, Entry, EventDigest, FleetSnapshot
 from firmware_sim.firmware.happening import Happening, Scan
-from firmware_sim.fleet.device import Unit, rng_of
+from firmware_sim.fleet.device import SimulatedDevice, rng_of
 from firmware_sim.fleet.link import Link, LinkOptions
 from firmware_sim.fleet.pace import Pace
 from wire_protocol.address import BrokerAddress
@@ -40,7 +40,7 @@ class Stream:
     """
 
     gateway: str
-    units: Sequence[Unit]
+    units: Sequence[SimulatedDevice]
     phases: Sequence[Timeline]
 
 
@@ -113,7 +113,7 @@ class Fleet:
                 self._add(stream.gateway, unit, brokers, options or LinkOptions(), seed)
 
     def _add(
-        self, gateway: str, unit: Unit, brokers: Mapping[str, BrokerAddress], options: LinkOptions, seed: int
+        self, gateway: str, unit: SimulatedDevice, brokers: Mapping[str, BrokerAddress], options: LinkOptions, seed: int
     ) -> None:
         if gateway not in brokers:
             raise BadInput(f"There is no broker for gateway {gateway}.", hint=f"Give one: {gateway}=mqtt://HOST")
@@ -193,14 +193,14 @@ class Fleet:
     async def _watch(self, work: Sequence[asyncio.Task[None]]) -> None:
         """Until all work is done, or no receipt has come for too long."""
         loop = asyncio.get_running_loop()
-        heard, heard_s = -1, loop.time()
+        receipts, changed_s = -1, loop.time()
         pending: set[asyncio.Task[None]] = set(work)
         while pending:
             _, pending = await asyncio.wait(pending, timeout=WATCH_S)
-            total = sum(_heard(link) for link in self._links.values())
-            if total != heard or not any(link.is_stuck for link in self._links.values()):
-                heard, heard_s = total, loop.time()
-            elif loop.time() - heard_s > self._stall_s_max:
+            total = sum(_receipts(link) for link in self._links.values())
+            if total != receipts or not any(link.is_stuck for link in self._links.values()):
+                receipts, changed_s = total, loop.time()
+            elif loop.time() - changed_s > self._stall_s_max:
                 return
 
     def _missing(self) -> tuple[Missing, ...]:
@@ -211,7 +211,7 @@ class Fleet:
         )
 
 
-def _heard(link: Link) -> int:
+def _receipts(link: Link) -> int:
     counters = link.unit.firmware.counters
     return counters.receipts + counters.refused
 

@@ -1,4 +1,4 @@
-"""One device's connection to its gateway's broker. The only importer of aiomqtt in the simulator.
+"""One device's connection to its gateway's broker.
 
 All decisions are the unit's (`firmware.py`, `faults.py`); this module connects, publishes what the unit says, hands
 it its receipts, and connects again with jitter.
@@ -9,29 +9,25 @@ whatever has no receipt.
 
 import asyncio
 import random
-import socket
 import ssl
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Final, Literal, TypeAlias, TypeVar
-
-import aiomqtt
+from typing import Any, Final, Literal, TypeAlias
 
 from firmware_sim.errors import MemoryFull
 from firmware_sim.firmware.event_queue import Outgoing
 from firmware_sim.firmware.happening import Happening
-from firmware_sim.fleet.device import Unit
+from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.pace import Pace
 from firmware_sim.fleet.updates import UpdateLink
+from mqtt_client import Backoff, Connection, ConnectionLost, ConnectionOptions, LastWill, connect
+from mqtt_client.reconnect import in_a_task
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceCommand, DeviceReceipt, DeviceStatus, InvalidMessage
 from wire_protocol.topics import RULES, Channel
 from wire_protocol.twin import DeviceConfig
 
-T = TypeVar("T")
 MqttVersion: TypeAlias = Literal["5", "3.1.1"]
 
 FIRMWARE: Final = "stocktide-sim"
@@ -60,7 +56,7 @@ class Link:
         self,
         gateway: str,
         address: BrokerAddress,
-        unit: Unit,
+        unit: SimulatedDevice,
         *,
         pace: Pace,
         options: LinkOptions,
@@ -93,7 +89,7 @@ class Link:
         if not self.unit.firmware.waiting or self._pace.is_max:
             return self.unit.firmware.waiting > 0
         now_ms = self._now_ms()
-        on_its_way_ms = self.unit.air.next_ms()
+        on_its_way_ms = self.unit.radio.next_ms()
         return not self.unit.is_cut_off(now_ms) and (on_its_way_ms is None or on_its_way_ms <= now_ms)
 
     async def offer(self, happening: Happening) -> str | None:
@@ -124,34 +120,34 @@ class Link:
 
     async def run(self) -> None:
         """Connect, publish, reconnect, until all is done."""
-        attempt = 0
+        # Full jitter, as the gateways do, so that a shop's devices do not come back in step.
+        backoff = Backoff(RECONNECT_S, self._options.reconnect_s_max, self._rng.uniform)
         while not self.is_done:
             if await self._is_away():
                 continue
             self._update.booted(self._pace.link_ms())
             try:
-                async with self._connected() as client:
-                    await finish(client.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0))
-                    for channel in (Channel.DEVICE_CONFIG, Channel.DEVICE_COMMAND, *self._update.channels):
-                        await finish(client.subscribe(topics.device(self.name, channel), qos=RULES[channel].qos))
-                    attempt, self.problem, self.online = 0, None, True
-                    self.unit.firmware.reconnected()
-                    self._update.reached(self._pace.link_ms())
-                    await self._contact(client)
-                    await self._say(client, "offline")
-            except* (aiomqtt.MqttError, OSError, TimeoutError) as errors:
+                await in_a_task(self._connection(), f"sim[{self.gateway}].device[{self.name}].connection")
+            except* ConnectionLost as errors:
                 self.problem = _first_line(errors)
             finally:
+                if self.online:
+                    backoff.reset()
                 self.online = False
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                # A broker that ends in the same moment, as at Ctrl-C, would hide the cancellation.
-                raise asyncio.CancelledError
             if self.problem is not None:
-                # Full jitter, as the gateways do, so that a shop's devices do not come back in step.
-                ceiling_s = min(self._options.reconnect_s_max, RECONNECT_S * 2 ** min(attempt, 16))
-                attempt += 1
-                await asyncio.sleep(self._rng.uniform(0.1, 1.0) * ceiling_s)
+                await asyncio.sleep(backoff.next_s())
+
+    async def _connection(self) -> None:
+        """One connection, from CONNECT to its end."""
+        async with connect(self._connect_options()) as connection:
+            await connection.subscribe(topics.device(self.name, Channel.DEVICE_RECEIPT), qos=0)
+            for channel in (Channel.DEVICE_CONFIG, Channel.DEVICE_COMMAND, *self._update.channels):
+                await connection.subscribe(topics.device(self.name, channel), qos=RULES[channel].qos)
+            self.problem, self.online = None, True
+            self.unit.firmware.reconnected()
+            self._update.reached(self._pace.link_ms())
+            await self._contact(connection)
+            await self._say(connection, "offline")
 
     async def _change(self) -> None:
         """Wait for a receipt; at `max` speed, time jumps to what the device waits for."""
@@ -164,53 +160,30 @@ class Link:
     def _now_ms(self) -> int:
         return self._horizon_ms if self._pace.is_max else self._pace.now_ms()
 
-    @asynccontextmanager
-    async def _connected(self) -> AsyncIterator[aiomqtt.Client]:
-        """A connection that is closed in any case; cancelled while it connects, aiomqtt leaves the socket open."""
-        client = self._client()
-        connecting = asyncio.create_task(client.__aenter__(), name=f"sim[{self.gateway}].device[{self.name}].connect")
-        try:
-            await asyncio.wait([connecting])
-        except asyncio.CancelledError:
-            await asyncio.wait([connecting])
-            if connecting.exception() is None:
-                await finish(client.__aexit__(None, None, None))
-            raise
-        connecting.result()
-        try:
-            yield client
-        finally:
-            await finish(client.__aexit__(None, None, None))
-
-    def _client(self) -> aiomqtt.Client:
-        mqtt_5 = self._options.mqtt_version == "5"
+    def _connect_options(self) -> ConnectionOptions:
         status = topics.device(self.name, Channel.DEVICE_STATUS)
-        return aiomqtt.Client(
-            self._address.host,
-            self._address.port,
-            username=self._address.user and self._address.user.replace(DEVICE, self.name),
-            password=self._address.password,
-            identifier=f"stocktide-device-{self.name}",
-            protocol=aiomqtt.ProtocolVersion.V5 if mqtt_5 else aiomqtt.ProtocolVersion.V311,
-            clean_session=None if mqtt_5 else True,
-            will=aiomqtt.Will(status, DeviceStatus(state="offline").encode(), qos=1, retain=True),
-            keepalive=self._options.keepalive_s,
-            timeout=CONNECT_S_MAX,
-            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
-            max_queued_incoming_messages=INCOMING_MESSAGES_MAX,
-            tls_context=ssl.create_default_context() if self._address.tls else None,
+        address = self._address
+        return ConnectionOptions(
+            address=replace(address, user=address.user and address.user.replace(DEVICE, self.name)),
+            client_id=f"stocktide-device-{self.name}",
+            mqtt_5=self._options.mqtt_version == "5",
+            keepalive_s=self._options.keepalive_s,
+            timeout_s=CONNECT_S_MAX,
+            tls=ssl.create_default_context() if address.tls else None,
+            will=LastWill(status, DeviceStatus(state="offline").encode()),
+            incoming_max=INCOMING_MESSAGES_MAX,
         )
 
-    async def _contact(self, client: aiomqtt.Client) -> None:
+    async def _contact(self, connection: Connection) -> None:
         """One contact: until all is done, the scenario takes the device away, or the link breaks."""
-        await self._say(client, "online")
+        await self._say(connection, "online")
         async with asyncio.TaskGroup() as tasks:
             name = f"sim[{self.gateway}].device[{self.name}]"
-            receiving = tasks.create_task(self._receive(client), name=f"{name}.receive")
-            await self._pump(client)
+            receiving = tasks.create_task(self._receive(connection), name=f"{name}.receive")
+            await self._pump(connection)
             receiving.cancel()
 
-    async def _say(self, client: aiomqtt.Client, state: Literal["online", "offline"]) -> None:
+    async def _say(self, connection: Connection, state: Literal["online", "offline"]) -> None:
         at_ms = self.unit.firmware.clock.reads(self._now_ms())
         firmware = self.unit.firmware
         answers = firmware.config is not None or firmware.config_problem is not None
@@ -224,32 +197,32 @@ class Link:
             at_ms=at_ms,
         )
         topic = topics.device(self.name, Channel.DEVICE_STATUS)
-        await finish(client.publish(topic, status.encode(), qos=1, retain=True))
+        await connection.publish(topic, status.encode(), retain=True)
 
-    async def _receive(self, client: aiomqtt.Client) -> None:
-        async for message in client.messages:
-            topic = topics.parse(message.topic.value)
+    async def _receive(self, connection: Connection) -> None:
+        async for message in connection.messages():
+            topic = topics.parse(message.topic)
             try:
                 if topic.channel is Channel.DEVICE_CONFIG:
-                    await self._configure(client, _payload(message))
+                    await self._configure(connection, message.payload)
                 elif topic.channel in self._update.channels:
-                    self._update.take(topic.channel, _payload(message), self._pace.link_ms())
+                    self._update.take(topic.channel, message.payload, self._pace.link_ms())
                 elif topic.channel is Channel.DEVICE_COMMAND:
-                    self.unit.firmware.blink(DeviceCommand.decode(_payload(message)).seconds, self._pace.link_ms())
+                    self.unit.firmware.blink(DeviceCommand.decode(message.payload).seconds, self._pace.link_ms())
                 else:
-                    self.unit.firmware.receive(DeviceReceipt.decode(_payload(message)))
+                    self.unit.firmware.receive(DeviceReceipt.decode(message.payload))
             except InvalidMessage:
                 self.unit.firmware.counters.receipts_unreadable += 1
                 continue
             self._changed.set()
             self._wake.set()
 
-    async def _configure(self, client: aiomqtt.Client, payload: bytes) -> None:
+    async def _configure(self, connection: Connection, payload: bytes) -> None:
         if payload:  # an empty one takes a configuration back: it goes on with what it has
             self.unit.firmware.configure(DeviceConfig.decode(payload))
-            await self._say(client, "online")
+            await self._say(connection, "online")
 
-    async def _pump(self, client: aiomqtt.Client) -> None:
+    async def _pump(self, connection: Connection) -> None:
         while not self.is_done:
             self._wake.clear()
             now_ms = self._now_ms()
@@ -257,22 +230,22 @@ class Link:
             if self.unit.firmware.back_ms(now_ms) is not None or self._update.restart_wanted(self._pace.link_ms()):
                 return
             if (ask := self._update.ask(self._pace.link_ms())) is not None:
-                await self._publish(client, [Outgoing(now_ms, Channel.DEVICE_FIRMWARE_ASK, ask.encode())])
+                await self._publish(connection, [Outgoing(now_ms, Channel.DEVICE_FIRMWARE_REQUEST, ask.encode())])
             if self._update.news():
-                await self._say(client, "online")
+                await self._say(connection, "online")
             while batch := list(islice(messages, INFLIGHT_MESSAGES_MAX)):
-                await self._publish(client, batch)
+                await self._publish(connection, batch)
             next_ms = self.unit.next_ms(now_ms)
             if not self._jump(next_ms):
                 due = (self.unit.firmware.next_link_ms(), self._update.next_ms())
                 await self._sleep(next_ms, min((at_ms for at_ms in due if at_ms is not None), default=None))
 
-    async def _publish(self, client: aiomqtt.Client, batch: list[Outgoing]) -> None:
+    async def _publish(self, connection: Connection, batch: list[Outgoing]) -> None:
         # A task each, because a round trip each in turn is slow; asyncio starts them in order.
         async with asyncio.TaskGroup() as tasks:
             for message in batch:
                 topic, qos = topics.device(self.name, message.channel), RULES[message.channel].qos
-                publish = client.publish(topic, message.payload, qos=qos)
+                publish = connection.publish(topic, message.payload, qos)
                 tasks.create_task(publish, name=f"sim[{self.gateway}].device[{self.name}].publish")
 
     async def _is_away(self) -> bool:
@@ -304,27 +277,6 @@ class Link:
                 await self._wake.wait()
         except TimeoutError:
             return
-
-
-async def finish(call: Coroutine[Any, Any, T]) -> T:
-    """Let a call of aiomqtt finish, each of which has its timeout, and then raise a cancellation that came meanwhile.
-
-    aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancellation that comes together with the
-    answer (https://bugs.python.org/issue37658): the caller would go on as if nobody had cancelled it.
-    """
-    task = asyncio.create_task(call, name="sim.mqtt")
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        task.exception()  # what it was no longer matters
-        raise
-    return task.result()
-
-
-def _payload(message: aiomqtt.Message) -> bytes:
-    payload: Any = message.payload
-    return payload if isinstance(payload, bytes) else b""
 
 
 def _first_line(errors: BaseExceptionGroup[Any]) -> str:

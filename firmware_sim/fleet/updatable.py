@@ -12,7 +12,7 @@ from typing import Final
 from firmware_sim.firmware.event_queue import Firmware
 from firmware_sim.firmware.flash import FolderFlash
 from firmware_sim.firmware.updater import Updater
-from firmware_sim.fleet.device import Unit, air_of, rng_of
+from firmware_sim.fleet.device import SimulatedDevice, radio_of, rng_of
 from firmware_sim.fleet.link import Link, LinkOptions
 from firmware_sim.fleet.pace import Pace
 from firmware_sim.fleet.trust import TrustedKey
@@ -23,15 +23,17 @@ LOOK_S: Final = 0.1
 
 def device(
     name: str, folder: Path, trusted: TrustedKey, *, model: str, factory: str, health_ms: int, boot: int = 1
-) -> Unit:
+) -> SimulatedDevice:
     """A device with its flash memory in `folder/name`."""
     flash = FolderFlash(folder / name, factory)
     updater = Updater(model=model, flash=flash, trusted=trusted.signed, health_ms=health_ms)
-    return Unit(Firmware(name=name, rng=rng_of(1, name, "firmware"), boot=boot), air_of(1, name), updater)
+    return SimulatedDevice(Firmware(name=name, rng=rng_of(1, name, "firmware"), boot=boot), radio_of(1, name), updater)
 
 
-async def run(units: Sequence[Unit], broker: BrokerAddress, options: LinkOptions, told: Callable[[str], None]) -> None:
-    """Keep devices connected until cancelled; `told` hears a line whenever one of them has news."""
+async def run(
+    units: Sequence[SimulatedDevice], broker: BrokerAddress, options: LinkOptions, report: Callable[[str], None]
+) -> None:
+    """Keep devices connected until cancelled; `report` gets a line whenever one of them has news."""
     pace = Pace(1.0)
     links = [
         Link("gateway", broker, unit, pace=pace, options=options, rng=random.Random(unit.name))  # noqa: S311 - jitter
@@ -40,21 +42,21 @@ async def run(units: Sequence[Unit], broker: BrokerAddress, options: LinkOptions
     async with asyncio.TaskGroup() as tasks:
         for link in links:
             tasks.create_task(link.run(), name=f"sim.device[{link.name}]")
-        tasks.create_task(_tell(units, told), name="sim.news")
+        tasks.create_task(_report_news(units, report), name="sim.news")
 
 
-async def _tell(units: Sequence[Unit], told: Callable[[str], None]) -> None:
+async def _report_news(units: Sequence[SimulatedDevice], report: Callable[[str], None]) -> None:
     said: dict[str, str] = {}
     while True:
         for unit in units:
             line = _line(unit)
             if said.get(unit.name) != line:
                 said[unit.name] = line
-                told(line)
+                report(line)
         await asyncio.sleep(LOOK_S)
 
 
-def _line(unit: Unit) -> str:
+def _line(unit: SimulatedDevice) -> str:
     updater = unit.updater
     if updater is None:
         return unit.name

@@ -7,8 +7,8 @@ soon as it has reached its gateway.
 from dataclasses import dataclass
 from typing import Final
 
-from firmware_sim.fleet.device import Unit
-from wire_protocol.firmware import FirmwareAsk, FirmwareChunk, FirmwareOffer
+from firmware_sim.fleet.device import SimulatedDevice
+from wire_protocol.firmware import FirmwareChunk, FirmwareOffer, FirmwareRequest
 from wire_protocol.messages import UpdateStatus
 from wire_protocol.topics import Channel
 
@@ -20,7 +20,7 @@ CRASHES: Final = b"stocktide-sim crashes\n"
 class UpdateLink:
     """What a link does about its unit's updater, if it has one."""
 
-    unit: Unit
+    unit: SimulatedDevice
     _said: UpdateStatus | None = None
 
     @property
@@ -37,12 +37,12 @@ class UpdateLink:
         return None if self.unit.updater is None else self.unit.updater.model
 
     def status(self) -> UpdateStatus | None:
-        """What is told of the update; asked for whenever the status is said."""
+        """The update's part of the status message; read whenever the status is published."""
         self._said = None if self.unit.updater is None else self.unit.updater.status()
         return self._said
 
     def news(self) -> bool:
-        """Whether there is something to tell that was not told."""
+        """Whether the update has a state that was not published yet."""
         return self.unit.updater is not None and self.unit.updater.status() != self._said
 
     def booted(self, now_ms: int) -> None:
@@ -71,7 +71,7 @@ class UpdateLink:
         updater.tick(now_ms)
         return updater.restart_wanted
 
-    def ask(self, now_ms: int) -> FirmwareAsk | None:
+    def ask(self, now_ms: int) -> FirmwareRequest | None:
         """The piece to ask for now."""
         return None if self.unit.updater is None else self.unit.updater.ask(now_ms)
 

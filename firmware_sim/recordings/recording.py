@@ -67,8 +67,8 @@ def read(
     Args:
         path: the file, CSV or gzip.
         sites: only these sites; None for all.
-        limit: at most so many rows (of these sites).
-        on_bad: is told of every bad row, whichever site it may belong to.
+        limit: rows at most (of these sites).
+        on_bad: called for every bad row, whichever site it may belong to.
 
     Raises:
         BadRecording: it is no recording, or is damaged; without `on_bad`, at the first bad row too.

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from firmware_sim.errors import BadInput, BadRecording
 from firmware_sim.firmware.happening import SHOP, Happening, Scan, sale
-from firmware_sim.fleet.device import Unit
+from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.fleet import Fleet, Stream, Timeline
 from firmware_sim.recordings import recording
 from firmware_sim.recordings.recording import BadRow
@@ -89,7 +89,9 @@ class ReplayPlan:
         """One stream for each site, whose gateway has the site's name."""
         made = []
         for site, names in self.device_names.items():
-            units = [Unit.plain(name, seed=seed, boot=boot, memory_events_max=memory_events_max) for name in names]
+            units = [
+                SimulatedDevice.plain(name, seed=seed, boot=boot, memory_events_max=memory_events_max) for name in names
+            ]
             made.append(Stream(site, units, self._phases(self.sites[site])))
         return made
 
@@ -110,10 +112,10 @@ class ReplayPlan:
             yield device, Happening(self.first_ms, scan)
 
     def _sales(self, site: SitePlan) -> Iterator[tuple[str, Happening]]:
-        def told_already(_bad: BadRow) -> None:
+        def reported_already(_bad: BadRow) -> None:
             """The plan has counted and listed it."""
 
-        for row in recording.read(self.path, sites={site.site}, limit=site.rows, on_bad=told_already):
+        for row in recording.read(self.path, sites={site.site}, limit=site.rows, on_bad=reported_already):
             yield self._name(row.site, row.device), Happening(row.at_ms, sale(row.sku, row.quantity))
 
 
@@ -132,8 +134,8 @@ def plan(
     Args:
         path: the recording.
         sites: only these; each must be in it.
-        limit: at most so many rows in all.
-        limit_per_site: at most so many rows of each site.
+        limit: rows at most, in all.
+        limit_per_site: rows at most, of each site.
         opening_stock: a handheld first receives of each SKU what is sold of it, so no shelf goes below zero.
         strict: a bad row is an error.
         prefixed: sites whose devices get the site's name before theirs.

@@ -18,11 +18,11 @@ from firmware_sim.devices.probe import Probe
 from firmware_sim.devices.scale import Scale
 from firmware_sim.devices.scanner import Scanner
 from firmware_sim.errors import BadScenario
-from firmware_sim.faults.radio import Air
+from firmware_sim.faults.radio import RadioChannel
 from firmware_sim.firmware.event_queue import Firmware
 from firmware_sim.firmware.happening import Happening
 from firmware_sim.firmware.windows import Window
-from firmware_sim.fleet.device import Unit, rng_of
+from firmware_sim.fleet.device import SimulatedDevice, rng_of
 from firmware_sim.fleet.fleet import Fleet, Stream
 from wire_protocol import names
 from wire_protocol.address import BrokerAddress
@@ -108,7 +108,7 @@ class Scenario(ScenarioPart):
         link_seed = self.seed if seed is None else seed
         return Fleet(brokers, streams, start_ms=self.span.start_ms, seed=link_seed, **options)
 
-    def _unit(self, device: Device, name: str, gateway: str, *, seed: int, boot: int) -> Unit:
+    def _unit(self, device: Device, name: str, gateway: str, *, seed: int, boot: int) -> SimulatedDevice:
         start_ms = self.span.start_ms
         firmware = Firmware(
             name=name,
@@ -119,7 +119,9 @@ class Scenario(ScenarioPart):
             reboots=device.faults.reboots_ms(start_ms),
             clock=device.faults.clock(start_ms),
         )
-        return Unit(firmware, Air(device.faults.stages(start_ms), rng_of(seed, name, f"{gateway}/air")))
+        return SimulatedDevice(
+            firmware, RadioChannel(device.faults.stages(start_ms), rng_of(seed, name, f"{gateway}/air"))
+        )
 
     def _day(self, device: Device, name: str, gateway: str, seed: int, folder: Path) -> Iterator[tuple[str, Happening]]:
         rng = rng_of(seed, name, f"{gateway}/day")

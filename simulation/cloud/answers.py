@@ -21,7 +21,7 @@ from wire_protocol import topics
 from wire_protocol.messages import Rejected
 from wire_protocol.reasons import RejectCode
 from wire_protocol.replication import Cursor
-from wire_protocol.site_messages import LogCursor, SiteAsk, SiteFrame
+from wire_protocol.site_messages import LogCursor, SiteFrame, SiteRequest
 
 _REPEATS = cross_log_dedup._SQL  # noqa: SLF001 - the statements are told apart by their text
 
@@ -85,7 +85,7 @@ def exchange(store: Store, contacts: Contacts) -> Standing:
     logs = {key[::2] for key in store.cursors} | set(store.announced.items())
     found = _cursors_of(store, (log for log in logs if topics.shard(log[0]) in contacts.shards))
     if announced := presence.announced_by(contacts):
-        found |= presence.to_be_told(contacts, _cursors_of(store, announced))
+        found |= presence.to_be_sent(contacts, _cursors_of(store, announced))
     rejected = {key: store.rejected.get(key, ()) for key in found}
     verdicts = {
         key: [Rejected(seq=seq, reason=TOLD_AGAIN) for seq in sorted(seqs)] for key, seqs in rejected.items() if seqs
@@ -104,7 +104,9 @@ def peers(registry: Mapping[str, Gateway], wanted: Iterable[int]) -> dict[int, l
     return {site: [name for name, each in registry.items() if each.site_id == site] for site in wanted}
 
 
-def answer(store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteAsk, *, bytes_max: int) -> SiteReply:
+def answer(
+    store: Store, registry: Mapping[str, Gateway], gateway: str, ask: SiteRequest, *, bytes_max: int
+) -> SiteReply:
     """What a gateway lacks of its site's logs, put together as `cloud_store.provisioning.sites.answer` does."""
     store.require()
     known = {(log.gateway, log.epoch): log.frame for log in ask.logs}

@@ -32,7 +32,7 @@ from simulation.store import DatabaseAway, Store
 from simulation.world import Process, World
 from wire_protocol import times as times_of
 from wire_protocol import topics
-from wire_protocol.messages import Ack, Bounded
+from wire_protocol.messages import Ack, ClampedTime
 from wire_protocol.replication import NO_CURSOR
 from wire_protocol.topics import STREAM_OF, Channel, LinkTopic
 
@@ -45,7 +45,7 @@ PAUSES_STRETCHED: Final = 20
 LEASE_MS: Final = (20_000, 40_000)
 DOWN_MS_MAX: Final = 600_000
 ANSWER_BYTES_MAX: Final = 2_000
-BOUNDED_TOLD_MAX: Final = 200
+CLAMPED_REPORTED_MAX: Final = 200
 
 Task = Coroutine[int, None, None]
 
@@ -220,7 +220,7 @@ class SimWorker(Process):
         elif inbound.channel is Channel.STATUS:
             self.presence.reported(inbound)
             self._answer_soon()
-        elif inbound.channel is Channel.SITE_ASK:
+        elif inbound.channel is Channel.SITE_REQUEST:
             self.sites.requested(inbound)
             self._pass_soon()
 
@@ -350,8 +350,8 @@ class SimWorker(Process):
             boots, received_ms = frame.arrived.frame.header.boots, frame.arrived.received_ms
             times = {seq: times_of.true_time(entry, boots, received_ms) for seq, entry in frame.entries}
             told = report.streams[frame.arrived.log].bounded
-            told += [Bounded(seq=seq, at_ms=at.at_ms) for seq, at in times.items() if at.claimed_ms is not None]
-            del told[BOUNDED_TOLD_MAX:]
+            told += [ClampedTime(seq=seq, at_ms=at.at_ms) for seq, at in times.items() if at.claimed_ms is not None]
+            del told[CLAMPED_REPORTED_MAX:]
             self.store.add(frame, frame.gateway.site_id, {seq: at.at_ms for seq, at in times.items()})
 
     def write_cursors(self, planned: Plan) -> None:

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from edge_agent.settings import EdgeSettings
-from simulation.checks import Watched
+from simulation.checks import MachineView
 from simulation.edge.clocks import VirtualClock
 from simulation.edge.tasks import Run
 from simulation.network import Network
 from simulation.world import World
 
 
-class Host(Watched, Protocol):
+class Host(MachineView, Protocol):
     """What an uplink needs of its machine; `edge.machine.Machine` is one."""
 
     world: World

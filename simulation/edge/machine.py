@@ -19,7 +19,7 @@ from edge_agent.errors import BadInput, LedgerFull
 from edge_agent.ledger import database
 from edge_agent.ledger.drafts import Draft, ReadingDraft
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.site_logs import SiteBook, log_row
+from edge_agent.ledger.site_logs import SiteLogWriter, log_row
 from edge_agent.ledger.writer import Append, Job, LedgerWriter, Work
 from edge_agent.provisioning import retention
 from edge_agent.settings import EdgeSettings
@@ -144,7 +144,9 @@ class Machine(Process):
         row = log_row(self.disk.connection, log.gateway, log.epoch)
         if row is not None:
             self.note(f"is made to fetch log {log.gateway} {log.epoch[-4:]} anew")
-            self.submit(lambda ledger: SiteBook(ledger).forget(row.log), lambda _: self.uplink.ask_soon(), lambda: None)
+            self.submit(
+                lambda ledger: SiteLogWriter(ledger).forget(row.log), lambda _: self.uplink.ask_soon(), lambda: None
+            )
 
     # --- devices and technicians --------------------------------------------------------------------------------
 

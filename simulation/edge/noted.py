@@ -7,8 +7,8 @@ from typing import Final
 from command_line.version import version
 from edge_agent.ledger import outbox
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.link.shipping import TIME_WAIT_MS, Lane, Shipping
-from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.shipping import TIME_WAIT_MS, Shipping, StreamState
+from edge_agent.link.site_sync import SiteSync
 from simulation.edge.host import Host
 from wire_protocol import frames
 from wire_protocol.frames import Frame
@@ -43,12 +43,12 @@ class NotedShipping(Shipping):
 
     machine: Host
 
-    async def _carry_out(self, lane: Lane, effects: list[Effect]) -> None:
-        await super()._carry_out(lane, effects)
-        self.machine.world.checks.in_flight(self.machine.name, lane.sender)
+    async def _execute(self, stream_state: StreamState, effects: list[Effect]) -> None:
+        await super()._execute(stream_state, effects)
+        self.machine.world.checks.in_flight(self.machine.name, stream_state.sender)
 
     async def acknowledged(self, ack: Ack) -> None:
-        sender = self.lanes[ack.stream].sender
+        sender = self.stream_states[ack.stream].sender
         stopped = sender.forked
         ours = outbox.digest(self.reader, ack.stream, ack.frame)
         await super().acknowledged(ack)
@@ -67,15 +67,15 @@ class NotedShipping(Shipping):
         if self._zero_ms != zero_ms:
             self.machine.world.checks.taught(boot, late_ms)
 
-    async def _heed_verdicts(self, ack: Ack) -> None:
+    async def _take_verdicts(self, ack: Ack) -> None:
         if ack.rejected:
             self.machine.note(f"hears that {len(ack.rejected)} entries do not count")
-        await super()._heed_verdicts(ack)
+        await super()._take_verdicts(ack)
 
-    async def _seal(self, lane: Lane, entries_max: int) -> list[Effect]:
-        stream = lane.sender.stream
+    async def _seal(self, stream_state: StreamState, entries_max: int) -> list[Effect]:
+        stream = stream_state.sender.stream
         before = outbox.position(self.reader, stream)
-        effects = await super()._seal(lane, entries_max)
+        effects = await super()._seal(stream_state, entries_max)
         waited_ms = self.clock.mono_ms() - (self.contact_ms or 0)
         if waited_ms >= TIME_WAIT_MS and not outbox.time_known(self.reader, self.clock.boot):
             self.machine.world.checks.untimed(self.clock.boot)
@@ -95,7 +95,7 @@ class NotedShipping(Shipping):
         await super()._fork(stream, reason)
 
 
-class NotedSiteLink(SiteLink):
+class NotedSiteSync(SiteSync):
     """One machine's view of its site."""
 
     machine: Host

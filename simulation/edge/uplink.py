@@ -8,7 +8,7 @@ from edge_agent.ledger.recovery import Opened
 from edge_agent.link.shipping import TIME_WAIT_MS
 from simulation.edge import noted, tasks
 from simulation.edge.host import Host
-from simulation.edge.noted import NotedShipping, NotedSiteLink, decoded
+from simulation.edge.noted import NotedShipping, NotedSiteSync, decoded
 from simulation.edge.tasks import Task, Written
 from wire_protocol import topics
 from wire_protocol.errors import WireError
@@ -48,7 +48,7 @@ class VirtualUplink:
     def begin(self) -> None:
         """The agent's process begins; nothing is remembered."""
         machine, ledger = self.machine, self.machine.ledger
-        site = NotedSiteLink(
+        site = NotedSiteSync(
             machine.gateway, ledger.connection, Written, machine.settings, machine.clock.mono_ms, decoded
         )
         self.shipping = NotedShipping(
@@ -76,7 +76,7 @@ class VirtualUplink:
         self._contact += 1
         self._alarm_ms = None
         self._incoming.clear()
-        self.shipping.site.asking.disconnected()
+        self.shipping.site.timer.disconnected()
 
     def _connect(self) -> None:
         machine = self.machine
@@ -134,7 +134,7 @@ class VirtualUplink:
 
     def ask_soon(self) -> None:
         """What is known of the site's other logs has changed."""
-        self.shipping.site.asking.ask_now(self.machine.clock.mono_ms())
+        self.shipping.site.timer.poll_now(self.machine.clock.mono_ms())
         self.wake()
 
     async def _pump(self, *, connected: bool = False) -> None:
@@ -170,7 +170,7 @@ class VirtualUplink:
     def _ask(self) -> None:
         question = self.shipping.site.question()
         if question is not None:
-            self.publish(topics.link(self.machine.gateway, Channel.SITE_ASK), question.encode())
+            self.publish(topics.link(self.machine.gateway, Channel.SITE_REQUEST), question.encode())
 
     def _put(self, stream: Stream, frame: int, body: bytes) -> None:
         """Part of `Shipping`."""

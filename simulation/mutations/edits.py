@@ -22,10 +22,10 @@ from cloud_store.merge import presence
 from edge_agent.ledger import recovery
 from edge_agent.ledger.derivation import Derivation
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.site_logs import SiteBook
+from edge_agent.ledger.site_logs import SiteLogWriter
 from edge_agent.ledger.sql import statement
 from edge_agent.link.shipping import Shipping
-from edge_agent.link.site_sync import SiteLink
+from edge_agent.link.site_sync import SiteSync
 from simulation import universe
 from simulation.cloud.answers import RepeatQueries
 from simulation.cloud.worker import SimWorker
@@ -175,7 +175,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     ),
     Bug("late-entry-not-replayed", "cells are not replayed for a late entry", ((Derivation, "_disturb", _nothing),)),
     Bug("observe-skipped", "the clock does not follow other gateways'", ((Ledger, "_observed", lambda _: 0),)),
-    Bug("staged-booked", "what is staged is booked at once", ((SiteBook, "_store", sites.store_booked),)),
+    Bug("staged-booked", "what is staged is booked at once", ((SiteLogWriter, "_store", sites.store_booked),)),
     Bug(
         "carried-without-dedupe",
         "a new epoch takes over what older logs have",
@@ -184,7 +184,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "site-cursor-apart",
         "another log's cursor moves in a transaction before the rows'",
-        ((SiteLink, "_receive", sites.cursor_apart),),
+        ((SiteSync, "_receive", sites.cursor_apart),),
     ),
     Bug(
         "time-from-wall-clock",
@@ -204,12 +204,12 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "unlike-log-ignored",
         "a cloud that fell back behind a neighbour's log is not noticed",
-        ((edge_agent.link.site_sync, "unlike_cloud", sites.never_unlike),),
+        ((edge_agent.link.site_sync, "unlike_cloud", sites.never_diverged),),
     ),
     Bug(
         "own-log-asked-unstaged",
         "a stopped ledger asks for its own log before it can take it",
-        ((SiteLink, "_staged", sites.asks_own_once_stopped),),
+        ((SiteSync, "_staged", sites.asks_own_once_stopped),),
     ),
 )
 

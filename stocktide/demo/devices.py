@@ -6,7 +6,7 @@ A site is called by its recorded name here, which is what the recording and the 
 from functools import lru_cache
 
 from firmware_sim.firmware.happening import SHOP, Happening, Sample
-from firmware_sim.fleet.device import Unit
+from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.fleet import Fleet, Stream
 from firmware_sim.fleet.link import LinkOptions
 from firmware_sim.recordings import replay
@@ -55,4 +55,4 @@ def _probe(site: DemoSite, plan: ReplayPlan) -> Stream:
         (PROBE, Happening(plan.first_ms + number * step_ms, Sample({"temperature_c": 4.0 + number % 7 / 10})))
         for number in range(READINGS)
     ]
-    return Stream(site.recorded, [Unit.plain(PROBE, seed=SEED, boot=1, memory_events_max=None)], [timeline])
+    return Stream(site.recorded, [SimulatedDevice.plain(PROBE, seed=SEED, boot=1, memory_events_max=None)], [timeline])

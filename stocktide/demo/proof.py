@@ -1,6 +1,6 @@
 """The proof: what the devices sent, what the ledgers hold and what the cloud holds are the same, each counted once.
 
-Invariant: the proof reads the stores themselves, not counters that somebody kept on the way.
+Invariant: the proof reads the stores themselves, not counters that were kept on the way.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ DIFFERENCES_SHOWN_MAX = 10
 
 
 @dataclass(frozen=True, slots=True)
-class SiteProof:
+class SiteComparison:
     """One site's row of the table, and what differs."""
 
     site: DemoSite
@@ -38,7 +38,7 @@ class SiteProof:
 class Proof:
     """All sites, and what only the whole can show."""
 
-    sites: list[SiteProof]
+    sites: list[SiteComparison]
     problems: list[str]
 
     @property
@@ -67,7 +67,7 @@ def prove(database_url: str, ledgers: dict[DemoSite, Path], sent: dict[str, tupl
 
 def _site(
     cloud: cloud_connection.Connection, site: DemoSite, path: Path, events_sent: int, readings_sent: int
-) -> SiteProof:
+) -> SiteComparison:
     with contextlib.closing(database.open_reader(path)) as reader:
         edge = queries.balances(reader)
         status = queries.status(reader, path)
@@ -75,7 +75,7 @@ def _site(
     there = snapshots.balances(cloud, site.tenant, site.name)
     stored = {row.table: row for row in snapshots.entries(cloud) if row.gateway == site.gateway}
     goods = [stored[table] for table in ("movement", "count") if table in stored]
-    row = SiteProof(
+    row = SiteComparison(
         site=site,
         events_sent=events_sent,
         ledger_entries=status["entries"],
@@ -91,7 +91,7 @@ def _site(
     return row
 
 
-def _problems(row: SiteProof, edge: dict[Cell, int], there: dict[Cell, int], findings: list[str]) -> Iterator[str]:
+def _problems(row: SiteComparison, edge: dict[Cell, int], there: dict[Cell, int], findings: list[str]) -> Iterator[str]:
     for finding in findings:
         yield f"ledger: {finding}"
     if row.events_sent != row.ledger_entries:

@@ -150,7 +150,7 @@ class Demo:
         await self.trust.enrol(gateway.site, gateway.ledger)
 
     async def _start_agent(self, gateway: DemoGateway) -> None:
-        # Where its broker is, a gateway was told when it enrolled; one goes by a proxy that can be cut.
+        # A gateway learned its broker's address when it enrolled; one goes by a proxy that can be cut.
         detour = [] if gateway.proxy is None else ["--cloud", f"mqtts://{HOST}:{gateway.proxy.port}"]
         await self.processes.start(
             f"agent-{gateway.site.name}",
@@ -255,7 +255,7 @@ class Demo:
 
 @contextlib.contextmanager
 def _folder(*, keep: bool) -> Iterator[Path]:
-    """A new folder for ledgers, logs and the database; left behind when the demo failed, for whoever looks why."""
+    """A new folder for ledgers, logs and the database; left behind when the demo failed, to find out why."""
     folder = Path(tempfile.mkdtemp(prefix="stocktide-demo-"))
     folder.chmod(0o755)  # PostgreSQL runs as its own user when we are root
     try:

@@ -37,7 +37,7 @@ def postgres(folder: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port on loopback that nobody uses."""
+    """A free port on loopback."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]

@@ -37,7 +37,7 @@ class Trust:
         return f"mqtts://{HOST}:{self.gateway_port}"
 
     def worker_environment(self) -> dict[str, str]:
-        """What a worker is told: the broker, its own certificate there, and how it signs."""
+        """A worker's settings: the broker, its own certificate there, and how it signs."""
         return {
             "STOCKTIDE_MQTT_URL": f"mqtts://{HOST}:{self.worker_port}",
             "STOCKTIDE_MQTT_VERSION": "3.1.1",

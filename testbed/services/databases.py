@@ -22,7 +22,7 @@ def url_of(server_url: str, name: str) -> str:
 
 @contextmanager
 def database(server_url: str, name: str, *, template: str = "template0") -> Iterator[str]:
-    """Create a database as a copy of another, give its URL, and drop it in the end, whoever is still connected.
+    """Create a database as a copy of another, give its URL, and drop it in the end, even with clients connected.
 
     The default template is empty, and the only one of PostgreSQL's own that TimescaleDB's scheduler cannot enter.
     """

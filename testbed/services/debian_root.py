@@ -89,7 +89,7 @@ def _require_mmdebstrap() -> None:
 
 
 def _mirror() -> str:
-    """The Debian mirror this host already uses: whoever set the machine up chose one that it can reach."""
+    """The Debian mirror this host already uses: its administrator chose one that it can reach."""
     if not (mirror := _configured_mirror()):
         _run(["apt-get", "update"], log=path().with_suffix(".log"))
         mirror = _configured_mirror()

@@ -1,6 +1,6 @@
 """A disk of a few megabytes that a test can fill and free: a tmpfs, which only root can mount.
 
-Invariant: nothing stays mounted: whoever mounts unmounts, and what a killed run has left is found by its path.
+Invariant: nothing stays mounted: each mount has its unmount, and what a killed run has left is found by its path.
 """
 
 import os

@@ -11,7 +11,7 @@ import pytest
 from cloud_store.base.connection import Connection, connect
 from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.reports import history
-from cloud_store.reports.history import Moment
+from cloud_store.reports.history import AsOf
 from cloud_store.reports.stock_levels import StockFilter
 from cloud_store.tenancy import registry
 from edge_agent.ledger import database, queries
@@ -69,7 +69,7 @@ def test_a_day_recorded_in_1970_is_put_where_it_belongs(cloud: Connection, datab
         for gateway in (lost, other):
             assert [row.at_ms for row in reversed(queries.history(gateway.ledger.connection))] == expected
         noon = datetime.fromtimestamp((START_MS + 5.5 * HOUR_MS) / 1000, UTC)
-        page = history.stock(cloud, StockFilter(tenant="acme"), Moment(at=noon), limit=10)
+        page = history.stock(cloud, StockFilter(tenant="acme"), AsOf(at=noon), limit=10)
         assert [row["on_hand"] for row in page.rows] == [6]
 
 

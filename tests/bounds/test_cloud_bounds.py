@@ -191,10 +191,10 @@ def test_a_worker_that_is_refused_asks_again_and_again(
     polite: bool,
 ) -> None:
     """Doubled without an end, the pause after a night's outage of the broker would be hours."""
-    with Doorkeeper(polite=polite) as door:
-        worker("refused", database_url, door.url, STOCKTIDE_RECONNECT_DELAY_S_MAX="0.1")
+    with Doorkeeper(polite=polite) as listener:
+        worker("refused", database_url, listener.url, STOCKTIDE_RECONNECT_DELAY_S_MAX="0.1")
         # Unbounded, the pause before the fourteenth would be minutes.
-        eventually(lambda: door.attempts >= 14)
+        eventually(lambda: listener.attempts >= 14)
 
 
 @pytest.mark.slow

@@ -144,11 +144,11 @@ def test_a_frame_of_a_quiet_link_is_sealed_when_it_is_full(
 @pytest.mark.parametrize("polite", [True, False])
 def test_a_gateway_that_is_refused_asks_again_and_again(tmp_path: Path, agents: Agents, *, polite: bool) -> None:
     """Doubled without an end, the pause after a night's outage would be weeks."""
-    with Doorkeeper(polite=polite) as door:
-        path = new_ledger(tmp_path / "ledger.db", "gw-1", local_url="mqtt://127.0.0.1:9", cloud_url=door.url)
+    with Doorkeeper(polite=polite) as listener:
+        path = new_ledger(tmp_path / "ledger.db", "gw-1", local_url="mqtt://127.0.0.1:9", cloud_url=listener.url)
         agents(path, STOCKTIDE_EDGE_RECONNECT_DELAY_S_MAX="0.1").start("agent_started")
         # Unbounded, the pause before the fourteenth would be more than an hour.
-        eventually(lambda: door.attempts >= 14)
+        eventually(lambda: listener.attempts >= 14)
 
 
 @pytest.mark.bound("edge.readings_max")

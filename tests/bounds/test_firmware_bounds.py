@@ -10,7 +10,7 @@ from testbed.store import context, running
 from testbed.turned_loop import now_s, pass_time, turned
 from tests.firmware_sim.images import image, piece
 from wire_protocol import topics
-from wire_protocol.firmware import FirmwareAsk, FirmwareChunk
+from wire_protocol.firmware import FirmwareChunk, FirmwareRequest
 from wire_protocol.topics import Channel
 
 RATE = 40.0
@@ -19,7 +19,7 @@ BODY = image("1.1.0")
 
 def requested(gateway: str, payload: bytes) -> Inbound:
     """A request as it comes in."""
-    return Inbound(gateway, Channel.FIRMWARE_ASK, topics.link(gateway, Channel.FIRMWARE_ASK), payload, 0)
+    return Inbound(gateway, Channel.FIRMWARE_REQUEST, topics.link(gateway, Channel.FIRMWARE_REQUEST), payload, 0)
 
 
 @pytest.mark.bound("cloud.firmware_chunks_per_s_max")
@@ -29,7 +29,7 @@ async def test_a_fleet_that_fetches_at_once_is_served_in_turn_and_slowly() -> No
     """Ten thousand gateways that update together must leave the worker its time for frames."""
     asked, at_s = list[str](), list[float]()
 
-    def answer(gateway: str, request: FirmwareAsk) -> FirmwareChunk:
+    def answer(gateway: str, request: FirmwareRequest) -> FirmwareChunk:
         asked.append(gateway)
         return piece(BODY, request.offset, request.bytes)
 
@@ -45,7 +45,7 @@ async def test_a_fleet_that_fetches_at_once_is_served_in_turn_and_slowly() -> No
     images.requested(requested("gw-x", b"nonsense"))
     for offset in (0, 100):
         for number in range(200):
-            ask = FirmwareAsk(sha256=piece(BODY, 0, 1).line.sha256, offset=offset, bytes=100)
+            ask = FirmwareRequest(sha256=piece(BODY, 0, 1).line.sha256, offset=offset, bytes=100)
             images.requested(requested(f"gw-{number}", ask.encode()))
     async with running(images.loops()):
         await pass_time(2 * 200 / RATE)

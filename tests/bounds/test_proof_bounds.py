@@ -13,12 +13,12 @@ from testbed.store import context, running
 from testbed.turned_loop import pass_time, turned
 from wire_protocol import proof
 from wire_protocol.messages import Command, Reply
-from wire_protocol.proof import ProofQuestion, StockProof
+from wire_protocol.proof import DigestQuestion, StockDigest
 from wire_protocol.stock import Cell
 
 HELD = [(Cell("A-1", f"SKU-{n}", ""), n + 1) for n in range(200)]
 THEIRS = [(cell, on_hand + (cell.sku == "SKU-7")) for cell, on_hand in HELD]
-PROOF = StockProof.of(THEIRS, 5)
+PROOF = StockDigest.of(THEIRS, 5)
 SETTINGS: dict[str, Any] = {"proofs_waiting_max": 10, "proof_answer_s_max": 0.3, "proof_scan_s": 600.0}
 
 
@@ -40,7 +40,7 @@ class Bench:
         stands = replace(context(answers, self._published, **SETTINGS), mono_s=lambda: self.now_s)
         self.checks = StockChecks(stands)
 
-    def _compare(self, gateway: str, _theirs: StockProof, *, scan_s: float) -> Comparison:
+    def _compare(self, gateway: str, _theirs: StockDigest, *, scan_s: float) -> Comparison:
         del scan_s
         self.compared.append(gateway)
         return Comparison(comparable=True, agrees=False, intact=True)
@@ -70,7 +70,7 @@ class Bench:
 
 def answer(command: Command) -> Reply:
     """What an honest gateway replies."""
-    question = ProofQuestion(prefixes=tuple(str(command.arguments["prefixes"]).split(",")))
+    question = DigestQuestion(prefixes=tuple(str(command.arguments["prefixes"]).split(",")))
     result = proof.answer(question, THEIRS, 5).model_dump(mode="json")
     return Reply(id=command.id, ok=True, result=result)
 

@@ -18,7 +18,7 @@ from testbed.store import MergeSession, Session, StoreModule, context, running
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock, topics
 from wire_protocol.messages import GatewayStatus
-from wire_protocol.site_messages import SiteAsk, SiteFrame, SiteHeads, unpack
+from wire_protocol.site_messages import SiteFrame, SiteHeads, SiteRequest, unpack
 from wire_protocol.topics import Channel
 
 GATEWAYS = 5
@@ -58,7 +58,7 @@ def merged(database_url: str) -> Iterator[MergeReport]:
 
 def requested(gateway: str, payload: bytes) -> Inbound:
     """A request as it comes in."""
-    return Inbound(gateway, Channel.SITE_ASK, topics.link(gateway, Channel.SITE_ASK), payload, NOW_MS)
+    return Inbound(gateway, Channel.SITE_REQUEST, topics.link(gateway, Channel.SITE_REQUEST), payload, NOW_MS)
 
 
 async def work(service: Sites, down: Down, messages: int) -> None:
@@ -79,7 +79,7 @@ async def test_an_answer_is_bounded_and_the_rest_is_asked_for(database_url: str)
         while have < FRAMES:
             before = len(down.messages)
             logs = [{"gateway": "gw-0", "epoch": EPOCH, "frame": have}] if have else []
-            service.requested(requested("gw-1", SiteAsk.model_validate({"logs": logs}, strict=False).encode()))
+            service.requested(requested("gw-1", SiteRequest.model_validate({"logs": logs}, strict=False).encode()))
             await work(service, down, before + 2)
             *sent, heads = down.to("gw-1")[before:]
             size = sum(len(message.frame) for message in sent if isinstance(message, SiteFrame))
@@ -98,12 +98,12 @@ async def test_asks_beyond_the_bound_are_left_to_the_next_time(merged: MergeRepo
         down = Down()
         service = Sites(context(session.database, down.publish, **SETTINGS))
         for number in range(SETTINGS["site_asks_waiting_max"]):
-            service.requested(requested(f"gw-unknown-{number}", SiteAsk().encode()))
-        service.requested(requested("gw-1", SiteAsk().encode()))
+            service.requested(requested(f"gw-unknown-{number}", SiteRequest().encode()))
+        service.requested(requested("gw-1", SiteRequest().encode()))
         service.requested(requested("gw-unknown-0", b"nonsense"))
         await work(service, down, 0)
         assert down.messages == []
-        service.requested(requested("gw-1", SiteAsk().encode()))
+        service.requested(requested("gw-1", SiteRequest().encode()))
         await work(service, down, 1)
         assert isinstance(down.to("gw-1")[-1], SiteHeads)
 

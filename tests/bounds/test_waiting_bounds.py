@@ -24,9 +24,9 @@ from testbed.eventually import eventually_async
 from testbed.store import context, running
 from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, movement
 from wire_protocol import clock, names, topics
-from wire_protocol.catalog import CatalogAsk, CatalogPosition
+from wire_protocol.catalog import CatalogPosition, CatalogRequest
 from wire_protocol.messages import ClaimRequest, GatewayStatus, Reply
-from wire_protocol.site_messages import LogCursor, SiteAsk
+from wire_protocol.site_messages import LogCursor, SiteRequest
 from wire_protocol.topics import Channel
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -89,7 +89,7 @@ def _sites(made: list[Any]) -> tuple[Take, bytes]:
     sites = Sites(context(**SETTINGS))
     made.append(sites.requests)
     logs = tuple(LogCursor(gateway=f"gw-{number}", epoch=EPOCH, frame=1) for number in range(100))
-    return lambda gateway, payload: sites.requested(inbound(gateway, Channel.SITE_ASK, payload)), SiteAsk(
+    return lambda gateway, payload: sites.requested(inbound(gateway, Channel.SITE_REQUEST, payload)), SiteRequest(
         logs=logs
     ).encode()
 
@@ -199,7 +199,7 @@ async def test_a_claim_that_is_too_large_does_not_wait() -> None:
     enrolment = Enrolment(context(**SETTINGS), None)
     enrolment.requested(inbound("c1a1m00a", Channel.CLAIM_REQUEST, bytes(ClaimRequest.bytes_max + 1)))
     enrolment.requested(inbound("c1a1m00b", Channel.CLAIM_REQUEST, bytes(ClaimRequest.bytes_max)))
-    enrolment.requested(inbound("gw-a", Channel.CERTIFICATE_ASK, bytes(ClaimRequest.bytes_max + 1)))
+    enrolment.requested(inbound("gw-a", Channel.CERTIFICATE_REQUEST, bytes(ClaimRequest.bytes_max + 1)))
     assert enrolment._waiting.pop()[0] == ("c1a1m00b", Channel.CLAIM_REQUEST)
     assert not enrolment._waiting
 
@@ -236,5 +236,5 @@ async def test_news_of_a_catalogue_survive_a_database_that_goes_away() -> None:
         await eventually_async(lambda: len(told) == 2)
     assert told == [topics.link(gateway, Channel.CATALOG) for gateway in ("gw-1", "gw-2")]
     for gateway in ("gw-1", "gw-2", "gw-3"):
-        made.requested(inbound(gateway, Channel.CATALOG_ASK, CatalogAsk(after=CatalogPosition()).encode()))
+        made.requested(inbound(gateway, Channel.CATALOG_REQUEST, CatalogRequest(after=CatalogPosition()).encode()))
     assert len(made._requests) == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 
@@ -130,3 +131,12 @@ class Certificates:
         files = ["-keyout", str(self.directory / f"{name}.key"), "-out", str(self.directory / f"{name}.crt")]
         command = ["openssl", "req", "-x509", *key, *files, "-days", "2", "-subj", f"/CN={common_name}", *options]
         subprocess.run(command, check=True, capture_output=True)
+
+
+class PromptClient(aiomqtt.Client):
+    """A plain client; a connection that is closed before its answer is not waited for until a timeout."""
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("closed without an answer"))
+        super()._on_disconnect(client, userdata, flags, reason_code, properties)

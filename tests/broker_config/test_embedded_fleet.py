@@ -20,8 +20,7 @@ from cloud_identity import certificates
 from cloud_identity.authority import Authority
 from cloud_identity.certificates import Revoked
 from cloud_ingest.transport.eviction import evict
-from edge_agent.link.cloud_client import CloudClient
-from tests.broker_config.clients import HOST
+from tests.broker_config.clients import HOST, PromptClient
 from tests.broker_config.matrix import CLAIMANTS, attempt, show, wanted
 from wire_protocol import topics
 from wire_protocol.names import INGEST_USER
@@ -42,7 +41,7 @@ class Fleet:
     def crl(self) -> Path:
         return self.folder / "crl.pem"
 
-    def doors(self) -> list[listeners.Door]:
+    def listeners(self) -> list[listeners.Listener]:
         tls = TlsFiles(
             cafile=self.authority.bundle, certfile=self.folder / "server.pem", keyfile=self.folder / "server.key"
         )
@@ -75,7 +74,7 @@ class Fleet:
     async def hand_over(self, *revoked: Revoked) -> None:
         """Give the broker a new revocation list."""
         self.crl.write_bytes(self.authority.write_crl(revoked).read_bytes())
-        await self.broker.open(self.doors())
+        await self.broker.open(self.listeners())
 
     def client(self, user: str, **options: object) -> aiomqtt.Client:
         """The client of anybody of the matrix."""
@@ -83,15 +82,14 @@ class Fleet:
             return self._client(listeners.CLAIMS, None, username=user, password=SECRET, **options)
         return self._client(listeners.WORKERS if user == INGEST_USER else listeners.GATEWAYS, user, **options)
 
-    def _client(self, door: str, name: str | None, **options: object) -> aiomqtt.Client:
+    def _client(self, listener: str, name: str | None, **options: object) -> aiomqtt.Client:
         chosen = {"identifier": f"any-{name}", "tls_context": self.context(name), "timeout": 5.0} | options
-        # The agent's client: one that is closed before its answer is not waited for until a timeout.
-        return CloudClient(HOST, self.broker.port_of(door), **chosen)  # type: ignore[arg-type]
+        return PromptClient(HOST, self.broker.port_of(listener), **chosen)  # type: ignore[arg-type]
 
-    async def is_shut_out(self, door: str, context: ssl.SSLContext | None, **options: object) -> bool:
+    async def is_shut_out(self, listener: str, context: ssl.SSLContext | None, **options: object) -> bool:
         """Whether a connection fails, rather than its first packet being answered."""
         try:
-            async with self._client(door, None, tls_context=context, **options):
+            async with self._client(listener, None, tls_context=context, **options):
                 return False
         except aiomqtt.MqttError:
             return True
@@ -105,7 +103,7 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Fleet]:
     (tmp_path / "server.pem").write_bytes(certificate)
     made = Fleet(tmp_path, authority, EmbeddedBroker())
     made.crl.write_bytes(authority.write_crl([]).read_bytes())
-    made.broker = EmbeddedBroker(given=made.doors())
+    made.broker = EmbeddedBroker(given=made.listeners())
     async with made.broker:
         yield made
 
@@ -128,14 +126,14 @@ async def test_without_a_certificate_of_ours_nobody_gets_past_the_handshake(
     other = Authority.create(tmp_path / "other", "Stocktide test")
     server = fleet.context()
     server.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
-    for door in (listeners.GATEWAYS, listeners.WORKERS):
+    for listener in (listeners.GATEWAYS, listeners.WORKERS):
         for context in (fleet.context(), fleet.context("gw-a", authority=other), server):
-            reader, writer = await asyncio.open_connection(HOST, fleet.broker.port_of(door), ssl=context)
+            reader, writer = await asyncio.open_connection(HOST, fleet.broker.port_of(listener), ssl=context)
             async with asyncio.timeout(60):
                 with pytest.raises((ssl.SSLError, ConnectionError, asyncio.IncompleteReadError)):
                     await reader.readexactly(1)
             writer.transport.abort()
-        assert await fleet.is_shut_out(door, None)  # not even TLS
+        assert await fleet.is_shut_out(listener, None)  # not even TLS
     assert not await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-a"))
 
 
@@ -207,7 +205,7 @@ async def test_a_list_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
     await fleet.hand_over(fleet.revoked("gw-a"))
     fleet.crl.write_bytes(b"half")
     with pytest.raises(InvalidConfig):
-        await fleet.broker.open(fleet.doors())
+        await fleet.broker.open(fleet.listeners())
     assert await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-a"))
     assert not await fleet.is_shut_out(listeners.GATEWAYS, fleet.context("gw-b"))
 
@@ -216,13 +214,13 @@ async def test_a_list_that_cannot_be_read_changes_nothing(fleet: Fleet) -> None:
 async def test_all_doors_together_have_one_bound_of_connections(fleet: Fleet) -> None:
     """Each door had room of its own, and a connection that never ended its TLS handshake was not counted at all."""
     names = [listeners.GATEWAYS, listeners.CLAIMS, listeners.WORKERS]
-    async with EmbeddedBroker(given=fleet.doors(), connections_max=3) as broker:
+    async with EmbeddedBroker(given=fleet.listeners(), connections_max=3) as broker:
 
-        async def connect(door: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-            return await asyncio.open_connection(HOST, broker.port_of(door))
+        async def connect(listener: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection(HOST, broker.port_of(listener))
 
-        async def is_turned_away(door: str) -> bool:
-            reader, writer = await connect(door)
+        async def is_turned_away(listener: str) -> bool:
+            reader, writer = await connect(listener)
             try:
                 async with asyncio.timeout(0.5):
                     return not await reader.read(1)
@@ -233,9 +231,9 @@ async def test_all_doors_together_have_one_bound_of_connections(fleet: Fleet) ->
             finally:
                 writer.transport.abort()
 
-        silent = [await connect(door) for door in names]
-        for door in names:
-            assert await is_turned_away(door)
+        silent = [await connect(listener) for listener in names]
+        for listener in names:
+            assert await is_turned_away(listener)
         _, left = silent.pop()
         left.transport.abort()
         async with asyncio.timeout(10):
@@ -248,10 +246,10 @@ async def test_all_doors_together_have_one_bound_of_connections(fleet: Fleet) ->
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 async def test_old_tls_is_refused(fleet: Fleet, version: ssl.TLSVersion) -> None:
     """TLS before 1.2 has known weaknesses; a broker must not fall back to it."""
-    for door in (listeners.GATEWAYS, listeners.CLAIMS, listeners.WORKERS):
+    for listener in (listeners.GATEWAYS, listeners.CLAIMS, listeners.WORKERS):
         context = fleet.context("gw-a")
         context.set_ciphers("ALL:@SECLEVEL=0")
         with pytest.warns(DeprecationWarning, match="TLS"):
             context.minimum_version = context.maximum_version = version
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            await asyncio.open_connection(HOST, fleet.broker.port_of(door), ssl=context)
+            await asyncio.open_connection(HOST, fleet.broker.port_of(listener), ssl=context)

@@ -139,6 +139,6 @@ def test_a_twin_tells_what_is_not_yet_as_it_should_be(run: Run, tmp_path: Path) 
     patch = json.dumps({"firmware": {"probe-x": made}})
     assert run("twin", "set", "gw-cli", "--patch", patch).exit_code == 0
     rows = json.loads(run("twin", "diff", "gw-cli", "--json").stdout)["differences"]
-    assert {"what": "firmware probe-x", "desired": "1.0", "reported": None, "why": "not heard of yet"} in rows
+    assert {"what": "firmware probe-x", "desired": "1.0", "reported": None, "why": "no report yet"} in rows
     elsewhere = run("twin", "set", "gw-cli", "--patch", json.dumps({"firmware": {"scale-y": made}}))
     assert (elsewhere.exit_code, "under the model" in elsewhere.stderr) == (1, True)

@@ -11,7 +11,7 @@ from cloud_ingest.services import revocations as service
 from cloud_ingest.services.revocations import Revocations
 from cloud_ingest.transport.eviction import evict
 from cloud_store.identity import revocations
-from cloud_store.identity.revocations import Cut
+from cloud_store.identity.revocations import PendingDisconnect
 from testbed.store import context, running
 
 
@@ -28,12 +28,12 @@ async def test_a_gateway_that_cannot_be_disconnected_is_tried_again(
 ) -> None:
     """Files of the broker's authority that were missing for a moment ended the worker, and every other one with it."""
     monkeypatch.setattr(service, "RETRY_S", 0.0)
-    looked, noted = asyncio.Semaphore(0), list[Cut]()
+    looked, noted = asyncio.Semaphore(0), list[PendingDisconnect]()
 
-    def due(_shards: frozenset[int], *, limit: int) -> list[Cut]:
+    def due(_shards: frozenset[int], *, limit: int) -> list[PendingDisconnect]:
         assert limit > 0
         looked.release()
-        return [Cut("gw-1", datetime(2026, 1, 1, tzinfo=UTC))]
+        return [PendingDisconnect("gw-1", datetime(2026, 1, 1, tzinfo=UTC))]
 
     disconnect = partial(evict, broker["mqtt_url"], ca_file=broker["ca_file"])
     made = Revocations(context({revocations.due: due, revocations.done: noted.append}), disconnect)

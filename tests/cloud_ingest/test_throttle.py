@@ -15,7 +15,7 @@ from cloud_ingest.merge import throttle
 from cloud_ingest.merge.throttle import Throttle
 from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.merge.arrivals import LogKey, MergeReport
-from cloud_store.tenancy.quotas import PURSE_S, Credit
+from cloud_store.tenancy.quotas import BURST_S, BucketLevel
 
 FRAME = 100
 ROOM = 16
@@ -24,7 +24,7 @@ NOISY, FREE = 1, 2
 
 
 @dataclass
-class Purses:
+class Buckets:
     """The database's purses, for one tenant with a quota."""
 
     clock: list[float]
@@ -35,7 +35,7 @@ class Purses:
     limited: bool = True
     charged: Counter[int] = field(default_factory=Counter)
 
-    async def charge(self, merged: Mapping[int, int]) -> dict[int, Credit]:
+    async def charge(self, merged: Mapping[int, int]) -> dict[int, BucketLevel]:
         """As `cloud_store.tenancy.quotas.charge`."""
         if self.away:
             raise DatabaseUnavailable
@@ -43,9 +43,9 @@ class Purses:
         if NOISY not in merged or not self.limited:
             return {}
         now = self.clock[0]
-        filled = min(self.per_s * PURSE_S, self.entries + self.per_s * (now - self.at_s))
+        filled = min(self.per_s * BURST_S, self.entries + self.per_s * (now - self.at_s))
         self.entries, self.at_s = filled - merged[NOISY], now
-        return {NOISY: Credit(self.entries, self.per_s)}
+        return {NOISY: BucketLevel(self.entries, self.per_s)}
 
 
 def log_of(name: str) -> LogKey:
@@ -67,8 +67,8 @@ class Fleet:
     number: int = 0
 
     def __post_init__(self) -> None:
-        self.purses = Purses(self.clock)
-        self.throttle = Throttle(self.purses.charge, self.let_on, now_s=lambda: self.clock[0])
+        self.buckets = Buckets(self.clock)
+        self.throttle = Throttle(self.buckets.charge, self.let_on, now_s=lambda: self.clock[0])
         for name in self.gateways:
             self.told(name, 4)
 
@@ -130,7 +130,7 @@ async def test_a_greedy_tenant_gets_its_quota_and_no_more() -> None:
     assert fleet.merged[NOISY] - before == pytest.approx(60 * 1_000, rel=0.1)
     shares = [fleet.turns[name] - turns[name] for name in fleet.gateways]
     assert max(shares) <= 1.5 * min(shares)
-    assert fleet.purses.charged[NOISY] == pytest.approx(fleet.merged[NOISY], abs=3 * FRAME * len(fleet.gateways))
+    assert fleet.buckets.charged[NOISY] == pytest.approx(fleet.merged[NOISY], abs=3 * FRAME * len(fleet.gateways))
 
 
 async def test_others_keep_their_windows() -> None:
@@ -145,7 +145,7 @@ async def test_others_keep_their_windows() -> None:
 async def test_within_the_quota_windows_are_full() -> None:
     """A tenant that stays below it notices nothing."""
     clock = [0.0]
-    worker = Throttle(Purses(clock).charge, lambda *_: pytest.fail("nobody waits"), now_s=lambda: clock[0])
+    worker = Throttle(Buckets(clock).charge, lambda *_: pytest.fail("nobody waits"), now_s=lambda: clock[0])
     for _ in range(400):
         clock[0] += 0.25
         report = MergeReport(tenants={"gw-1": NOISY})
@@ -159,7 +159,7 @@ async def test_who_waits_is_let_on_when_the_quota_is_lifted() -> None:
     """Otherwise it would wait for its own timer, a minute in the worst case."""
     fleet = Fleet({"gw-1": NOISY})
     await fleet.run(3)
-    fleet.purses.limited = False
+    fleet.buckets.limited = False
     await fleet.throttle.tick()
     assert fleet.throttle.window(log_of("gw-1"), ROOM) == ROOM
     assert fleet.windows["gw-1"] == 1
@@ -168,23 +168,23 @@ async def test_who_waits_is_let_on_when_the_quota_is_lifted() -> None:
 async def test_what_could_not_be_paid_is_paid_later() -> None:
     """A database that is away makes nobody's entries free."""
     clock = [0.0]
-    purses = Purses(clock, away=True)
-    worker = Throttle(purses.charge, lambda *_: None, now_s=lambda: clock[0])
+    buckets = Buckets(clock, away=True)
+    worker = Throttle(buckets.charge, lambda *_: None, now_s=lambda: clock[0])
     report = MergeReport(tenants={"gw-1": NOISY})
     report.take("gw-1", 5, 500)
     worker.merged(report)
     with pytest.raises(DatabaseUnavailable):
         await worker.tick()
-    purses.away = False
+    buckets.away = False
     await worker.tick()
-    assert purses.charged == {NOISY: 500}
+    assert buckets.charged == {NOISY: 500}
 
 
 @pytest.mark.bound("cloud_ingest.merge.throttle.GATEWAYS_REMEMBERED_MAX")
 def test_the_memory_of_gateways_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest is forgotten; its next frame says again whose it is."""
     monkeypatch.setattr(throttle, "GATEWAYS_REMEMBERED_MAX", 10)
-    worker = Throttle(Purses([0.0]).charge, lambda *_: None)
+    worker = Throttle(Buckets([0.0]).charge, lambda *_: None)
     names = [f"gw-{number}" for number in range(random.Random(1).randint(20, 30))]
     for name in names:
         worker.merged(MergeReport(tenants={name: NOISY}))

@@ -45,15 +45,15 @@ def count(hlc: int, location: str, quantity: int, sku: str = "screw", **more: ob
     return Count.model_validate(body | more)
 
 
-def _route(kind: MovementKind, shelf: str, other: str) -> tuple[str, str]:
+def _route(kind: MovementKind, image_store: str, other: str) -> tuple[str, str]:
     away = {
-        "receive": (names.SUPPLIER, shelf),
-        "pick": (shelf, names.CUSTOMER),
-        "move": (shelf, other),
-        "ship": (shelf, "@transit:berlin"),
-        "arrive": ("@transit:berlin", shelf),
-        "scrap": (shelf, names.SCRAP),
-        "correct": (names.ADJUST, shelf),
+        "receive": (names.SUPPLIER, image_store),
+        "pick": (image_store, names.CUSTOMER),
+        "move": (image_store, other),
+        "ship": (image_store, "@transit:berlin"),
+        "arrive": ("@transit:berlin", image_store),
+        "scrap": (image_store, names.SCRAP),
+        "correct": (names.ADJUST, image_store),
     }
     return away[kind]
 
@@ -61,12 +61,12 @@ def _route(kind: MovementKind, shelf: str, other: str) -> tuple[str, str]:
 @st.composite
 def _entry(draw: st.DrawFn, hlc: int) -> LedgerEntry:
     sku, lot = draw(st.sampled_from(SKUS)), draw(st.sampled_from(LOTS))
-    shelf = draw(st.sampled_from(SHELVES))
+    image_store = draw(st.sampled_from(SHELVES))
     if draw(st.integers(0, 2)) == 0:
-        return count(hlc, shelf, draw(st.integers(0, 20)), sku=sku, lot=lot)
+        return count(hlc, image_store, draw(st.integers(0, 20)), sku=sku, lot=lot)
     kind = draw(st.sampled_from(get_args(MovementKind)))
-    other = draw(st.sampled_from([name for name in SHELVES if name != shelf]))
-    source, destination = _route(kind, shelf, other)
+    other = draw(st.sampled_from([name for name in SHELVES if name != image_store]))
+    source, destination = _route(kind, image_store, other)
     if kind == "correct" and draw(st.booleans()):
         source, destination = destination, source
     return movement(hlc, kind, source, destination, draw(st.integers(1, 9)), sku=sku, lot=lot)

@@ -12,10 +12,10 @@ from cloud_store.tenancy import registry
 from edge_agent.ledger import database
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.provisioning import catalog
-from edge_agent.provisioning.catalog import CatalogBook
+from edge_agent.provisioning.catalog import CatalogWriter
 from testbed.hand_clock import HandClock
 from testbed.store import StoreModule
-from wire_protocol.catalog import CatalogAsk, CatalogItem, CatalogPage, CatalogPosition
+from wire_protocol.catalog import CatalogItem, CatalogPage, CatalogPosition, CatalogRequest
 
 pytestmark = pytest.mark.services
 
@@ -41,14 +41,14 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def take(ledger: Ledger, page: CatalogPage) -> str:
     """Take a page in a transaction."""
     with database.transaction(ledger.connection):
-        return CatalogBook(ledger).take(page)
+        return CatalogWriter(ledger).take(page)
 
 
 def fetch(store: StoreModule, ledger: Ledger, gateway: str = "gw-a") -> list[CatalogPage]:
     """Ask and take until there is no more."""
     pages: list[CatalogPage] = []
     while not pages or pages[-1].more:
-        page = store.page(gateway, CatalogAsk(after=catalog.place(ledger.connection).position))
+        page = store.page(gateway, CatalogRequest(after=catalog.place(ledger.connection).position))
         assert page is not None
         assert len(page.encode()) <= CatalogPage.bytes_max
         assert take(ledger, page) == "taken"
@@ -92,7 +92,7 @@ def test_a_change_in_the_middle_of_reading_is_not_missed(
 ) -> None:
     """An item that moves to the end while the gateway reads is read there."""
     registry.add_items(connection, "acme", [CatalogItem(sku=f"SKU-{n:04}") for n in range(1200)])
-    first = store.page("gw-a", CatalogAsk())
+    first = store.page("gw-a", CatalogRequest())
     assert first is not None
     take(ledger, first)
     changed = [CatalogItem(sku="SKU-0900", name="new"), CatalogItem(sku="SKU-0001", name="new")]
@@ -107,9 +107,9 @@ def test_a_change_in_the_middle_of_reading_is_not_missed(
 def test_pages_that_do_not_follow_are_not_taken(store: StoreModule, connection: Connection, ledger: Ledger) -> None:
     """Delivered twice, or out of order: the position decides."""
     registry.add_items(connection, "acme", [CatalogItem(sku=f"SKU-{n:04}") for n in range(600)])
-    first = store.page("gw-a", CatalogAsk())
+    first = store.page("gw-a", CatalogRequest())
     assert first is not None
-    second = store.page("gw-a", CatalogAsk(after=first.upto))
+    second = store.page("gw-a", CatalogRequest(after=first.upto))
     assert second is not None
     assert take(ledger, second) == "elsewhere"
     assert [take(ledger, first), take(ledger, first), take(ledger, second)] == ["taken", "elsewhere", "taken"]
@@ -123,7 +123,7 @@ def test_a_cloud_that_has_lost_changes_is_read_anew(store: StoreModule, connecti
     connection.execute("UPDATE catalog SET version = version - 1000")
     connection.execute("UPDATE item SET catalog_version = catalog_version - 1000")
     connection.execute("DELETE FROM item WHERE sku = 'lost'")
-    page = store.page("gw-a", CatalogAsk(after=catalog.place(ledger.connection).position))
+    page = store.page("gw-a", CatalogRequest(after=catalog.place(ledger.connection).position))
     assert page is not None
     assert take(ledger, page) == "anew"
     fetch(store, ledger)
@@ -138,8 +138,8 @@ def test_tenants_and_sites_do_not_see_each_other(store: StoreModule, connection:
     registry.add_locations(connection, "acme", "oslo", ["O-1"])
     seen = {}
     for gateway in ("gw-a", "gw-b", "gw-c"):
-        page = store.page(gateway, CatalogAsk(after=CatalogPosition(version=0, key="l")))
+        page = store.page(gateway, CatalogRequest(after=CatalogPosition(version=0, key="l")))
         assert page is not None
         seen[gateway] = ([item.sku for item in page.items], list(page.locations))
     assert seen == {"gw-a": (["ours"], ["B-1"]), "gw-b": (["ours"], ["O-1"]), "gw-c": (["theirs"], [])}
-    assert store.page("gw-x", CatalogAsk()) is None
+    assert store.page("gw-x", CatalogRequest()) is None

@@ -18,7 +18,7 @@ from testbed.reported_twins import reported_twin
 from testbed.store import StoreModule
 from tests.firmware_sim.images import MODEL, image, release
 from wire_protocol import topics
-from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareAsk, Release, ReportedFirmware
+from wire_protocol.firmware import IMAGE_BYTES_MAX, NO_ROOM, FirmwareRequest, Release, ReportedFirmware
 from wire_protocol.reasons import FirmwareProblemCode
 from wire_protocol.twin import DesiredState, DesiredTwin
 
@@ -48,8 +48,10 @@ def test_what_was_added_is_listed_and_logged(store: StoreModule, connection: Con
         ("1.1.0", 2, None),
         ("1.0.0", 1, None),
     ]
-    assert firmware.way_back(connection, "acme", firmware.newest(connection, "acme", MODEL, "1.1.0")) == _plain(BACK)
-    assert firmware.way_back(connection, "acme", OLD) is None
+    assert firmware.rollback_release(connection, "acme", firmware.newest(connection, "acme", MODEL, "1.1.0")) == _plain(
+        BACK
+    )
+    assert firmware.rollback_release(connection, "acme", OLD) is None
     assert firmware.before(connection, "acme", MODEL, "1.2") == _plain(NEW)
     assert firmware.before(connection, "acme", MODEL, "1.0.0") is None
     logged = [line for line in audit_log.newest(connection, limit=10) if line["action"] == "firmware.add"]
@@ -93,7 +95,7 @@ def test_a_gateway_is_given_its_own_tenants_images_in_pieces(
     registry.add_tenant(connection, "bravo")
     registry.add_site(connection, "bravo", "rome")
     registry.add_gateway(connection, "bravo", "rome", "gw-b")
-    ask = FirmwareAsk(sha256=NEW.sha256, offset=19_000, bytes=5_000)
+    ask = FirmwareRequest(sha256=NEW.sha256, offset=19_000, bytes=5_000)
     with closing(StoreModule(firmware, database_url)) as images:
         own = images.piece("gw-1", ask)
         assert own is not None
@@ -102,7 +104,7 @@ def test_a_gateway_is_given_its_own_tenants_images_in_pieces(
         assert other is not None
         assert (other.line.size, other.piece) == (0, b"")
         assert images.piece("gw-unknown", ask) is None
-        beyond = images.piece("gw-1", FirmwareAsk(sha256=NEW.sha256, offset=20_001, bytes=1))
+        beyond = images.piece("gw-1", FirmwareRequest(sha256=NEW.sha256, offset=20_001, bytes=1))
         assert beyond is not None
         assert beyond.piece == b""
         assert type(beyond).decode(own.encode()) == own
@@ -306,7 +308,7 @@ def test_a_gateway_that_says_nothing_is_not_waited_for_for_ever(store: StoreModu
     run(store)
     connection.execute("UPDATE job_target SET started_at = now() - interval '2 seconds' WHERE started_at IS NOT NULL")
     run(store)
-    assert states(connection, job)["gw-1"] == ("failed", "not in time: nothing was heard of it")
+    assert states(connection, job)["gw-1"] == ("failed", "not in time: no report came")
 
 
 def test_what_cannot_be_rolled_out(store: StoreModule, connection: Connection) -> None:

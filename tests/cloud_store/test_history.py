@@ -26,7 +26,7 @@ from cloud_store.base.connection import Connection, connect
 from cloud_store.base.errors import UnknownName
 from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.reports import history, stock_levels
-from cloud_store.reports.history import InvalidMoment, Moment, TooMuchHistory
+from cloud_store.reports.history import AsOf, InvalidAsOf, TooMuchHistory
 from cloud_store.reports.stock_levels import StockFilter
 from cloud_store.tenancy import registry
 from testbed.store import MergeSession
@@ -79,7 +79,7 @@ def test_a_pick_of_monday_that_is_reported_on_wednesday(late_pick: Connection) -
 
     def on_shelf(at: datetime | None, known_at: datetime | None) -> int:
         wanted = StockFilter(tenant="acme", location="A-1")
-        (row,) = history.stock(late_pick, wanted, Moment(at, known_at), limit=10).rows
+        (row,) = history.stock(late_pick, wanted, AsOf(at, known_at), limit=10).rows
         return int(row["on_hand"])
 
     assert on_shelf(at=TUESDAY, known_at=TUESDAY) == 10
@@ -87,26 +87,26 @@ def test_a_pick_of_monday_that_is_reported_on_wednesday(late_pick: Connection) -
     assert on_shelf(at=None, known_at=TUESDAY) == 10
     assert on_shelf(at=MONDAY, known_at=None) == 10
     assert on_shelf(at=None, known_at=None) == 7
-    before = Moment(MONDAY - timedelta(seconds=1))
+    before = AsOf(MONDAY - timedelta(seconds=1))
     assert history.stock(late_pick, StockFilter(tenant="acme"), before, limit=10).rows == []
 
 
 def test_both_times_are_inclusive(late_pick: Connection) -> None:
     """What happened, or was received, in that very instant counts."""
     wanted, picked = StockFilter(tenant="acme", location="A-1"), MONDAY + timedelta(seconds=1)
-    for moment, expected in (
-        (Moment(picked), 7),
-        (Moment(picked - timedelta(milliseconds=1)), 10),
-        (Moment(None, WEDNESDAY), 7),
-        (Moment(None, WEDNESDAY - timedelta(milliseconds=1)), 10),
+    for as_of, expected in (
+        (AsOf(picked), 7),
+        (AsOf(picked - timedelta(milliseconds=1)), 10),
+        (AsOf(None, WEDNESDAY), 7),
+        (AsOf(None, WEDNESDAY - timedelta(milliseconds=1)), 10),
     ):
-        assert [row["on_hand"] for row in history.stock(late_pick, wanted, moment, limit=1).rows] == [expected]
+        assert [row["on_hand"] for row in history.stock(late_pick, wanted, as_of, limit=1).rows] == [expected]
 
 
 def test_without_a_time_it_is_the_stock_of_now(late_pick: Connection) -> None:
     """The same rows, fields and order as an ordinary reading, so that reports can be compared line by line."""
     for wanted in (StockFilter(tenant="acme"), StockFilter(tenant="acme", virtual=True, zero=True)):
-        past = history.stock(late_pick, wanted, Moment(), limit=100).rows
+        past = history.stock(late_pick, wanted, AsOf(), limit=100).rows
         assert [row for row in past if row["location"] != names.ADJUST] == stock_levels.stock(
             late_pick, wanted, limit=100
         ).rows
@@ -221,13 +221,13 @@ class Site:
             if (at_ms is None or known.at_ms <= at_ms) and (known_ms is None or known.received_ms <= known_ms)
         ).on_hand
 
-    def found(self, wanted: StockFilter, moment: Moment) -> dict[Cell, int]:
+    def found(self, wanted: StockFilter, as_of: AsOf) -> dict[Cell, int]:
         """What the database says, page by page."""
         found: dict[Cell, int] = {}
         after: str | None = None
         while True:
             limit = self.example.limit
-            page = history.stock(self.connection, wanted, moment, limit=limit, after=after)
+            page = history.stock(self.connection, wanted, as_of, limit=limit, after=after)
             assert len(page.rows) <= limit
             cells = {Cell(row["location"], row["sku"], row["lot"]): row["on_hand"] for row in page.rows}
             assert len(cells) == len(page.rows)
@@ -255,10 +255,10 @@ def test_stock_at_any_two_moments_is_the_oracles(
     def check(example: Example) -> None:
         site = Site(connection, example)
         site.deliver(merger)
-        for moment in example.moments:
-            at_ms, known_ms = (None if tick is None else NOW_MS + tick for tick in moment)
+        for as_of in example.moments:
+            at_ms, known_ms = (None if tick is None else NOW_MS + tick for tick in as_of)
             expected = site.expected(at_ms, known_ms)
-            asked = Moment(time(at_ms), time(known_ms))
+            asked = AsOf(time(at_ms), time(known_ms))
             everything = StockFilter(tenant="acme", site=site.name, virtual=True)
             assert site.found(everything, asked) == expected
             shelves = {cell: held for cell, held in expected.items() if not names.is_virtual(cell.location)}
@@ -287,7 +287,7 @@ def test_entries_of_one_instant_are_ordered_by_gateway_then_epoch(connection: Co
             site = Site(connection, Example(ledgers, [2], [0], [1], 0, [], 1000))
             site.deliver(merger)
             wanted = StockFilter(tenant="acme", site=site.name, virtual=True)
-            assert site.found(wanted, Moment()) == site.expected(None, None)
+            assert site.found(wanted, AsOf()) == site.expected(None, None)
 
 
 # --- at the door --------------------------------------------------------------------------------------------------
@@ -367,15 +367,15 @@ def test_a_question_that_takes_too_long_is_told_to_be_narrower(late_pick: Connec
     with connect(database_url, application="test") as other, other.transaction():
         other.execute("LOCK TABLE movement IN ACCESS EXCLUSIVE MODE")
         with pytest.raises(TooMuchHistory) as caught:
-            history.stock(late_pick, StockFilter(tenant="acme"), Moment(TUESDAY), limit=1)
+            history.stock(late_pick, StockFilter(tenant="acme"), AsOf(TUESDAY), limit=1)
     assert "site" in str(caught.value.hint)
 
 
 def test_a_moment_has_a_zone_and_a_tenant(connection: Connection) -> None:
     """Callers of the library hear the same as those of the command line."""
-    with pytest.raises(InvalidMoment, match="no time zone"):
-        Moment(datetime(2026, 11, 17, 12))  # noqa: DTZ001 - that is the mistake
+    with pytest.raises(InvalidAsOf, match="no time zone"):
+        AsOf(datetime(2026, 11, 17, 12))  # noqa: DTZ001 - that is the mistake
     with pytest.raises(UnknownName):
-        history.stock(connection, StockFilter(), Moment(), limit=1)
+        history.stock(connection, StockFilter(), AsOf(), limit=1)
     now = datetime(2026, 11, 17, 12, tzinfo=UTC)
-    assert Moment(now + timedelta(minutes=4)).require_past(now).at is not None
+    assert AsOf(now + timedelta(minutes=4)).require_past(now).at is not None

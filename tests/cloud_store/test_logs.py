@@ -19,7 +19,7 @@ from tests.cloud_store.histories import EPOCH, NOW_MS, Chain, head, movement
 from tests.cloud_store.scans import HLC, NEXT, on_hand, scan
 from wire_protocol import frames, names
 from wire_protocol.frames import EPOCHS_MAX, LogHead
-from wire_protocol.site_messages import LogCursor, SiteAsk
+from wire_protocol.site_messages import LogCursor, SiteRequest
 
 THIRD = names.ulid(NOW_MS + 2, bytes(10))
 
@@ -114,21 +114,21 @@ def test_a_gateway_is_sent_what_it_lacks_of_its_own_site(
     sent.append(b.seal([scan(51), bad]))
     merger.merge(sent)
     with closing(StoreModule(sites, database_url)) as store:
-        answer = store.answer("gw-b", SiteAsk(own=EPOCH), bytes_max=1 << 20)
+        answer = store.answer("gw-b", SiteRequest(own=EPOCH), bytes_max=1 << 20)
         assert [frame.frame for frame in answer.frames] == a.sealed
         assert {(h.gateway, h.frame, h.seq) for h in answer.heads} == {("gw-a", 19, 19), ("gw-b", 2, 3)}
-        rest = SiteAsk(own=EPOCH, logs=(LogCursor(gateway="gw-a", epoch=EPOCH, frame=17),))
+        rest = SiteRequest(own=EPOCH, logs=(LogCursor(gateway="gw-a", epoch=EPOCH, frame=17),))
         assert [frame.frame for frame in store.answer("gw-b", rest, bytes_max=1 << 20).frames] == a.sealed[17:]
-        first = store.answer("gw-b", SiteAsk(own=EPOCH), bytes_max=1)
+        first = store.answer("gw-b", SiteRequest(own=EPOCH), bytes_max=1)
         assert (len(first.frames), first.more) == (1, True)
-        everything = store.answer("gw-b", SiteAsk(), bytes_max=1 << 20).frames
+        everything = store.answer("gw-b", SiteRequest(), bytes_max=1 << 20).frames
         own = [frame for frame in everything if frame.gateway == "gw-b"]
         assert ([frame.rejected for frame in own], len(everything)) == ([(), (3,)], 21)
         assert frames.decode(own[-1].frame).header.frame == 2
-        assert store.answer("gw-far", SiteAsk(own=EPOCH), bytes_max=1 << 20).frames == []
+        assert store.answer("gw-far", SiteRequest(own=EPOCH), bytes_max=1 << 20).frames == []
         registry.set_gateway_state(connection, "gw-b", "disabled")
-        assert store.answer("gw-b", SiteAsk(), bytes_max=1 << 20) == ([], [], False, False)
-        assert store.answer("gw-unknown", SiteAsk(), bytes_max=1 << 20) == ([], [], False, False)
+        assert store.answer("gw-b", SiteRequest(), bytes_max=1 << 20) == ([], [], False, False)
+        assert store.answer("gw-unknown", SiteRequest(), bytes_max=1 << 20) == ([], [], False, False)
 
 
 def test_a_gateway_may_have_more_epochs_than_a_frame_can_name(merger: MergeSession, connection: Connection) -> None:

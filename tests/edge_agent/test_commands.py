@@ -40,7 +40,7 @@ class Gateway:
         """Deliver a command and return the reply."""
         command = Command(id=number, name=name, arguments=arguments, expires_ms=EXPIRES_MS)
         assert self.commands.take()
-        reply = asyncio.run(self.commands.carry_out(command))
+        reply = asyncio.run(self.commands.execute(command))
         assert reply is not None
         return reply
 
@@ -102,7 +102,7 @@ async def test_the_same_command_while_it_runs_is_left_to_the_first(gateway: Gate
     command = Command(id="c-1", name="sync-now", expires_ms=EXPIRES_MS)
     assert gateway.commands.take()
     assert gateway.commands.take()
-    replies = await asyncio.gather(*(gateway.commands.carry_out(command) for _ in range(2)))
+    replies = await asyncio.gather(*(gateway.commands.execute(command) for _ in range(2)))
     assert [reply is not None for reply in replies] == [True, False]
     assert gateway.synced == 1
 

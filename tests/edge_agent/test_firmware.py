@@ -23,16 +23,16 @@ from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from edge_agent.link.firmware_sync import FETCHES_MAX, FirmwareSync
 from edge_agent.provisioning import firmware
-from edge_agent.provisioning.images import IMAGES_KEPT_MAX, ImageShelf
-from edge_agent.provisioning.twin import TwinBook
+from edge_agent.provisioning.images import IMAGES_KEPT_MAX, ImageStore
+from edge_agent.provisioning.twin import TwinWriter
 from edge_agent.signals import Signals
 from testbed.turned_loop import pass_time, turned
 from tests.firmware_sim.images import MODEL, device, fetch, image, piece, release
 from wire_protocol.firmware import (
-    FirmwareAsk,
     FirmwareChunk,
     FirmwareChunkLine,
     FirmwareOffer,
+    FirmwareRequest,
     Manifest,
     Release,
     ReportedFirmware,
@@ -47,7 +47,9 @@ def wanted(ledger: Ledger, version: int, *releases: Release) -> None:
     """Put a twin in force that wants these releases."""
     fields = {each.model: each.model_dump(mode="json", exclude={"v"}) for each in releases}
     with database.transaction(ledger.connection):
-        assert TwinBook(ledger).apply(DesiredTwin(version=version, state=merged({}, {"firmware": fields}))) is not None
+        assert (
+            TwinWriter(ledger).apply(DesiredTwin(version=version, state=merged({}, {"firmware": fields}))) is not None
+        )
 
 
 @pytest.fixture
@@ -65,11 +67,11 @@ class Gateway:
     def __init__(self, ledger: Ledger, folder: Path) -> None:
         self.offered = 0
         self.now_ms = 0
-        self.shelf = ImageShelf(folder)
+        self.image_store = ImageStore(folder)
         signals = Signals()
         signals.firmware_changed.connect(self._offer)
-        self.link = FirmwareSync(ledger.connection, self.shelf, lambda: self.now_ms, signals)
-        self.link.asking.connected(0)
+        self.link = FirmwareSync(ledger.connection, self.image_store, lambda: self.now_ms, signals)
+        self.link.timer.connected(0)
 
     def _offer(self) -> None:
         self.offered += 1
@@ -111,7 +113,7 @@ def test_a_fetch_goes_on_where_the_disk_is(ledger: Ledger, tmp_path: Path) -> No
     part.write_bytes(BODY)
     last = Gateway(ledger, tmp_path)
     assert last.fetch(BODY) == 1
-    assert last.shelf.has(release("1.1.0", 1, BODY))
+    assert last.image_store.has(release("1.1.0", 1, BODY))
 
 
 def test_what_is_damaged_or_out_of_place_never_ends_in_the_image(ledger: Ledger, tmp_path: Path) -> None:
@@ -134,7 +136,7 @@ def test_what_is_damaged_or_out_of_place_never_ends_in_the_image(ledger: Ledger,
     gateway.take(piece(BODY, 0, 100))
     assert gateway.link.report()[MODEL].fetched == 100
     gateway.fetch(BODY)
-    assert gateway.shelf.read(name, 0, len(BODY)) == (len(BODY), BODY)
+    assert gateway.image_store.read(name, 0, len(BODY)) == (len(BODY), BODY)
 
 
 @pytest.mark.bound("edge_agent.link.firmware_sync.FETCHES_MAX")
@@ -175,7 +177,7 @@ def test_images_are_bounded(ledger: Ledger, tmp_path: Path) -> None:
         (tmp_path / f"{'0' * 63}{number % 10}.part").write_bytes(b"begun")
     gateway.link.twin_changed()
     assert (len(list(tmp_path.glob("*.img"))), list(tmp_path.glob("*.part"))) == (IMAGES_KEPT_MAX, [])
-    assert gateway.shelf.has(release(f"1.{number}", number, body))
+    assert gateway.image_store.has(release(f"1.{number}", number, body))
 
 
 def said(ledger: Ledger, name: str, **fields: object) -> None:
@@ -192,16 +194,16 @@ def test_devices_are_offered_what_is_here_and_reported_by_model(ledger: Ledger, 
     said(ledger, "probe-1")
     said(ledger, "stranger")
     said(ledger, "probe-1", update=UpdateStatus(release=4, state=UpdateState.HEALTHY))
-    [offer] = firmware.offers(ledger.connection, gateway.shelf)
+    [offer] = firmware.offers(ledger.connection, gateway.image_store)
     assert offer == ("probe-1", b"")
     gateway.fetch(BODY)
-    [offer] = firmware.offers(ledger.connection, gateway.shelf, "probe-1")
+    [offer] = firmware.offers(ledger.connection, gateway.image_store, "probe-1")
     assert FirmwareOffer.decode(offer.payload).release == 5
     told = gateway.link.report()[MODEL]
     assert (told.devices, told.healthy, told.failed) == (1, 0, {})
     said(ledger, "probe-1", update=UpdateStatus(release=5, state=UpdateState.ROLLED_BACK, reason="not healthy"))
     assert gateway.link.report()[MODEL].failed == {"probe-1": "rolled-back: not healthy"}
-    assert firmware.offers(ledger.connection, gateway.shelf, "probe-1") == []
+    assert firmware.offers(ledger.connection, gateway.image_store, "probe-1") == []
     said(ledger, "probe-1", update=UpdateStatus(release=5, state=UpdateState.HEALTHY), firmware="1.1.0")
     told = gateway.link.report()[MODEL]
     assert (told.healthy, told.failed) == (1, {})
@@ -222,13 +224,13 @@ def test_a_device_that_says_what_it_is_costs_a_look_at_that_device_alone(ledger:
     said(ledger, "probe-1")
     run = list[str]()
     ledger.connection.set_trace_callback(run.append)
-    assert [offer.device for offer in firmware.offers(ledger.connection, gateway.shelf, "probe-1")] == ["probe-1"]
-    assert firmware.offers(ledger.connection, gateway.shelf, "nobody") == []
+    assert [offer.device for offer in firmware.offers(ledger.connection, gateway.image_store, "probe-1")] == ["probe-1"]
+    assert firmware.offers(ledger.connection, gateway.image_store, "nobody") == []
     ledger.connection.set_trace_callback(None)
     plans = [ledger.connection.execute(f"EXPLAIN QUERY PLAN {sql}").fetchall() for sql in run]
     steps = [step for plan in plans for *_, step in plan if "VIRTUAL" not in step]
     assert [step for step in steps if step.startswith("SCAN") and step != "SCAN twin"] == []
-    assert len(firmware.offers(ledger.connection, gateway.shelf)) == 21
+    assert len(firmware.offers(ledger.connection, gateway.image_store)) == 21
 
 
 def test_a_technician_sees_it_offline(ledger: Ledger, tmp_path: Path) -> None:
@@ -246,7 +248,7 @@ def test_a_technician_sees_it_offline(ledger: Ledger, tmp_path: Path) -> None:
 def test_no_name_of_an_image_leads_out_of_the_folder(name: str) -> None:
     """A name becomes a file's name: only a hash can."""
     with pytest.raises(InvalidMessage):
-        FirmwareAsk.decode(json.dumps({"v": 1, "sha256": name, "offset": 0, "bytes": 1}).encode())
+        FirmwareRequest.decode(json.dumps({"v": 1, "sha256": name, "offset": 0, "bytes": 1}).encode())
 
 
 async def served(server: FirmwareServer, seconds: float) -> None:
@@ -266,14 +268,14 @@ async def test_devices_are_served_slowly_in_turn_and_after_scans(ledger: Ledger,
     await asyncio.to_thread(gateway.fetch, BODY)
     name, given, depth = hashlib.sha256(BODY).hexdigest(), list[tuple[str, FirmwareChunk]](), [BUSY_JOBS + 1]
     server = FirmwareServer(
-        gateway.shelf,
+        gateway.image_store,
         lambda device, payload: given.append((device, FirmwareChunk.decode(payload))),
         lambda: depth[0],
         20,
     )
     for number in range(50):
         for offset in (0, 8192):
-            server.requested(f"probe-{number}", FirmwareAsk(sha256=name, offset=offset, bytes=60_000))
+            server.requested(f"probe-{number}", FirmwareRequest(sha256=name, offset=offset, bytes=60_000))
     await served(server, 0.3)
     assert given == []
     depth[0] = 0
@@ -288,14 +290,14 @@ async def test_devices_are_served_slowly_in_turn_and_after_scans(ledger: Ledger,
 @turned
 async def test_what_devices_ask_is_bounded_and_may_be_nonsense(tmp_path: Path) -> None:
     """An ask for what is not here, or lies beyond the end, costs nothing; beyond the bound a device asks again."""
-    shelf, given = ImageShelf(tmp_path), list[str]()
+    image_store, given = ImageStore(tmp_path), list[str]()
     body = image("1.1.0", 5_000)
-    assert shelf.add(release("1.1.0", 1, body), 0, body)
-    server = FirmwareServer(shelf, lambda device, _: given.append(device), lambda: 0, 10_000)
-    server.requested("nothing", FirmwareAsk(sha256="0" * 64, offset=0, bytes=10))
-    server.requested("beyond", FirmwareAsk(sha256=hashlib.sha256(body).hexdigest(), offset=9_999_999, bytes=10))
+    assert image_store.add(release("1.1.0", 1, body), 0, body)
+    server = FirmwareServer(image_store, lambda device, _: given.append(device), lambda: 0, 10_000)
+    server.requested("nothing", FirmwareRequest(sha256="0" * 64, offset=0, bytes=10))
+    server.requested("beyond", FirmwareRequest(sha256=hashlib.sha256(body).hexdigest(), offset=9_999_999, bytes=10))
     for number in range(ASKS_WAITING_MAX + 10):
-        server.requested(f"p-{number}", FirmwareAsk(sha256=hashlib.sha256(body).hexdigest(), offset=0, bytes=10))
+        server.requested(f"p-{number}", FirmwareRequest(sha256=hashlib.sha256(body).hexdigest(), offset=0, bytes=10))
     assert len(server._asks) == ASKS_WAITING_MAX
     await served(server, 1)
     assert server._asks == {}
@@ -324,52 +326,52 @@ def test_whatever_comes_in_whatever_order_the_image_is_right_or_not_there(
             elif (ask := gateway.link.question()) is not None:
                 body = BODY if what == "honest" else bytes(len(BODY))
                 gateway.take(piece(body, ask.offset, ask.bytes, of=name))
-            size, found = gateway.shelf.read(name, 0, len(BODY))
+            size, found = gateway.image_store.read(name, 0, len(BODY))
             assert (size, found) in [(0, b""), (len(BODY), BODY)]
         for _ in range(2):  # what was damaged is found at its end, and fetched from its beginning
             gateway.now_ms += 600_000
             gateway.fetch(BODY)
-        assert gateway.shelf.read(name, 0, len(BODY)) == (len(BODY), BODY)
+        assert gateway.image_store.read(name, 0, len(BODY)) == (len(BODY), BODY)
 
 
 async def test_an_image_that_has_rotted_is_fetched_again(tmp_path: Path) -> None:
     """Every device would download it three times, refuse it, and never be asked to again."""
-    shelf = ImageShelf(tmp_path)
+    image_store = ImageStore(tmp_path)
     good, bad = image("1.0.0"), image("1.1.0")
     for made, version in ((good, "1.0.0"), (bad, "1.1.0")):
-        assert shelf.add(release(version, 1), 0, made)
-    rotten = shelf._whole(release("1.1.0", 1).sha256)
+        assert image_store.add(release(version, 1), 0, made)
+    rotten = image_store._whole(release("1.1.0", 1).sha256)
     rotten.write_bytes(bad[:-1] + bytes([bad[-1] ^ 1]))
-    shelf.check()
-    assert (shelf.has(release("1.0.0", 1)), shelf.has(release("1.1.0", 1))) == (True, False)
-    assert shelf.fetched(release("1.1.0", 1)) == 0
+    image_store.check()
+    assert (image_store.has(release("1.0.0", 1)), image_store.has(release("1.1.0", 1))) == (True, False)
+    assert image_store.fetched(release("1.1.0", 1)) == 0
 
 
 @turned
 async def test_a_disk_that_cannot_be_read_costs_an_image_and_not_the_agent(tmp_path: Path) -> None:
     """Devices ask again and again: the agent would end again and again, and take no scans."""
-    shelf, given = ImageShelf(tmp_path), list[str]()
+    image_store, given = ImageStore(tmp_path), list[str]()
     made = release("1.0.0", 1)
-    shelf.add(made, 0, image("1.0.0"))
-    server = FirmwareServer(shelf, lambda device, _: given.append(device), lambda: 0, 1_000)
+    image_store.add(made, 0, image("1.0.0"))
+    server = FirmwareServer(image_store, lambda device, _: given.append(device), lambda: 0, 1_000)
     running = asyncio.create_task(server.run())
     await pass_time(1)
-    whole = shelf._whole(made.sha256)
+    whole = image_store._whole(made.sha256)
     whole.unlink()
     whole.mkdir()
-    server.requested("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
+    server.requested("probe-1", FirmwareRequest(sha256=made.sha256, offset=0, bytes=100))
     await pass_time(1)
     assert not running.done()
     whole.rmdir()
-    shelf.add(made, 0, image("1.0.0"))
-    server.requested("probe-1", FirmwareAsk(sha256=made.sha256, offset=0, bytes=100))
+    image_store.add(made, 0, image("1.0.0"))
+    server.requested("probe-1", FirmwareRequest(sha256=made.sha256, offset=0, bytes=100))
     await pass_time(1)
     running.cancel()
     await asyncio.wait([running])
     assert given == ["probe-1"]
 
 
-class SlowShelf(ImageShelf):
+class SlowShelf(ImageStore):
     """A disk that writes when it is let."""
 
     begun, let = threading.Event(), threading.Event()
@@ -387,18 +389,18 @@ async def test_a_piece_that_is_written_while_the_twin_goes_back_does_not_stay(
     """The change had tidied the disk already: the part of an image that nobody wants stayed until the next change."""
     old, new = release("1.0.0", 1, image("1.0.0")), release("1.1.0", 2, BODY[:size])
     wanted(ledger, 1, new)
-    shelf = SlowShelf(tmp_path / "images")
-    link = FirmwareSync(ledger.connection, shelf, lambda: 0, Signals())
+    image_store = SlowShelf(tmp_path / "images")
+    link = FirmwareSync(ledger.connection, image_store, lambda: 0, Signals())
     taking = asyncio.create_task(link.take(piece(BODY[:size], 0, 100)))
-    await asyncio.to_thread(shelf.begun.wait, 10)
+    await asyncio.to_thread(image_store.begun.wait, 10)
     wanted(ledger, 2, old)
     link.twin_changed()
-    shelf.let.set()
+    image_store.let.set()
     assert not await taking
     assert list((tmp_path / "images").glob("*.part")) == []
     assert link.report()[MODEL].release == old.release
-    shelf.begun.clear()
-    shelf.let.clear()
+    image_store.begun.clear()
+    image_store.let.clear()
 
 
 def test_a_device_that_is_put_back_in_the_middle_of_a_download_is_reported_where_it_is(
@@ -406,18 +408,18 @@ def test_a_device_that_is_put_back_in_the_middle_of_a_download_is_reported_where
 ) -> None:
     """Said to the cloud: the installed release, healthy; nothing of the one that was under way."""
     first, second = release("1.1.0", 1), release("1.2", 2)
-    shelf, updater = ImageShelf(tmp_path / "images"), device()
+    image_store, updater = ImageStore(tmp_path / "images"), device()
     for made, version in ((first, "1.1.0"), (second, "1.2")):
-        shelf.add(made, 0, image(version))
+        image_store.add(made, 0, image(version))
 
     def said() -> ReportedFirmware:
         status = DeviceStatus(state="online", model=MODEL, firmware=updater.version, update=updater.status())
         with database.transaction(ledger.connection):
             firmware.note(ledger, "probe-1", status)
-        return firmware.reported(ledger.connection, shelf, {})[MODEL]
+        return firmware.reported(ledger.connection, image_store, {})[MODEL]
 
     def offered() -> None:
-        for _, payload in firmware.offers(ledger.connection, shelf):
+        for _, payload in firmware.offers(ledger.connection, image_store):
             updater.offer(FirmwareOffer.decode(payload), 0)
 
     wanted(ledger, 1, first)

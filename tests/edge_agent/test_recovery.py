@@ -18,7 +18,7 @@ from edge_agent.ledger.recovery import Opened, Recovery
 from edge_agent.ledger.writes import PatientWrites
 from edge_agent.link.commands import COMMANDS_WAITING_MAX, Commands
 from edge_agent.link.shipping import Shipping, sender_limits
-from edge_agent.link.site_sync import CloudLost, SiteLink
+from edge_agent.link.site_sync import CloudLost, SiteSync
 from edge_agent.link.uplink import Uplink
 from edge_agent.settings import EdgeSettings
 from testbed import sites
@@ -95,7 +95,7 @@ def uplink(gateway: SiteGateway, path: Path) -> Uplink:
         limits=lambda: sender_limits(settings, None),
         settings=settings,
         clock=clock,
-        site=SiteLink(gateway.name, reader, write, settings, clock.mono_ms),
+        site=SiteSync(gateway.name, reader, write, settings, clock.mono_ms),
     )
     made = Uplink(
         brokers=(BrokerAddress.parse("mqtt://localhost"),),
@@ -107,8 +107,8 @@ def uplink(gateway: SiteGateway, path: Path) -> Uplink:
         clock=clock,
     )
     made.shipping.connected(gateway.ledger.epoch, lambda _stream, _frame, _body: None)
-    for lane in made.shipping.lanes.values():
-        lane.sender.connected(0)
+    for stream_state in made.shipping.stream_states.values():
+        stream_state.sender.connected(0)
     return made
 
 
@@ -211,7 +211,7 @@ def contact(gateway: SiteGateway, folder: Path, there: list[SiteFrame], *, forke
         with database.transaction(gateway.ledger.connection):
             return run(gateway.ledger)
 
-    async def go(site: SiteLink) -> Opened | CloudLost | None:
+    async def go(site: SiteSync) -> Opened | CloudLost | None:
         site.connected(epoch)
         for _ in range(60):
             gateway.clock.turn(60_000)
@@ -228,7 +228,7 @@ def contact(gateway: SiteGateway, folder: Path, there: list[SiteFrame], *, forke
 
     with closing(database.open_reader(folder / "gw-1.db")) as reader:
         settings = EdgeSettings(ledger=folder / "gw-1.db")
-        return asyncio.run(go(SiteLink("gw-1", reader, write, settings, gateway.clock.mono_ms)))
+        return asyncio.run(go(SiteSync("gw-1", reader, write, settings, gateway.clock.mono_ms)))
 
 
 @pytest.mark.parametrize("forked", [False, True])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edge_agent.ledger import audit, database, queries
 from edge_agent.ledger.drafts import draft
-from edge_agent.ledger.site_logs import SiteBook, known_logs
+from edge_agent.ledger.site_logs import SiteLogWriter, known_logs
 from testbed import sites
 from testbed.sites import SiteGateway, Step, defined
 from wire_protocol import frames
@@ -170,4 +170,4 @@ def test_a_hostile_frame_from_the_cloud_is_refused_as_a_whole(pair: list[SiteGat
     with database.transaction(second.ledger.connection):
         decoded = frames.decode(first.sealed[0].frame)
         lying = frames.Frame(decoded.header.model_copy(update={"stream": "readings"}), decoded.digest, decoded.rows)
-        assert SiteBook(second.ledger).receive(first.sealed[0], lying) is Verdict.DUPLICATE
+        assert SiteLogWriter(second.ledger).receive(first.sealed[0], lying) is Verdict.DUPLICATE

@@ -15,7 +15,7 @@ from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from edge_agent.link.twin_sync import TwinSync
 from edge_agent.provisioning import twin
-from edge_agent.provisioning.twin import Configured, TwinBook
+from edge_agent.provisioning.twin import Configured, TwinWriter
 from edge_agent.signals import Signals
 from testbed.hand_clock import HandClock
 from wire_protocol.twin import DesiredState, DesiredTwin, DeviceConfig, merged
@@ -39,7 +39,7 @@ def ledger(tmp_path: Path, clock: HandClock) -> Iterator[Ledger]:
 def apply(ledger: Ledger, document: DesiredTwin) -> list[Configured] | None:
     """Apply in a transaction."""
     with database.transaction(ledger.connection):
-        return TwinBook(ledger).apply(document)
+        return TwinWriter(ledger).apply(document)
 
 
 def known(ledger: Ledger) -> list[str]:

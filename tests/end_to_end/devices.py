@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from firmware_sim.firmware.event_queue import Firmware
-from firmware_sim.fleet.device import Unit, air_of
+from firmware_sim.fleet.device import SimulatedDevice, radio_of
 from firmware_sim.fleet.link import Link, LinkOptions
 from firmware_sim.fleet.pace import Pace
 from tests.end_to_end.sites import Post
@@ -20,7 +20,7 @@ async def device(post: Post, name: str, sampling_s_min: int = 1) -> AsyncIterato
     link = Link(
         post.name,
         BrokerAddress.parse(post.broker.url),
-        Unit(firmware, air_of(1, name)),
+        SimulatedDevice(firmware, radio_of(1, name)),
         pace=Pace(1.0),
         options=LinkOptions(),
         rng=random.Random(1),

@@ -69,7 +69,7 @@ class Post:
             source.backup(target)
         return path
 
-    def put_back(self, backup: Path) -> None:
+    def restore_version(self, backup: Path) -> None:
         """Restore a backup over the ledger."""
         for suffix in ("", "-wal", "-shm"):
             self.agent.ledger.with_name(self.agent.ledger.name + suffix).unlink(missing_ok=True)

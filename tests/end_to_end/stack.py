@@ -199,15 +199,15 @@ def work(number: int, chance: random.Random) -> DeviceEvent:
 
     The goods change with time, so that at any moment some are new to the cloud. Each scanner begins by receiving some.
     """
-    shelf, other = chance.sample(SHELVES, 2)
+    image_store, other = chance.sample(SHELVES, 2)
     kind = chance.choices(["receive", "pick", "move", "scrap", "count"], [4, 5, 3, 1, 2])[0]
     kind = "receive" if number <= FIRST_EVENTS else kind
     places = {
-        "receive": {"destination": shelf},
-        "pick": {"source": shelf},
-        "move": {"source": shelf, "destination": other},
-        "scrap": {"source": shelf},
-        "count": {"location": shelf},
+        "receive": {"destination": image_store},
+        "pick": {"source": image_store},
+        "move": {"source": image_store, "destination": other},
+        "scrap": {"source": image_store},
+        "count": {"location": image_store},
     }[kind]
     sku = f"SKU-{chance.randrange(SKUS) + number // NEW_SKU_EVENTS}"
     what = {"sku": sku, "lot": chance.choice(LOTS), "quantity": chance.randint(1, 20)}

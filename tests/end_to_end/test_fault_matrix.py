@@ -295,7 +295,7 @@ def test_whatever_breaks_nothing_is_lost_and_nothing_counts_twice(
 ) -> None:
     """The promise of the whole system, for one fault at random moments under load."""
     stack = build(**fault.needs)
-    with Load(stack, fault.events_per_s).running() as load, weather(stack, fault):
+    with Load(stack, fault.events_per_s).running() as load, fault_rates(stack, fault):
         for _ in range(fault.strikes):
             moment_s = chance.uniform(0.1, 1.2)
             print(f"{fault.name} after {moment_s:.3f} s more of load")  # noqa: T201 - shown when the test fails
@@ -308,7 +308,7 @@ def test_whatever_breaks_nothing_is_lost_and_nothing_counts_twice(
     assert [gateway.times("cloud_stepped_back") for gateway in stack.gateways] == [0, 0]
 
 
-def weather(stack: Stack, fault: Fault) -> Any:
+def fault_rates(stack: Stack, fault: Fault) -> Any:
     """Where packets cannot be lost for real, a proxy is disturbed while the load runs."""
     if fault.strike is suffer_lossy_link and isinstance(stack.link, ProxyThread):
         return lossy_link.lossy_proxy(stack.link, seed=7)

@@ -19,7 +19,7 @@ from edge_agent.ledger import database
 from edge_agent.ledger.sql import statement
 from edge_agent.provisioning import firmware
 from firmware_sim.fleet import updatable
-from firmware_sim.fleet.device import Unit
+from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.link import LinkOptions
 from firmware_sim.fleet.trust import TrustedKey
 from firmware_sim.fleet.updates import NEVER_HEALTHY
@@ -28,7 +28,7 @@ from tests.end_to_end.sites import SETTLE_S, Post, SiteStack
 from tests.firmware_sim.images import MODEL, image
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
-from wire_protocol.firmware import LINK_CHUNK_BYTES, FirmwareAsk
+from wire_protocol.firmware import LINK_CHUNK_BYTES, FirmwareRequest
 from wire_protocol.topics import Channel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -66,7 +66,7 @@ class Maker:
         return str(made["job"])
 
     @asynccontextmanager
-    async def devices(self, post: Post) -> AsyncIterator[Sequence[Unit]]:
+    async def devices(self, post: Post) -> AsyncIterator[Sequence[SimulatedDevice]]:
         """Two devices at a gateway; at the end of the block their power is cut."""
         with closing(database.open_writer(post.agent.ledger)) as connection, database.transaction(connection):
             connection.executemany(statement("insert_device"), [(name, "probe") for name in DEVICES])
@@ -91,7 +91,7 @@ def known(post: Post) -> list[str]:
         return [row.name for row in firmware.rows(reader)]
 
 
-def versions(units: Sequence[Unit]) -> list[str]:
+def versions(units: Sequence[SimulatedDevice]) -> list[str]:
     """What devices run."""
     return [unit.updater.version for unit in units if unit.updater is not None]
 
@@ -194,7 +194,7 @@ async def test_whoever_is_killed_in_the_middle_goes_on_where_it_was(
             assert versions(units) == ["1.1.0", "1.1.0"]
 
 
-def received(units: Sequence[Unit]) -> int:
+def received(units: Sequence[SimulatedDevice]) -> int:
     """How much of an image the device that is furthest behind has fetched."""
     return min(unit.updater.flash.record().received for unit in units if unit.updater is not None)
 
@@ -205,13 +205,13 @@ class Asks:
     def __init__(self, port: int, gateway: str) -> None:
         self.offsets: list[int] = []
         self._client = Client(CallbackAPIVersion.VERSION2)
-        topic = topics.link(gateway, Channel.FIRMWARE_ASK)
+        topic = topics.link(gateway, Channel.FIRMWARE_REQUEST)
         self._client.on_connect = lambda client, *_: client.subscribe(topic, qos=1)
         self._client.on_message = self._heard
         self._client.connect("127.0.0.1", port)
 
     def _heard(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        self.offsets.append(FirmwareAsk.decode(bytes(message.payload)).offset)
+        self.offsets.append(FirmwareRequest.decode(bytes(message.payload)).offset)
 
     def __enter__(self) -> Self:
         self._client.loop_start()

@@ -54,7 +54,7 @@ def test_a_restored_backup_fetches_what_it_lacks_and_goes_on_in_a_new_epoch(site
     other.scan(5)
     site.require_agreement()
     restored.agent.kill()
-    restored.put_back(backup)
+    restored.restore_version(backup)
     for _ in range(12):  # as many frames as the cloud has, of another history
         book(restored.agent.ledger, "pick", "SKU-3", 1, source="A-01")
     restored.agent.start()

@@ -13,9 +13,10 @@ import pytest
 from cloud_store.base.connection import connect
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
-from edge_agent.link.cloud_client import CloudClient
+from mqtt_client.connection import raise_swallowed
 from testbed.agent_process import AgentProcess
 from testbed.eventually import WITHIN_S, eventually, eventually_async
+from tests.broker_config.clients import PromptClient
 from tests.enrolment.cloud import Cloud, waiting
 from wire_protocol import topics
 
@@ -42,13 +43,15 @@ class Thief:
     async def run(self) -> None:
         """Steal until cancelled."""
         while True:
-            client = CloudClient("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
+            client = PromptClient("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
             try:
                 async with client:
                     while True:
                         await client.publish(self._topic, b"stolen", qos=1)
+                        raise_swallowed()
             except aiomqtt.MqttError:
                 self.refusals += 1
+            raise_swallowed()
             await asyncio.sleep(0.01)  # the attack itself: as fast as leaves the broker room for others
 
 
@@ -118,9 +121,9 @@ async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
         assert row is not None
         return bool(row[0])
 
-    def client(number: int) -> CloudClient:
+    def client(number: int) -> PromptClient:
         context = IdentityFolder.beside(homes[number]).tls()
-        return CloudClient("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="x", timeout=5)
+        return PromptClient("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="x", timeout=5)
 
     async def cut(number: int) -> None:
         """Connect, revoke, and wait until the broker ends it."""

@@ -9,10 +9,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-import aiomqtt
-
-from firmware_sim.fleet.link import finish
+from mqtt_client import Connection, ConnectionOptions, connect
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceEvent, DeviceReading, DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.topics import Channel, DeviceTopic
 
@@ -39,9 +38,10 @@ class SmallAgent:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """One life of the agent."""
-        async with aiomqtt.Client("127.0.0.1", self.port) as client, asyncio.TaskGroup() as tasks:
-            await client.subscribe([(topics.device_filter(channel), 1) for channel in CHANNELS])
-            serving = tasks.create_task(self._serve(client), name="small-agent")
+        options = ConnectionOptions(address=BrokerAddress("127.0.0.1", self.port), client_id="", incoming_max=0)
+        async with connect(options) as connection, asyncio.TaskGroup() as tasks:
+            await connection.subscribe([(topics.device_filter(channel), 1) for channel in CHANNELS])
+            serving = tasks.create_task(self._serve(connection), name="small-agent")
             yield
             serving.cancel()
 
@@ -50,15 +50,14 @@ class SmallAgent:
         async with self.changed, asyncio.timeout(60):
             await self.changed.wait_for(condition)
 
-    async def _serve(self, client: aiomqtt.Client) -> None:
-        async for message in client.messages:
-            topic = topics.parse(str(message.topic))
+    async def _serve(self, connection: Connection) -> None:
+        async for message in connection.messages():
+            topic = topics.parse(message.topic)
             assert isinstance(topic, DeviceTopic)
-            assert isinstance(message.payload, bytes)
             receipt = self._take(topic, message.payload)
             if receipt is not None:
                 to = topics.device(topic.device, Channel.DEVICE_RECEIPT)
-                await finish(client.publish(to, receipt.encode(), qos=0))
+                await connection.publish(to, receipt.encode(), qos=0)
             async with self.changed:
                 self.changed.notify_all()
 

@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from firmware_sim.faults.radio import Air, Delay, Duplicate, Reorder, Silence, Stage
+from firmware_sim.faults.radio import Delay, Duplicate, RadioChannel, Reorder, Silence, Stage
 from firmware_sim.firmware.event_queue import Outgoing
 from firmware_sim.firmware.windows import Window, Windows
 from wire_protocol.topics import Channel
@@ -16,14 +16,14 @@ def _messages(count: int) -> list[Outgoing]:
 
 def _arrivals(stages: Sequence[Stage], messages: list[Outgoing], seed: int = 1) -> list[tuple[int, bytes]]:
     """When each message arrives, with time advancing from message to message and then to the end."""
-    air = Air(stages, random.Random(seed))
+    radio = RadioChannel(stages, random.Random(seed))
     arrived = []
     for message in messages:
-        air.push([message])
-        arrived += [(message.at_ms, late.payload) for late in air.due(message.at_ms)]
-    while (at_ms := air.next_ms()) is not None:
-        arrived += [(at_ms, late.payload) for late in air.due(at_ms)]
-    assert air.is_empty
+        radio.push([message])
+        arrived += [(message.at_ms, late.payload) for late in radio.due(message.at_ms)]
+    while (at_ms := radio.next_ms()) is not None:
+        arrived += [(at_ms, late.payload) for late in radio.due(at_ms)]
+    assert radio.is_empty
     return arrived
 
 
@@ -80,6 +80,6 @@ def test_the_seed_alone_decides() -> None:
 
 def test_the_air_is_bounded() -> None:
     """A device that resends into a delay for hours must not eat the machine's memory."""
-    air = Air([Delay(1.0, 10**9)], random.Random(1))
-    air.push(_messages(10_050))
-    assert air.lost == 50
+    radio = RadioChannel([Delay(1.0, 10**9)], random.Random(1))
+    radio.push(_messages(10_050))
+    assert radio.lost == 50

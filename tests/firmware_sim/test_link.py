@@ -11,7 +11,7 @@ from firmware_sim.faults.proxy import FaultProxy
 from firmware_sim.faults.radio import Delay
 from firmware_sim.firmware.event_queue import Firmware
 from firmware_sim.firmware.happening import Happening, Scan
-from firmware_sim.fleet.device import Unit, air_of, rng_of
+from firmware_sim.fleet.device import SimulatedDevice, radio_of, rng_of
 from firmware_sim.fleet.fleet import Fleet, Stream
 from firmware_sim.fleet.link import LinkOptions, MqttVersion
 from testbed.services import PrivateBroker
@@ -30,7 +30,9 @@ def _picks(count: int, *, every_ms: int = 1_000) -> Iterator[tuple[str, Happenin
         yield "scanner-1", Happening(START_MS + n * every_ms, scan)
 
 
-def _fleet(port: int, unit: Unit, count: int, *, mqtt_version: MqttVersion = "5", speed: float | None = None) -> Fleet:
+def _fleet(
+    port: int, unit: SimulatedDevice, count: int, *, mqtt_version: MqttVersion = "5", speed: float | None = None
+) -> Fleet:
     unit.firmware.resend_ms = 100
     options = LinkOptions(mqtt_version=mqtt_version, reconnect_s_max=0.2)
     stream = Stream("gw", [unit], [_picks(count)])
@@ -44,7 +46,7 @@ async def test_either_mqtt_version(mqtt_version: MqttVersion, private_broker: Br
     broker = private_broker()
     agent = SmallAgent(broker.port)
     async with agent.running(), asyncio.timeout(60):
-        report = await _fleet(broker.port, Unit.plain("scanner-1"), 50, mqtt_version=mqtt_version).run()
+        report = await _fleet(broker.port, SimulatedDevice.plain("scanner-1"), 50, mqtt_version=mqtt_version).run()
     assert report.is_complete
     assert len(agent.events) == 50
 
@@ -55,7 +57,7 @@ async def test_a_link_that_is_cut_loses_nothing(private_broker: Brokers) -> None
     agent = SmallAgent(broker.port)
     async with FaultProxy("127.0.0.1", broker.port) as proxy, agent.running(), asyncio.timeout(60):
         async with asyncio.TaskGroup() as tasks:
-            fleet = _fleet(proxy.port, Unit.plain("scanner-1", memory_events_max=20), 400)
+            fleet = _fleet(proxy.port, SimulatedDevice.plain("scanner-1", memory_events_max=20), 400)
             running = tasks.create_task(fleet.run(), name="fleet")
             for told in (50, 150, 250):
                 await agent.has(lambda told=told: len(agent.events) >= told)  # type: ignore[misc]
@@ -78,7 +80,7 @@ async def test_time_goes_on_for_a_full_device_that_is_rebooting(private_broker: 
         memory_events_max=5,
         reboots=[(START_MS + 3_000 * n, 60_000) for n in range(1, 20)],
     )
-    unit = Unit(firmware, air_of(1, "scanner-1", [Delay(1.0, 100_000)]))
+    unit = SimulatedDevice(firmware, radio_of(1, "scanner-1", [Delay(1.0, 100_000)]))
     async with agent.running(), asyncio.timeout(60):
         report = await _fleet(broker.port, unit, 60).run()
     assert report.is_complete
@@ -92,7 +94,9 @@ async def test_a_cancelled_fleet_stops_at_once(private_broker: Brokers) -> None:
     for told in range(1, 120, 6):
         agent = SmallAgent(broker.port)
         async with agent.running(), asyncio.timeout(60):
-            running = asyncio.create_task(_fleet(broker.port, Unit.plain("scanner-1"), 100_000).run(), name="fleet")
+            running = asyncio.create_task(
+                _fleet(broker.port, SimulatedDevice.plain("scanner-1"), 100_000).run(), name="fleet"
+            )
             await agent.has(lambda told=told, agent=agent: len(agent.events) >= told)  # type: ignore[misc]
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -105,7 +109,7 @@ async def test_a_fleet_that_is_cancelled_while_its_broker_goes_stops_at_once(pri
     for turns in range(12):  # of the event loop, from the end of the connection to the cancellation
         agent = SmallAgent(broker.port)
         async with agent.running(), FaultProxy("127.0.0.1", broker.port) as proxy, asyncio.timeout(60):
-            fleet = _fleet(proxy.port, Unit.plain("scanner-1"), 1_000, speed=10.0)
+            fleet = _fleet(proxy.port, SimulatedDevice.plain("scanner-1"), 1_000, speed=10.0)
             running = asyncio.create_task(fleet.run(), name="fleet")
             await agent.has(lambda agent=agent: len(agent.events) > 0)  # type: ignore[misc]
             proxy.cut()
@@ -120,7 +124,7 @@ async def test_what_is_no_receipt_is_counted(private_broker: Brokers) -> None:
     """Firmware must survive whatever arrives on its topic."""
     broker = private_broker()
     agent = SmallAgent(broker.port, loses=lambda _device, event_id, times: event_id == "1-1" and times == 1)
-    fleet = _fleet(broker.port, Unit.plain("scanner-1"), 2)
+    fleet = _fleet(broker.port, SimulatedDevice.plain("scanner-1"), 2)
     async with agent.running(), aiomqtt.Client("127.0.0.1", broker.port) as other, asyncio.TaskGroup() as tasks:
         running = tasks.create_task(fleet.run(), name="fleet")
         await agent.has(lambda: len(agent.events) == 2)
@@ -139,7 +143,7 @@ async def test_an_error_of_a_recording_ends_the_run_as_itself(private_broker: Br
         raise BadRecording("it broke off")
 
     broker = private_broker()
-    stream = Stream("gw", [Unit.plain("scanner-1")], [damaged()])
+    stream = Stream("gw", [SimulatedDevice.plain("scanner-1")], [damaged()])
     fleet = Fleet({"gw": BrokerAddress("127.0.0.1", broker.port)}, [stream], speed=None)
     with pytest.raises(BadRecording, match="broke off"):
         await fleet.run()
@@ -147,7 +151,10 @@ async def test_an_error_of_a_recording_ends_the_run_as_itself(private_broker: Br
 
 def test_a_fleet_refuses_what_cannot_be() -> None:
     """A gateway without a broker, and one name for two devices."""
-    streams = [Stream("gw", [Unit.plain("scanner-1")], []), Stream("gw", [Unit.plain("scanner-1")], [])]
+    streams = [
+        Stream("gw", [SimulatedDevice.plain("scanner-1")], []),
+        Stream("gw", [SimulatedDevice.plain("scanner-1")], []),
+    ]
     with pytest.raises(BadInput, match="no broker for gateway gw"):
         Fleet({}, streams, speed=None)
     with pytest.raises(BadInput, match="twice"):

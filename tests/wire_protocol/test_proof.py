@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from tests.wire_protocol.strategies import EPOCH, histories
 from wire_protocol import proof, stock
 from wire_protocol.entries import LedgerEntry
-from wire_protocol.proof import Bisection, ProofAnswer, ProofQuestion, StockProof
+from wire_protocol.proof import Bisection, DigestAnswer, DigestQuestion, StockDigest
 from wire_protocol.stock import Cell, EntryKey
 
 Held = dict[Cell, int]
@@ -41,9 +41,9 @@ class Link:
         """Bisect to the end."""
         bisection = Bisection(ours.items(), HERE)
         while (question := bisection.next_question()) is not None:
-            asked = ProofQuestion.model_validate_json(question.model_dump_json())
+            asked = DigestQuestion.model_validate_json(question.model_dump_json())
             sent = proof.answer(asked, self.theirs.items(), self.position).model_dump_json()
-            answer = ProofAnswer.model_validate_json(sent)
+            answer = DigestAnswer.model_validate_json(sent)
             self.cells += len(answer.cells)
             self.sizes.append(len(sent))
             bisection.receive(answer)
@@ -82,7 +82,7 @@ def test_the_digest_kept_up_is_the_digest_from_scratch(history: list[tuple[Entry
         before = after
     assert digest == proof.stock_digest(before.items())
     with_zeros = [*before.items(), (Cell("Z", "nothing", ""), 0)]
-    assert StockProof.of(with_zeros, HERE) == StockProof.make(HERE, digest, len(before))
+    assert StockDigest.of(with_zeros, HERE) == StockDigest.make(HERE, digest, len(before))
 
 
 @given(stocks, cells, st.integers(0, 60), st.sampled_from([-3, -1, 1, 5]))
@@ -168,7 +168,7 @@ def test_a_repeated_answer_does_no_harm() -> None:
     """MQTT may deliver twice; an answer to an earlier question must not be taken for one to this."""
     theirs = many(2000)
     bisection = Bisection((theirs | {Cell("A-03", "sku-100", ""): 99}).items(), HERE)
-    old: list[ProofAnswer] = []
+    old: list[DigestAnswer] = []
     while (question := bisection.next_question()) is not None:
         assert bisection.next_question() == question
         old.append(proof.answer(question, theirs.items(), HERE))
@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_left_out_and_asked_again() -> None:
     """Sixty-four full leaves are two thousand cells: too much for one answer, and none may be lost for it."""
     theirs = many(1200)
     prefixes = tuple(f"{number:02x}" for number in range(64))
-    answer = proof.answer(ProofQuestion(prefixes=prefixes), theirs.items(), HERE)
+    answer = proof.answer(DigestQuestion(prefixes=prefixes), theirs.items(), HERE)
     assert 0 < len(answer.buckets) < len(prefixes)
     ours = {cell: held + (number % 14 == 0) for number, (cell, held) in enumerate(theirs.items())}
     bisection = Link(theirs).find(ours)
@@ -201,7 +201,7 @@ def test_the_largest_answer_fits_a_message() -> None:
     children = (proof.PREFIXES_MAX - proof.ANSWER_CELLS_MAX // proof.LEAF_CELLS_MAX) * len(proof.FAN_OUT)
     buckets = {proof.as_text(number): ("f" * 16, (1 << 62) - 1) for number in range(children)}
     cells = (("😀" * 64, "😀" * 64, "😀" * 64, -(1 << 63)),) * proof.ANSWER_CELLS_MAX
-    answer = ProofAnswer(position=proof.as_text(HERE), buckets=buckets, cells=cells)
+    answer = DigestAnswer(position=proof.as_text(HERE), buckets=buckets, cells=cells)
     assert len(answer.model_dump_json().encode()) < MESSAGE_BYTES_MAX
 
 
@@ -209,12 +209,12 @@ hex16 = st.integers(0, (1 << 64) - 1).map(proof.as_text)
 prefixes = st.text(proof.FAN_OUT, max_size=3) | st.text(proof.FAN_OUT, max_size=16)
 buckets = st.dictionaries(prefixes, st.tuples(hex16 | st.just("0" * 16), st.integers(0, 1 << 61)), max_size=40)
 listed = st.lists(st.tuples(names, names, st.just("") | names, INT64), max_size=20)
-hostile = st.builds(ProofAnswer, position=st.just(proof.as_text(HERE)), buckets=buckets, cells=listed.map(tuple))
+hostile = st.builds(DigestAnswer, position=st.just(proof.as_text(HERE)), buckets=buckets, cells=listed.map(tuple))
 
 
 @given(stocks, stocks, st.lists(st.none() | hostile, max_size=2 * proof.ROUNDS_MAX))
 def test_a_liar_neither_crashes_nor_holds_the_search_for_ever(
-    ours: Held, theirs: Held, lies: list[ProofAnswer | None]
+    ours: Held, theirs: Held, lies: list[DigestAnswer | None]
 ) -> None:
     """Unknown prefixes, cells from elsewhere, wrong counts, in any order between true answers."""
     bisection = Bisection(ours.items(), HERE)
@@ -235,7 +235,7 @@ def test_who_never_answers_what_was_asked_is_given_up(told: dict[str, tuple[str,
     bisection = Bisection(many(100).items(), HERE)
     asked = 0
     while bisection.next_question() is not None:
-        bisection.receive(ProofAnswer(position=proof.as_text(HERE), buckets=told))
+        bisection.receive(DigestAnswer(position=proof.as_text(HERE), buckets=told))
         asked += 1
     assert (asked, bisection.complete, bisection.differences) == (proof.ROUNDS_MAX, False, [])
 
@@ -243,8 +243,8 @@ def test_who_never_answers_what_was_asked_is_given_up(told: dict[str, tuple[str,
 @given(st.lists(prefixes, min_size=1, max_size=proof.PREFIXES_MAX), stocks)
 def test_any_question_has_a_valid_answer(asked: list[str], held: Held) -> None:
     """Also one that asks for a prefix and its beginning, twice, down to whole hashes."""
-    answer = proof.answer(ProofQuestion(prefixes=tuple(asked)), held.items(), HERE)
-    assert ProofAnswer.model_validate_json(answer.model_dump_json()) == answer
+    answer = proof.answer(DigestQuestion(prefixes=tuple(asked)), held.items(), HERE)
+    assert DigestAnswer.model_validate_json(answer.model_dump_json()) == answer
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_any_question_has_a_valid_answer(asked: list[str], held: Held) -> None:
 def test_a_question_is_bounded_and_strict(payload: str) -> None:
     """Neither more prefixes nor longer ones than a hash has digits."""
     with pytest.raises(ValidationError):
-        ProofQuestion.model_validate_json(payload)
+        DigestQuestion.model_validate_json(payload)
 
 
 @pytest.mark.parametrize(
@@ -280,4 +280,4 @@ def test_a_question_is_bounded_and_strict(payload: str) -> None:
 def test_an_answer_is_bounded_and_strict(part: str) -> None:
     """What is no cell, no digest or too much is refused before it is looked at."""
     with pytest.raises(ValidationError):
-        ProofAnswer.model_validate_json(f'{{"position": "0000000000000000", {part}}}')
+        DigestAnswer.model_validate_json(f'{{"position": "0000000000000000", {part}}}')

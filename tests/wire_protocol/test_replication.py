@@ -42,7 +42,7 @@ class Edge:
     sender: Sender = field(default_factory=lambda: Sender("ledger", EPOCH, sealed=0, acked=0, limits=LIMITS))
     sent: list[int] = field(default_factory=list)
 
-    def carry_out(self, effects: list[Effect], now_ms: int) -> None:
+    def execute(self, effects: list[Effect], now_ms: int) -> None:
         """Seal and send as the sender says."""
         while effects:
             match effects.pop(0):
@@ -77,7 +77,7 @@ class Link(RuleBasedStateMachine):
         self.down: list[Ack] = []
         self.committed = NO_CURSOR
         self.merged: list[int] = []
-        self.edge.carry_out(self.edge.sender.connected(self.now_ms), self.now_ms)
+        self.edge.execute(self.edge.sender.connected(self.now_ms), self.now_ms)
 
     def take_sent(self) -> None:
         self.up += self.edge.sent
@@ -87,13 +87,13 @@ class Link(RuleBasedStateMachine):
     def commit(self, count: int) -> None:
         self.edge.entries += count
         waiting = self.edge.entries - self.edge.source
-        self.edge.carry_out(self.edge.sender.waiting(waiting, self.now_ms, self.now_ms), self.now_ms)
+        self.edge.execute(self.edge.sender.waiting(waiting, self.now_ms, self.now_ms), self.now_ms)
         self.take_sent()
 
     @rule(delay_ms=st.sampled_from([1, 60, 150, 5_000]))
     def wait(self, delay_ms: int) -> None:
         self.now_ms += delay_ms
-        self.edge.carry_out(self.edge.sender.tick(self.now_ms), self.now_ms)
+        self.edge.execute(self.edge.sender.tick(self.now_ms), self.now_ms)
         self.take_sent()
 
     @precondition(lambda self: self.up)
@@ -114,7 +114,7 @@ class Link(RuleBasedStateMachine):
     def deliver_ack(self, data: st.DataObject, keep: bool) -> None:  # noqa: FBT001 - drawn
         index = data.draw(st.integers(0, len(self.down) - 1))
         ack = self.down[index] if keep else self.down.pop(index)
-        self.edge.carry_out(self.edge.sender.receive(ack, self.now_ms), self.now_ms)
+        self.edge.execute(self.edge.sender.receive(ack, self.now_ms), self.now_ms)
         self.take_sent()
 
     @rule()
@@ -125,7 +125,7 @@ class Link(RuleBasedStateMachine):
     @rule()
     def reconnect(self) -> None:
         self.edge.sender.disconnected()
-        self.edge.carry_out(self.edge.sender.connected(self.now_ms), self.now_ms)
+        self.edge.execute(self.edge.sender.connected(self.now_ms), self.now_ms)
         self.take_sent()
 
     @invariant()
@@ -144,9 +144,9 @@ class Link(RuleBasedStateMachine):
         """Once the network behaves, everything arrives: no state is a dead end."""
         for _ in range(200):
             self.now_ms += 30_000
-            self.edge.carry_out(self.edge.sender.tick(self.now_ms), self.now_ms)
+            self.edge.execute(self.edge.sender.tick(self.now_ms), self.now_ms)
             waiting = self.edge.entries - self.edge.source
-            self.edge.carry_out(self.edge.sender.waiting(waiting, 0, self.now_ms), self.now_ms)
+            self.edge.execute(self.edge.sender.waiting(waiting, 0, self.now_ms), self.now_ms)
             for frame in self.edge.sent:
                 receiver = Receiver("gw", "ledger", EPOCH, self.committed)
                 if receiver.offer(*self.edge.chain[frame - 1]) is Verdict.MERGE:
@@ -155,7 +155,7 @@ class Link(RuleBasedStateMachine):
                 self.down.append(receiver.ack(self.now_ms, 4))
             self.edge.sent.clear()
             while self.down:
-                self.edge.carry_out(self.edge.sender.receive(self.down.pop(0), self.now_ms), self.now_ms)
+                self.edge.execute(self.edge.sender.receive(self.down.pop(0), self.now_ms), self.now_ms)
             if self.committed.seq == self.edge.entries == self.edge.source and not self.edge.sent:
                 break
         assert self.committed.seq == self.edge.entries

@@ -69,9 +69,9 @@ def test_a_pick_that_arrives_after_a_later_count_changes_the_variance_and_not_th
     late_pick = entry("pick", 3, 2, source="A", destination="@customer")
     counted = entry("count", 7, 3, location="A")
     without, with_it = oracle([received, counted]), oracle([received, counted, late_pick])
-    shelf, adjust = Cell("A", "tea", ""), Cell(ADJUST, "tea", "")
-    assert (without.on_hand[shelf], without.variance[counted[0]], without.on_hand[adjust]) == (7, -3, 3)
-    assert (with_it.on_hand[shelf], with_it.variance[counted[0]], with_it.on_hand.get(adjust, 0)) == (7, 0, 0)
+    image_store, adjust = Cell("A", "tea", ""), Cell(ADJUST, "tea", "")
+    assert (without.on_hand[image_store], without.variance[counted[0]], without.on_hand[adjust]) == (7, -3, 3)
+    assert (with_it.on_hand[image_store], with_it.variance[counted[0]], with_it.on_hand.get(adjust, 0)) == (7, 0, 0)
 
 
 def test_equal_clocks_are_ordered_by_gateway_epoch_and_number() -> None:

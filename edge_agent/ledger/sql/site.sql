@@ -49,7 +49,7 @@ SELECT body, at_ms FROM site_entry WHERE log = ? AND seq > ? ORDER BY seq;
 INSERT INTO boot (boot, first_ms, zero_ms) VALUES (:boot, :zero_ms, :zero_ms)
 ON CONFLICT (boot) DO UPDATE SET zero_ms = coalesce(zero_ms, excluded.zero_ms);
 
--- name: mark_unlike
+-- name: mark_diverged
 -- The cloud has another history of this log; its digest is no frame's any more.
 UPDATE log SET digest = '' WHERE log = ?;
 

@@ -13,7 +13,7 @@ GAP_MS: Final = 500  # frames of one gap come together; the first ask answers th
 
 
 @dataclass(slots=True)
-class SiteReader:
+class PollTimer:
     """Decides when to ask. `interval_ms` is how often a gateway asks that has noticed nothing."""
 
     interval_ms: int
@@ -31,7 +31,7 @@ class SiteReader:
         """The link is down."""
         self._connected = False
 
-    def ask_now(self, now_ms: int) -> None:
+    def poll_now(self, now_ms: int) -> None:
         """What is wanted has changed."""
         self._asked, self._ask_at_ms = 0, now_ms
 
@@ -55,7 +55,7 @@ class SiteReader:
         self._asked, self._ask_at_ms = 0, now_ms if more else now_ms + self.interval_ms
 
     def due(self, now_ms: int) -> bool:
-        """Whether to ask now; whoever is told so has asked. Without an answer it is due again, ever less often."""
+        """Whether to request now; a yes counts as a request. Without an answer it is due again, ever less often."""
         if not self._connected or now_ms < self._ask_at_ms:
             return False
         delay_ms = min(self.interval_ms, self.retry_ms * 2 ** min(self._asked, 16))

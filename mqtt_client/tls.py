@@ -1,22 +1,22 @@
-"""TLS to the cloud's broker, as whoever works in the cloud needs it."""
+"""TLS to a broker."""
 
 import ssl
 
-from cloud_ingest.errors import IngestError
+from mqtt_client.errors import TlsUnusable
 from wire_protocol.address import BrokerAddress
 
 
-def context(
+def client_context(
     address: BrokerAddress, ca_file: str | None, cert_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext | None:
     """For `mqtts://`: trusting these authorities, or the system's; with a certificate of our own if there is one.
 
     Raises:
-        IngestError: a file cannot be used, or a certificate is to be shown without TLS.
+        TlsUnusable: a file cannot be used, or a certificate is to be shown without TLS.
     """
     if not address.tls:
         if cert_file is not None:
-            raise IngestError("A certificate is shown over TLS only.", hint="Use an mqtts:// address.")
+            raise TlsUnusable("A certificate is shown over TLS only.", hint="Use an mqtts:// address.")
         return None
     try:
         made = ssl.create_default_context(cafile=ca_file)
@@ -24,5 +24,5 @@ def context(
             made.load_cert_chain(cert_file, key_file)
     except (OSError, ssl.SSLError) as error:
         hint = "See STOCKTIDE_MQTT_CA_FILE, STOCKTIDE_MQTT_CERT_FILE and STOCKTIDE_MQTT_KEY_FILE."
-        raise IngestError(f"The TLS files for {address!r} cannot be used: {error}.", hint=hint) from None
+        raise TlsUnusable(f"The TLS files for {address!r} cannot be used: {error}.", hint=hint) from None
     return made

@@ -1,0 +1,28 @@
+"""MQTT connections as every part of Stocktide opens them: the one wrapper of aiomqtt.
+
+aiomqtt passes over a few things that a process which runs for months cannot: a refused publish, a connection that is
+closed before it was answered, a socket that a cancelled connect leaves open, and a cancellation that arrives together
+with an answer.
+
+Invariant: this package knows no topic; what is published, and what a lost connection means, is its callers' to say.
+"""
+
+from mqtt_client.connection import Connection, Incoming, connect
+from mqtt_client.errors import ConnectionLost, MqttClientError, TlsUnusable
+from mqtt_client.options import ConnectionOptions, LastWill
+from mqtt_client.reconnect import Backoff, stay_connected
+from mqtt_client.tls import client_context
+
+__all__ = [
+    "Backoff",
+    "Connection",
+    "ConnectionLost",
+    "ConnectionOptions",
+    "Incoming",
+    "LastWill",
+    "MqttClientError",
+    "TlsUnusable",
+    "client_context",
+    "connect",
+    "stay_connected",
+]
