@@ -16,7 +16,7 @@ DEV := .venv/.installed-dev
 PINS := pyproject.toml constraints.txt
 CODE := .
 
-.PHONY: help demo test check fuzz soak lint fmt services services-down bench wheels lock clean
+.PHONY: help demo test check fuzz soak lint fmt services services-down bench wheels graph lock clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,7 @@ lint: $(DEV)
 	@$(BIN)/lint-imports --no-cache
 	@echo "== generated documents"
 	@$(BIN)/stocktide schema check
+	@$(BIN)/python -m tools.import_graph --check
 
 fmt: $(DEV) ## format the code and apply the safe fixes
 	@$(BIN)/ruff format $(CODE)
@@ -65,6 +66,9 @@ bench: $(DEV) ## measure throughput on this machine (ARGS are passed on)
 
 wheels: $(BIN)/python ## build what is installed at gateways and in the cloud, into build/dist (docs/install.md)
 	@$(BIN)/python deploy/wheels/build.py
+
+graph: $(DEV) ## draw who imports whom into docs/import-graph.md
+	@$(BIN)/python -m tools.import_graph
 
 lock: ## resolve the dependencies afresh and rewrite constraints.txt
 	@rm -rf build/lock

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from simulation.disasters import Disasters
+from simulation.edge.machine import Machine
 from simulation.steps import HOUR_MS
-
-if TYPE_CHECKING:
-    from simulation.edge.machine import Machine
-    from simulation.universe import Universe
+from simulation.universe import Universe
 
 PARTITION_MS: Final = (5_000, 3 * HOUR_MS)
 OUTAGE_MS: Final = (1_000, HOUR_MS)
@@ -21,7 +19,7 @@ COMMITS_LACKED_MAX: Final = 12
 class Chaos:
     """Draws when and what; each kind of fault is a Poisson process of its own."""
 
-    def __init__(self, universe: "Universe") -> None:
+    def __init__(self, universe: Universe) -> None:
         self._universe, self._world = universe, universe.world
         self._rng = universe.world.rng("chaos")
         self.disasters = Disasters(universe)
@@ -47,6 +45,10 @@ class Chaos:
             if rate:
                 self._plan(rate, strike)
 
+    def end(self) -> None:
+        """The storm is over."""
+        self.disasters.end()
+
     def _plan(self, rate_per_h: float, strike: Callable[[], None]) -> None:
         def step() -> None:
             if self._universe.stormy:
@@ -55,7 +57,7 @@ class Chaos:
 
         self._world.schedule.after(self._rng.expovariate(rate_per_h) * HOUR_MS, step)
 
-    def _machine(self) -> "Machine":
+    def _machine(self) -> Machine:
         return self._rng.choice(list(self._universe.machines.values()))
 
     def _long(self, bounds: tuple[int, int]) -> float:

@@ -19,17 +19,17 @@ What nobody can keep is excused, by name: a happening that was on a destroyed di
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.plan import Plan, PlannedFrame
 from edge_agent.ledger.drafts import Draft
+from edge_agent.ledger.ledger import Ledger
 from firmware_sim.firmware.happening import Scan
-from simulation.cloud.store import Shelf, Store
-from simulation.edge.devices import as_draft
-from simulation.edge.disk import Happened, happened
+from simulation.disk import Disk, Happened, as_draft, happened
+from simulation.store import Shelf, Store
 from wire_protocol import clock
 from wire_protocol.messages import Ack
 from wire_protocol.names import ADJUST
@@ -37,9 +37,6 @@ from wire_protocol.reasons import ForkCode, RejectCode
 from wire_protocol.replication import Sender
 from wire_protocol.stock import imbalance, oracle
 from wire_protocol.times import AHEAD_MS_MAX
-
-if TYPE_CHECKING:
-    from simulation.edge.machine import Machine
 
 HISTORY_CHECKED_MAX: Final = 60  # longer histories are checked now and then, and at the end
 SELDOM: Final = 32
@@ -54,6 +51,15 @@ class Violation(BaseException):
     def __init__(self, invariant: str, detail: str) -> None:
         super().__init__(f"{invariant}: {detail}")
         self.invariant, self.detail = invariant, detail
+
+
+class MachineView(Protocol):
+    """A machine as the checks see it."""
+
+    name: str
+    gateway: str
+    ledger: Ledger
+    disk: Disk
 
 
 @dataclass(slots=True)
@@ -72,7 +78,7 @@ class Checks:
     """The oracle's eye on one universe."""
 
     def __init__(self) -> None:
-        self.machines: dict[str, Machine] = {}
+        self.machines: Mapping[str, MachineView] = {}
         self.said: dict[Happened, Draft] = {}
         self.receipts: set[Happened] = set()
         self.written: defaultdict[tuple[str, str, int], set[str]] = defaultdict(set)
@@ -110,7 +116,7 @@ class Checks:
         """A frame was sealed although nobody has told the time in this boot, and it was waited for long enough."""
         self._untimed.add(boot)
 
-    def forgot(self, machine: "Machine", boots: Iterable[str]) -> None:
+    def forgot(self, machine: MachineView, boots: Iterable[str]) -> None:
         """A machine's disk is another than it was; the times of these boots are no longer known to it."""
         self._known.pop(machine.name, None)
         self.forks[machine.name].clear()  # of a later past
@@ -121,14 +127,14 @@ class Checks:
         for boot in boots:
             self.late_ms.pop(boot, None)
 
-    def receipted(self, machine: "Machine", device: str, event: str) -> None:
+    def receipted(self, machine: MachineView, device: str, event: str) -> None:
         """A device is told that it may forget an event."""
         what = Happened(machine.gateway, device, event)
         self.receipts.add(what)
         if what not in self._known[machine.name].events and what not in set(machine.disk.content()):
             raise Violation("I1 nothing lost", f"{machine.name} gives a receipt for {device} {event}, not in its logs")
 
-    def committed(self, machine: "Machine") -> None:
+    def committed(self, machine: MachineView) -> None:
         """A machine has committed: its new entries are new, and are what was scanned."""
         epoch = machine.ledger.epoch
         known = self._known.get(machine.name)
@@ -155,7 +161,7 @@ class Checks:
             known.seq, known.hlc = seq, entry["hlc"]
         known.heard = machine.disk.connection.execute(_HEARD).fetchone()[0]
 
-    def forked(self, machine: "Machine", reason: str) -> None:
+    def forked(self, machine: MachineView, reason: str) -> None:
         """A machine has stopped a stream."""
         self.forks[machine.name].add(machine.ledger.epoch)
         # Frames are kept for hours of the wall clock: when that jumps, a database may fall back behind them.
@@ -164,17 +170,17 @@ class Checks:
             self._require_disturbed(machine.gateway, reason)
 
     @staticmethod
-    def shown_another(machine: "Machine", ack: Ack, *, stopped: bool) -> None:
+    def shown_another(machine: MachineView, ack: Ack, *, stopped: bool) -> None:
         """A machine has been shown the digest of a frame that it has otherwise."""
         if not stopped:
             raise Violation("fork noticed", f"{machine.name} goes on, told of another {ack.stream} frame {ack.frame}")
 
     @staticmethod
-    def accused(machine: "Machine", reason: str) -> None:
+    def accused(machine: MachineView, reason: str) -> None:
         """A machine was stopped for a fork, and the cloud has just its history."""
         raise Violation("no false fork", f"{machine.name} has the cloud's history and is stopped: {reason}")
 
-    def opened(self, machine: "Machine") -> None:
+    def opened(self, machine: MachineView) -> None:
         """A machine goes on in a new epoch."""
         self.epochs += 1
         self.disturbed.add(machine.gateway)

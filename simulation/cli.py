@@ -10,7 +10,7 @@ from command_line.output import FAILED, USAGE, emit_json, facts, fail, listing
 
 if TYPE_CHECKING:
     from simulation.mutations.proof import Bite
-    from simulation.universe import Outcome
+    from simulation.run import Outcome
 
 TRACE_LINES_SHOWN = 25
 PROCESSES = os.cpu_count() or 1

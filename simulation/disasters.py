@@ -6,14 +6,12 @@ Invariant: what is destroyed is compared with what is left, and only what is now
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from simulation.edge.disk import Disk
+from simulation.disk import Disk
+from simulation.edge.machine import Machine
 from simulation.steps import HOUR_MS
-
-if TYPE_CHECKING:
-    from simulation.edge.machine import Machine
-    from simulation.universe import Universe
+from simulation.universe import Universe
 
 BACKUP_AGE_MS: Final = (60_000, 8 * HOUR_MS)
 BUSY_MS: Final = 20_000
@@ -32,13 +30,13 @@ MACHINES_PER_GATEWAY: Final = 4
 class Disasters:
     """What an administrator does to disks, knowing nothing of ledgers."""
 
-    def __init__(self, universe: "Universe") -> None:
+    def __init__(self, universe: Universe) -> None:
         self._universe, self._world = universe, universe.world
         self._rng = universe.world.rng("disasters")
         self._revivals: dict[str, Machine] = {}
         self._fates: set[str] = set()
 
-    def _victim(self) -> "Machine | None":
+    def _victim(self) -> Machine | None:
         """A machine that is in use, of which nothing is planned yet."""
         free = [
             machine
@@ -74,7 +72,7 @@ class Disasters:
             age_ms = round(math.exp(self._rng.uniform(low, high)))
             self._later((age_ms, age_ms), partial(self._restore, machine, machine.disk.copy()))
 
-    def _restore(self, machine: "Machine", backup: Disk) -> None:
+    def _restore(self, machine: Machine, backup: Disk) -> None:
         self._fates.discard(machine.name)
         if machine.retired:
             return
@@ -93,7 +91,7 @@ class Disasters:
         self._busy(machine)
         self._misfortune()
 
-    def _busy(self, *machines: "Machine") -> None:
+    def _busy(self, *machines: Machine) -> None:
         """People try out what was mended."""
         for machine in machines:
             for device in machine.devices.values():
@@ -127,7 +125,7 @@ class Disasters:
         else:
             self._replace(old)
 
-    def _replace(self, old: "Machine") -> None:
+    def _replace(self, old: Machine) -> None:
         """Another machine takes its place, with an empty ledger; the old one may come back."""
         self._fates.discard(old.name)
         if not self._universe.stormy:
@@ -140,7 +138,7 @@ class Disasters:
         else:
             self._scrap(old)
 
-    def _succeed(self, old: "Machine", disk: Disk) -> "Machine":
+    def _succeed(self, old: Machine, disk: Disk) -> Machine:
         """Another machine with this disk takes a machine's place and devices."""
         self._world.checks.disturbed.add(old.gateway)
         old.retired = True
@@ -152,7 +150,7 @@ class Disasters:
         new.devices, old.devices = old.devices, {}
         return new
 
-    def _plug_in_later(self, old: "Machine", bounds: tuple[int, int]) -> None:
+    def _plug_in_later(self, old: Machine, bounds: tuple[int, int]) -> None:
         self._revivals[old.name] = old
         self._later(bounds, partial(self._revive, old))
 
@@ -171,7 +169,7 @@ class Disasters:
         self._busy(old)
         self._later(COPY_MS, partial(self._exchange, old, old.disk.copy()))
 
-    def _exchange(self, old: "Machine", copy: Disk) -> None:
+    def _exchange(self, old: Machine, copy: Disk) -> None:
         self._fates.discard(old.name)
         # The copy has entries of a boot of which only the old one was told the time.
         self._world.checks.untaught(old.disk.taught_boots() - copy.taught_boots())
@@ -183,14 +181,14 @@ class Disasters:
             self._later((0, BUSY_MS), self._rng.choice(list(new.devices.values())).scan)
         self._plug_in_later(old, SOON_MS)
 
-    def _scrap(self, machine: "Machine") -> None:
+    def _scrap(self, machine: Machine) -> None:
         lost = set(machine.disk.content())
         self._universe.remove_machine(machine)
         self._universe.shipped |= lost & self._universe.store.places.keys()
         gone = self._world.checks.destroyed(self._universe.store, lost, f"the disk of {machine.name} was thrown away")
         machine.note(f"is scrapped with its disk, {gone} entries of which are nowhere else")
 
-    def _revive(self, machine: "Machine") -> None:
+    def _revive(self, machine: Machine) -> None:
         if self._revivals.pop(machine.name, None) is not None:
             machine.note("is plugged in again")
             machine.retired = False

@@ -1,40 +1,42 @@
 """The end of a universe: whether it has settled, and whether everything is where it must be."""
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import Final
 
 from cloud_store.merge.arrivals import LogKey
 from edge_agent.ledger import audit, outbox, queries
 from edge_agent.ledger.sql import statement
 from simulation.checks import Checks, Violation
-from simulation.cloud.store import Store, cursor_of
+from simulation.edge.machine import Machine
+from simulation.store import Store, cursor_of
 from wire_protocol.entries import LedgerEntry
 from wire_protocol.stock import Cell, EntryKey, Stock, differences, imbalance, oracle
 from wire_protocol.topics import STREAMS
 
-if TYPE_CHECKING:
-    from simulation.edge.machine import Machine
-
 _LOGS: Final = "SELECT gateway, epoch, frame, digest FROM log WHERE log > 0"
 
 
-def unsettled(checks: Checks, store: Store) -> str | None:
+Machines = Mapping[str, Machine]
+
+
+def unsettled(machines: Machines, store: Store) -> str | None:
     """What is not yet as it must be in the end; None when everybody agrees."""
-    for machine in checks.machines.values():
-        if reason := _waits(machine, store):
+    for machine in machines.values():
+        if reason := _waits(machine, machines, store):
             return f"{machine.name} {reason}"
     return None
 
 
-def _waits(machine: "Machine", store: Store) -> str | None:
+def _waits(machine: Machine, machines: Machines, store: Store) -> str | None:
     if not machine.alive:
         return "is off"
     if waiting := sum(device.firmware.waiting for device in machine.devices.values()):
         return f"has {waiting} events without a receipt"
-    return _ships(machine, store) or _hears(machine, store)
+    return _ships(machine, store) or _hears(machine, machines, store)
 
 
-def _ships(machine: "Machine", store: Store) -> str | None:
+def _ships(machine: Machine, store: Store) -> str | None:
     """What the machine has that the cloud has not."""
     connection = machine.disk.connection
     for stream in STREAMS:
@@ -49,26 +51,26 @@ def _ships(machine: "Machine", store: Store) -> str | None:
     return None
 
 
-def _hears(machine: "Machine", store: Store) -> str | None:
+def _hears(machine: Machine, machines: Machines, store: Store) -> str | None:
     """What the cloud has of the site's other logs that the machine has not."""
     rows = machine.disk.connection.execute(_LOGS)
     have = {(name, epoch): (frame, link) for name, epoch, frame, link in rows}
     own = (machine.gateway, machine.ledger.epoch)
-    for key in _logs_of_site(machine, store):
+    for key in _logs_of_site(machine, machines, store):
         at = store.cursors[key]
         if key[::2] != own and have.pop(key[::2], (0, "")) != (at.frame, at.digest):
             return f"does not have log {key.gateway} {key.epoch[-4:]} as the cloud has it"
     return f"has a log of which the cloud knows nothing: {sorted(have)}" if have else None
 
 
-def _logs_of_site(machine: "Machine", store: Store) -> list[LogKey]:
-    names = {other.gateway for other in machine.uplink.world.checks.machines.values() if other.site == machine.site}
+def _logs_of_site(machine: Machine, machines: Machines, store: Store) -> list[LogKey]:
+    names = {other.gateway for other in machines.values() if other.site == machine.site}
     return [
         key for key, cursor in store.cursors.items() if key.stream == "ledger" and cursor.frame and key.gateway in names
     ]
 
 
-def finish(checks: Checks, store: Store) -> None:
+def finish(checks: Checks, machines: Machines, store: Store) -> None:
     """Everything, once more and in full.
 
     Raises:
@@ -79,7 +81,7 @@ def finish(checks: Checks, store: Store) -> None:
     if made_up := store.places.keys() - checks.said.keys():
         raise Violation("I2 nothing twice", f"nobody has said {min(made_up)}")
     sites: defaultdict[int, list[tuple[EntryKey, LedgerEntry]]] = defaultdict(list)
-    names = {machine.gateway: machine.site for machine in checks.machines.values()}
+    names = {machine.gateway: machine.site for machine in machines.values()}
     for key, rows in store.entries.items():
         sites[names[key.gateway]] += [(EntryKey(e.hlc, key.gateway, key.epoch, seq), e) for seq, e in rows]
     for site, entries in sites.items():
@@ -90,15 +92,15 @@ def finish(checks: Checks, store: Store) -> None:
             if image_store.site == site
         }
         _require_same(f"the cloud at site {site}", ours, defined.on_hand)
-        for machine in checks.machines.values():
+        for machine in machines.values():
             if machine.site == site:
                 _finish_machine(machine, {key for key, _ in entries}, defined)
-    for machine in checks.machines.values():
+    for machine in machines.values():
         if machine.ledger.epoch in checks.forks[machine.name]:
             raise Violation("no false fork", f"{machine.name} was told to stop and has not opened a new epoch")
 
 
-def _finish_machine(machine: "Machine", keys: set[EntryKey], defined: Stock) -> None:
+def _finish_machine(machine: Machine, keys: set[EntryKey], defined: Stock) -> None:
     connection = machine.disk.connection
     if findings := audit.verify(connection).findings:
         raise Violation("chain whole", f"{machine.name}: {findings[0]}")

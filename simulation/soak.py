@@ -12,7 +12,8 @@ from typing import Final
 import typer
 
 from simulation.mutations import proof
-from simulation.universe import Outcome, Size
+from simulation.run import Outcome
+from simulation.universe import Size
 
 SHOWN_EVERY_S: Final = 10.0
 

@@ -3,32 +3,24 @@
 Invariant: the seed, the size and the planted bug determine every line of the trace.
 """
 
-import logging
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
-from unittest.mock import patch
-
-import structlog
+from typing import Final, Protocol
 
 from cloud_store.base.gateways import Gateway as RegisteredGateway
 from cloud_store.base.leases import Survey
-from edge_agent.ledger import recovery
 from simulation import final_checks
-from simulation.chaos import Chaos
 from simulation.checks import Checks, Violation
-from simulation.cloud.store import Store
 from simulation.cloud.worker import SimWorker
+from simulation.disk import Disk, Happened
 from simulation.edge.devices import SimulatedHandheld
-from simulation.edge.disk import Disk, Happened
 from simulation.edge.machine import Machine
 from simulation.fault_rates import CALM, draw
 from simulation.network import Network
-from simulation.steps import HOUR_MS, START_MS, STEPS_MAX, Endless, Schedule, Trace, clock_face
+from simulation.steps import HOUR_MS, START_MS, Schedule, Trace
+from simulation.store import Store
 from simulation.world import World
 from wire_protocol import names, topics
 from wire_protocol.messages import GatewayStatus
@@ -47,7 +39,6 @@ LAST_FAILOVER_SHARE: Final = 0.5
 LAST_FAILOVER_COMMITS_MAX: Final = 12
 TECHNICIAN_SHARE: Final = 0.12
 THROWN_OFF_MS: Final = 10_000
-SILENT: Final = logging.CRITICAL  # nothing logs at this level
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,35 +50,26 @@ class Size:
     events_per_hour: float = 12.0
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one universe; `problem` is None when every invariant held.
+class FaultSource(Protocol):
+    """What goes wrong at large, for as long as the universe is stormy; `chaos.Chaos` is one."""
 
-    `epochs` were opened, `repeated` entries were taken out by the cloud because another log has them, and `excused`
-    happenings were lost with a destroyed disk that had not shipped them.
-    """
+    def start(self) -> None:
+        """Plan the first faults."""
 
-    seed: int
-    hours: float
-    events: int
-    steps: int
-    messages: int
-    commits: int
-    epochs: int
-    repeated: int
-    excused: int
-    seconds: float
-    digest: str
-    invariant: str | None = None
-    problem: str | None = None
-    at: str | None = None
-    trace: tuple[str, ...] = ()
+    def end(self) -> None:
+        """Bring back what was to come back."""
 
 
 class Universe:
     """Gateways with their devices, a broker, workers and a database."""
 
-    def __init__(self, seed: int, size: Size, echo: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        seed: int,
+        size: Size,
+        faults: Callable[["Universe"], FaultSource],
+        echo: Callable[[str], None] | None = None,
+    ) -> None:
         schedule = Schedule()
         self.size, self.checks, self.stormy = size, Checks(), True
         self.world = World(seed=seed, schedule=schedule, trace=Trace(schedule, echo), checks=self.checks)
@@ -98,7 +80,8 @@ class Universe:
         self._deaf: set[str] = set()
         self._sessions: dict[str, Machine] = {}
         self._named: Counter[str] = Counter()
-        self.machines: dict[str, Machine] = self.checks.machines
+        self.machines: dict[str, Machine] = {}
+        self.checks.machines = self.machines
         self.workers: list[SimWorker] = []
         names_ = [f"gw-{number + 1}" for number in range(size.gateways)]
         self.registry = {
@@ -108,7 +91,7 @@ class Universe:
         for name, registered in self.registry.items():
             self.equip(self.add_machine(self.empty_disk(name), registered.site_id))
         self.workers += [SimWorker(self.world, self, f"worker-{number + 1}") for number in range(WORKERS)]
-        self.chaos = Chaos(self)
+        self._faults = faults(self)
 
     # --- machines -----------------------------------------------------------------------------------------------
 
@@ -264,11 +247,11 @@ class Universe:
             last_ms = round(self.size.hours * HOUR_MS) - LAST_BURST_MS
             if self._rng.random() < LAST_BURST_SHARE:
                 self.world.schedule.after(last_ms, partial(self._scan_all, name))
-        self.chaos.start()
+        self._faults.start()
         self.world.schedule.run_until(START_MS + round(self.size.hours * HOUR_MS))
         self._heal()
         self._settle()
-        final_checks.finish(self.checks, self.store)
+        final_checks.finish(self.checks, self.machines, self.store)
 
     def _plan_burst(self, gateway: str) -> None:
         rate_per_h = self.size.events_per_hour / BURST_EVENTS
@@ -301,7 +284,7 @@ class Universe:
         if stormy.failovers_per_h and self._rng.random() < LAST_FAILOVER_SHARE:
             self.fail_over(self._rng.randint(1, LAST_FAILOVER_COMMITS_MAX))
         self.heal_database()
-        self.chaos.disasters.end()
+        self._faults.end()
         for machine in self.machines.values():
             machine.disk.free()
             self.heal_link(machine)
@@ -318,7 +301,7 @@ class Universe:
 
     def _settle(self) -> None:
         end_ms = self.world.now_ms + SETTLE_MS
-        while (reason := final_checks.unsettled(self.checks, self.store)) is not None or self.store.rejudged:
+        while (reason := final_checks.unsettled(self.machines, self.store)) is not None or self.store.rejudged:
             if reason is None:
                 self.answer_alarms()
                 continue
@@ -330,51 +313,3 @@ class Universe:
         """Give the disks back."""
         for machine in self.machines.values():
             machine.disk.close()
-
-
-@contextmanager
-def _without_logs() -> Iterator[None]:
-    """What production logs is in the trace, in the words of the simulator."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(SILENT))
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
-
-
-def run(seed: int, size: Size, echo: Callable[[str], None] | None = None) -> Outcome:
-    """Live through one universe and report."""
-    began = time.process_time()  # for the figure of speed alone
-    universe = Universe(seed, size, echo)
-    problem: Violation | None = None
-    try:
-        # The one source of chance in production that cannot be given as an argument.
-        with _without_logs(), patch.object(recovery, "new_epoch", lambda _: universe.epoch()):
-            universe.live()
-    except Violation as violation:
-        problem = violation
-    except Endless:
-        problem = Violation("I6 bounds", f"no end after {STEPS_MAX:,} steps")
-    except Exception as error:  # noqa: BLE001 - whatever production raises here, it must not
-        problem = Violation("own assertion", f"{type(error).__name__}: {error}")
-    finally:
-        universe.close()
-    schedule, elapsed_ms = universe.world.schedule, universe.world.now_ms - START_MS
-    return Outcome(
-        seed=seed,
-        hours=elapsed_ms / HOUR_MS,
-        events=len(universe.checks.said),
-        steps=schedule.steps_done,
-        messages=universe.network.carried,
-        commits=universe.checks.commits,
-        epochs=universe.checks.epochs,
-        repeated=universe.checks.repeated,
-        excused=len(universe.checks.excused.keys() - universe.store.places.keys()),
-        seconds=time.process_time() - began,
-        digest=universe.world.trace.digest,
-        invariant=problem.invariant if problem else None,
-        problem=problem.detail if problem else None,
-        at=clock_face(elapsed_ms).strip() if problem else None,
-        trace=tuple(universe.world.trace.lines) if problem else (),
-    )

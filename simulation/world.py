@@ -3,13 +3,10 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from simulation.checks import Checks
 from simulation.fault_rates import CALM, Weather
 from simulation.steps import Schedule, Trace
-
-if TYPE_CHECKING:
-    from simulation.checks import Checks
 
 
 class PowerLoss(BaseException):
@@ -23,7 +20,7 @@ class World:
     seed: int
     schedule: Schedule
     trace: Trace
-    checks: "Checks"
+    checks: Checks
     weather: Weather = CALM
     _chance: dict[str, random.Random] = field(default_factory=dict)
 

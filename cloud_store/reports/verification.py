@@ -25,7 +25,7 @@ _SQL: Final = sql.load("verification")
 Progress = Callable[[int], None]
 
 
-class SiteRow(NamedTuple):
+class VerifiedSite(NamedTuple):
     """A site to look at."""
 
     tenant: str
@@ -57,32 +57,32 @@ class SiteAudit:
         return not self.cells and not self.variances
 
 
-def sites(connection: Connection, tenant: str, site: str | None = None) -> list[SiteRow]:
+def sites(connection: Connection, tenant: str, site: str | None = None) -> list[VerifiedSite]:
     """The sites of a tenant, or one of them.
 
     Raises:
         UnknownName: there is none of that name.
     """
-    found = [SiteRow(*row) for row in connection.execute(_SQL["sites"], {"tenant": tenant, "site": site})]
+    found = [VerifiedSite(*row) for row in connection.execute(_SQL["sites"], {"tenant": tenant, "site": site})]
     if not found:
         raise UnknownName(f"There is no site {site or 'at all'} of tenant {tenant}.", hint="stocktide cloud site list")
     return found
 
 
-def entry_count(connection: Connection, site: SiteRow) -> int:
+def entry_count(connection: Connection, site: VerifiedSite) -> int:
     """How many entries a site has, for the progress bar; rejected ones are among them."""
     row: Any = connection.execute(_SQL["entry_count"], {"site_id": site.site_id}).fetchone()
     return int(row[0])
 
 
-def verify(connection: Connection, site: SiteRow, progress: Progress = lambda _: None) -> SiteAudit:
+def verify(connection: Connection, site: VerifiedSite, progress: Progress = lambda _: None) -> SiteAudit:
     """Compare in one snapshot; `progress` is called with the number of entries read since."""
     with patient(connection):
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         return _audit(connection, site, progress)
 
 
-def rebuild(connection: Connection, site: SiteRow, progress: Progress = lambda _: None) -> SiteAudit:
+def rebuild(connection: Connection, site: VerifiedSite, progress: Progress = lambda _: None) -> SiteAudit:
     """Give every cell and count of a site what its entries give; returns what was found before."""
     with patient(connection):
         cursors.own_site(connection, site.site_id)
@@ -128,7 +128,7 @@ class _Book:
         return variance
 
 
-def _audit(connection: Connection, site: SiteRow, progress: Progress) -> SiteAudit:
+def _audit(connection: Connection, site: VerifiedSite, progress: Progress) -> SiteAudit:
     found = SiteAudit()
     row = connection.execute(_SQL["adjust"], {"site_id": site.site_id}).fetchone()
     book = _Book(row[0] if row else 0)
@@ -153,7 +153,9 @@ def _audit(connection: Connection, site: SiteRow, progress: Progress) -> SiteAud
     return found
 
 
-def _entries(connection: Connection, site: SiteRow, found: SiteAudit, progress: Progress) -> Iterator[tuple[Any, ...]]:
+def _entries(
+    connection: Connection, site: VerifiedSite, found: SiteAudit, progress: Progress
+) -> Iterator[tuple[Any, ...]]:
     with connection.cursor(name="audit") as cursor:
         cursor.itersize = ENTRIES_PER_READ
         cursor.execute(_SQL["entries"], {"site_id": site.site_id})

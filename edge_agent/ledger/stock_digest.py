@@ -17,7 +17,7 @@ from wire_protocol.proof import DigestAnswer, DigestQuestion, StockDigest
 from wire_protocol.stock import Balance, Cell
 
 
-class StockScan(NamedTuple):
+class ScannedStock(NamedTuple):
     """The stock as it is in the file, and whether it is what was kept."""
 
     found: StockDigest
@@ -59,12 +59,12 @@ def sealed(connection: Connection) -> StockDigest | None:
     return None if row[2] is None else StockDigest.make(*row[2:])
 
 
-def scan(connection: Connection) -> StockScan:
+def scan(connection: Connection) -> ScannedStock:
     """Add the balances up as they are in the file, in one snapshot."""
     with _snapshot(connection):
         found = StockDigest.of(_balances(connection), position(connection))
         kept = connection.execute(statement("stock_digest")).fetchone()[0]
-        return StockScan(found, intact=found.digest == proof.as_text(kept))
+        return ScannedStock(found, intact=found.digest == proof.as_text(kept))
 
 
 def answer(connection: Connection, question: DigestQuestion) -> DigestAnswer:

@@ -31,6 +31,6 @@ class StockScan:
                 log.error("stock_damaged", hint="stocktide edge ledger verify, then stocktide edge ledger rebuild")
             await asyncio.sleep(self._interval_s)
 
-    def _scan(self) -> stock_digest.StockScan:
+    def _scan(self) -> stock_digest.ScannedStock:
         with contextlib.closing(database.open_reader(self._ledger)) as connection:
             return stock_digest.scan(connection)

@@ -16,7 +16,7 @@ from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.plan import Plan
 from cloud_store.merge.presence import Contacts, Standing
 from cloud_store.provisioning.sites import SiteReply
-from simulation.cloud.store import Store, cursor_of
+from simulation.store import Store, cursor_of
 from wire_protocol import topics
 from wire_protocol.messages import Rejected
 from wire_protocol.reasons import RejectCode

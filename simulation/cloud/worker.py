@@ -1,7 +1,7 @@
 """A cloud worker: production's merge loop, presence and site service, on virtual time.
 
 Production's coroutines wait for nothing but the database and pauses. Here each wait is a step of virtual time, between
-any two of which the worker may die, and the database is `simulation.cloud.store`: `VirtualDatabase` knows a function in
+any two of which the worker may die, and the database is `simulation.store`: `VirtualDatabase` knows a function in
 memory for each function of `cloud_store` that these coroutines call. Only the merge's transaction itself is written
 again, because production's is SQL.
 """
@@ -28,7 +28,7 @@ from cloud_store.merge.plan import Plan
 from cloud_store.provisioning import sites
 from simulation.cloud import answers
 from simulation.cloud.answers import RepeatQueries
-from simulation.cloud.store import DatabaseAway, Store
+from simulation.store import DatabaseAway, Store
 from simulation.world import Process, World
 from wire_protocol import times as times_of
 from wire_protocol import topics

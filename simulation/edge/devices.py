@@ -7,10 +7,11 @@ import random
 from functools import partial
 from typing import Final, Protocol
 
-from edge_agent.ledger.drafts import Draft, draft
+from edge_agent.ledger.drafts import Draft
 from firmware_sim.errors import MemoryFull
 from firmware_sim.firmware.event_queue import Firmware
 from firmware_sim.firmware.happening import Happening, Sample, Scan
+from simulation.disk import as_draft
 from simulation.network import Network
 from simulation.world import World
 from wire_protocol import topics
@@ -100,17 +101,3 @@ def technician(world: World, gateway: str) -> Draft:
     """What a technician books; the number of the slip of paper is the only thing that is unique about it."""
     rng = world.rng(f"{gateway}.technician")
     return as_draft(scan(rng), reference=f"slip-{rng.getrandbits(40):010x}", actor="technician")
-
-
-def as_draft(what: Scan, **fields: str) -> Draft:
-    """The draft that says the same."""
-    return draft(
-        what.kind,
-        what.sku,
-        what.quantity,
-        source=what.source,
-        destination=what.destination,
-        location=what.location,
-        lot=what.lot,
-        **fields,
-    )

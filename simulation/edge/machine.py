@@ -23,14 +23,14 @@ from edge_agent.ledger.site_logs import SiteLogWriter, log_row
 from edge_agent.ledger.writer import Append, Job, LedgerWriter, Work
 from edge_agent.provisioning import retention
 from edge_agent.settings import EdgeSettings
-from simulation.clocks import VirtualClock
+from simulation.disk import Disk
+from simulation.edge.clocks import VirtualClock
 from simulation.edge.devices import SimulatedHandheld, technician
-from simulation.edge.disk import Disk
+from simulation.edge.tasks import Run
 from simulation.edge.uplink import VirtualUplink
 from simulation.fault_rates import CALM
 from simulation.network import Network
 from simulation.steps import HOUR_MS
-from simulation.tasks import Run
 from simulation.world import Process, World
 from wire_protocol.errors import WireError
 from wire_protocol.messages import DeviceReceipt

@@ -2,22 +2,20 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from edge_agent.ledger.recovery import Opened
 from edge_agent.link.shipping import TIME_WAIT_MS
-from simulation import tasks, trace
-from simulation.tasks import Task, Written
-from simulation.trace import NotedShipping, NotedSiteSync, decoded
+from simulation.edge import noted, tasks
+from simulation.edge.host import Host
+from simulation.edge.noted import NotedShipping, NotedSiteSync, decoded
+from simulation.edge.tasks import Task, Written
 from wire_protocol import topics
 from wire_protocol.errors import WireError
 from wire_protocol.messages import Ack
 from wire_protocol.replication import SenderLimits
 from wire_protocol.site_messages import unpack
 from wire_protocol.topics import Channel, Stream
-
-if TYPE_CHECKING:
-    from simulation.edge.machine import Machine
 
 DRAIN_ENTRIES_MAX: Final = 12
 RECONNECT_MS_MAX: Final = 20_000
@@ -27,7 +25,7 @@ STATUS_MS: Final = 1_200_000
 class VirtualUplink:
     """One machine's link to the cloud; `online` from the moment its broker answered."""
 
-    def __init__(self, machine: "Machine") -> None:
+    def __init__(self, machine: Host) -> None:
         self.machine, self.world = machine, machine.world
         self.online = False
         self.publish: Callable[[str, bytes], None] = lambda _topic, _payload: None
@@ -110,7 +108,7 @@ class VirtualUplink:
         if not self.online or contact != self._contact:
             return
         machine = self.machine
-        status = trace.status(machine.ledger, arrived=arrived)
+        status = noted.status(machine.ledger, arrived=arrived)
         self.publish(topics.link(machine.gateway, Channel.STATUS), status.encode())
         machine.later(STATUS_MS, lambda: self._report(contact))
 

@@ -13,7 +13,8 @@ from multiprocessing import get_context
 from typing import Final
 
 from simulation.mutations.edits import BUGS, BY_NAME, FINDINGS, Bug, planted
-from simulation.universe import Outcome, Size, run
+from simulation.run import Outcome, run
+from simulation.universe import Size
 
 SEEDS_MAX: Final = 64
 PROOF_SIZE: Final = Size(gateways=3, hours=12.0)

@@ -6,8 +6,9 @@ import pytest
 
 from simulation.mutations import proof
 from simulation.mutations.edits import BUGS, BY_NAME, Bug
+from simulation.run import run
 from simulation.soak import replay, soak
-from simulation.universe import Size, run
+from simulation.universe import Size
 
 SHORT = Size(gateways=3, hours=4.0)
 # The seeds that find the slower ones today, tried first; any other will do as well.

@@ -16,8 +16,10 @@ from edge_agent.ledger import schema
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import OWN
+from edge_agent.ledger.drafts import Draft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
+from firmware_sim.firmware.happening import Scan
 from wire_protocol import frames
 from wire_protocol.topics import STREAMS
 
@@ -41,6 +43,20 @@ def happened(gateway: str, entry: dict[str, object]) -> Happened:
     """Which happening an entry tells of."""
     device, event, reference = (entry.get(name) for name in ("device", "event", "reference"))
     return Happened(gateway, str(device), str(event)) if event is not None else Happened(gateway, "", str(reference))
+
+
+def as_draft(what: Scan, **fields: str) -> Draft:
+    """The draft that says the same."""
+    return draft(
+        what.kind,
+        what.sku,
+        what.quantity,
+        source=what.source,
+        destination=what.destination,
+        location=what.location,
+        lot=what.lot,
+        **fields,
+    )
 
 
 @cache

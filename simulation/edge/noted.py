@@ -2,22 +2,20 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from command_line.version import version
 from edge_agent.ledger import outbox
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.link.shipping import TIME_WAIT_MS, Shipping, StreamState
 from edge_agent.link.site_sync import SiteSync
+from simulation.edge.host import Host
 from wire_protocol import frames
 from wire_protocol.frames import Frame
 from wire_protocol.messages import Ack, GatewayStatus, StreamStatus
 from wire_protocol.replication import Effect, Verdict
 from wire_protocol.site_messages import SiteFrame
 from wire_protocol.topics import STREAMS, Stream
-
-if TYPE_CHECKING:
-    from simulation.edge.machine import Machine
 
 VERSION: Final = version()
 
@@ -43,7 +41,7 @@ def status(ledger: Ledger, *, arrived: bool) -> GatewayStatus:
 class NotedShipping(Shipping):
     """One machine's shipping."""
 
-    machine: "Machine"
+    machine: Host
 
     async def _execute(self, stream_state: StreamState, effects: list[Effect]) -> None:
         await super()._execute(stream_state, effects)
@@ -100,7 +98,7 @@ class NotedShipping(Shipping):
 class NotedSiteSync(SiteSync):
     """One machine's view of its site."""
 
-    machine: "Machine"
+    machine: Host
 
     async def _receive(self, message: SiteFrame, frame: Frame) -> Verdict:
         verdict = await super()._receive(message, frame)

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.plan import PlannedFrame
-from simulation.edge.disk import Happened, happened
+from simulation.disk import Happened, happened
 from wire_protocol.entries import Count, LedgerEntry, Movement
 from wire_protocol.names import ADJUST
 from wire_protocol.replication import NO_CURSOR, Cursor

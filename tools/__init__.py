@@ -1,0 +1,1 @@
+"""What developers run over the repository; no part of the product."""
