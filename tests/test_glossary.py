@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 ROOT: Final = Path(__file__).parent.parent
 TEXT: Final = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 TERMS: Final = re.findall(r"^- \*\*([^*]+)\*\*: (.*)$", TEXT.partition("\n## ")[0], flags=re.MULTILINE)
@@ -77,6 +79,14 @@ def test_every_class_is_where_the_glossary_says() -> None:
     ]
     assert len(named) > 200
     assert [each for each in named if each not in there] == []
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "pictures").glob("*.svg")), ids=lambda path: path.stem)
+def test_every_class_that_a_picture_names_exists(picture: Path) -> None:
+    """A picture is read first and corrected last."""
+    texts = " ".join(re.findall(r">([^<]+)<", picture.read_text(encoding="utf-8")))
+    shown = set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", texts))
+    assert shown <= {node.name for _, node in _classes()}
 
 
 def test_no_class_has_an_older_name() -> None:
