@@ -1,6 +1,6 @@
 """What can go wrong in a universe, and how often.
 
-Every seed draws its own fault_rates: each fault is absent in some universes and frequent in others, so that faults also
+Every seed draws its own fault rates: each fault is absent in some universes and frequent in others, so that faults also
 meet in unusual company ("swarm testing", Groce et al., 2012).
 """
 
