@@ -1,4 +1,4 @@
-"""Proof that the simulator finds defects: every planted bug is found within a stated number of seeds, and nothing without one.
+"""Proof of the simulator: it finds every planted bug within a stated number of seeds, and nothing without one.
 
 Invariant: a bug that is not found is reported as not found.
 """
