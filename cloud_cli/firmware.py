@@ -23,7 +23,8 @@ Image = Annotated[Path, typer.Argument(metavar="FILE", help="The image.")]
 Model = Annotated[str, typer.Option("--model", help="The model of device that it is for.")]
 Version = Annotated[str, typer.Option("--version", help="Its version, numbers with dots: 1.4.2.")]
 Replaces = Annotated[
-    str | None, typer.Option("--replaces", metavar="VERSION", help="A way back: the newer version that it takes back.")
+    str | None,
+    typer.Option("--replaces", metavar="VERSION", help="For a rollback release: the newer version that it takes back."),
 ]
 Number = Annotated[
     int | None, typer.Option("--release", min=1, help="The release's number, greater than the last. Default: the time.")
@@ -74,7 +75,7 @@ def add(
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
-    """Add a release; with the key at hand, also the way back to the version before, for `job create --rollback`."""
+    """Add a release; with the key at hand, also its rollback release, for `job create --rollback`."""
     from cloud_store.provisioning import firmware
 
     if (sign_key is None) == (signature is None) or (signature is None) != (public_key is None):
@@ -92,7 +93,7 @@ def add(
         return
     typer.echo(f"{model} {version} is release {made.release}, {made.size} bytes.")
     for back in releases[1:]:
-        typer.echo(f"The way back from it is release {back.release}, to {back.version}.")
+        typer.echo(f"Its rollback release is {back.release}, to {back.version}.")
     typer.echo(f"Roll it out with: stocktide cloud job create --tenant {tenant} --firmware {model} {version}")
 
 
@@ -123,7 +124,7 @@ def _releases(
     signature: Path | None,
     public: Path | None,
 ) -> "list[Release]":
-    """The release, and the way back from it where there is a version before and a key to sign with."""
+    """The release, and its rollback release where there is a version before and a key to sign with."""
     from cloud_identity import signatures
     from cloud_store.provisioning import firmware
     from wire_protocol.firmware import Manifest

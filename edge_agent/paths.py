@@ -1,4 +1,4 @@
-"""The ledger's path when no option gives one."""
+"""The ledger's path when no option gives one, and what stands beside a ledger."""
 
 import os
 from pathlib import Path
@@ -12,3 +12,8 @@ def default_ledger() -> Path:
         return SYSTEM_LEDGER
     data_home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(data_home) / "stocktide" / "ledger.db"
+
+
+def identity_folder(ledger: Path) -> Path:
+    """The folder of the keys and certificates of a ledger's gateway."""
+    return ledger.with_suffix(".identity")

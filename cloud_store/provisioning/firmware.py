@@ -93,7 +93,7 @@ def rollback_release(connection: Connection, tenant: str, release: Release) -> R
 
 
 def before(connection: Connection, tenant: str, model: str, version: str) -> Release | None:
-    """The latest release of an older version: where a way back from `version` leads."""
+    """The latest release of an older version: where a rollback from `version` leads."""
     older = [row for row in listing(connection, tenant=tenant, model=model) if is_newer(version, row["version"])]
     plain = [row for row in older if row["replaces"] is None]
     return _release(max(plain or older, key=lambda row: row["release"])) if older else None

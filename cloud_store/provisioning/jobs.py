@@ -1,6 +1,6 @@
-"""Jobs: a command, a change of twins or a firmware release for many gateways, in waves, with a way back.
+"""Jobs: a command, a change of twins or a firmware release for many gateways, in waves, with a rollback.
 
-A firmware release is a change of twins as well; it has ended at a gateway when its devices say so, and its way back is
+A firmware release is a change of twins as well; it has ended at a gateway when its devices say so, and its rollback is
 another release, because a device takes none a second time.
 
 A job is a row, and its progress is in the rows of its gateways: any worker can take the next step, and one that dies in
@@ -59,7 +59,7 @@ class TargetState(StrEnum):
 class Spec:
     """What is to be done: a command with its arguments, a merge patch of twins, or a version for a model of devices.
 
-    `release` and `back`, the way back from it, are found when the job begins.
+    `release` and `back`, its rollback release, are found when the job begins.
     """
 
     command: str | None = None
@@ -156,7 +156,7 @@ def abort(connection: Connection, job: str, *, rollback: bool) -> int:
 
     Raises:
         UnknownName: there is no such job under way.
-        InvalidFirmware: it is to go back, and there is no way back.
+        InvalidFirmware: it is to roll back, and there is no rollback release.
     """
     with connection.transaction():
         _set_state(connection, job, JobState.ABORTED, (JobState.RUNNING, JobState.PAUSED))
@@ -277,7 +277,7 @@ def _send_back(connection: Connection, spec: Mapping[str, Any], gateway_id: int,
     release, back = spec["firmware"], spec["back"]
     if back is None:
         raise InvalidFirmware(
-            f"There is no way back from {release['model']} {release['version']}.",
+            f"There is no rollback release for {release['model']} {release['version']}.",
             hint="Add the version before once more, with --replaces, and roll it out by a job.",
         )
     if not twins.wants_release(connection, gateway_id, release["model"], release["release"]):
@@ -300,7 +300,7 @@ def _with_release(connection: Connection, spec: Spec, gateways: Sequence[int], *
     back = firmware.rollback_release(connection, tenant, release)
     if rollback and back is None:
         raise InvalidFirmware(
-            f"There is no way back from {release.model} {release.version}.",
+            f"There is no rollback release for {release.model} {release.version}.",
             hint="Add the version before once more, with --replaces; or roll out without --rollback.",
         )
     return replace(spec, release=release, back=back)

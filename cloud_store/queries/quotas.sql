@@ -1,7 +1,7 @@
 -- name: open_buckets
--- A tenant begins with a full purse. Only tenants with a quota have one.
+-- A tenant begins with a full bucket. Only tenants with a quota have one.
 INSERT INTO ingest_credit (tenant_id, entries, at)
-SELECT tenant_id, entries_per_s_max * %(purse_s)s::float8, clock_timestamp()
+SELECT tenant_id, entries_per_s_max * %(burst_s)s::float8, clock_timestamp()
 FROM tenant_quota
 WHERE tenant_id = ANY(%(tenants)s::integer[]) AND entries_per_s_max IS NOT NULL
 ORDER BY tenant_id
@@ -12,10 +12,10 @@ ON CONFLICT DO NOTHING
 SELECT FROM ingest_credit WHERE tenant_id = ANY(%(tenants)s::integer[]) ORDER BY tenant_id FOR UPDATE
 
 -- name: charge
--- Fill each purse for the time since it was last looked at, then take out what was merged.
+-- Fill each bucket for the time since it was last looked at, then take out what was merged.
 UPDATE ingest_credit c
 SET entries = least(
-        q.entries_per_s_max * %(purse_s)s::float8,
+        q.entries_per_s_max * %(burst_s)s::float8,
         c.entries + q.entries_per_s_max * greatest(0, extract(epoch FROM clock_timestamp() - c.at))::float8
     ) - t.entries,
     at = greatest(c.at, clock_timestamp())

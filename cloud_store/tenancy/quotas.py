@@ -28,12 +28,12 @@ class BucketLevel(NamedTuple):
 
 
 def charge(connection: Connection, merged: Mapping[int, int]) -> dict[int, BucketLevel]:
-    """Take entries out of tenants' purses: {tenant_id: entries}; 0 only looks. Returns those that have a quota."""
+    """Take entries out of tenants' buckets: {tenant_id: entries}; 0 only looks. Returns those that have a quota."""
     ordered = sorted(merged.items())
     columns = {
         "tenants": [tenant for tenant, _ in ordered],
         "entries": [entries for _, entries in ordered],
-        "purse_s": BURST_S,
+        "burst_s": BURST_S,
     }
     with connection.transaction():
         connection.execute(_SQL["open_buckets"], columns)

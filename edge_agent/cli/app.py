@@ -15,7 +15,7 @@ import typer
 from command_line.output import FAILED, ErrorGroup, emit_json, facts, local_time, short_time, table
 from edge_agent.cli import booking
 from edge_agent.cli.devices import device_app, firmware, letters_app
-from edge_agent.cli.enroll import certificate, enroll
+from edge_agent.cli.enroll import certificate, cloud_brokers, enroll
 from edge_agent.cli.ledger import ledger_app
 from edge_agent.cli.options import Json, LedgerPath, Limit
 
@@ -238,15 +238,16 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
 
     with _reading(ledger) as connection:
         found = queries.status(connection, ledger)
+    brokers = cloud_brokers(ledger, found["cloud_url"])
     if json_:
-        emit_json(found)
+        emit_json(found | {"brokers": brokers})
         return
     facts(
         [
             ("gateway", found["gateway"]),
             ("ledger", f"{found['ledger']} ({found['size_bytes'] / 1e6:.1f} MB)"),
             ("agent", "running" if found["agent_running"] else "not running"),
-            ("cloud", found["cloud_url"] or "none: working offline"),
+            ("cloud", ", ".join(brokers) or "none: working offline"),
             ("entries", found["entries"]),
             ("readings", found["readings"]),
             ("devices online", found["devices_online"]),

@@ -9,6 +9,7 @@ import typer
 from command_line.output import emit_json, facts, local_time
 from edge_agent.cli.options import Json, LedgerPath
 from edge_agent.errors import BadInput
+from edge_agent.paths import identity_folder
 
 
 def enroll(
@@ -114,3 +115,22 @@ def certificate(
             ("renewed from", local_time(found.renew_ms)),
         ]
     )
+
+
+def cloud_brokers(ledger: Path, cloud_url: str | None) -> list[str]:
+    """The cloud's brokers: those of the enrolment, or else the ledger's; none when the gateway works offline.
+
+    A user without access to the identity still gets a status: where the brokers would be, it says why they are not.
+    """
+    known = [cloud_url] if cloud_url else []
+    if not identity_folder(ledger).exists():
+        return known  # without the import of cryptography, which takes a tenth of a second
+    from edge_agent.identity.keystore import IdentityFolder, IdentityUnusable
+
+    try:
+        enrolled = IdentityFolder.beside(ledger).current()
+    except PermissionError:
+        return [f"enrolled; {identity_folder(ledger)} cannot be read by this user"]
+    except IdentityUnusable as error:
+        return [str(error)]
+    return known if enrolled is None else list(enrolled.brokers)

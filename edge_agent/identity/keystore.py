@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge_agent.errors import EdgeError
+from edge_agent.paths import identity_folder
 
 CURRENT: Final = "current"
 PENDING: Final = "pending"
@@ -100,7 +101,7 @@ class IdentityFolder:
     @classmethod
     def beside(cls, ledger: Path) -> Self:
         """The folder of a ledger's gateway."""
-        return cls(ledger.with_suffix(".identity"))
+        return cls(identity_folder(ledger))
 
     def current(self) -> Identity | None:
         """The identity in use; None before the gateway is enrolled.

@@ -55,7 +55,7 @@ def test_a_new_version_brings_the_way_back_to_the_one_before(run: Run, tmp_path:
     assert again["release"] > second["release"]
     listed = answer(run("firmware", "list", "--tenant", "acme", "--json"))
     assert [row["version"] for row in listed] == ["1.1", "1.2", "1.1", "1.2", "1.0", "1.1", "1.0"]
-    assert "way back from it" in add(run, tmp_path, "1.2").stdout
+    assert "Its rollback release is" in add(run, tmp_path, "1.2").stdout
 
 
 def test_a_signature_from_a_safe_is_checked_here_before_any_device_sees_it(run: Run, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_mistakes_get_a_sentence_and_exit_code_2(run: Run, tmp_path: Path) -> No
     other = add(run, tmp_path, "1.0", image="1.1")
     assert (other.exit_code, "another image already" in other.stderr) == (2, True)
     lone = run("job", "create", "-t", "acme", "--firmware", "probe-x", "1.0", "--rollback")
-    assert (lone.exit_code, "no way back" in lone.stderr) == (2, True)
+    assert (lone.exit_code, "no rollback release" in lone.stderr) == (2, True)
 
 
 def test_jobs_and_lists_tell_of_releases_without_their_signatures(run: Run, tmp_path: Path) -> None:

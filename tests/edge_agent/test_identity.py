@@ -1,5 +1,6 @@
 """The gateway's key and certificate: never half there, never readable by others, never somebody else's."""
 
+import json
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,12 +10,16 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from cloud_identity import certificates
 from cloud_identity.authority import Authority, KeyFileSigner, SigningRequest
+from edge_agent.cli.app import app
 from edge_agent.identity import keystore
 from edge_agent.identity.keystore import BadCertificate, Identity, IdentityFolder, IdentityUnusable, Pending
 from edge_agent.identity.renewal import Renewal
+from edge_agent.ledger.clock import SystemClock
+from edge_agent.ledger.ledger import Ledger
 from wire_protocol.messages import CertificateResponse
 
 NOW_MS = int(datetime.now(UTC).timestamp() * 1000)
@@ -181,3 +186,26 @@ def test_a_new_certificate_that_no_broker_takes_does_not_shut_the_gateway_out(
     home.tls(1)
     with pytest.raises(IdentityUnusable):
         home.tls(2)
+
+
+def test_status_names_the_brokers_of_the_enrolment(tmp_path: Path, authority: Authority) -> None:
+    """An enrolled gateway has no address in its ledger; its technician must not read that it works offline."""
+    ledger = tmp_path / "ledger.db"
+    with Ledger.create(ledger, "gw-a", SystemClock(), cloud_url=None, local_url=None):
+        pass
+    home = IdentityFolder.beside(ledger)
+
+    def shown() -> list[str]:
+        found = CliRunner().invoke(app, ["status", "--json", "--ledger", str(ledger)])
+        assert found.exit_code == 0, found.output
+        brokers: list[str] = json.loads(found.stdout)["brokers"]
+        return brokers
+
+    assert shown() == []
+    home.pending("gw-a")
+    assert shown() == []  # a claim without an answer yet
+    made = installed(home, authority)
+    assert shown() == ["mqtts://b"]
+    (made.folder / keystore.CERTIFICATE).write_text("no certificate")
+    [problem] = shown()
+    assert "damaged" in problem
