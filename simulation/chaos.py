@@ -26,20 +26,20 @@ class Chaos:
 
     def start(self) -> None:
         """Plan the first fault of each kind."""
-        weather, gateways = self._world.weather, self._universe.size.gateways
+        fault_rates, gateways = self._world.fault_rates, self._universe.size.gateways
         kinds: list[tuple[float, Callable[[], None]]] = [
-            (weather.power_cuts_per_h * gateways, self._cut_power),
-            (weather.partitions_per_h * gateways, self._cut_link),
-            (weather.disk_full_per_h * gateways, self._fill_disk),
-            (weather.clock_steps_per_h * gateways, self._step_clock),
-            (weather.restores_per_h * gateways, self.disasters.back_up),
-            (weather.clones_per_h * gateways, self.disasters.clone),
-            (weather.replacements_per_h * gateways, self.disasters.replace),
-            (weather.moves_per_h * gateways, self.disasters.move),
-            (weather.worker_deaths_per_h * len(self._universe.workers), self._kill_worker),
-            (weather.broker_wipes_per_h, self._universe.wipe_broker),
-            (weather.outages_per_h, self._outage),
-            (weather.failovers_per_h, self._fail_over),
+            (fault_rates.power_cuts_per_h * gateways, self._cut_power),
+            (fault_rates.partitions_per_h * gateways, self._cut_link),
+            (fault_rates.disk_full_per_h * gateways, self._fill_disk),
+            (fault_rates.clock_steps_per_h * gateways, self._step_clock),
+            (fault_rates.restores_per_h * gateways, self.disasters.back_up),
+            (fault_rates.clones_per_h * gateways, self.disasters.clone),
+            (fault_rates.replacements_per_h * gateways, self.disasters.replace),
+            (fault_rates.moves_per_h * gateways, self.disasters.move),
+            (fault_rates.worker_deaths_per_h * len(self._universe.workers), self._kill_worker),
+            (fault_rates.broker_wipes_per_h, self._universe.wipe_broker),
+            (fault_rates.outages_per_h, self._outage),
+            (fault_rates.failovers_per_h, self._fail_over),
         ]
         for rate, strike in kinds:
             if rate:

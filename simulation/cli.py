@@ -1,4 +1,4 @@
-"""`stocktide sim universe`: live through one seed, or prove that the simulator bites."""
+"""`stocktide sim universe`: live through one seed, or prove that the simulator finds every planted bug."""
 
 import os
 from dataclasses import asdict
@@ -9,7 +9,7 @@ import typer
 from command_line.output import FAILED, USAGE, emit_json, facts, fail, listing
 
 if TYPE_CHECKING:
-    from simulation.mutations.proof import Bite
+    from simulation.mutations.proof import Detection
     from simulation.run import Outcome
 
 TRACE_LINES_SHOWN = 25
@@ -23,12 +23,12 @@ def universe(
     hours: Annotated[float, typer.Option("--hours", min=0.1, help="Simulated hours of storm.")] = 24.0,
     events_per_hour: Annotated[float, typer.Option("--events-per-hour", min=0.1, help="Scans of a gateway.")] = 12.0,
     plant: Annotated[str | None, typer.Option("--plant", metavar="BUG", help="Plant a bug, by name.")] = None,
-    prove_bites: Annotated[bool, typer.Option("--prove-bites", help="Look for every planted bug.")] = False,
+    prove_detection: Annotated[bool, typer.Option("--prove-detection", help="Look for every planted bug.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Print every line of the trace.")] = False,
     soak: Annotated[
         bool, typer.Option("--soak", help="All seeds from the first, or --seeds of them, on all cores.")
     ] = False,
-    processes: Annotated[int, typer.Option("--processes", min=1, help="For --soak and --prove-bites.")] = PROCESSES,
+    processes: Annotated[int, typer.Option("--processes", min=1, help="For --soak and --prove-detection.")] = PROCESSES,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """A whole Stocktide on virtual time under every fault; the seed alone replays it."""
@@ -36,8 +36,8 @@ def universe(
     from simulation.mutations import edits, proof
     from simulation.universe import Size
 
-    if prove_bites:
-        _show_bites(proof.bites(processes), json_=json_)
+    if prove_detection:
+        _show_detections(proof.detect_all(processes), json_=json_)
         return
     if plant is not None and plant not in edits.BY_NAME:
         fail(f"There is no bug {plant}.", f"One of: {', '.join(edits.BY_NAME)}", USAGE)
@@ -92,9 +92,9 @@ def _show_problem(outcome: "Outcome") -> None:
     typer.echo("hint:  the same command with --trace shows every line", err=True)
 
 
-def _show_bites(bites: "list[Bite]", *, json_: bool) -> None:
+def _show_detections(detections: "list[Detection]", *, json_: bool) -> None:
     """One row for each bug; not found is said, not left out."""
-    rows = [asdict(bite) for bite in bites]
+    rows = [asdict(detection) for detection in detections]
     if not json_:
         rows = [row | {"seeds": row["seeds"] or "not found"} for row in rows]
     listing(rows, ("bug", "what", "seeds", "invariant", "at"), json_=json_, numbers=("seeds",), empty="no bugs")

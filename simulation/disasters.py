@@ -47,7 +47,7 @@ class Disasters:
 
     def _misfortune(self) -> None:
         """It seldom comes alone: soon after, the database falls back, where it does so at all."""
-        if self._world.weather.failovers_per_h and self._rng.random() < MISFORTUNE_SHARE:
+        if self._world.fault_rates.failovers_per_h and self._rng.random() < MISFORTUNE_SHARE:
             self._later(MISFORTUNE_MS, lambda: self._universe.fail_over(self._rng.randint(1, COMMITS_MAX)))
 
     def _room(self, gateway: str) -> bool:
@@ -175,7 +175,7 @@ class Disasters:
         self._world.checks.untaught(old.disk.taught_boots() - copy.taught_boots())
         new = self._succeed(old, copy)
         old.note(f"is moved to {new.name}, as it was a while ago")
-        if self._world.weather.failovers_per_h:
+        if self._world.fault_rates.failovers_per_h:
             self._universe.fail_over(self._rng.randint(1, COMMITS_MAX))
         if new.devices:
             self._later((0, BUSY_MS), self._rng.choice(list(new.devices.values())).scan)

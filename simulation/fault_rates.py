@@ -1,6 +1,6 @@
 """What can go wrong in a universe, and how often.
 
-Every seed draws its own weather: each fault is absent in some universes and frequent in others, so that faults also
+Every seed draws its own fault rates: each fault is absent in some universes and frequent in others, so that faults also
 meet in unusual company ("swarm testing", Groce et al., 2012).
 """
 
@@ -12,14 +12,14 @@ FAULT_SHARE: Final = 0.6  # of all universes have any one fault
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
+class FaultRates:
     """Chances for each message or step, and rates in events an hour for each gateway, worker or the whole cloud."""
 
     drop: float = 0.0
     duplicate: float = 0.0
     reorder: float = 0.0
     corrupt: float = 0.0
-    gateway_dies: float = 0.0  # at each brink: before or after a commit, before a message
+    gateway_dies: float = 0.0  # at each crash point: before or after a commit, before a message
     worker_dies: float = 0.0
     commit_unheard: float = 0.0  # the database commits and the worker does not hear of it
     power_cuts_per_h: float = 0.0
@@ -37,8 +37,8 @@ class Weather:
     moves_per_h: float = 0.0
 
 
-CALM: Final = Weather()
-WORST: Final = Weather(
+CALM: Final = FaultRates()
+WORST: Final = FaultRates(
     drop=0.15,
     duplicate=0.1,
     reorder=0.1,
@@ -62,10 +62,10 @@ WORST: Final = Weather(
 )
 
 
-def draw(rng: random.Random) -> Weather:
-    """The weather of one universe: each fault with a chance of its own, from mild to the worst."""
+def draw(rng: random.Random) -> FaultRates:
+    """The fault rates of one universe: each fault with a chance of its own, from mild to the worst."""
     drawn = {}
-    for fault in fields(Weather):
+    for fault in fields(FaultRates):
         severity = rng.random()
         drawn[fault.name] = getattr(WORST, fault.name) * severity if rng.random() < FAULT_SHARE else 0.0
-    return Weather(**drawn)
+    return FaultRates(**drawn)

@@ -22,7 +22,7 @@ Deliver = Callable[[bytes], None]
 
 
 class Network:
-    """Carries payloads along named paths; on each, order is kept unless the weather says otherwise."""
+    """Carries payloads along named paths; on each, order is kept unless a fault reorders it."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -36,19 +36,19 @@ class Network:
         """Send a payload on its way.
 
         Args:
-            path: messages on one path keep their order in good weather.
+            path: messages on one path keep their order without a fault.
             payload: what is sent.
             deliver: called with what arrives, if it arrives.
             over: the machine whose link to the cloud's broker this takes; None for a gateway's own broker.
         """
-        weather = self._world.weather
+        fault_rates = self._world.fault_rates
         self.carried += 1
-        if over in self.cut or self._happens(weather.drop):
+        if over in self.cut or self._happens(fault_rates.drop):
             self.lost += 1
             return
-        copies = 2 if self._happens(weather.duplicate) else 1
+        copies = 2 if self._happens(fault_rates.duplicate) else 1
         for _ in range(copies):
-            damaged = self.damage(payload) if self._happens(weather.corrupt) else payload
+            damaged = self.damage(payload) if self._happens(fault_rates.corrupt) else payload
             self._carry(path, damaged, deliver, over)
 
     def wipe(self) -> None:
@@ -58,7 +58,7 @@ class Network:
     def _carry(self, path: str, payload: bytes, deliver: Deliver, over: str | None) -> None:
         world, era = self._world, self.era
         at_ms = world.now_ms + self.chance.randint(*LATENCY_MS)
-        if self._happens(world.weather.reorder):
+        if self._happens(world.fault_rates.reorder):
             longest = self.days_late_ms(path) if self._happens(DAYS_LATE_SHARE) else LATE_MS_MAX
             at_ms += self.chance.randint(0, longest)
         else:

@@ -15,7 +15,7 @@ Step = Callable[[], None]
 START_MS: Final = 1_767_225_600_000  # 2026-01-01 00:00 UTC; nothing depends on it
 HOUR_MS: Final = 3_600_000
 TRACE_LINES_KEPT: Final = 400
-STEPS_MAX: Final = 400_000  # twenty times what a day of the worst weather takes
+STEPS_MAX: Final = 400_000  # twenty times what a day with the worst fault rates takes
 
 
 class Endless(Exception):

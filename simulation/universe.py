@@ -73,7 +73,7 @@ class Universe:
         schedule = Schedule()
         self.size, self.checks, self.stormy = size, Checks(), True
         self.world = World(seed=seed, schedule=schedule, trace=Trace(schedule, echo), checks=self.checks)
-        self.world.weather = draw(self.world.rng("weather"))
+        self.world.fault_rates = draw(self.world.rng("weather"))
         self.network, self.store = Network(self.world), Store()
         self.shipped: set[Happened] = set()
         self._rng = self.world.rng("people")
@@ -138,7 +138,7 @@ class Universe:
         assert isinstance(parsed, topics.LinkTopic)  # noqa: S101 - gateways publish nothing else
         shard = topics.shard(parsed.gateway)
         # A worker that has just lost a lease may still be subscribed, so at times both hear.
-        both = self.world.happens("overlap", self.world.weather.duplicate)
+        both = self.world.happens("overlap", self.world.fault_rates.duplicate)
         for worker in self.workers:
             if worker.alive and (both or shard in worker.shards) and worker.name not in self._deaf:
                 worker.guarded(partial(worker.hear, topic, payload))
@@ -280,7 +280,7 @@ class Universe:
 
     def _heal(self) -> None:
         self.world.trace("universe", "heals")
-        stormy, self.stormy, self.world.weather = self.world.weather, False, CALM
+        stormy, self.stormy, self.world.fault_rates = self.world.fault_rates, False, CALM
         if stormy.failovers_per_h and self._rng.random() < LAST_FAILOVER_SHARE:
             self.fail_over(self._rng.randint(1, LAST_FAILOVER_COMMITS_MAX))
         self.heal_database()

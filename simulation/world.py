@@ -1,11 +1,11 @@
-"""What everything in a universe shares: time, chance, weather, the trace and the checks."""
+"""What everything in a universe shares: time, chance, fault rates, the trace and the checks."""
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from simulation.checks import Checks
-from simulation.fault_rates import CALM, Weather
+from simulation.fault_rates import CALM, FaultRates
 from simulation.steps import Schedule, Trace
 
 
@@ -21,7 +21,7 @@ class World:
     schedule: Schedule
     trace: Trace
     checks: Checks
-    weather: Weather = CALM
+    fault_rates: FaultRates = CALM
     _chance: dict[str, random.Random] = field(default_factory=dict)
 
     @property
@@ -66,7 +66,7 @@ class Process:
         except PowerLoss:
             self.die()
 
-    def brink(self, where: str, chance: float) -> None:
+    def may_crash(self, where: str, chance: float) -> None:
         """Perhaps die here.
 
         Raises:

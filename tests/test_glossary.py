@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 ROOT: Final = Path(__file__).parent.parent
 TEXT: Final = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
 TERMS: Final = re.findall(r"^- \*\*([^*]+)\*\*: (.*)$", TEXT.partition("\n## ")[0], flags=re.MULTILINE)
@@ -66,12 +68,30 @@ def test_every_word_of_a_public_class_is_in_the_glossary() -> None:
     assert sorted(missing) == []
 
 
-def test_every_class_that_the_glossary_names_exists() -> None:
-    """An entry for a class that was renamed sends its readers to nothing."""
-    there = {node.name for _, node in _classes()}
-    there |= {RENAMED[name] for name in there & RENAMED.keys()}
-    named = {name for _, text in TERMS for name in re.findall(r"`([A-Z][a-z]\w+)`", text)}
-    assert sorted(named - there) == []
+def test_every_class_is_where_the_glossary_says() -> None:
+    """An entry for a class that was renamed or moved sends its readers to nothing."""
+    there = {(str(path), name) for path, node in _classes() for name in (node.name, RENAMED.get(node.name, node.name))}
+    named = [
+        (module, name)
+        for _, text in TERMS
+        for names, module in re.findall(r"((?:`\w+`(?:, | and )?)+)[^`(]*\(`([\w/]+\.py)`", text)
+        for name in re.findall(r"`([A-Z]\w+)`", names)
+    ]
+    assert len(named) > 200
+    assert [each for each in named if each not in there] == []
+
+
+@pytest.mark.parametrize("picture", sorted((ROOT / "docs" / "pictures").glob("*.svg")), ids=lambda path: path.stem)
+def test_every_class_that_a_picture_names_exists(picture: Path) -> None:
+    """A picture is read first and corrected last."""
+    texts = " ".join(re.findall(r">([^<]+)<", picture.read_text(encoding="utf-8")))
+    shown = set(re.findall(r"\b[A-Z][a-z]+(?:[A-Z][a-z]+)+\b", texts))
+    assert shown <= {node.name for _, node in _classes()}
+
+
+def test_no_class_has_an_older_name() -> None:
+    """A name that two things had, one after the other, makes every older note ambiguous."""
+    assert not {node.name for _, node in _classes()} & RENAMED.keys()
 
 
 def test_the_terms_are_in_alphabetical_order() -> None:

@@ -154,9 +154,9 @@ class SimWorker(Process):
         self.note("is gone")
         self.world.schedule.after(self._rng.randint(1_000, DOWN_MS_MAX), self.start)
 
-    def at_brink(self, where: str) -> None:
+    def crash_point(self, where: str) -> None:
         """Perhaps the process is killed here."""
-        self.brink(where, self.world.weather.worker_dies)
+        self.may_crash(where, self.world.fault_rates.worker_dies)
 
     async def step(self) -> None:
         """A moment passes, in which anything may happen elsewhere."""
@@ -229,10 +229,10 @@ class SimWorker(Process):
         del qos, retain
         parsed = _parsed(topic)
         if parsed.channel is Channel.ACK:
-            self.at_brink("before an acknowledgement")
+            self.crash_point("before an acknowledgement")
             self._check(parsed.gateway, Ack.decode(payload))
         else:
-            self.at_brink("before it passes frames down")
+            self.crash_point("before it passes frames down")
         self.fleet.publish(parsed.gateway, parsed.channel, payload)
 
     def _check(self, gateway: str, ack: Ack) -> None:
@@ -304,7 +304,7 @@ class SimWorker(Process):
             planned = plan.make(batch, self.fleet.registry, cursors)
             self.repeats.take_out(planned)
             await self.step()
-            self.at_brink("before its transaction")
+            self.crash_point("before its transaction")
             try:
                 self.commit(planned)
             except CursorMoved:
@@ -322,13 +322,13 @@ class SimWorker(Process):
         with self.store.transaction(self.session):
             self.require_fresh(planned)
             self.write_rows(planned)
-            self.at_brink("inside its transaction")
+            self.crash_point("inside its transaction")
             self.write_cursors(planned)
         self.committed(planned)
-        if self.world.happens(f"{self.name}.unheard", self.world.weather.commit_unheard):
+        if self.world.happens(f"{self.name}.unheard", self.world.fault_rates.commit_unheard):
             self.note("does not hear of its commit")
             raise DatabaseAway
-        self.at_brink("after its commit")
+        self.crash_point("after its commit")
 
     def require_fresh(self, planned: Plan) -> None:
         """The cursors are locked, and must be those the plan was made for."""

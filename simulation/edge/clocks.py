@@ -28,7 +28,7 @@ class VirtualClock:
         self._since_ms = world.now_ms
         self.boot = names.ulid(world.now_ms, world.rng(f"{self._machine}.boot").randbytes(10))
         world.checks.booted(self.boot, self._since_ms)
-        if world.happens(f"{self._machine}.battery", world.weather.clock_lost):
+        if world.happens(f"{self._machine}.battery", world.fault_rates.clock_lost):
             rng = world.rng(f"{self._machine}.battery")
             self.skew_ms = rng.choice((-world.now_ms, 3 * YEAR_MS, -2 * YEAR_MS, 100_000, 240_000))
             world.checks.jumped.add(self._machine)

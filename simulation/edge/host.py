@@ -28,7 +28,7 @@ class Host(MachineView, Protocol):
     def guarded(self, step: Callable[[], None]) -> None:
         """Run a step that may be this life's last."""
 
-    def at_brink(self, where: str) -> None:
+    def crash_point(self, where: str) -> None:
         """Perhaps the power is cut here."""
 
     def submit(self, run: Run, done: Callable[[Any], None], full: Callable[[], None]) -> None:

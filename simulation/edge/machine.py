@@ -114,7 +114,7 @@ class Machine(Process):
         """Whoever has switched a machine on scans something, before it has a link and a minute or two later."""
         rng = self.world.rng(f"{self.name}.down")
         for at_ms in TRIED_AFTER_MS:
-            if self.devices and self.world.weather is not CALM and rng.random() < TRIED_SHARE:
+            if self.devices and self.world.fault_rates is not CALM and rng.random() < TRIED_SHARE:
                 self.later(rng.randint(at_ms // 10, at_ms), rng.choice(list(self.devices.values())).scan)
 
     def die(self) -> None:
@@ -135,9 +135,9 @@ class Machine(Process):
         self.disk.close()
         self.disk, self.ledger = disk, disk.ledger(self.clock)
 
-    def at_brink(self, where: str) -> None:
+    def crash_point(self, where: str) -> None:
         """Perhaps the power is cut here."""
-        self.brink(where, self.world.weather.gateway_dies)
+        self.may_crash(where, self.world.fault_rates.gateway_dies)
 
     def fetch_anew(self, log: LogKey) -> None:
         """An operator whom an alarm has told that stock differs has a log of another machine fetched again."""
@@ -176,7 +176,7 @@ class Machine(Process):
         try:
             with database.transaction(ledger.connection):
                 ledger.append([made])
-                self.at_brink("while a technician books")
+                self.crash_point("while a technician books")
         except LedgerFull:
             return
         self.note(f"has a technician who books {made.reference}")
@@ -204,7 +204,11 @@ class Machine(Process):
         batch = self._queue[:BATCH_JOBS_MAX]
         jobs = [work for work in batch if isinstance(work, Submitted)]
         appends = [work for work in batch if isinstance(work, Append)]
-        work: list[Work] = [*appends, *(each.job for each in jobs), Job(lambda _: self.at_brink("before its commit"))]
+        work: list[Work] = [
+            *appends,
+            *(each.job for each in jobs),
+            Job(lambda _: self.crash_point("before its commit")),
+        ]
         try:
             results = self.writer.attempt(self.ledger, work)
         except LedgerFull:
@@ -223,7 +227,7 @@ class Machine(Process):
             self.die()
             doom()
             return
-        self.at_brink("after its commit")
+        self.crash_point("after its commit")
         self.settle(appends)
         for each, (_, result) in zip(jobs, results, strict=False):
             each.done(result)

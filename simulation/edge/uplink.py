@@ -174,7 +174,7 @@ class VirtualUplink:
 
     def _put(self, stream: Stream, frame: int, body: bytes) -> None:
         """Part of `Shipping`."""
-        self.machine.at_brink("before it sends a frame")
+        self.machine.crash_point("before it sends a frame")
         self.machine.note(f"sends {stream} frame {frame}")
         self.publish(topics.up(self.machine.gateway, stream), body)
 

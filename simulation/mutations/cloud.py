@@ -29,7 +29,7 @@ class CursorApart(SimWorker):
         with self.store.transaction(self.session):
             self.require_fresh(planned)
             self.write_cursors(planned)
-        self.at_brink("between its transactions")
+        self.crash_point("between its transactions")
         with self.store.transaction(self.session):
             self.write_rows(planned)
         self.committed(planned)
@@ -42,7 +42,7 @@ class RowsApart(SimWorker):
         with self.store.transaction(self.session):
             self.require_fresh(planned)
             self.write_rows(planned)
-        self.at_brink("between its transactions")
+        self.crash_point("between its transactions")
         with self.store.transaction(self.session):
             self.write_cursors(planned)
         self.committed(planned)

@@ -204,7 +204,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     Bug(
         "unlike-log-ignored",
         "a cloud that fell back behind a neighbour's log is not noticed",
-        ((edge_agent.link.site_sync, "unlike_cloud", sites.never_diverged),),
+        ((edge_agent.link.site_sync, "diverged_from_cloud", sites.never_diverged),),
     ),
     Bug(
         "own-log-asked-unstaged",

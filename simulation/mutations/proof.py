@@ -1,4 +1,4 @@
-"""Proof that the simulator bites: every planted bug is found within a stated number of seeds, and nothing without one.
+"""Proof of the simulator: it finds every planted bug within a stated number of seeds, and nothing without one.
 
 Invariant: a bug that is not found is reported as not found.
 """
@@ -21,7 +21,7 @@ PROOF_SIZE: Final = Size(gateways=3, hours=12.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Bite:
+class Detection:
     """One bug and how it was found; `seeds` is how many it took, None when that many were not enough."""
 
     bug: str
@@ -44,22 +44,22 @@ def clean(seeds_max: int = SEEDS_MAX) -> Outcome | None:
     return next((outcome for outcome in outcomes if outcome.problem is not None), None)
 
 
-def bite(bug: Bug, seeds_max: int = SEEDS_MAX) -> Bite:
+def detect(bug: Bug, seeds_max: int = SEEDS_MAX) -> Detection:
     """Try seeds until a bug is found."""
     finding = bug in FINDINGS
     for seed in range(seeds_max):
         outcome = live(seed, PROOF_SIZE, bug)
         # A seed that fails without the bug proves nothing about it.
         if outcome.problem is not None and live(seed, PROOF_SIZE).problem is None:
-            return Bite(bug.name, bug.what, finding, seed + 1, outcome.invariant, outcome.at)
-    return Bite(bug.name, bug.what, finding, None, None, None)
+            return Detection(bug.name, bug.what, finding, seed + 1, outcome.invariant, outcome.at)
+    return Detection(bug.name, bug.what, finding, None, None, None)
 
 
-def bites(processes: int, seeds_max: int = SEEDS_MAX) -> list[Bite]:
+def detect_all(processes: int, seeds_max: int = SEEDS_MAX) -> list[Detection]:
     """Try every planted bug, then everything the simulator steps around."""
     names = [bug.name for bug in (*BUGS, *FINDINGS)]
     with get_context("spawn").Pool(processes) as pool:
-        return pool.map(partial(_bite_by_name, seeds_max=seeds_max), names, chunksize=1)
+        return pool.map(partial(_detect_by_name, seeds_max=seeds_max), names, chunksize=1)
 
 
 def many(seeds: Iterable[int], size: Size, processes: int) -> Iterator[Outcome]:
@@ -79,5 +79,5 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _bite_by_name(name: str, seeds_max: int) -> Bite:
-    return bite(BY_NAME[name], seeds_max)
+def _detect_by_name(name: str, seeds_max: int) -> Detection:
+    return detect(BY_NAME[name], seeds_max)

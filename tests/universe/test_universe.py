@@ -37,7 +37,7 @@ FOUND_BY: dict[str, int] = {
 
 @pytest.mark.parametrize("seed", range(6))
 def test_every_invariant_holds(seed: int) -> None:
-    """A scan that is lost or counted twice in some weather is a broken promise."""
+    """A scan that is lost or counted twice under some fault is a broken promise."""
     outcome = run(seed, SHORT)
     assert outcome.problem is None, (seed, outcome.at, outcome.invariant, outcome.problem)
     assert outcome.events > 0
@@ -87,8 +87,8 @@ def holds_without(seed: int) -> bool:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_every_planted_bug_is_found(bug: Bug) -> None:
-    """The simulator must bite."""
+    """The simulator must find every planted bug."""
     seed = FOUND_BY.get(bug.name, 0)
     assert holds_without(seed), "this seed fails without the bug: it proves nothing"
     stated = proof.live(seed, proof.PROOF_SIZE, bug)
-    assert stated.problem is not None or proof.bite(bug).seeds is not None
+    assert stated.problem is not None or proof.detect(bug).seeds is not None
