@@ -82,9 +82,14 @@ class Fleet:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._options = ConnectionOptions(
-            address=BrokerAddress.parse(mqtt_url), client_id="", mqtt_5=mqtt_version == "5", tls=tls,
-            incoming_max=0, inflight_max=1000, calls_max=PUBLISHES_AT_ONCE,
-        )  # fmt: skip
+            address=BrokerAddress.parse(mqtt_url),
+            client_id="",
+            mqtt_5=mqtt_version == "5",
+            tls=tls,
+            incoming_max=0,
+            inflight_max=1000,
+            calls_max=PUBLISHES_AT_ONCE,
+        )
         self.gateways = {(gateway.name, gateway.stream): gateway for gateway in gateways}
         names = {name for name, _ in self.gateways}
         self._filter = topics.link(names.pop(), Channel.ACK) if len(names) == 1 else ACK_FILTER

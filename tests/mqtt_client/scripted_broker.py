@@ -9,9 +9,13 @@ from typing import Final, Self
 
 CONNECT, PUBLISH, SUBSCRIBE, UNSUBSCRIBE, PING, DISCONNECT = 1, 3, 8, 10, 12, 14
 NAMES: Final = {
-    CONNECT: "connect", PUBLISH: "publish", SUBSCRIBE: "subscribe", UNSUBSCRIBE: "unsubscribe", PING: "ping",
+    CONNECT: "connect",
+    PUBLISH: "publish",
+    SUBSCRIBE: "subscribe",
+    UNSUBSCRIBE: "unsubscribe",
+    PING: "ping",
     DISCONNECT: "disconnect",
-}  # fmt: skip
+}
 # Called with the packet's name before its answer is sent and after it was; returns False to stay silent.
 Hook = Callable[[str], Awaitable[bool]]
 
