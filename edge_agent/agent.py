@@ -102,9 +102,13 @@ async def run(settings: EdgeSettings) -> None:
             asyncio.get_running_loop(),
         )
         log.info(
-            "agent_started", gateway=ledger.gateway, epoch=ledger.epoch, ledger=str(settings.ledger),
-            cloud=repr(brokers.cloud[0]) if brokers.cloud else None, local=repr(brokers.local),
-        )  # fmt: skip
+            "agent_started",
+            gateway=ledger.gateway,
+            epoch=ledger.epoch,
+            ledger=str(settings.ledger),
+            cloud=repr(brokers.cloud[0]) if brokers.cloud else None,
+            local=repr(brokers.local),
+        )
         await Agent(foundation, brokers, readers).run()
 
 
@@ -119,9 +123,13 @@ class Agent:
         self._scan = StockScan(settings.ledger, settings.stock_scan_interval_s)
         self._known = KnownDevices(for_devices, foundation.images)
         self._broker = DeviceBroker(
-            brokers.local, foundation.gateway, SUBSCRIPTIONS, mqtt_5=settings.mqtt_version == "5",
-            keepalive_s=settings.keepalive_s, inflight_max=settings.local_inflight_max,
-        )  # fmt: skip
+            brokers.local,
+            foundation.gateway,
+            SUBSCRIPTIONS,
+            mqtt_5=settings.mqtt_version == "5",
+            keepalive_s=settings.keepalive_s,
+            inflight_max=settings.local_inflight_max,
+        )
         self._notices = Notices(self._broker)
         self._intake = Intake(writer, self._known, self._broker, self._notices, signals)
         self._images = FirmwareServer(
@@ -211,10 +219,14 @@ def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: 
     twin = TwinSync(reader, write, signals, firmware.report)
     firmware.reported = twin.changed
     shipping = Shipping(
-        gateway=gateway, reader=reader, write=write, settings=settings, clock=clock,
+        gateway=gateway,
+        reader=reader,
+        write=write,
+        settings=settings,
+        clock=clock,
         limits=lambda: sender_limits(settings, twin.limits().window_frames),
         site=SiteSync(gateway, reader, write, settings, clock.mono_ms),
-    )  # fmt: skip
+    )
 
     def true_ms() -> int | None:
         """The time as the cloud's acknowledgements give it."""

@@ -19,9 +19,15 @@ AGAIN_S: Final = 1.0  # by then a broker has read its new revocation list
 
 
 async def evict(
-    mqtt_url: str, gateway: str, *, ca_file: str | None, cert_file: str | None = None, key_file: str | None = None,
-    mqtt_5: bool = True, times: int = 2,
-) -> None:  # fmt: skip
+    mqtt_url: str,
+    gateway: str,
+    *,
+    ca_file: str | None,
+    cert_file: str | None = None,
+    key_file: str | None = None,
+    mqtt_5: bool = True,
+    times: int = 2,
+) -> None:
     """End a gateway's connection, and once more a second later: it may have come back before the list was read.
 
     Raises:
@@ -30,9 +36,12 @@ async def evict(
     """
     address = BrokerAddress.parse(mqtt_url)
     options = ConnectionOptions(
-        address=address, client_id=gateway, mqtt_5=mqtt_5, timeout_s=CONNECT_TIMEOUT_S,
+        address=address,
+        client_id=gateway,
+        mqtt_5=mqtt_5,
+        timeout_s=CONNECT_TIMEOUT_S,
         tls=client_context(address, ca_file, cert_file, key_file),
-    )  # fmt: skip
+    )
     for number in range(times):
         if number:
             await asyncio.sleep(AGAIN_S)

@@ -54,9 +54,12 @@ class Link:
     """
 
     def __init__(
-        self, settings: IngestSettings, metrics: WorkerMetrics, failed: Report,
+        self,
+        settings: IngestSettings,
+        metrics: WorkerMetrics,
+        failed: Report,
         subscribed: Callable[[frozenset[int]], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._settings, self._metrics, self._failed, self._subscribed = settings, metrics, failed, subscribed
         self._handlers: dict[Channel, Handler] = {}
         self._address = BrokerAddress.parse(settings.mqtt_url)

@@ -29,6 +29,7 @@ from wire_protocol.errors import WireError
 from wire_protocol.firmware import FirmwareRequest
 from wire_protocol.messages import DeviceReceipt, DeviceStatus, Refusal
 from wire_protocol.names import EVENT_ID_PATTERN
+from wire_protocol.reasons import RefusalCode
 from wire_protocol.topics import Channel, DeviceTopic
 
 RECEIPT_IDS_MAX: Final = 500
@@ -36,9 +37,12 @@ DEAD_LETTER_BYTES_MAX: Final = 64 * 1024
 SUBSCRIPTIONS: Final = tuple(
     (topics.device_filter(channel), topics.RULES[channel].qos)
     for channel in (
-        Channel.DEVICE_EVENT, Channel.DEVICE_READING, Channel.DEVICE_STATUS, Channel.DEVICE_FIRMWARE_REQUEST,
+        Channel.DEVICE_EVENT,
+        Channel.DEVICE_READING,
+        Channel.DEVICE_STATUS,
+        Channel.DEVICE_FIRMWARE_REQUEST,
     )
-)  # fmt: skip
+)
 
 log = structlog.get_logger("edge_agent.devices.intake")
 
@@ -101,7 +105,9 @@ class Intake:
         if not isinstance(topic, DeviceTopic):
             raise BadInput("this topic is not for devices")
         if topic.device not in self._known:
-            raise UnknownDevice(f"device {topic.device} is not registered at this gateway")
+            raise UnknownDevice(
+                RefusalCode.UNKNOWN_DEVICE.says(f"device {topic.device} is not registered at this gateway")
+            )
         if topic.channel is Channel.DEVICE_STATUS:
             self._note_status(topic.device, DeviceStatus.decode(message.payload), message.delivery)
         elif topic.channel is Channel.DEVICE_FIRMWARE_REQUEST:

@@ -25,9 +25,14 @@ class NoAnswer(Exception):
 
 
 async def ask(
-    address: BrokerAddress, claim: str, request: ClaimRequest, context: ssl.SSLContext | None, *, wait_s: float,
+    address: BrokerAddress,
+    claim: str,
+    request: ClaimRequest,
+    context: ssl.SSLContext | None,
+    *,
+    wait_s: float,
     mqtt_5: bool = True,
-) -> ClaimResponse:  # fmt: skip
+) -> ClaimResponse:
     """Present a claim until it is answered; asked again now and then, because whatever is on the way may be lost.
 
     Raises:
@@ -44,9 +49,14 @@ async def ask(
 
 
 async def _ask_once(
-    address: BrokerAddress, claim: str, request: ClaimRequest, context: ssl.SSLContext | None, *, wait_s: float,
+    address: BrokerAddress,
+    claim: str,
+    request: ClaimRequest,
+    context: ssl.SSLContext | None,
+    *,
+    wait_s: float,
     mqtt_5: bool,
-) -> ClaimResponse:  # fmt: skip
+) -> ClaimResponse:
     # A claims broker that asks for a user gets the claim; one that does not, ignores it.
     user, password = (address.user, address.password) if address.user else (claim, request.secret)
     options = ConnectionOptions(
