@@ -27,7 +27,7 @@ from wire_protocol.claims import ClaimCode
 from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage, Refused
 from wire_protocol.twin import DesiredTwin
 
-Told = Callable[[str, str], None]
+Report = Callable[[str, str], None]
 
 _HINTS: Final[dict[Refused, str]] = {
     "unknown": "Is it the right cloud? Copy the whole claim, or ask for a new one.",
@@ -108,10 +108,10 @@ def enroll(
     ca_file: Path | None,
     wait_s: float,
     make_ledger: bool,
-    told: Told,
+    report: Report,
     mqtt_5: bool = True,
 ) -> Enrolled:
-    """Use a claim. `told` is called for each step with its name and result.
+    """Use a claim. `report` is called for each step with its name and result.
 
     Raises:
         StepFailed: which step, why, and what to do; what was done before it need not be undone.
@@ -121,10 +121,10 @@ def enroll(
     first: str | None = None
     if current is not None and current.claim == code.name:
         identity = current  # a run before this one came as far as that
-        told("identity", "is here already")
+        report("identity", "is here already")
     else:
         identity, first = _enrolled(
-            code, broker, ledger, folder, ca_file=ca_file, wait_s=wait_s, told=told, mqtt_5=mqtt_5
+            code, broker, ledger, folder, ca_file=ca_file, wait_s=wait_s, report=report, mqtt_5=mqtt_5
         )
     is_new = make_ledger and not ledger.exists()
     if is_new:
@@ -133,17 +133,17 @@ def enroll(
             Ledger.create(ledger, identity.gateway, SystemClock()),
         ):
             pass
-        told("ledger", f"{ledger} made")
-    version = _first_twin(ledger, first, told) if first is not None and ledger.exists() else None
+        report("ledger", f"{ledger} made")
+    version = _first_twin(ledger, first, report) if first is not None and ledger.exists() else None
     return Enrolled(identity, is_new, version)
 
 
-def _first_twin(ledger: Path, text: str, told: Told) -> int | None:
+def _first_twin(ledger: Path, text: str, report: Report) -> int | None:
     """Put the twin of the answer in force, by the rules of any other; one that cannot be taken costs nothing else."""
     try:
         desired = DesiredTwin.decode(text.encode())
     except InvalidMessage as error:
-        told("twin", f"cannot be applied; the agent reports it on the first contact: {error}")
+        report("twin", f"cannot be applied; the agent reports it on the first contact: {error}")
         return None
     with (
         _step(NoLedger, "Mend it, then run the same command again."),
@@ -153,7 +153,7 @@ def _first_twin(ledger: Path, text: str, told: Told) -> int | None:
         is_newer = TwinWriter(opened).apply(desired) is not None
     if not is_newer:
         return None
-    told("twin", f"version {desired.version}, {len(desired.state.devices)} devices")
+    report("twin", f"version {desired.version}, {len(desired.state.devices)} devices")
     return desired.version
 
 
@@ -165,7 +165,7 @@ def _enrolled(
     *,
     ca_file: Path | None,
     wait_s: float,
-    told: Told,
+    report: Report,
     mqtt_5: bool,
 ) -> tuple[Identity, str | None]:
     """The identity that a claim has brought, and the twin that came with it."""
@@ -173,7 +173,7 @@ def _enrolled(
     address = BrokerAddress.parse(broker)
     with _step(KeyNotMade, "Run as the user who owns the ledger's folder, and see that the disk has room."):
         pending = folder.pending(gateway)
-    told("key", f"made in {pending.folder}, it never leaves this machine")
+    report("key", f"made in {pending.folder}, it never leaves this machine")
     context = _context(address, ca_file)
     request = ClaimRequest(gateway=gateway, secret=code.secret, csr_pem=pending.csr_pem, nonce=secrets.token_hex(8))
     try:
@@ -184,7 +184,7 @@ def _enrolled(
     except NoAnswer as error:
         raise NotAnswered(str(error), hint="Run the same command again; the claim is still good.") from None
     identity = _stored(folder, pending, gateway, code, answer)
-    told("certificate", f"{identity.gateway}, serial {identity.serial:x}")
+    report("certificate", f"{identity.gateway}, serial {identity.serial:x}")
     return identity, answer.twin
 
 

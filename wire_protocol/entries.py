@@ -1,6 +1,6 @@
 """Ledger entries: movements, counts and readings.
 
-An entry says what happened on the shelf. It is written once, at the edge, and means the same at both ends for ever.
+An entry says what happened on the shelf. It is written once, at the edge, and means the same at both ends forever.
 
 Invariant: an entry that validates is possible: quantities are positive, the two locations differ, and both agree with
 the kind of the movement.

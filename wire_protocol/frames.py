@@ -78,7 +78,7 @@ class FrameHeader(BaseModel):
     """What the receiver needs to judge a frame before it looks at the entries.
 
     `boots` maps each boot id in the frame to the true time (Unix, milliseconds) at which its monotonic clock was zero,
-    as the cloud's acknowledgements have told it: with an entry's `mono_ms` it gives the entry's true time, whatever the
+    as the cloud's acknowledgements gave it: with an entry's `mono_ms` it gives the entry's true time, whatever the
     wall clock said then. `replay` says that the entries were recorded before this contact. `after` maps older epochs of
     the gateway to how far the ledger knows them. `carried` says that some of the entries were taken over from an older
     epoch, because the cloud did not have them there.

@@ -369,10 +369,10 @@ class Receiver:
         ask: bool,
     ) -> Iterator[Ack]:
         """As many acknowledgements as it takes to tell everything that was rejected; mostly one."""
-        told = iter(rejected)
-        part = tuple(islice(told, REJECTED_PER_ACK_MAX))
+        remaining = iter(rejected)
+        part = tuple(islice(remaining, REJECTED_PER_ACK_MAX))
         yield self.ack(now_ms, window, rejected=part, bounded=bounded, ask=ask)
-        while part := tuple(islice(told, REJECTED_PER_ACK_MAX)):
+        while part := tuple(islice(remaining, REJECTED_PER_ACK_MAX)):
             yield self.ack(now_ms, window, rejected=part)
 
     def _fork_reason(self, header: FrameHeader, digest: str) -> str | None:

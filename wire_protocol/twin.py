@@ -135,7 +135,7 @@ class DesiredTwin(Message):
 
 
 class ReportedTwin(Message):
-    """What a gateway has in force: the version, the devices that obey what they were last told, and errors by device.
+    """The twin that a gateway has in force: its version, the devices that confirmed their configuration, and errors.
 
     `confirmed` has the version of each such device's configuration; one that has not answered yet is in neither.
     `refused` is the version of a document that could not be taken, with the `reason`; `version` stays in force.

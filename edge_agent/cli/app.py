@@ -106,7 +106,7 @@ def restore(
     gateway: Annotated[str, typer.Option("--gateway", "-g", help="The name of the gateway that is replaced.")],
     cloud: Annotated[str, typer.Option("--cloud", help="The cloud's broker, mqtt://user:password@host.")],
     mqtt_version: Annotated[str, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = "5",
-    wait_s: Annotated[float, typer.Option("--wait", min=1, help="Give up after so many seconds of silence.")] = 60.0,
+    wait_s: Annotated[float, typer.Option("--wait", min=1, help="Give up after this many seconds of silence.")] = 60.0,
     json_: Json = False,
 ) -> None:
     """Replace a dead gateway: a new ledger with everything that the cloud has of its site."""

@@ -191,5 +191,5 @@ def count(
     by: Actor = None,
     json_: Json = False,
 ) -> None:
-    """So many are there: absolute, and true from now on."""
+    """Set the quantity that was counted: absolute, and true from now on."""
     _book(ledger, "count", sku, quantity, location=location, lot=lot, reference=ref, actor=by, json_=json_)

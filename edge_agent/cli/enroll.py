@@ -47,7 +47,7 @@ def enroll(
         ca_file=ca_file,
         wait_s=wait_s,
         make_ledger=not no_ledger,
-        told=lambda step, text: typer.echo(f"{step:<12} {text}", err=True),
+        report=lambda step, text: typer.echo(f"{step:<12} {text}", err=True),
         mqtt_5=mqtt_version == "5",
     )
     identity = done.identity

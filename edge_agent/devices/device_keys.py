@@ -79,8 +79,8 @@ class PasswordFile:
         """Have these devices with these hashes and none of the others of `had`. Returns whether anything changed.
 
         Raises:
-            OSError: the file cannot be read, or not be replaced by one that the broker can read, or the broker was not
-                told; whatever was not done is done the next time.
+            OSError: the file cannot be read, or not be replaced by one that the broker can read, or the broker's reload
+                command failed; what was not done is done the next time.
         """
         users = self._users()
         new = {user: stored for user, stored in users.items() if user not in had} | dict(keys)

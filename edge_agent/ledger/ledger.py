@@ -3,9 +3,9 @@
 Several processes may append (the agent, and a technician's command line): each transaction takes the write lock first
 and goes on from the last entry it finds, so the sequence is contiguous and the clock never repeats.
 
-The clock is a hybrid logical one. Its physical half is the true time where the cloud has told it during this boot, and
-the wall clock otherwise; entries of the site's other gateways that are known here are earlier than whatever is appended
-next.
+The clock is a hybrid logical one. Its physical half is the true time where an acknowledgement gave it during this boot,
+and the wall clock otherwise; entries of the site's other gateways that are known here are earlier than whatever is
+appended next.
 
 Invariant: an entry is appended, never updated. Invariant: a device event id is in the ledger at most once.
 """

@@ -183,10 +183,10 @@ class Outbox:
             stock_digest.note_sealed(connection)
         return len(rejected)
 
-    def bounded(self, stream: Stream, told: Sequence[ClampedTime]) -> None:
+    def bounded(self, stream: Stream, clamped: Sequence[ClampedTime]) -> None:
         """Keep the times that the cloud gave to entries whose own it did not believe."""
         self.ledger.connection.executemany(
-            statement("insert_bounded"), [(stream, entry.seq, entry.at_ms) for entry in told]
+            statement("insert_bounded"), [(stream, entry.seq, entry.at_ms) for entry in clamped]
         )
 
     def stepped_back(self, stream: Stream, frame: int) -> None:

@@ -5,9 +5,9 @@ counted twice by that, and nothing is lost: the ledger fetches what the cloud ha
 as an older log, and carries on with the rest, its own entries that the cloud does not have, in a new epoch.
 
 1. `stage`: the own log is marked to be fetched, from the last frame that both are known to share.
-2. The frames arrive through `site.SiteLogWriter` and are kept aside, not booked.
+2. The frames arrive through `SiteLogWriter` and are kept aside, not booked.
 3. `open_epoch`, when everything is there: one transaction, after which the ledger has a new epoch and a stock derived
-anew.
+again.
 
 Invariant: every entry this ledger ever appended is afterwards in exactly one log, unless another log of this gateway
 has its device event, or a technician's very entry, already.

@@ -1,6 +1,6 @@
 """Compares the balances in the ledger's file with their digest, now and then.
 
-Where they differ, the file was changed by something else than this program, and the cloud is told what is in the file.
+Where they differ, the file was changed by something else than this program, and the cloud gets what is in the file.
 """
 
 import asyncio

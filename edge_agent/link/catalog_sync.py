@@ -54,6 +54,6 @@ class CatalogSync:
             self.timer.poll_now(self.now_ms())
             return
         taken = await self.write(lambda ledger: CatalogWriter(ledger).take(page))
-        if taken == "anew":
+        if taken == "restart":
             log.warning("catalog_read_anew", version=at.version, head=page.head)
-        self.timer.answered(self.now_ms(), more=page.more or taken == "anew")
+        self.timer.answered(self.now_ms(), more=page.more or taken == "restart")

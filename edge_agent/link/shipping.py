@@ -291,8 +291,8 @@ def _note_time(zero_ms: int, ledger: Ledger) -> None:
     Outbox(ledger).learn_time(zero_ms)
 
 
-def _note_clamped(stream: Stream, told: Sequence[ClampedTime], ledger: Ledger) -> None:
-    Outbox(ledger).bounded(stream, told)
+def _note_clamped(stream: Stream, clamped: Sequence[ClampedTime], ledger: Ledger) -> None:
+    Outbox(ledger).bounded(stream, clamped)
 
 
 def _note_verdicts(stream: Stream, rejected: Sequence[Rejected], ledger: Ledger) -> int:

@@ -1,6 +1,6 @@
 """The twin on the link: documents come, what is in force is reported.
 
-Invariant: whatever comes, the cloud is told what is in force afterwards, and why if it is not what came.
+Invariant: whatever comes, the cloud gets what is in force afterwards, and why if it is not what came.
 """
 
 import asyncio
@@ -81,10 +81,10 @@ class TwinSync:
             log.warning("twin_refused", reason=str(error), version=version_of(payload))
             reason = str(error)[:REASON_CHARS_MAX]
             return twin.reported(self.reader, self.firmware(), refused=version_of(payload) or 0, reason=reason)
-        told = await self.write(partial(_apply, desired))
-        if told is not None:
-            log.info("twin_in_force", version=desired.version, devices_told=len(told))
-            self.signals.twin_applied.send(told)
+        configured = await self.write(partial(_apply, desired))
+        if configured is not None:
+            log.info("twin_in_force", version=desired.version, devices_configured=len(configured))
+            self.signals.twin_applied.send(configured)
         return self.report()
 
 

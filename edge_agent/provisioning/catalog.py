@@ -12,7 +12,7 @@ from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from wire_protocol.catalog import CatalogItem, CatalogPage, CatalogPosition
 
-Taken: TypeAlias = Literal["taken", "elsewhere", "anew"]
+Taken: TypeAlias = Literal["taken", "elsewhere", "restart"]
 
 
 class CatalogProgress(NamedTuple):
@@ -58,7 +58,7 @@ class CatalogWriter:
             connection.execute(statement("forget_items"))
             connection.execute(statement("forget_locations"))
             connection.execute(statement("move_catalog"), (0, "", 0))
-            return "anew"
+            return "restart"
         if page.after != at:
             return "elsewhere"
         rows = [(item.sku, item.model_dump_json(exclude_defaults=True)) for item in page.items]

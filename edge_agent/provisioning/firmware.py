@@ -72,7 +72,7 @@ def offers(connection: Connection, image_store: ImageStore, device: str | None =
 def reported(
     connection: Connection, image_store: ImageStore, problems: Mapping[str, ImageProblem]
 ) -> dict[str, ReportedFirmware]:
-    """What the cloud is told, by model; `problems` says by image why it cannot be had."""
+    """The report to the cloud, by model; `problems` says by image why it cannot be had."""
     releases = wanted(connection)
     found = rows(connection) if releases else []
     return {

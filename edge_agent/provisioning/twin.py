@@ -17,7 +17,7 @@ from wire_protocol.twin import DesiredState, DesiredTwin, DeviceBody, DeviceConf
 
 
 class ConfigRow(NamedTuple):
-    """What a device is told, and what it has confirmed."""
+    """A device's configuration, and what it has confirmed."""
 
     name: str
     version: int
@@ -98,22 +98,22 @@ class TwinWriter:
             return None
         had = {row.name: row for row in rows(connection)}
         local = {row[0] for row in connection.execute(statement("devices"))}
-        told: list[Configured] = []
+        configured: list[Configured] = []
         for name, device in desired.state.devices.items():
             body = device.body().model_dump_json(exclude_defaults=True)
             connection.execute(statement("insert_device"), (name, device.kind))
             if name not in had or had[name].body != body:
                 owned = int(name not in local)
                 connection.execute(statement("set_device_config"), (name, desired.version, body, owned))
-                told.append(_configured(name, desired.version, body))
+                configured.append(_configured(name, desired.version, body))
         for name in had.keys() - desired.state.devices.keys():
             if had[name].owned:
                 connection.execute(statement("delete_device"), (name,))
             connection.execute(statement("delete_device_config"), (name,))
-            told.append(Configured(name, b""))
+            configured.append(Configured(name, b""))
         document = desired.state.model_dump_json(exclude_defaults=True)
         connection.execute(statement("set_twin"), (desired.version, document, self.ledger.clock.now_ms()))
-        return told
+        return configured
 
 
 def _configured(name: str, at_version: int, body: str) -> Configured:
