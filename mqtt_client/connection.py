@@ -199,7 +199,6 @@ class _Client(aiomqtt.Client):
         self.pending_calls_threshold = options.calls_max
         self._client.connect_timeout = min(options.timeout_s, TCP_CONNECT_S_MAX)
         self._is_in_thread = self._is_given_up = False
-        self._connected.add_done_callback(_retrieve)
         self._disconnected.add_done_callback(_retrieve)
 
     async def open(self) -> None:
@@ -247,7 +246,7 @@ class _Client(aiomqtt.Client):
     def _on_disconnect(
         self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
     ) -> None:
-        self.taken_over = self.taken_over or reason_code.value == TAKEN_OVER  # paho may call again, without a reason
+        self.taken_over = reason_code.value == TAKEN_OVER
         if self._connected.cancelled():
             return
         if not self._connected.done():

@@ -1,12 +1,14 @@
 """A host that accepts and says nothing: neither a time limit nor a request to stop may wait for a thread."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterator
-from typing import Self
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Self
 
+import aiomqtt
 import pytest
 
 from mqtt_client import Connection, ConnectionLost, ConnectionOptions, connect
@@ -107,6 +109,67 @@ async def test_a_connect_that_comes_back_after_its_time_limit_is_closed(monkeypa
         resolved.set()
         await eventually_async(lambda: broker.accepted == 1, "the thread has connected")
         await eventually_async(lambda: broker.open == 0, "and its connection is closed")
+
+
+async def test_a_socket_is_not_closed_under_the_thread_that_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread would go on with a closed socket, and the loop would watch a file that is somebody else's by then."""
+    open_socket, connect_it = aiomqtt.Client._on_socket_open, aiomqtt.Client._client_connect
+    opened, goes_on, back = asyncio.Event(), threading.Event(), asyncio.Event()
+    loop, complaints = asyncio.get_running_loop(), list[str]()
+
+    def paused(*arguments: Any) -> None:
+        loop.call_soon_threadsafe(opened.set)
+        goes_on.wait(60)
+        open_socket(*arguments)
+
+    def connected(client: aiomqtt.Client) -> None:
+        try:
+            connect_it(client)
+        finally:
+            loop.call_soon_threadsafe(back.set)
+
+    monkeypatch.setattr(aiomqtt.Client, "_on_socket_open", paused)
+    monkeypatch.setattr(aiomqtt.Client, "_client_connect", connected)
+    loop.set_exception_handler(lambda _, what: complaints.append(str(what)))
+    async with ScriptedBroker() as broker:
+        task = asyncio.create_task(hold(options(broker.port, 300.0, tls=False)))
+        await opened.wait()
+        task.cancel()
+        await asyncio.wait([task], timeout=60)
+        assert task.cancelled()
+        assert broker.open == 1
+        goes_on.set()
+        await back.wait()
+        await eventually_async(lambda: broker.open == 0)
+    assert not complaints
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("first", ["cancelled", "closed"])
+async def test_a_broker_that_closes_while_the_connect_is_cancelled(first: str, turns: int) -> None:
+    """Both ends give up within a few turns of the loop: nothing fails over the other's end."""
+    loop, complaints, both = asyncio.get_running_loop(), list[str](), asyncio.Event()
+    loop.set_exception_handler(lambda _, what: complaints.append(f"{what['message']} {what.get('exception')!r}"))
+
+    async def hook(stage: str) -> bool:
+        if stage == "accept":
+            return True
+        ends: list[Callable[[], object]] = [task.cancel, broker.hang_up]
+        for end in ends if first == "cancelled" else reversed(ends):
+            end()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        both.set()
+        return False
+
+    async with ScriptedBroker(hook) as broker:
+        task = asyncio.create_task(hold(options(broker.port, 300.0, tls=False)))
+        await asyncio.wait([task], timeout=60)
+        await both.wait()
+        assert task.cancelled() or isinstance(task.exception(), ConnectionLost)
+        await eventually_async(lambda: broker.open == 0)
+        gc.collect(1)
+    assert not complaints
 
 
 async def test_a_task_that_was_cancelled_before_may_say_goodbye() -> None:
