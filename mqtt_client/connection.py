@@ -151,7 +151,7 @@ def _cancellations() -> int:
 
 
 def _retrieve(future: "asyncio.Future[Any]") -> None:
-    """Take notice of how it ended; otherwise asyncio complains that nobody did."""
+    """Look at how it ended; asyncio logs an exception that was never looked at."""
     if not future.cancelled():
         future.exception()
 
@@ -212,7 +212,7 @@ class _Client(aiomqtt.Client):
             raise
 
     async def give_up(self, opening: "asyncio.Task[None]") -> None:
-        """End an attempt to connect that nobody waits for any more; one that has just succeeded is closed."""
+        """End an attempt to connect that its caller gave up; one that has just succeeded is closed."""
         opening.cancel()
         await asyncio.wait([opening])
         if not opening.cancelled() and opening.exception() is None:

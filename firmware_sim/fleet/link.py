@@ -20,8 +20,7 @@ from firmware_sim.firmware.happening import Happening
 from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.pace import Pace
 from firmware_sim.fleet.updates import UpdateLink
-from mqtt_client import Backoff, Connection, ConnectionLost, ConnectionOptions, LastWill, connect
-from mqtt_client.reconnect import in_a_task
+from mqtt_client import Backoff, Connection, ConnectionLost, ConnectionOptions, LastWill, connect, in_a_task
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceCommand, DeviceReceipt, DeviceStatus, InvalidMessage
