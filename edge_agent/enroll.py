@@ -22,6 +22,7 @@ from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.provisioning.twin import TwinWriter
+from mqtt_client import TlsUnusable, client_context
 from wire_protocol.address import BrokerAddress
 from wire_protocol.claims import ClaimCode
 from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage, Refused
@@ -208,12 +209,12 @@ def _stored(
 
 
 def _context(address: BrokerAddress, ca_file: Path | None) -> ssl.SSLContext | None:
-    if not address.tls:
-        return None
     try:
-        return ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise NotReached(f"{ca_file} cannot be used: {error}.", hint="It must hold certificates in PEM.") from None
+        return client_context(
+            address, None if ca_file is None else str(ca_file), hint="--ca-file must hold certificates in PEM."
+        )
+    except TlsUnusable as error:
+        raise NotReached(str(error), hint=error.hint) from None
 
 
 def _gateway(ledger: Path) -> str | None:

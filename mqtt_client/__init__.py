@@ -10,7 +10,7 @@ Invariant: this package knows no topic; what is published, and what a lost conne
 from mqtt_client.connection import Connection, Incoming, connect
 from mqtt_client.errors import ConnectionLost, MqttClientError, TlsUnusable
 from mqtt_client.options import ConnectionOptions, LastWill
-from mqtt_client.reconnect import Backoff, stay_connected
+from mqtt_client.reconnect import Backoff, in_a_task, stay_connected
 from mqtt_client.tls import client_context
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "TlsUnusable",
     "client_context",
     "connect",
+    "in_a_task",
     "stay_connected",
 ]

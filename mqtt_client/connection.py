@@ -4,11 +4,15 @@ aiomqtt waits with `asyncio.wait_for`, which before Python 3.12 forgets a cancel
 answer (https://bugs.python.org/issue37658): a task that was asked to end would go on. So every call here raises such a
 cancellation afterwards.
 
-Invariant: a connection that was opened is closed, also when its opening was cancelled.
+It connects in a thread, which nothing can interrupt: TCP and TLS to a host that is silent take longer than the time
+limit. The caller does not wait for the thread; its socket is closed when it comes back.
+
+Invariant: a connection that was opened is closed, also when its opening was cancelled or took too long.
 """
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, NamedTuple, TypeVar
@@ -24,8 +28,9 @@ from mqtt_client.options import ConnectionOptions
 # acknowledgement of the one before, 40 ms later.
 NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 TAKEN_OVER: Final = 0x8E  # reason code of a session that another client with its client id took over (MQTT 5, 3.14.2.1)
-# How long a cancelled caller waits for a connect that is under way in a thread; what is opened later is closed then.
-CANCELLED_CONNECT_S: Final = 0.5
+# The longest wait for one address of a host, so that there is time for its next one (paho's own default).
+TCP_CONNECT_S_MAX: Final = 5.0
+NO_ANSWER: Final = "no answer within the time limit"
 T = TypeVar("T")
 
 
@@ -50,11 +55,8 @@ class Connection:
 
     async def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
         """Publish, and with QoS 1 wait until the broker has the message, or has refused it."""
-        try:
+        with _call():
             await self._client.publish(topic, payload, qos=qos, retain=retain)
-        except (aiomqtt.MqttError, OSError, TimeoutError) as error:
-            raise _lost(error) from error
-        raise_swallowed()
 
     async def subscribe(self, filters: str | Sequence[tuple[str, int]], qos: int = 1) -> None:
         """Subscribe to one filter, or to several with their QoS.
@@ -62,24 +64,23 @@ class Connection:
         Raises:
             ConnectionLost: also when the broker refuses a subscription; without it the connection is of no use.
         """
-        with _as_lost():
+        with _call():
             granted = await self._client.subscribe(filters if isinstance(filters, str) else list(filters), qos=qos)
-        raise_swallowed()
         refused = [code for code in granted if _is_failure(code)]
         if refused:
             raise ConnectionLost(f"The broker refuses the subscription to {filters!r}: {refused[0]}.")
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
         """Take subscriptions back."""
-        with _as_lost():
+        with _call():
             await self._client.unsubscribe(list(filters))
-        raise_swallowed()
 
     async def messages(self) -> AsyncIterator[Incoming]:
         """The broker's messages, until the connection ends, which raises ConnectionLost."""
-        with _as_lost():
-            async for message in self._client.messages:
-                yield Incoming(message.topic.value, message.payload, message.retain)
+        while True:
+            with _call():
+                message = await anext(self._client.messages)
+            yield Incoming(message.topic.value, message.payload, message.retain)
 
 
 @asynccontextmanager
@@ -87,28 +88,27 @@ async def connect(options: ConnectionOptions) -> AsyncIterator[Connection]:
     """A connection for the block.
 
     Raises:
-        ConnectionLost: the broker cannot be reached, or refuses us.
+        ConnectionLost: the broker cannot be reached, refuses us, or does not answer within the time limit.
     """
     client = _Client(options)
-    await _open(client)
+    await _open(client, options.timeout_s)
     try:
         yield Connection(client)
     finally:
         await _uninterrupted(client.close(), "mqtt.close")
 
 
-async def _open(client: "_Client") -> None:
+async def _open(client: "_Client", timeout_s: float) -> None:
     opening = asyncio.create_task(client.open(), name="mqtt.open")
     try:
-        await asyncio.wait([opening])
+        await asyncio.wait([opening], timeout=timeout_s)
     except asyncio.CancelledError:
-        # The connect itself is under way in a thread, and cannot be interrupted.
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait([opening], timeout=CANCELLED_CONNECT_S)
-        opening.add_done_callback(client.abandon)
+        await _uninterrupted(client.give_up(opening), "mqtt.give_up")
         raise
+    if not opening.done():
+        await _uninterrupted(client.give_up(opening), "mqtt.give_up")
+        raise ConnectionLost(NO_ANSWER)
     opening.result()
-    raise_swallowed()
 
 
 async def _uninterrupted(call: Coroutine[Any, Any, T], name: str) -> T:
@@ -126,28 +126,49 @@ async def _uninterrupted(call: Coroutine[Any, Any, T], name: str) -> T:
     return task.result()
 
 
-def raise_swallowed() -> None:
-    """Raise a cancellation of the current task that was swallowed; see the module's docstring."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
-
-
 @contextmanager
-def _as_lost() -> Iterator[None]:
-    """Errors of the library and of the socket as ConnectionLost."""
+def _call() -> Iterator[None]:
+    """One call of the library: its errors as ConnectionLost, and a cancellation of this task that it forgot.
+
+    Only one that came during the call: a task that was cancelled before may have been let go on by its caller, to say
+    goodbye, or by a task group, which before Python 3.13 does not take its own cancellation back
+    (https://github.com/python/cpython/issues/116720).
+    """
+    before = _cancellations()
     try:
         yield
     except (aiomqtt.MqttError, OSError, TimeoutError) as error:
-        raise _lost(error) from error
+        if _cancellations() > before:
+            raise asyncio.CancelledError from error
+        raise ConnectionLost(str(error) or NO_ANSWER) from error
+    if _cancellations() > before:
+        raise asyncio.CancelledError
 
 
-def _lost(error: Exception) -> ConnectionLost:
-    return ConnectionLost(str(error) or "no answer within the time limit")
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def _retrieve(future: "asyncio.Future[Any]") -> None:
+    """Look at how it ended; asyncio logs an exception that was never looked at."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _is_failure(code: "int | ReasonCode") -> bool:
     return code.is_failure if isinstance(code, ReasonCode) else code >= 0x80  # noqa: PLR2004 - MQTT 3.1.1, section 3.9.3
+
+
+class _TlsSocket(ssl.SSLSocket):
+    """Closed when its handshake fails; paho leaves it to the garbage collector."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
+        try:
+            super().do_handshake(block)
+        except BaseException:
+            self.close()
+            raise
 
 
 class _Client(aiomqtt.Client):
@@ -157,6 +178,8 @@ class _Client(aiomqtt.Client):
         address, will = options.address, options.will
         self.taken_over = False
         self._publish_refused = options.publish_refused
+        if options.tls is not None:
+            options.tls.sslsocket_class = _TlsSocket
         super().__init__(
             address.host,
             address.port,
@@ -174,15 +197,26 @@ class _Client(aiomqtt.Client):
             max_inflight_messages=options.inflight_max,
         )
         self.pending_calls_threshold = options.calls_max
+        self._client.connect_timeout = min(options.timeout_s, TCP_CONNECT_S_MAX)
+        self._is_in_thread = self._is_given_up = False
+        self._disconnected.add_done_callback(_retrieve)
 
     async def open(self) -> None:
         """Connect; what a failed attempt has opened is closed again."""
         try:
-            with _as_lost():
+            with _call():
                 await self.__aenter__()
         except BaseException:
+            self._is_given_up = True
             self._close_socket()
             raise
+
+    async def give_up(self, opening: "asyncio.Task[None]") -> None:
+        """End an attempt to connect that its caller gave up; one that has just succeeded is closed."""
+        opening.cancel()
+        await asyncio.wait([opening])
+        if not opening.cancelled() and opening.exception() is None:
+            await self.close()
 
     async def close(self) -> None:
         """Disconnect, as politely as the broker lets us."""
@@ -190,20 +224,31 @@ class _Client(aiomqtt.Client):
             await self.__aexit__(None, None, None)
         self._close_socket()
 
-    def abandon(self, opening: "asyncio.Task[None]") -> None:
-        """The attempt to connect has ended after its caller was gone."""
-        if not opening.cancelled():
-            opening.exception()
-        self._close_socket()
+    def _client_connect(self) -> None:
+        """Part of aiomqtt: runs in a thread."""
+        self._is_in_thread = True
+        try:
+            super()._client_connect()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed, and with the process the socket
+                self._loop.call_soon_threadsafe(self._is_back)
+
+    def _is_back(self) -> None:
+        self._is_in_thread = False
+        if self._is_given_up:
+            self._close_socket()
 
     def _close_socket(self) -> None:
-        if self._client.socket() is not None:
+        # A thread that still connects would go on with a closed socket; `_is_back` closes what it has opened.
+        if not self._is_in_thread and self._client.socket() is not None:
             self._client._sock_close()  # noqa: SLF001 - paho has no public way that does not wait for the broker
 
     def _on_disconnect(
         self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None
     ) -> None:
         self.taken_over = reason_code.value == TAKEN_OVER
+        if self._connected.cancelled():
+            return
         if not self._connected.done():
             # As a broker that starts, or a proxy before it, does: not waited for until the time limit.
             self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))

@@ -4,12 +4,13 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mqtt_client.errors import ConnectionLost
 
 DOUBLINGS_MAX: Final = 16
 AGAIN_S: Final = 1.0
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -66,7 +67,7 @@ async def stay_connected(
         await asyncio.sleep(backoff.next_s())
 
 
-async def in_a_task(call: Coroutine[Any, Any, None], name: str) -> None:
+async def in_a_task(call: Coroutine[Any, Any, T], name: str) -> T:
     """Run a contact in a task of its own, so that nothing but a cancellation of ours cancels us.
 
     A broker that ends in the same moment, as at Ctrl-C, hides a cancellation from the contact. And a task group whose
@@ -88,10 +89,10 @@ async def in_a_task(call: Coroutine[Any, Any, None], name: str) -> None:
         raise
     if task.cancelled():
         raise ConnectionLost("The contact ended by itself.")
-    task.result()
+    return task.result()
 
 
-async def _ended(task: "asyncio.Task[None]") -> None:
+async def _ended(task: "asyncio.Task[Any]") -> None:
     try:
         await asyncio.wait([task], timeout=AGAIN_S)
     except asyncio.CancelledError:

@@ -5,7 +5,7 @@ import ssl
 from dataclasses import replace
 from typing import Final
 
-from mqtt_client import Connection, ConnectionLost, ConnectionOptions, connect
+from mqtt_client import Connection, ConnectionLost, ConnectionOptions, connect, in_a_task
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import ClaimRequest, ClaimResponse, InvalidMessage
@@ -41,10 +41,14 @@ async def ask(
     """
     for left in range(CONNECT_ATTEMPTS - 1, -1, -1):
         try:
-            return await _ask_once(address, claim, request, context, wait_s=wait_s, mqtt_5=mqtt_5)
+            # A broker that ends in the same moment would hide a cancellation, and the next attempt would begin.
+            asking = _ask_once(address, claim, request, context, wait_s=wait_s, mqtt_5=mqtt_5)
+            return await in_a_task(asking, "enroll.attempt")
         except NotConnected:
             if not left:
                 raise
+        except ConnectionLost as error:
+            raise NoAnswer(str(error)) from None
     raise NotConnected  # there is at least one attempt
 
 

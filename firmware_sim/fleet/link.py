@@ -9,7 +9,6 @@ whatever has no receipt.
 
 import asyncio
 import random
-import ssl
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final, Literal, TypeAlias
@@ -20,8 +19,16 @@ from firmware_sim.firmware.happening import Happening
 from firmware_sim.fleet.device import SimulatedDevice
 from firmware_sim.fleet.pace import Pace
 from firmware_sim.fleet.updates import UpdateLink
-from mqtt_client import Backoff, Connection, ConnectionLost, ConnectionOptions, LastWill, connect
-from mqtt_client.reconnect import in_a_task
+from mqtt_client import (
+    Backoff,
+    Connection,
+    ConnectionLost,
+    ConnectionOptions,
+    LastWill,
+    client_context,
+    connect,
+    in_a_task,
+)
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.messages import DeviceCommand, DeviceReceipt, DeviceStatus, InvalidMessage
@@ -169,7 +176,7 @@ class Link:
             mqtt_5=self._options.mqtt_version == "5",
             keepalive_s=self._options.keepalive_s,
             timeout_s=CONNECT_S_MAX,
-            tls=ssl.create_default_context() if address.tls else None,
+            tls=client_context(address, None),
             will=LastWill(status, DeviceStatus(state="offline").encode()),
             incoming_max=INCOMING_MESSAGES_MAX,
         )

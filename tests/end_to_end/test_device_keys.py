@@ -5,7 +5,6 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import aiomqtt
 import pytest
 from typer.testing import CliRunner
 
@@ -15,10 +14,13 @@ from broker_config.policy import Side
 from cloud_cli.app import app as cloud
 from edge_agent.ledger import database
 from edge_agent.ledger.sql import statement
+from mqtt_client import ConnectionLost, ConnectionOptions
+from mqtt_client import connect as mqtt_connect
 from testbed.eventually import eventually_async
 from testbed.services import PrivateBroker
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 from wire_protocol import names
+from wire_protocol.address import BrokerAddress
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 SECRET = "correct-horse-battery"
@@ -44,11 +46,10 @@ def run(site: SiteStack, *arguments: str) -> dict[str, str]:
 async def admitted(broker: PrivateBroker, password: str) -> bool:
     """Whether the broker lets the device in."""
     try:
-        async with aiomqtt.Client(
-            "127.0.0.1", broker.port, username="fridge-1", password=password, identifier="fridge-1"
-        ):
+        address = BrokerAddress("127.0.0.1", broker.port, user="fridge-1", password=password)
+        async with mqtt_connect(ConnectionOptions(address=address, client_id="fridge-1", mqtt_5=False)):
             return True
-    except aiomqtt.MqttError:
+    except ConnectionLost:
         return False
 
 

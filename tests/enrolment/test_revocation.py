@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 
 import aiomqtt
@@ -13,12 +13,13 @@ import pytest
 from cloud_store.base.connection import connect
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
-from mqtt_client.connection import raise_swallowed
+from mqtt_client import Connection, ConnectionLost, ConnectionOptions
+from mqtt_client import connect as mqtt_connect
 from testbed.agent_process import AgentProcess
 from testbed.eventually import WITHIN_S, eventually, eventually_async
-from tests.broker_config.clients import PromptClient
 from tests.enrolment.cloud import Cloud, waiting
 from wire_protocol import topics
+from wire_protocol.address import BrokerAddress
 
 Name = Callable[..., str]
 Agents = Callable[..., AgentProcess]
@@ -32,26 +33,30 @@ def entries(cloud: Cloud) -> int:
         return int(row[0])
 
 
+def session(cloud: Cloud, identity: IdentityFolder) -> AbstractAsyncContextManager[Connection]:
+    """A connection to the cloud's broker with a gateway's certificate."""
+    address = BrokerAddress("127.0.0.1", cloud.brokers.cloud.port, tls=True)
+    options = ConnectionOptions(address=address, client_id="", mqtt_5=False, timeout_s=5.0, tls=identity.tls())
+    return mqtt_connect(options)
+
+
 class Thief:
     """Somebody with a gateway's key and certificate who publishes without pause and comes back at once."""
 
     def __init__(self, cloud: Cloud, gateway: str, identity: IdentityFolder) -> None:
-        self._port, self._context = cloud.brokers.cloud.port, identity.tls()
+        self._cloud, self._identity = cloud, identity
         self._topic = topics.up(gateway, "ledger")
         self.refusals = 0
 
     async def run(self) -> None:
         """Steal until cancelled."""
         while True:
-            client = PromptClient("127.0.0.1", self._port, tls_context=self._context, identifier="x", timeout=5)
             try:
-                async with client:
+                async with session(self._cloud, self._identity) as connection:
                     while True:
-                        await client.publish(self._topic, b"stolen", qos=1)
-                        raise_swallowed()
-            except aiomqtt.MqttError:
+                        await connection.publish(self._topic, b"stolen")
+            except ConnectionLost:
                 self.refusals += 1
-            raise_swallowed()
             await asyncio.sleep(0.01)  # the attack itself: as fast as leaves the broker room for others
 
 
@@ -71,9 +76,8 @@ async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path:
 
     async def say(text: bytes) -> None:
         """The honest gateway publishes: nobody else is harmed, and the list does not lock out who is not on it."""
-        context = IdentityFolder.beside(homes[honest]).tls()
-        async with aiomqtt.Client("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="y") as client:
-            await client.publish(topics.up(honest, "ledger"), text, qos=1)
+        async with session(cloud, IdentityFolder.beside(homes[honest])) as connection:
+            await connection.publish(topics.up(honest, "ledger"), text)
 
     async with cloud.brokers.worker(identifier="witness") as worker, asyncio.TaskGroup() as group:
         await worker.subscribe([(topics.up(name, "ledger"), 1) for name in (stolen, honest)])
@@ -121,17 +125,16 @@ async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
         assert row is not None
         return bool(row[0])
 
-    def client(number: int) -> PromptClient:
-        context = IdentityFolder.beside(homes[number]).tls()
-        return PromptClient("127.0.0.1", cloud.brokers.cloud.port, tls_context=context, identifier="x", timeout=5)
+    def client(number: int) -> AbstractAsyncContextManager[Connection]:
+        return session(cloud, IdentityFolder.beside(homes[number]))
 
     async def cut(number: int) -> None:
         """Connect, revoke, and wait until the broker ends it."""
         async with client(number) as connected:
             await asyncio.to_thread(revoke, names[number])
             async with asyncio.timeout(WITHIN_S):
-                with pytest.raises(aiomqtt.MqttError):
-                    await anext(connected.messages)
+                with pytest.raises(ConnectionLost):
+                    await anext(connected.messages())
         await asyncio.to_thread(eventually, lambda: not is_asked(names[number]))
 
     await cut(0)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterator
 
-import aiomqtt
 import pytest
 
 from firmware_sim.errors import BadInput, BadRecording
@@ -14,6 +13,7 @@ from firmware_sim.firmware.happening import Happening, Scan
 from firmware_sim.fleet.device import SimulatedDevice, radio_of, rng_of
 from firmware_sim.fleet.fleet import Fleet, Stream
 from firmware_sim.fleet.link import LinkOptions, MqttVersion
+from mqtt_client import ConnectionOptions, connect
 from testbed.services import PrivateBroker
 from tests.firmware_sim.small_agent import SmallAgent
 from wire_protocol import topics
@@ -125,11 +125,12 @@ async def test_what_is_no_receipt_is_counted(private_broker: Brokers) -> None:
     broker = private_broker()
     agent = SmallAgent(broker.port, loses=lambda _device, event_id, times: event_id == "1-1" and times == 1)
     fleet = _fleet(broker.port, SimulatedDevice.plain("scanner-1"), 2)
-    async with agent.running(), aiomqtt.Client("127.0.0.1", broker.port) as other, asyncio.TaskGroup() as tasks:
+    options = ConnectionOptions(address=BrokerAddress("127.0.0.1", broker.port), client_id="")
+    async with agent.running(), connect(options) as other, asyncio.TaskGroup() as tasks:
         running = tasks.create_task(fleet.run(), name="fleet")
         await agent.has(lambda: len(agent.events) == 2)
         for payload in (b"", b"{", b"\xff\xfe", b'{"v":9}', b"[]"):
-            await other.publish(topics.device("scanner-1", Channel.DEVICE_RECEIPT), payload)
+            await other.publish(topics.device("scanner-1", Channel.DEVICE_RECEIPT), payload, 0)
         report = await running
     assert report.is_complete
     assert len(agent.events) == 2

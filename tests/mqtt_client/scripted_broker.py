@@ -36,6 +36,7 @@ class ScriptedBroker:
     puback: int = 0
     seen: list[str] = field(default_factory=list)
     open: int = 0
+    accepted: int = 0
     port: int = 0
 
     async def __aenter__(self) -> Self:
@@ -70,6 +71,7 @@ class ScriptedBroker:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.open += 1
+        self.accepted += 1
         self._writers.append(writer)
         try:
             if await self.hook("accept"):

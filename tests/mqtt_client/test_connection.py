@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
@@ -109,18 +110,21 @@ async def test_a_cancellation_while_the_broker_is_silent_ends_the_task_soon(sile
 class Forgetful:
     """aiomqtt before Python 3.12: its answer comes in the very moment of a cancellation, which is forgotten."""
 
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
+    def __init__(self, error: Exception | None) -> None:
+        self.asked, self._error = asyncio.Event(), error
 
     async def _answer(self, *_: object, **__: object) -> list[int]:
         self.asked.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
+        if self._error is not None:
+            raise self._error
         return []
 
     publish = subscribe = unsubscribe = _answer
 
 
+@pytest.mark.parametrize("error", [None, OSError("Broken pipe")], ids=["answer", "error"])
 @pytest.mark.parametrize(
     "call",
     [
@@ -131,10 +135,10 @@ class Forgetful:
     ids=["publish", "subscribe", "unsubscribe"],
 )
 async def test_a_cancellation_that_comes_with_the_answer_is_raised(
-    call: Callable[[Connection], Coroutine[Any, Any, None]],
+    call: Callable[[Connection], Coroutine[Any, Any, None]], error: Exception | None
 ) -> None:
     """A worker that was asked to stop just then waited for itself for ever, and held its gateways' shards."""
-    client = Forgetful()
+    client = Forgetful(error)
     task = asyncio.create_task(call(Connection(cast("Any", client))))
     await client.asked.wait()
     task.cancel()
@@ -224,6 +228,33 @@ async def test_contacts_follow_each_other_until_cancelled() -> None:
         await nothing_is_left(broker, before)
     assert len(ends) >= 6
     assert "ended by itself" in ends[2]
+
+
+async def test_a_contact_that_forgets_its_cancellation_is_cancelled_again() -> None:
+    """One handler that swallows it would keep the process for ever."""
+    begun, forgotten = asyncio.Event(), list[int]()
+
+    async def contact() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            begun.set()
+            await asyncio.Event().wait()
+        forgotten.append(1)
+        await asyncio.Event().wait()
+
+    running = asyncio.create_task(stay_connected(contact, lambda _: None, Backoff(0.001, 0.001), "contact"))
+    await begun.wait()
+    running.cancel()
+    await asyncio.wait([running], timeout=30)
+    assert running.cancelled()
+    assert forgotten == [1]
+
+
+async def test_small_messages_are_sent_at_once() -> None:
+    """Nagle's algorithm held each back until the acknowledgement of the one before, 40 ms later."""
+    async with ScriptedBroker() as broker, connect(options(broker)) as made:
+        opened = made._client._client.socket()
+        assert isinstance(opened, socket.socket)
+        assert opened.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 async def _fail() -> None:

@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-import aiomqtt
 import psycopg
 import pytest
 
+from mqtt_client import Connection, ConnectionOptions, connect
 from testbed.services import PrivateBroker, PrivateDatabase, databases, debian_root, disk, server
 from testbed.services.errors import ServerFailed
 from testbed.services.processes import ProcessRecord
+from wire_protocol.address import BrokerAddress
 
 MakeDatabase = Callable[..., PrivateDatabase]
 MakeBroker = Callable[..., PrivateBroker]
@@ -110,13 +112,17 @@ def test_a_template_is_filled_once_and_copied_while_timescaledb_runs(
     assert left == []
 
 
+def _connect(url: str) -> AbstractAsyncContextManager[Connection]:
+    return connect(ConnectionOptions(address=BrokerAddress.parse(url), client_id=""))
+
+
 async def test_a_message_goes_through_the_shared_broker(mqtt_url: str, unique_name: Callable[..., str]) -> None:
     """The tests of every link need a broker that lets them in and delivers."""
     topic = unique_name("topic")
-    async with aiomqtt.Client("127.0.0.1", int(mqtt_url.rpartition(":")[2])) as client:
-        await client.subscribe(topic, qos=1)
-        await client.publish(topic, b"scan", qos=1)
-        message = await anext(aiter(client.messages))
+    async with _connect(mqtt_url) as client:
+        await client.subscribe(topic)
+        await client.publish(topic, b"scan")
+        message = await anext(client.messages())
     assert message.payload == b"scan"
 
 
@@ -126,18 +132,18 @@ async def test_a_killed_broker_comes_back_on_its_port_with_or_without_its_memory
 ) -> None:
     """Tests of "broker restarted empty" and "broker restarted with its sessions" need both kinds."""
     broker = private_broker(persistent=persistent)
-    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
-        await client.publish("kept", b"value", qos=1, retain=True)
+    async with _connect(broker.url) as client:
+        await client.publish("kept", b"value", retain=True)
         if persistent:
             broker.save()
     broker.kill()
     assert not broker.is_running
     broker.start()
-    async with aiomqtt.Client("127.0.0.1", broker.port) as client:
-        await client.subscribe("#", qos=1)
-        await client.publish("end", b"", qos=1)
-        message = await anext(aiter(client.messages))
-    assert message.topic.value == ("kept" if persistent else "end")
+    async with _connect(broker.url) as client:
+        await client.subscribe("#")
+        await client.publish("end", b"")
+        message = await anext(client.messages())
+    assert message.topic == ("kept" if persistent else "end")
 
 
 def test_a_broker_that_cannot_start_says_why(private_broker: MakeBroker) -> None:
