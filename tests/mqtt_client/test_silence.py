@@ -75,7 +75,8 @@ async def hold(chosen: ConnectionOptions) -> None:
 @pytest.mark.parametrize("tls", [False, True], ids=["tcp", "tls"])
 async def test_the_time_limit_holds_though_the_thread_is_still_connecting(silent: SilentHost, *, tls: bool) -> None:
     """The library bounds the wait for CONNACK alone: a handshake kept an eviction waiting beyond its five seconds."""
-    with pytest.raises(ConnectionLost, match="time limit"):
+    # The thread has the same limit for a handshake, and may be the first to say so.
+    with pytest.raises(ConnectionLost, match=r"time limit|timed out"):
         await hold(options(silent.port, LIMIT_S, tls=tls))
     assert not [each for each in asyncio.all_tasks() if each.get_name().startswith("mqtt.")]
     await eventually_async(lambda: silent.open == 0, "its socket is closed when the thread is back")
