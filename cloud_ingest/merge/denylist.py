@@ -18,12 +18,12 @@ class Denylist:
         self._quiet_s, self._gateways_max = quiet_s, gateways_max
         self._until: dict[str, float] = {}
 
-    def add(self, gateway: str, now_s: float) -> None:
-        """Remember a refusal."""
+    def add(self, gateway: str, now_s: float, quiet_s: float | None = None) -> None:
+        """Remember a refusal, for `quiet_s` seconds or as long as usual."""
         self._until.pop(gateway, None)
         if len(self._until) >= self._gateways_max:
             del self._until[next(iter(self._until))]
-        self._until[gateway] = now_s + self._quiet_s
+        self._until[gateway] = now_s + (self._quiet_s if quiet_s is None else quiet_s)
 
     def covers(self, gateway: str, now_s: float) -> bool:
         """Whether a gateway is still to be ignored."""

@@ -34,6 +34,7 @@ from wire_protocol.topics import Channel
 
 RETRY_DELAY_S: Final = 0.1
 RETRY_DELAY_S_MAX: Final = 2.0
+QUARANTINE_QUIET_S: Final = 300.0  # a frame that no merge can stand costs the database much each time
 ATTEMPTS_MAX: Final = 3  # failures of a batch, while the database answers others, before it is taken apart
 _LOG = structlog.get_logger()
 MergeFrames: TypeAlias = Callable[[Sequence[ArrivedFrame]], Awaitable[MergeReport]]
@@ -188,7 +189,7 @@ class MergeLoop:
             await self._quarantine(
                 [DeadLetter(LetterKind.FRAME, arrived.gateway, arrived.topic, reason, arrived.payload)]
             )
-            self._denylist.add(arrived.gateway, self._context.mono_s())
+            self._denylist.add(arrived.gateway, self._context.mono_s(), QUARANTINE_QUIET_S)
             return 0.0
         halves = (batch[: len(batch) // 2], batch[len(batch) // 2 :])
         return sum([await self._merge_in_time(merge_frames, half) for half in halves])

@@ -113,7 +113,6 @@ BEGIN
     PERFORM protect_tenant_rows('worker_session', NULL);
     PERFORM protect_tenant_rows('shard_lease', NULL);
     PERFORM protect_tenant_rows('tenant_names', 'tenant_id');
-    PERFORM protect_tenant_rows('stocktide_migration', NULL); -- what migrations lock
 END
 $$;
 

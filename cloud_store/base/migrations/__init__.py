@@ -25,6 +25,17 @@ _DIRECTORY: Final = Path(__file__).parent
 LOCK_TIMEOUT_MS: Final = 2_000
 ATTEMPTS_MAX: Final = 15
 ATTEMPT_DELAY_S: Final = 1.0
+# An empty table of which no row is anybody's, so that it says as little as it holds.
+_GUARD: Final = """
+DO $$
+BEGIN
+    IF to_regclass('stocktide_migration') IS NULL THEN
+        CREATE TABLE stocktide_migration ();
+        ALTER TABLE stocktide_migration ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    END IF;
+END
+$$
+"""
 
 
 def apply(database_url: str) -> list[str]:
@@ -89,7 +100,7 @@ def _alone(database_url: str) -> Iterator[None]:
     with psycopg.connect(database_url, autocommit=True) as session:
         while True:
             try:
-                session.execute("CREATE TABLE IF NOT EXISTS stocktide_migration ()")
+                session.execute(_GUARD)
                 break
             except (pg.UniqueViolation, pg.DuplicateTable, pg.DuplicateObject):
                 continue  # another migration has made it at this very moment
