@@ -8,9 +8,10 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from broker_config.policy import Side
-from wire_protocol.frames import FRAME_BYTES_MAX
+from wire_protocol.site_messages import PIECES_BYTES_MAX
 
-# A frame is the largest payload; the topic, MQTT 5 properties and the packet's own header come on top.
+# A frame that is passed down with what is said of it is the largest payload; the topic, MQTT 5 properties and the
+# packet's own header come on top.
 PACKET_OVERHEAD_BYTES: int = 4096
 
 # Connections of the embedded broker, over all its listeners together: `stocktide broker run --connections-max`.
@@ -23,7 +24,7 @@ class BrokerLimits(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     packet_bytes_max: int = Field(
-        default=FRAME_BYTES_MAX + PACKET_OVERHEAD_BYTES,
+        default=PIECES_BYTES_MAX + PACKET_OVERHEAD_BYTES,
         ge=1024,
         le=268_435_455,
         description="Largest MQTT packet; a client that sends a larger one is disconnected.",

@@ -13,6 +13,7 @@ from cloud_ingest.settings import IngestSettings
 from cloud_ingest.token_bucket import TokenBucket
 from cloud_store.base.database import Database
 from cloud_store.base.rows import UnreadableRow
+from wire_protocol.site_messages import PIECES_BYTES_MAX
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -25,7 +26,10 @@ def wall_clock_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Settings, database, broker, metrics, where failures are reported; and the clocks, which the simulator turns."""
+    """Settings, database, broker, metrics, where failures are reported; and the clocks, which the simulator turns.
+
+    `payload_bytes_max` says how large a message the broker takes now.
+    """
 
     settings: IngestSettings
     database: Database
@@ -35,6 +39,7 @@ class Context:
     now_ms: Callable[[], int] = wall_clock_ms
     mono_s: Callable[[], float] = time.monotonic
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    payload_bytes_max: Callable[[], int] = lambda: PIECES_BYTES_MAX
 
     def mailbox(self, name: str, items_max: int) -> Mailbox[Any, Any]:
         """A mailbox whose refusals are counted."""

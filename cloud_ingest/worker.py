@@ -71,7 +71,14 @@ class Worker:
         self._failures = Failures(self._database, self.metrics)
         self._merger, self._slow_merger = Merger(), Merger()
         self._link = Link(settings, self.metrics, self._failures.report, self._subscribed)
-        context = Context(settings, self._database, self._link.publish, self.metrics, self._failures.report)
+        context = Context(
+            settings,
+            self._database,
+            self._link.publish,
+            self.metrics,
+            self._failures.report,
+            payload_bytes_max=self._link.payload_bytes_max,
+        )
         self._stock_checks, self._commands = StockChecks(context), Commands(context)
         self._sites, self._twins, self._catalogs = Sites(context), Twins(context), Catalogs(context)
         self._images, self._jobs = Images(context), Jobs(context)

@@ -8,7 +8,7 @@ Invariant: this package knows no topic; what is published, and what a lost conne
 """
 
 from mqtt_client.connection import Connection, Incoming, connect
-from mqtt_client.errors import ConnectionLost, MqttClientError, TlsUnusable
+from mqtt_client.errors import ConnectionLost, MessageTooLarge, MqttClientError, TlsUnusable
 from mqtt_client.options import ConnectionOptions, LastWill
 from mqtt_client.reconnect import Backoff, in_a_task, stay_connected
 from mqtt_client.tls import client_context
@@ -20,6 +20,7 @@ __all__ = [
     "ConnectionOptions",
     "Incoming",
     "LastWill",
+    "MessageTooLarge",
     "MqttClientError",
     "TlsUnusable",
     "client_context",

@@ -21,7 +21,7 @@ import aiomqtt
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from mqtt_client.errors import ConnectionLost
+from mqtt_client.errors import ConnectionLost, MessageTooLarge
 from mqtt_client.options import ConnectionOptions
 
 # Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
@@ -30,6 +30,12 @@ NO_DELAY: Final = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 TAKEN_OVER: Final = 0x8E  # reason code of a session that another client with its client id took over (MQTT 5, 3.14.2.1)
 # The longest wait for one address of a host, so that there is time for its next one (paho's own default).
 TCP_CONNECT_S_MAX: Final = 5.0
+# The packet's own bytes beside topic and payload: the fixed header, the topic's length, the packet's number, and the
+# length of the properties, of which we send none (MQTT 5, 3.3).
+PACKET_OVERHEAD_BYTES: Final = 16
+PACKET_BYTES_MAX: Final = 268_435_455 + 5  # the largest that MQTT knows
+PAHO_INFLIGHT_MAX: Final = 20  # paho's own default
+RECEIVE_MAX: Final = 65_535  # what a broker that says nothing takes at a time
 NO_ANSWER: Final = "no answer within the time limit"
 T = TypeVar("T")
 
@@ -53,8 +59,18 @@ class Connection:
         """Whether the broker ended it because another client connected under its client id (MQTT 5 only)."""
         return self._client.taken_over
 
+    def payload_bytes_max(self, topic: str) -> int:
+        """The largest payload that the broker takes on a topic, as far as it has said (MQTT 5 only)."""
+        return self._client.packet_bytes_max - PACKET_OVERHEAD_BYTES - len(topic.encode())
+
     async def publish(self, topic: str, payload: bytes, qos: int = 1, *, retain: bool = False) -> None:
-        """Publish, and with QoS 1 wait until the broker has the message, or has refused it."""
+        """Publish, and with QoS 1 wait until the broker has the message, or has refused it.
+
+        Raises:
+            MessageTooLarge: the broker does not take so large a message; it was not sent, and the connection lives.
+        """
+        if len(payload) > (bytes_max := self.payload_bytes_max(topic)):
+            raise MessageTooLarge(topic, len(payload), bytes_max)
         with _call():
             await self._client.publish(topic, payload, qos=qos, retain=retain)
 
@@ -177,6 +193,8 @@ class _Client(aiomqtt.Client):
     def __init__(self, options: ConnectionOptions) -> None:
         address, will = options.address, options.will
         self.taken_over = False
+        self.packet_bytes_max = PACKET_BYTES_MAX
+        self._inflight_max = options.inflight_max or PAHO_INFLIGHT_MAX
         self._publish_refused = options.publish_refused
         if options.tls is not None:
             options.tls.sslsocket_class = _TlsSocket
@@ -242,6 +260,22 @@ class _Client(aiomqtt.Client):
         # A thread that still connects would go on with a closed socket; `_is_back` closes what it has opened.
         if not self._is_in_thread and self._client.socket() is not None:
             self._client._sock_close()  # noqa: SLF001 - paho has no public way that does not wait for the broker
+
+    def _on_connect(
+        self,
+        client: Any,
+        userdata: Any,
+        flags: Any,
+        reason_code: ReasonCode,
+        properties: Properties | None = None,
+    ) -> None:
+        """What the broker says that it takes holds from the first message on (MQTT 5, 3.2.2.3)."""
+        said = {} if properties is None else vars(properties)
+        self.packet_bytes_max = min(PACKET_BYTES_MAX, said.get("MaximumPacketSize", PACKET_BYTES_MAX))
+        receive_max = said.get("ReceiveMaximum", RECEIVE_MAX)
+        # paho has a public way only before it is connected, when nobody knows the number; nothing is on its way yet.
+        client._max_inflight_messages = min(self._inflight_max, receive_max)  # noqa: SLF001
+        super()._on_connect(client, userdata, flags, reason_code, properties)
 
     def _on_disconnect(
         self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, properties: Properties | None = None

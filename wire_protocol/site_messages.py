@@ -18,6 +18,8 @@ from wire_protocol.messages import Count, Digest, InvalidMessage, Message, Part,
 
 SITE_LOGS_MAX: Final = 256
 PIECES_BYTES_MAX: Final = 320 * 1024
+# What is packed together, unless one frame alone is larger: it fits the packets of every broker that was ever rendered.
+PACK_BYTES_TARGET: Final = 192 * 1024
 _LINE_END: Final = b"\n"
 
 
@@ -90,12 +92,13 @@ class SiteFrame:
         return line.encode() + _LINE_END + self.frame
 
 
-def pack(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Join encoded pieces into as few payloads as may be, in their order."""
+def pack(pieces: Iterable[bytes], bytes_max: int = PACK_BYTES_TARGET) -> Iterator[bytes]:
+    """Join encoded pieces into few payloads, in their order; one has more than `bytes_max` only for a larger piece."""
+    bytes_max = min(bytes_max, PACK_BYTES_TARGET)
     payload: list[bytes] = []
     size = 0
     for piece in pieces:
-        if payload and size + len(piece) > PIECES_BYTES_MAX:
+        if payload and size + len(piece) > bytes_max:
             yield b"".join(payload)
             payload, size = [], 0
         payload.append(piece)

@@ -53,7 +53,8 @@ class Catalogs:
         yield self._context.serve(self._outdated, self._notify, rate=self._notices)
 
     async def _answer(self, gateway: str, request: CatalogRequest) -> None:
-        page = await self._database.run(catalog.page, gateway, request)
+        bytes_max = self._context.payload_bytes_max()
+        page = await self._database.run(catalog.page, gateway, request, bytes_max=bytes_max)
         if page is not None:
             self._context.publish(topics.link(gateway, Channel.CATALOG), page.encode())
 

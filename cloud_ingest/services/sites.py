@@ -85,7 +85,7 @@ class Sites:
         pieces = [(merged.arrived.gateway, as_passed_down(merged).encode()) for merged in news]
         for peer in peers:
             others = [piece for gateway, piece in pieces if gateway != peer]
-            for payload in pack(others):
+            for payload in pack(others, self._context.payload_bytes_max()):
                 # Not guaranteed: a gateway that is slow to take it must not wait behind it for its acknowledgements.
                 self._context.publish(topics.link(peer, Channel.SITE_LEDGER), payload, qos=0)
             self._context.metrics.site_frames.labels("pushed").inc(len(others))
@@ -98,7 +98,8 @@ class Sites:
         if not answer.known:
             return
         heads = SiteHeads(heads=tuple(answer.heads), now_ms=self._context.now_ms(), more=answer.more)
-        for payload in pack([*(frame.encode() for frame in answer.frames), heads.encode()]):
+        pieces = [*(frame.encode() for frame in answer.frames), heads.encode()]
+        for payload in pack(pieces, self._context.payload_bytes_max()):
             self._context.publish(topics.link(gateway, Channel.SITE_LEDGER), payload)
         self._context.metrics.site_frames.labels("asked for").inc(len(answer.frames))
 

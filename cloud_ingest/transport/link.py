@@ -24,19 +24,22 @@ from mqtt_client import (
     Connection,
     ConnectionLost,
     ConnectionOptions,
+    MessageTooLarge,
     TlsUnusable,
     client_context,
     connect,
     stay_connected,
 )
-from wire_protocol import topics
+from wire_protocol import names, topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
-from wire_protocol.topics import Channel, ClaimTopic, DeviceTopic
+from wire_protocol.site_messages import PIECES_BYTES_MAX
+from wire_protocol.topics import Channel, ClaimTopic, DeviceTopic, LinkTopic
 
 PUBLISH_TIMEOUT_S: Final = 10.0
 RECONNECT_DELAY_S: Final = 0.2
 FILTERS_PER_SUBSCRIBE: Final = 16
+LONGEST_TOPIC: Final = topics.link("g" * names.SLUG_CHARS_MAX, Channel.CERTIFICATE)
 _LOG = structlog.get_logger()
 
 
@@ -67,6 +70,11 @@ class Link:
         self._wanted_changed = asyncio.Event()
         self._outgoing: asyncio.Queue[tuple[str, bytes, int, bool]] = asyncio.Queue(settings.outgoing_messages_max)
         self._outgoing_bytes = 0
+        self._payload_bytes_max = PIECES_BYTES_MAX
+
+    def payload_bytes_max(self) -> int:
+        """How large a message to a gateway may be, as the broker has said."""
+        return self._payload_bytes_max
 
     def on(self, channel: Channel, handler: Handler) -> None:
         """Hand the messages of a channel to a handler."""
@@ -108,6 +116,7 @@ class Link:
             async with connect(self._options_again()) as connection, asyncio.TaskGroup() as group:
                 _LOG.info("broker_connected", broker=self._address.host, port=self._address.port)
                 self._metrics.connected.set(1)
+                self._payload_bytes_max = connection.payload_bytes_max(LONGEST_TOPIC)
                 group.create_task(self._steady(backoff), name=f"ingest[{settings.worker_name}].steady")
                 group.create_task(self._subscribe(connection), name=f"ingest[{settings.worker_name}].subscriber")
                 for number in range(settings.publishers):
@@ -173,6 +182,10 @@ class Link:
             try:
                 await connection.publish(topic, payload, qos, retain=retain)
                 self._metrics.acks.labels("published").inc()
+            except MessageTooLarge as error:
+                # What could be split was; this one is named, and costs itself alone.
+                self._metrics.acks.labels("too_large").inc()
+                self._failed("link.publish", _gateway_of(topic), error)
             finally:
                 self._outgoing_bytes -= len(payload)
                 self._outgoing.task_done()
@@ -209,6 +222,11 @@ class Link:
             _, payload, _, _ = self._outgoing.get_nowait()
             self._outgoing_bytes -= len(payload)
             self._outgoing.task_done()
+
+
+def _gateway_of(topic: str) -> str | None:
+    parsed = topics.parse(topic)
+    return parsed.gateway if isinstance(parsed, LinkTopic) else None
 
 
 def _chunks(shards: list[int]) -> Iterator[list[int]]:

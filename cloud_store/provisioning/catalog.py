@@ -18,6 +18,7 @@ from wire_protocol.catalog import (
 )
 
 _SQL: Final = sql.load("catalog")
+ENVELOPE_BYTES: Final = 1024  # of a page, beside its items and locations
 _LAST: Final = "\U0010ffff"  # after every name, in the order of bytes
 
 
@@ -28,8 +29,10 @@ class News(NamedTuple):
     head: int
 
 
-def page(connection: Connection, gateway: str, ask: CatalogRequest) -> CatalogPage | None:
-    """What follows a position, as much as fits a page; None for a gateway that is unknown or not active."""
+def page(
+    connection: Connection, gateway: str, ask: CatalogRequest, *, bytes_max: int = PAGE_BYTES_TARGET
+) -> CatalogPage | None:
+    """What follows a position, as much as fits a page and `bytes_max`; None for an unknown or inactive gateway."""
     after = ask.after
     kind, word = after.key[:1], after.key[1:]
     parameters = {
@@ -43,7 +46,8 @@ def page(connection: Connection, gateway: str, ask: CatalogRequest) -> CatalogPa
     rows = connection.execute(_SQL["page"], parameters).fetchall()
     if not rows:
         return None
-    return _page(after, rows[0][0], [row[1:] for row in rows if row[1] is not None])
+    target = min(PAGE_BYTES_TARGET, bytes_max - ENVELOPE_BYTES)
+    return _page(after, rows[0][0], [row[1:] for row in rows if row[1] is not None], target)
 
 
 def heads(connection: Connection) -> dict[int, int]:
@@ -57,7 +61,9 @@ def changed(connection: Connection, tenants: Iterable[int], shards: Iterable[int
     return [News(*row) for row in connection.execute(_SQL["changed"], parameters)]
 
 
-def _page(after: CatalogPosition, head: int, rows: list[tuple[int, str, str, Mapping[str, Any] | None]]) -> CatalogPage:
+def _page(
+    after: CatalogPosition, head: int, rows: list[tuple[int, str, str, Mapping[str, Any] | None]], bytes_target: int
+) -> CatalogPage:
     items: list[CatalogItem] = []
     locations: list[str] = []
     upto, size = after, 0
@@ -69,7 +75,7 @@ def _page(after: CatalogPosition, head: int, rows: list[tuple[int, str, str, Map
             item = CatalogItem.model_validate({name: body[name] for name in CatalogItem.model_fields})
             size += len(item.model_dump_json().encode()) + 1
             items.append(item)
-        if size > PAGE_BYTES_TARGET:
+        if size > bytes_target and (items or locations)[1:]:
             (items if body is not None else locations).pop()
             break
         upto = CatalogPosition(version=version, key=kind + word)

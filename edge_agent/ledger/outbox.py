@@ -83,7 +83,14 @@ class Outbox:
 
     ledger: Ledger
 
-    def seal(self, stream: Stream, entries_max: int, *, contact_mono_ms: int | None) -> Sealed | None:
+    def seal(
+        self,
+        stream: Stream,
+        entries_max: int,
+        *,
+        contact_mono_ms: int | None,
+        bytes_max: int = frames.FRAME_BYTES_MAX,
+    ) -> Sealed | None:
         """Seal the next waiting entries.
 
         Args:
@@ -91,6 +98,7 @@ class Outbox:
             entries_max: entries in the frame at most.
             contact_mono_ms: when this contact began, by the monotonic clock: what was recorded before is marked as
                 replay. The wall clock may have been set in between.
+            bytes_max: of the frame, where that can be: a broker may take less than the protocol allows.
 
         Returns:
             None when nothing waits.
@@ -105,7 +113,7 @@ class Outbox:
         boot, replay = self.ledger.clock.boot, []
         if contact_mono_ms is not None:
             replay = [entry for entry in entries if entry.boot != boot or entry.mono_ms < contact_mono_ms]
-        header, encoded = self._encode(stream, at, replay or entries, replay=bool(replay))
+        header, encoded = self._encode(stream, at, replay or entries, replay=bool(replay), bytes_max=bytes_max)
         now_ms, link, rows = self.ledger.clock.now_ms(), frames.digest(encoded), rows[: header.count]
         connection.execute(
             statement("insert_frame"),
@@ -117,7 +125,13 @@ class Outbox:
         return Sealed(header.frame, header.count, len(encoded), waiting(connection, stream, rows[-1][0]))
 
     def _encode(
-        self, stream: Stream, at: StreamPosition, entries: list[Movement | Count | Reading], *, replay: bool
+        self,
+        stream: Stream,
+        at: StreamPosition,
+        entries: list[Movement | Count | Reading],
+        *,
+        replay: bool,
+        bytes_max: int,
     ) -> tuple[FrameHeader, bytes]:
         """Encode as many of the entries as fit the frame's size bound."""
         zeros = dict(self.ledger.connection.execute(statement("boot_zeros")))
@@ -139,11 +153,14 @@ class Outbox:
                 carried=at.sealed_seq < carried,
             )
             try:
-                return header, frames.seal(header, entries)
+                encoded = frames.seal(header, entries)
             except InvalidFrame:
                 if len(entries) == 1:
                     raise
-                entries = entries[: len(entries) // 2]
+            else:
+                if len(encoded) <= bytes_max or len(entries) == 1:
+                    return header, encoded
+            entries = entries[: len(entries) // 2]
 
     def _older_logs(self) -> dict[str, LogHead]:
         """What the first frame of an epoch says: how far this ledger knows the gateway's older logs.

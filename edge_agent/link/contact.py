@@ -4,8 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeAlias
 
+import structlog
+
+from mqtt_client import MessageTooLarge
 from wire_protocol import topics
 from wire_protocol.topics import RULES, Channel
+
+log = structlog.get_logger("edge_agent.link.uplink")
 
 
 class Publishing(Protocol):
@@ -22,9 +27,15 @@ class Contact:
         self._gateway, self._connection, self._tasks = gateway, connection, tasks
 
     async def publish(self, channel: Channel, payload: bytes) -> None:
-        """Publish on one of this gateway's topics, and wait until the broker has it."""
+        """Publish on one of this gateway's topics, and wait until the broker has it.
+
+        What the broker does not take for its size is named in the log, and ends no contact.
+        """
         rule = RULES[channel]
-        await self._connection.publish(topics.link(self._gateway, channel), payload, rule.qos, retain=rule.retain)
+        try:
+            await self._connection.publish(topics.link(self._gateway, channel), payload, rule.qos, retain=rule.retain)
+        except MessageTooLarge as error:
+            log.error("message_too_large", channel=channel, reason=str(error), hint=error.hint)  # noqa: TRY400
 
     def start(self, task: Coroutine[Any, Any, None], name: str) -> None:
         """Run a task for the rest of the contact."""

@@ -25,6 +25,7 @@ from edge_agent.ledger.writer import Write
 from edge_agent.link.site_sync import CloudLost, SiteSync
 from edge_agent.provisioning.twin import narrow
 from edge_agent.settings import EdgeSettings
+from wire_protocol.frames import FRAME_BYTES_MAX
 from wire_protocol.messages import Ack, ClampedTime, Rejected
 from wire_protocol.poll_timer import PollTimer
 from wire_protocol.reasons import ForkCode
@@ -39,6 +40,8 @@ log = structlog.get_logger("edge_agent.link.uplink")
 
 Put: TypeAlias = Callable[[Stream, int, bytes], None]
 """Puts a frame on the link and does not wait; given stream, number and body."""
+FrameBytesMax: TypeAlias = Callable[[Stream], int]
+"""How large a frame of a stream the broker takes."""
 
 
 class EpochOpened(Exception):
@@ -104,12 +107,13 @@ class Shipping:
     contact_ms: int | None = None
     _zero_ms: int | None = None
     _put: Put = lambda _stream, _frame, _body: None
+    _frame_bytes_max: FrameBytesMax = lambda _stream: FRAME_BYTES_MAX
 
     # --- contacts -----------------------------------------------------------------------------------------------
 
-    def connected(self, epoch: str, put: Put) -> None:
-        """A contact begins, in this epoch; `put` is how a frame gets on the link."""
-        self.epoch, self._put = epoch, put
+    def connected(self, epoch: str, put: Put, frame_bytes_max: FrameBytesMax = lambda _stream: FRAME_BYTES_MAX) -> None:
+        """A contact begins, in this epoch; `put` is how a frame gets on the link, and `frame_bytes_max` its bound."""
+        self.epoch, self._put, self._frame_bytes_max = epoch, put, frame_bytes_max
         self.contact_ms, self._zero_ms = self.clock.mono_ms(), None
         self.stream_states = {stream: self._stream_state(stream) for stream in STREAMS}
         self.site.connected(epoch)
@@ -271,7 +275,10 @@ class Shipping:
 
     async def _seal(self, stream_state: StreamState, entries_max: int) -> list[Effect]:
         stream, contact_ms = stream_state.sender.stream, self.contact_ms
-        sealed = await self.write(lambda ledger: Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_ms))
+        bytes_max = self._frame_bytes_max(stream)
+        sealed = await self.write(
+            lambda ledger: Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_ms, bytes_max=bytes_max)
+        )
         at = outbox.position(self.reader, stream)
         stream_state.source_id, stream_state.waiting_since_ms = at.source_id, None
         if sealed is None:

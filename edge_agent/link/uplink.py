@@ -23,7 +23,16 @@ from edge_agent.ledger.database import Connection as Reader
 from edge_agent.link.contact import Contact, Handler
 from edge_agent.link.shipping import EpochOpened, Shipping
 from edge_agent.settings import EdgeSettings
-from mqtt_client import Backoff, Connection, ConnectionLost, ConnectionOptions, LastWill, connect, stay_connected
+from mqtt_client import (
+    Backoff,
+    Connection,
+    ConnectionLost,
+    ConnectionOptions,
+    LastWill,
+    MessageTooLarge,
+    connect,
+    stay_connected,
+)
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.errors import WireError
@@ -35,6 +44,7 @@ from wire_protocol.topics import Channel, LinkTopic, Stream
 TICK_S: Final = 0.2  # how often entries that another process committed are noticed
 INCOMING_MESSAGES_MAX: Final = 1_000
 RECONNECT_DELAY_S: Final = 0.5
+STEADY_S: Final = 10.0  # a contact that lasts so long was none of a row of failures
 CONNECT_TIMEOUT_S: Final = 10.0
 OFFLINE_TIMEOUT_S: Final = 2.0
 
@@ -85,6 +95,7 @@ class Uplink:
     _report_soon: asyncio.Event = field(default_factory=asyncio.Event)
     _backoff: Backoff = field(init=False)
     _connection: Connection | None = None
+    _too_large: tuple[Stream, int] | None = None
 
     def __post_init__(self) -> None:
         self._backoff = Backoff(RECONNECT_DELAY_S, self.settings.reconnect_delay_s_max)
@@ -141,7 +152,6 @@ class Uplink:
         try:
             async with connect(self._options(epoch)) as connection:
                 self._connection = connection
-                self._backoff.reset()
                 await self._serve(connection, epoch)
         except* EpochOpened:
             log.info("epoch_goes_on", gateway=self.gateway)
@@ -189,12 +199,22 @@ class Uplink:
         log.info("uplink_up", broker=repr(self.brokers[0]))
         async with asyncio.TaskGroup() as tasks:
             contact = Contact(self.gateway, connection, tasks)
-            self.shipping.connected(epoch, partial(self._ship, connection, contact))
+            self.shipping.connected(
+                epoch,
+                partial(self._ship, connection, contact),
+                lambda stream: connection.payload_bytes_max(topics.up(self.gateway, stream)),
+            )
             contact.start(self._pump(contact), "uplink.pump")
             contact.start(self._announce_regularly(connection), "uplink.status")
+            contact.start(self._steady(), "uplink.steady")
             for name, loop in self._loops:
                 contact.start(loop(contact), f"uplink.{name}")
             await self._receive(connection, contact)
+
+    async def _steady(self) -> None:
+        """A contact that lasts was no failure; a broker that ends each soon is asked ever less often."""
+        await asyncio.sleep(STEADY_S)
+        self._backoff.reset()
 
     async def _receive(self, connection: Connection, contact: Contact) -> None:
         async for message in connection.messages():
@@ -210,7 +230,10 @@ class Uplink:
         self, connection: Connection, state: Literal["online", "offline"], *, arrived: bool = False
     ) -> None:
         status = self.status(state).model_copy(update={"arrived": arrived})
-        await connection.publish(topics.link(self.gateway, Channel.STATUS), status.encode(), retain=True)
+        try:
+            await connection.publish(topics.link(self.gateway, Channel.STATUS), status.encode(), retain=True)
+        except MessageTooLarge as error:
+            log.error("message_too_large", channel=Channel.STATUS, reason=str(error), hint=error.hint)  # noqa: TRY400
 
     async def _announce_regularly(self, connection: Connection) -> None:
         while True:
@@ -245,9 +268,18 @@ class Uplink:
 
     def _ship(self, connection: Connection, contact: Contact, stream: Stream, frame: int, body: bytes) -> None:
         """Part of `Shipping`: a frame on its way."""
-        publish = connection.publish(topics.up(self.gateway, stream), body)
         # A task each, because the window wants several on their way at once; asyncio starts them in order.
-        contact.start(publish, f"uplink.frame[{stream}:{frame}]")
+        contact.start(self._put(connection, stream, frame, body), f"uplink.frame[{stream}:{frame}]")
+
+    async def _put(self, connection: Connection, stream: Stream, frame: int, body: bytes) -> None:
+        try:
+            await connection.publish(topics.up(self.gateway, stream), body)
+        except MessageTooLarge as error:
+            # It was sealed when a broker took more. Its sender tries it ever more seldom; it is said once.
+            if (stream, frame) != self._too_large:
+                self._too_large = stream, frame
+                reason, hint = str(error), error.hint
+                log.error("frame_too_large", stream=stream, frame=frame, reason=reason, hint=hint)  # noqa: TRY400
 
     async def _acknowledged(self, _contact: Contact, payload: bytes) -> None:
         await self.shipping.acknowledged(Ack.decode(payload))
