@@ -32,7 +32,8 @@ class ErrorGroup(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("stopped", err=True)
             raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
+        except Exception as caught:
+            error = self.in_our_words(caught)
             if hasattr(error, "hint"):
                 usual = USAGE if getattr(error, "usage", False) else FAILED
                 fail(str(error), error.hint, getattr(error, "exit_code", usual))
@@ -41,6 +42,10 @@ class ErrorGroup(TyperGroup):
             if isinstance(error, OSError) and error.filename is not None:
                 fail(f"{error.filename}: {error.strerror}", None, FAILED)
             raise
+
+    def in_our_words(self, error: Exception) -> Exception:
+        """An error of a library as the part's own, where the part has words for it."""
+        return error
 
 
 def _wrong_setting(error: Exception) -> str | None:

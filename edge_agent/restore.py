@@ -70,8 +70,8 @@ def restore(
         NothingToRestore: nothing came from the cloud for `wait_s` seconds; what was fetched is kept.
     """
     clock, address = SystemClock(), BrokerAddress.parse(cloud_url)
-    if path.exists():
-        with contextlib.closing(database.open_reader(path)) as reader:
+    if database.exists(path):
+        with database.reading(path) as reader:
             facts = database.meta(reader)
         if RESTORING not in facts:
             raise LedgerExists(f"{path} exists already; a ledger is never overwritten.")
