@@ -56,6 +56,8 @@ from wire_protocol.topics import Channel
 
 log = structlog.get_logger("edge_agent")
 
+MIGRATION_STEP_S_MAX = 120  # between two signs of life of a migration
+
 
 class Brokers(NamedTuple):
     """The gateway's own broker, and the cloud's in the order in which they are tried."""
@@ -85,7 +87,8 @@ async def run(settings: EdgeSettings) -> None:
     """
     clock = SystemClock()
     with _sole_agent(settings.ledger), contextlib.ExitStack() as stack:
-        ledger = stack.enter_context(Ledger.open(settings.ledger, clock))  # brings the schema up to date
+        _make_ready(settings.ledger)
+        ledger = stack.enter_context(Ledger.open(settings.ledger, clock, _note_migration))
         readers = [stack.enter_context(contextlib.closing(database.open_reader(settings.ledger))) for _ in range(3)]
         brokers = _brokers(settings, database.meta(ledger.connection))
         signals = Signals()
@@ -111,6 +114,18 @@ async def run(settings: EdgeSettings) -> None:
             local=repr(brokers.local),
         )
         await Agent(foundation, brokers, readers).run()
+
+
+def _make_ready(ledger: Path) -> None:
+    """What must be done before the ledger is opened, which changes its log."""
+    if ledger.exists() and (kept := database.rescue_log(ledger)) is not None:
+        hint = "Bookings in it are lost here, unless the cloud has them; see: stocktide edge status"
+        log.error("ledger_log_damaged", kept=str(kept), hint=hint)
+
+
+def _note_migration(version: int) -> None:
+    """A large ledger takes minutes: systemd must not take that for a start that hangs."""
+    notify(f"STATUS=bringing the ledger to schema {version}", f"EXTEND_TIMEOUT_USEC={MIGRATION_STEP_S_MAX * 1_000_000}")
 
 
 class Agent:

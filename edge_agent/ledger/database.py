@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from command_line.version import version as program_version
-from edge_agent import files
+from edge_agent import files, wal
 from edge_agent.errors import (
     BadInput,
     LedgerBusy,
@@ -48,6 +48,7 @@ __all__ = [
     "open_reader",
     "open_writer",
     "reading",
+    "rescue_log",
     "snapshot",
     "transaction",
     "translated",
@@ -303,6 +304,23 @@ def reading(path: Path) -> Iterator[Connection]:
             connection.close()
 
 
+def rescue_log(path: Path) -> Path | None:
+    """Before a ledger is opened to write: keep a damaged log, which SQLite would go on from its last good commit with.
+
+    Returns:
+        The copy; None when the log is sound.
+
+    Raises:
+        DiskFailing: it cannot be copied, so it must not be overwritten.
+    """
+    path = files.real(path)
+    kept = wal.keep(connections.log_of(path))
+    if kept is not None:
+        with in_our_words(), closing(connections.connect(path, "mode=rw")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or what lies behind would be found again
+    return kept
+
+
 def _open_ours(path: Path, *, writable: bool) -> Connection:
     """Open the file if it is a ledger.
 
@@ -317,6 +335,8 @@ def _open_ours(path: Path, *, writable: bool) -> Connection:
         # Each name would have a log of its own, and each log a part of the truth
         # (https://sqlite.org/howtocorrupt.html, section 2.5).
         raise LedgerLinked(f"{path} has {names} names (hard links); a ledger is used by one name alone.")
+    if files.holder(path) is None:  # an agent has looked at it already, and it is written to
+        rescue_log(path) if writable else wal.require_sound(connections.log_of(path))
     connection = connections.connect(path, "mode=rw") if writable else connections.connect_reading(path)
     try:
         application_id = connection.execute("PRAGMA application_id").fetchone()[0]

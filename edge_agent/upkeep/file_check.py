@@ -15,7 +15,7 @@ from typing import NamedTuple, Self
 
 import structlog
 
-from edge_agent import files
+from edge_agent import files, wal
 from edge_agent.errors import DiskFailing, EdgeError, LedgerCorrupt
 from edge_agent.ledger import database
 from edge_agent.ledger.sql import statement
@@ -88,6 +88,9 @@ def find_damage(ledger: Path) -> str | None:
     Raises:
         EdgeError: it cannot be looked at now.
     """
+    if kept := wal.kept(ledger):
+        names = ", ".join(log.name for log in kept)
+        return f"bookings were lost from a damaged log, kept as {names}; remove it when you have looked at it"
     try:
         with database.reading(ledger) as connection:
             for (table,) in connection.execute(statement("tables")).fetchall():
