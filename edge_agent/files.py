@@ -10,12 +10,15 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import IO, Final
 
 FOLDER_MODE: Final = 0o750
 FILE_MODE: Final = 0o640
 LOCK_LOOK_S: Final = 0.02
+PARTS: Final = ("", "-wal", "-shm", "-journal")
+"""What SQLite adds to a file's name for the files beside it."""
 
 
 def make_folder(folder: Path, mode: int = FOLDER_MODE) -> None:
@@ -110,6 +113,30 @@ def _take(handle: int, wait_s: float) -> None:
             time.sleep(LOCK_LOOK_S)
         else:
             return
+
+
+def set_aside(path: Path) -> Path | None:
+    """Move a ledger and its log out of the way; where to. None when there is nothing of it. Done again, it goes on.
+
+    Raises:
+        BlockingIOError: an agent runs on it.
+        OSError: it cannot be moved.
+    """
+    path = real(path)
+    if not any(path.with_name(path.name + suffix).exists() for suffix in PARTS):
+        return None
+    with locked(lock_path(path)):
+        number = next(n for n in count(1) if not path.with_name(f"{path.name}.aside-{n}").exists())
+        if not path.exists() and number > 1:
+            number -= 1  # killed after the file was moved, and before its log was
+        aside = path.with_name(f"{path.name}.aside-{number}")
+        # The file first: a log without its file is noticed, a file without its log is an older one.
+        for suffix in PARTS:
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+        sync(path.parent)
+    return aside
 
 
 def holder(path: Path) -> int | None:

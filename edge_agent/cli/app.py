@@ -106,6 +106,10 @@ def restore(
     gateway: Annotated[str, typer.Option("--gateway", "-g", help="The name of the gateway that is replaced.")],
     cloud: Annotated[str, typer.Option("--cloud", help="The cloud's broker, mqtt://user:password@host.")],
     mqtt_version: Annotated[str, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = "5",
+    set_aside: Annotated[
+        bool,
+        typer.Option("--set-aside", help="Move a ledger that is here, such as a damaged one, out of the way first."),
+    ] = False,
     wait_s: Annotated[float, typer.Option("--wait", min=1, help="Give up after this many seconds of silence.")] = 60.0,
     json_: Json = False,
 ) -> None:
@@ -125,7 +129,7 @@ def restore(
             bar.length = max(1, known)
             bar.update(fetched - bar.pos)
 
-        done = fetch(ledger, gateway, cloud, settings, wait_s=wait_s, progress=progress)
+        done = fetch(ledger, gateway, cloud, settings, wait_s=wait_s, progress=progress, aside=set_aside)
     if json_:
         emit_json(asdict(done))
         return

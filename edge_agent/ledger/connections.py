@@ -83,11 +83,11 @@ def connect_reading(path: Path) -> Connection:
         if code_of(error) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR}:
             return connection  # the first statement says it again
         connection.close()
-        return _connect_still(path)
+        return connect_still(path)
     return connection
 
 
-def _connect_still(path: Path) -> Connection:
+def connect_still(path: Path) -> Connection:
     """Read a file that nobody writes to. Where a log is beside it, a copy of both: the file alone would be out of date.
 
     Raises:

@@ -133,7 +133,7 @@ def _require_free(path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    for suffix in files.PARTS:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 

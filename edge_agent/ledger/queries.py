@@ -134,8 +134,14 @@ def readings(connection: Connection, *, device: str | None = None, rows_max: int
     rows: list[ReadingRow] = []
     for _, hlc, name, body in connection.execute(statement("readings"), {"device": device, "limit": rows_max}):
         values: Any = outbox.recorded(body)["values"]
-        rows += [ReadingRow(clock.wall_ms(hlc), name, metric, value) for metric, value in values.items()]
+        rows += [ReadingRow(clock.wall_ms(hlc), name, metric, _number(value)) for metric, value in values.items()]
     return rows
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def gateway(connection: Connection) -> str:

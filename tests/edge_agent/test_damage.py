@@ -15,9 +15,8 @@ from typer.testing import CliRunner, Result
 
 from edge_agent.cli.app import app
 from edge_agent.ledger import database
-from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
-from edge_agent.ledger.drafts import ReadingDraft
+from edge_agent.ledger.drafts import ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from tests.edge_agent import acts
@@ -64,16 +63,20 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
     path = folder / "ledger.db"
     with Ledger.create(path, "gw-1", SystemClock(), devices=["till-1", "till-2"], cloud_url="mqtt://h") as ledger:
-        for number in range(400):
-            sku = SKUS[number % 4]
-            book(path, "receive", sku, 5, destination=f"A-{number % 30:02}", actor="eva", reference=f"PO {number}")
-        book(path, "count", "tea", 7, location="A-00")
         with database.transaction(ledger.connection):
+            ledger.append(
+                [
+                    draft("receive", SKUS[n % 4], 5, destination=f"A-{n % 30:02}", actor="eva", reference=f"PO {n}")
+                    for n in range(400)
+                ]
+            )
+            ledger.append([draft("count", "tea", 7, location="A-00")])
             ledger.append_readings([ReadingDraft("till-1", f"r-{n}", {"temperature_c": n / 3}) for n in range(50)])
             ledger.connection.execute(statement("insert_dead_letter"), (1, "a/b", b"\xff{", "because"))
         ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number in range(40):
-            book(path, "pick", SKUS[number % 4], 1, source=f"A-{number % 30:02}")
+            with database.transaction(ledger.connection):
+                ledger.append([draft("pick", SKUS[number % 4], 1, source=f"A-{number % 30:02}")])
         for name in ("ledger.db", "ledger.db-wal"):
             shutil.copy(folder / name, folder / f"{name}.kept")
     for name in ("ledger.db", "ledger.db-wal"):
@@ -178,7 +181,7 @@ def test_pages_of_garbage_are_said(copies: Callable[[], Path], page: int, seed: 
     require_no_lies(path, expected)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(WHERE, min_size=1, max_size=3))
 def test_flipped_bits_of_the_log_are_said(copies: Callable[[], Path], flips: list[tuple[float, int]]) -> None:
     """SQLite takes a log up to its first bad frame and says nothing of the commits behind it."""
@@ -189,7 +192,7 @@ def test_flipped_bits_of_the_log_are_said(copies: Callable[[], Path], flips: lis
     require_no_lies(path, expected)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), bits=st.integers(1, 255), number=st.integers(0, 3), cut=st.booleans())
 def test_flipped_bits_of_the_identity_are_said(
     copies: Callable[[], Path], at: float, bits: int, number: int, *, cut: bool
