@@ -1,6 +1,11 @@
 """Errors of the edge agent. The docstring of a class is its default message; `hint` says what to do next."""
 
+from typing import Final
+
 from command_line.errors import StocktideError
+
+# What a row raises, where it is read or shown, that is not as this program writes it.
+UNREADABLE: Final = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError)
 
 
 class EdgeError(StocktideError):
@@ -99,3 +104,14 @@ class BadInput(EdgeError):
 
     usage = True
     hint = "See the command's --help."
+
+
+def unreadable(error: Exception) -> Exception:
+    """The error of a row that is not as this program writes it; any other error as it is.
+
+    The ledger's rows are written by this program alone, so what it cannot read was changed by something else.
+    """
+    if hasattr(error, "hint") or isinstance(error, UnicodeEncodeError):  # which is the terminal's
+        return error
+    first = str(error).partition("\n")[0]
+    return LedgerCorrupt(f"The ledger holds something that cannot be read: {first}.")

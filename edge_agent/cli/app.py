@@ -16,7 +16,7 @@ from command_line.output import FAILED, emit_json, facts, local_time, short_time
 from edge_agent.cli import booking
 from edge_agent.cli.devices import device_app, firmware, letters_app
 from edge_agent.cli.enroll import certificate, enroll
-from edge_agent.cli.errors import EdgeGroup
+from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.ledger import backup, ledger_app
 from edge_agent.cli.options import Json, LedgerPath, Limit
 from edge_agent.cli.status import status
@@ -146,6 +146,7 @@ def restore(
 
 
 @app.command("twin")
+@shows
 def twin_(ledger: LedgerPath, json_: Json = False) -> None:
     """What the cloud wants this gateway and its devices to be, and how far they are."""
     from edge_agent.provisioning import twin
@@ -171,6 +172,7 @@ def twin_(ledger: LedgerPath, json_: Json = False) -> None:
 
 
 @app.command("item")
+@shows
 def item_(
     ledger: LedgerPath,
     sku: SkuFilter = None,
@@ -214,6 +216,7 @@ def item_(
 
 
 @app.command()
+@shows
 def recount(ledger: LedgerPath, json_: Json = False) -> None:
     """List the locations that the cloud has asked to be counted and that no count has answered yet."""
     from edge_agent.provisioning.recounts import waiting
@@ -236,6 +239,7 @@ def _twin_state(row: "ConfigRow") -> str:
 
 
 @app.command()
+@shows
 def stock(
     ledger: LedgerPath,
     sku: SkuFilter = None,
@@ -269,6 +273,7 @@ def stock(
 
 
 @app.command()
+@shows
 def history(
     ledger: LedgerPath,
     sku: SkuFilter = None,
@@ -313,6 +318,7 @@ def history(
 
 
 @app.command()
+@shows
 def readings(
     ledger: LedgerPath,
     device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only this device.")] = None,

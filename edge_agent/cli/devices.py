@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from command_line.output import FAILED, emit_json, local_time, table
-from edge_agent.cli.errors import EdgeGroup
+from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.options import Json, LedgerPath, Limit
 from edge_agent.errors import BadInput
 
@@ -49,6 +49,7 @@ def remove(ledger: LedgerPath, device: Name, json_: Json = False) -> None:
 
 
 @device_app.command("list")
+@shows
 def list_(ledger: LedgerPath, json_: Json = False) -> None:
     """Devices that may speak here."""
     from edge_agent.ledger import database
@@ -62,6 +63,7 @@ def list_(ledger: LedgerPath, json_: Json = False) -> None:
     table(["device", "kind", "state", "seen"], [[*row[:3], local_time(row[3])] for row in rows])
 
 
+@shows
 def firmware(ledger: LedgerPath, json_: Json = False) -> None:
     """Which firmware this gateway's devices are to run, and how far they are."""
     from edge_agent.ledger import database
@@ -97,6 +99,7 @@ def firmware(ledger: LedgerPath, json_: Json = False) -> None:
 
 
 @letters_app.command("list")
+@shows
 def letters(ledger: LedgerPath, limit: Limit = 50, json_: Json = False) -> None:
     """Messages that could not be used, with the reason; nothing of them is lost."""
     from edge_agent.ledger import database

@@ -2,10 +2,15 @@
 
 import errno
 import sys
-from typing import Final
+from collections.abc import Callable
+from functools import wraps
+from typing import Final, ParamSpec, TypeVar
 
 from command_line.output import ErrorGroup
-from edge_agent.errors import DiskFailing, EdgeError, LedgerFull, LedgerReadOnly
+from edge_agent.errors import UNREADABLE, DiskFailing, EdgeError, LedgerFull, LedgerReadOnly, unreadable
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MEANINGS: Final[dict[int | None, type[EdgeError]]] = {
     errno.ENOSPC: LedgerFull,
@@ -33,3 +38,16 @@ class EdgeGroup(ErrorGroup):
             if isinstance(error, connections.DatabaseError):
                 return connections.translated(error)
         return error
+
+
+def shows(command: Callable[P, T]) -> Callable[P, T]:
+    """A command that shows what is in the ledger: what cannot be shown is damage, and no defect."""
+
+    @wraps(command)
+    def run(*arguments: P.args, **options: P.kwargs) -> T:
+        try:
+            return command(*arguments, **options)
+        except UNREADABLE as error:
+            raise unreadable(error) from error
+
+    return run

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from command_line.output import FAILED, emit_json, facts
-from edge_agent.cli.errors import EdgeGroup
+from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.options import Json, LedgerPath
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ EXPORT_COLUMNS = (
 
 
 @ledger_app.command()
+@shows
 def verify(ledger: LedgerPath, json_: Json = False) -> None:
     """Check every entry, frame and balance against each other. Exit code 1 when something differs."""
     from edge_agent.ledger import audit, database, queries
@@ -146,6 +147,7 @@ def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
 
 
 @ledger_app.command()
+@shows
 def export(
     ledger: LedgerPath,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; else standard output.")] = None,

@@ -6,12 +6,14 @@ import typer
 
 from command_line.output import emit_json, facts, local_time, table
 from edge_agent.cli.enroll import cloud_brokers
+from edge_agent.cli.errors import shows
 from edge_agent.cli.options import Json, LedgerPath
 
 if TYPE_CHECKING:
     from edge_agent.upkeep.file_check import Checked
 
 
+@shows
 def status(ledger: LedgerPath, json_: Json = False) -> None:
     """What this gateway has, and how far the cloud has it."""
     from edge_agent.ledger import database, queries

@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
+from edge_agent.errors import UNREADABLE
 from edge_agent.ledger import database, derivation, outbox
-from edge_agent.ledger.connections import UNREADABLE, Connection
+from edge_agent.ledger.connections import Connection
 from edge_agent.ledger.derivation import OWN, Keys
 from edge_agent.ledger.ledger import Ledger, chain
 from edge_agent.ledger.sql import statement

@@ -11,12 +11,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from edge_agent.errors import DiskFailing, EdgeError, LedgerBusy, LedgerCorrupt, LedgerFull, LedgerReadOnly
+from edge_agent.errors import (
+    UNREADABLE,
+    DiskFailing,
+    EdgeError,
+    LedgerBusy,
+    LedgerCorrupt,
+    LedgerFull,
+    LedgerReadOnly,
+    unreadable,
+)
 
 BUSY_TIMEOUT_S: Final = 10.0
-
-# What reading a row raises that is not as this program writes it.
-UNREADABLE: Final = (ValueError, LookupError, TypeError, ArithmeticError, AttributeError)
 
 Connection = sqlite3.Connection
 DatabaseError = sqlite3.Error
@@ -157,11 +163,7 @@ def in_our_words() -> Iterator[None]:
     except sqlite3.Error as error:
         raise translated(error) from error
     except UNREADABLE as error:
-        if hasattr(error, "hint"):
-            raise
-        # The ledger's rows are written by this program alone, so what it cannot read was changed by something else.
-        first = str(error).partition("\n")[0]
-        raise LedgerCorrupt(f"The ledger holds something that cannot be read: {first}.") from error
+        raise unreadable(error) from error
 
 
 def code_of(error: sqlite3.Error) -> int | None:

@@ -181,7 +181,7 @@ def test_pages_of_garbage_are_said(copies: Callable[[], Path], page: int, seed: 
     require_no_lies(path, expected)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(WHERE, min_size=1, max_size=3))
 def test_flipped_bits_of_the_log_are_said(copies: Callable[[], Path], flips: list[tuple[float, int]]) -> None:
     """SQLite takes a log up to its first bad frame and says nothing of the commits behind it."""
@@ -192,7 +192,7 @@ def test_flipped_bits_of_the_log_are_said(copies: Callable[[], Path], flips: lis
     require_no_lies(path, expected)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.floats(0, 1), bits=st.integers(1, 255), number=st.integers(0, 3), cut=st.booleans())
 def test_flipped_bits_of_the_identity_are_said(
     copies: Callable[[], Path], at: float, bits: int, number: int, *, cut: bool
