@@ -54,16 +54,16 @@ _MEANINGS: Final[tuple[tuple[frozenset[int], type[EdgeError], str], ...]] = (
 )
 
 
-class Still(sqlite3.Connection):
+class _Still(sqlite3.Connection):
     """A connection that takes no locks: right as long as the files stay as they were when it was opened."""
 
     of: Path
     were: tuple[object, ...]
 
-    @property
-    def changed(self) -> bool:
-        """Whether what was read may be half old and half new."""
-        return _look(self.of) != self.were
+
+def changed(connection: Connection) -> bool:
+    """Whether what was read may be half old and half new: a connection without locks, and somebody wrote."""
+    return isinstance(connection, _Still) and _look(connection.of) != connection.were
 
 
 def connect(path: Path, mode: str, factory: type[Connection] = sqlite3.Connection) -> Connection:
@@ -102,8 +102,8 @@ def connect_still(path: Path) -> Connection:
     """
     before = _look(path)
     if not log_of(path).exists() or not log_of(path).stat().st_size:
-        still = connect(path, "mode=ro&immutable=1", Still)
-        assert isinstance(still, Still)  # noqa: S101 - that is what a factory makes
+        still = connect(path, "mode=ro&immutable=1", _Still)
+        assert isinstance(still, _Still)  # noqa: S101 - that is what a factory makes
         still.of, still.were = path, before
         return still
     try:

@@ -298,7 +298,7 @@ def reading(path: Path) -> Iterator[Connection]:
         connection = open_reader(path)
         try:
             yield connection
-            if isinstance(connection, connections.Still) and connection.changed:
+            if connections.changed(connection):
                 raise LedgerBusy("The ledger was written to while it was read.")
         finally:
             connection.close()

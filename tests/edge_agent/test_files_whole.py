@@ -16,7 +16,7 @@ import pytest
 from edge_agent import files
 from edge_agent.errors import AgentRunning, LedgerExists, LedgerLinked, LedgerNewer, LedgerOutdated
 from edge_agent.identity.keystore import IdentityFolder
-from edge_agent.ledger import audit, database, queries
+from edge_agent.ledger import audit, connections, database, queries
 from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
@@ -282,3 +282,27 @@ def test_nothing_is_open_to_all_users_whatever_the_umask(tmp_path: Path, umask: 
     assert {mode & 0o027 for mode in modes.values()} == {0}, modes
     assert stat.S_IMODE(path.with_suffix(".identity").stat().st_mode) == 0o700
     assert inside
+
+
+def test_a_damaged_ledger_is_moved_aside_as_a_whole(path: Path) -> None:
+    """The way out of damage: nothing is deleted, and a log never stays behind to be taken for the next ledger's."""
+    acts.older_and_migrated(path)
+    with Ledger.open(path, SystemClock()) as ledger:
+        with database.transaction(ledger.connection):
+            ledger.append([])
+        parts = {suffix: path.with_name(path.name + suffix).read_bytes() for suffix in ("", "-wal")}
+        kept = {path.with_name(f"{path.name}{suffix}.kept"): content for suffix, content in parts.items()}
+        for file, content in kept.items():
+            file.write_bytes(content)
+    for file in kept:
+        file.rename(file.with_name(file.name.removesuffix(".kept")))
+    path.rename(path.with_name("ledger.db.aside-1"))  # as if it was killed here
+    assert files.set_aside(path) == path.with_name("ledger.db.aside-1")
+    assert not connections.log_of(path).exists()
+    assert state(path.with_name("ledger.db.aside-1")) == (20, [], SCHEMA)
+    acts.make_ledger(path)
+    assert files.set_aside(path) == path.with_name("ledger.db.aside-2")
+    assert files.set_aside(path) is None
+    acts.make_ledger(path)
+    with files.locked(files.lock_path(path)), pytest.raises(BlockingIOError):
+        files.set_aside(path)
