@@ -164,8 +164,9 @@ class Commands:
             return connection.execute(statement("device_known"), (device,)).fetchone() is not None
 
     def _prove(self, request: ProveStock) -> Result:
+        question = request.question()
         with database.reading(self.ledger) as connection:
-            return stock_digest.answer(connection, request.question()).model_dump(mode="json")
+            return stock_digest.answer(connection, question).model_dump(mode="json")
 
     def _diagnose(self) -> Result:
         disk = shutil.disk_usage(self.ledger.parent)
