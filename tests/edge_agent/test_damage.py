@@ -215,7 +215,7 @@ def test_flipped_bits_of_the_identity_are_said(
     [
         "UPDATE balance SET on_hand = on_hand + 64 WHERE location = 'A-01' AND sku = 'coffee'",
         "DELETE FROM balance WHERE location = 'A-02'",
-        "UPDATE balance SET sku = 'tee' WHERE location = 'A-02'",
+        "UPDATE balance SET sku = 'tee' WHERE location = 'A-02' AND sku = 'tea'",
         "INSERT INTO balance (location, sku, lot, on_hand, moved) VALUES ('Z-1', 'tea', '', 1, 1)",
         "UPDATE stock_digest SET digest = digest + 1",
     ],
