@@ -3,12 +3,10 @@
 Invariant: what SQLite says reaches a person by `translated`, with a next command that leads out.
 """
 
-import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from edge_agent.errors import (
@@ -106,6 +104,9 @@ def connect_still(path: Path) -> Connection:
         assert isinstance(still, _Still)  # noqa: S101 - that is what a factory makes
         still.of, still.were = path, before
         return still
+    import shutil  # noqa: PLC0415 - rarely needed, and felt in every cold start
+    from tempfile import TemporaryDirectory  # noqa: PLC0415
+
     try:
         with TemporaryDirectory(prefix="stocktide-") as folder:
             copy = Path(shutil.copyfile(path, Path(folder) / path.name))
