@@ -32,7 +32,8 @@ class ErrorGroup(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("stopped", err=True)
             raise typer.Exit(INTERRUPTED) from None
-        except Exception as error:
+        except Exception as caught:
+            error = self.in_our_words(caught)
             if hasattr(error, "hint"):
                 usual = USAGE if getattr(error, "usage", False) else FAILED
                 fail(str(error), error.hint, getattr(error, "exit_code", usual))
@@ -41,6 +42,10 @@ class ErrorGroup(TyperGroup):
             if isinstance(error, OSError) and error.filename is not None:
                 fail(f"{error.filename}: {error.strerror}", None, FAILED)
             raise
+
+    def in_our_words(self, error: Exception) -> Exception:
+        """An error of a library as the part's own, where the part has words for it."""
+        return error
 
 
 def _wrong_setting(error: Exception) -> str | None:
@@ -131,14 +136,24 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
 
 def local_time(at_ms: int | None) -> str:
     """A Unix time in milliseconds as the reader's wall clock shows it; to the second."""
-    return "" if at_ms is None else _clock_face(datetime.fromtimestamp(at_ms / 1000, tz=UTC))
+    return "" if at_ms is None else _clock_face(at) if (at := _moment(at_ms)) is not None else f"{at_ms} ms"
 
 
 def short_time(at_ms: int) -> str:
     """A time in as little room as it needs: today to the second, other days to the minute."""
-    at = datetime.fromtimestamp(at_ms / 1000, tz=UTC).astimezone()
+    if (moment := _moment(at_ms)) is None:
+        return f"{at_ms} ms"
+    at = moment.astimezone()
     today = datetime.now(tz=UTC).astimezone().date()
     return at.strftime("%H:%M:%S" if at.date() == today else "%m-%d %H:%M")
+
+
+def _moment(at_ms: int) -> datetime | None:
+    """A time that a calendar has; None for one that it does not: it may come from a damaged file."""
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+    except (ValueError, OverflowError, OSError, TypeError):
+        return None
 
 
 def _clock_face(at: datetime) -> str:

@@ -7,7 +7,6 @@ instruction.
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 from collections.abc import Coroutine, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from edge_agent import files
 from edge_agent.devices.device_keys import KeyKeeper, PasswordFile
 from edge_agent.devices.firmware_server import FirmwareServer
 from edge_agent.devices.intake import SUBSCRIPTIONS, Intake
@@ -27,11 +27,10 @@ from edge_agent.devices.notices import Notices
 from edge_agent.errors import AgentRunning
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.identity.renewal import Renewal
-from edge_agent.ledger import database, queries
+from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.stock_scan import StockScan
 from edge_agent.ledger.writer import LedgerWriter
 from edge_agent.ledger.writes import PatientWrites
 from edge_agent.link.catalog_sync import CatalogSync
@@ -50,10 +49,14 @@ from edge_agent.provisioning.twin import Configured
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
 from edge_agent.signals import Signals
 from edge_agent.systemd import keep_watchdog, notify
+from edge_agent.upkeep.file_check import FileCheck
+from edge_agent.upkeep.stock_scan import StockScan
 from wire_protocol.address import BrokerAddress
 from wire_protocol.topics import Channel
 
 log = structlog.get_logger("edge_agent")
+
+MIGRATION_STEP_S_MAX = 120  # between two signs of life of a migration
 
 
 class Brokers(NamedTuple):
@@ -84,7 +87,8 @@ async def run(settings: EdgeSettings) -> None:
     """
     clock = SystemClock()
     with _sole_agent(settings.ledger), contextlib.ExitStack() as stack:
-        ledger = stack.enter_context(Ledger.open(settings.ledger, clock))  # brings the schema up to date
+        _make_ready(settings.ledger)
+        ledger = stack.enter_context(Ledger.open(settings.ledger, clock, _note_migration))
         readers = [stack.enter_context(contextlib.closing(database.open_reader(settings.ledger))) for _ in range(3)]
         brokers = _brokers(settings, database.meta(ledger.connection))
         signals = Signals()
@@ -110,6 +114,18 @@ async def run(settings: EdgeSettings) -> None:
             local=repr(brokers.local),
         )
         await Agent(foundation, brokers, readers).run()
+
+
+def _make_ready(ledger: Path) -> None:
+    """What must be done before the ledger is opened, which changes its log."""
+    if ledger.exists() and (kept := database.rescue_log(ledger)) is not None:
+        hint = "Bookings in it are lost here, unless the cloud has them; see: stocktide edge status"
+        log.error("ledger_log_damaged", kept=str(kept), hint=hint)
+
+
+def _note_migration(version: int) -> None:
+    """A large ledger takes minutes: systemd must not take that for a start that hangs."""
+    notify(f"STATUS=bringing the ledger to schema {version}", f"EXTEND_TIMEOUT_USEC={MIGRATION_STEP_S_MAX * 1_000_000}")
 
 
 class Agent:
@@ -189,6 +205,7 @@ class Agent:
         yield "writer", self._watch_writer()
         yield "watchdog", keep_watchdog(watchdog_interval_s())
         yield "scan", self._scan.run()
+        yield "file-check", FileCheck(self._settings.ledger, self._settings.file_check_interval_s).run()
         yield "firmware", self._images.run()
         if self._keys is not None:
             yield "keys", self._keys.run()
@@ -281,9 +298,9 @@ def _sole_agent(ledger: Path) -> Iterator[None]:
     if not ledger.exists():
         yield  # opening the ledger says what is wrong
         return
-    with queries.lock_path(ledger).open("a+") as file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file = held.enter_context(files.locked(files.lock_path(ledger)))
         except BlockingIOError:
             raise AgentRunning from None
         file.truncate(0)

@@ -6,7 +6,6 @@ Invariant: what is in force here changes in the last step alone.
 """
 
 import asyncio
-import contextlib
 import secrets
 import ssl
 from collections.abc import Callable, Iterator
@@ -127,7 +126,7 @@ def enroll(
         identity, first = _enrolled(
             code, broker, ledger, folder, ca_file=ca_file, wait_s=wait_s, report=report, mqtt_5=mqtt_5
         )
-    is_new = make_ledger and not ledger.exists()
+    is_new = make_ledger and not database.exists(ledger)
     if is_new:
         with (
             _step(NoLedger, "Mend it, then run the same command again."),
@@ -135,7 +134,7 @@ def enroll(
         ):
             pass
         report("ledger", f"{ledger} made")
-    version = _first_twin(ledger, first, report) if first is not None and ledger.exists() else None
+    version = _first_twin(ledger, first, report) if first is not None and database.exists(ledger) else None
     return Enrolled(identity, is_new, version)
 
 
@@ -218,9 +217,9 @@ def _context(address: BrokerAddress, ca_file: Path | None) -> ssl.SSLContext | N
 
 
 def _gateway(ledger: Path) -> str | None:
-    if not ledger.exists():
+    if not database.exists(ledger):
         return None
-    with contextlib.closing(database.open_reader(ledger)) as reader:
+    with database.reading(ledger) as reader:
         return database.meta(reader)["gateway"]
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from command_line.version import version
-from edge_agent.errors import EdgeError, LedgerExists
+from edge_agent import files
+from edge_agent.errors import AgentRunning, EdgeError, LedgerExists
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger import database, recovery
 from edge_agent.ledger.clock import SystemClock
@@ -59,22 +60,38 @@ class Restored:
 
 
 def restore(
-    path: Path, gateway: str, cloud_url: str, settings: EdgeSettings, *, wait_s: float, progress: Progress
+    path: Path,
+    gateway: str,
+    cloud_url: str,
+    settings: EdgeSettings,
+    *,
+    wait_s: float,
+    progress: Progress,
+    aside: bool = False,
 ) -> Restored:
     """Make a ledger for a gateway and fetch what the cloud has.
 
-    `progress` gets the numbers of entries fetched and known.
+    `progress` gets the numbers of entries fetched and known. `aside`: a ledger that is here, damaged or not, is moved
+    out of the way first, unless it is an unfinished restore.
 
     Raises:
         LedgerExists: there is a ledger that is not an unfinished restore.
         NothingToRestore: nothing came from the cloud for `wait_s` seconds; what was fetched is kept.
     """
     clock, address = SystemClock(), BrokerAddress.parse(cloud_url)
-    if path.exists():
-        with contextlib.closing(database.open_reader(path)) as reader:
+    if aside and not _is_unfinished(path):
+        try:
+            files.set_aside(path)
+        except BlockingIOError:
+            raise AgentRunning from None
+    if database.exists(path):
+        with database.reading(path) as reader:
             facts = database.meta(reader)
         if RESTORING not in facts:
-            raise LedgerExists(f"{path} exists already; a ledger is never overwritten.")
+            raise LedgerExists(
+                f"{path} exists already; a ledger is never overwritten.",
+                hint="Use it as it is; or move it out of the way, and restore what the cloud has, with --set-aside.",
+            )
         if facts["gateway"] != gateway:
             hint = f"Go on with --gateway {facts['gateway']}, or remove the file."
             raise LedgerExists(f"{path} is an unfinished restore of {facts['gateway']}.", hint=hint)
@@ -92,6 +109,14 @@ def restore(
             ledger.connection.execute(statement("delete_meta"), (RESTORING,))
         logs = recovery.fetching(ledger.connection)
         return Restored(ledger.epoch, sum(log.seq for log in logs), len(logs), tuple(devices))
+
+
+def _is_unfinished(path: Path) -> bool:
+    try:
+        with database.reading(path) as reader:
+            return RESTORING in database.meta(reader)
+    except EdgeError:
+        return False
 
 
 def _write(ledger: Ledger, run: Callable[[Ledger], Any]) -> "Future[Any]":

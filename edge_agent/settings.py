@@ -67,6 +67,12 @@ class EdgeSettings(BaseSettings):
         float,
         Field(ge=1, le=86_400, description="How often balances are compared with their digest, seconds."),
     ] = 600.0
+    file_check_interval_s: Annotated[
+        float, Field(ge=1, le=2_592_000, description="How often the ledger's file is checked for damage, seconds.")
+    ] = 21_600.0
+    wal_bytes_max: Annotated[
+        int, Field(ge=1 << 20, description="Size of the ledger's log (WAL) from which it is emptied, bytes.")
+    ] = 64 << 20
     certificate_look_s: Annotated[
         float, Field(ge=0.1, le=86_400, description="How often the certificate's age is looked at, seconds.")
     ] = 60.0

@@ -100,9 +100,7 @@ def as_text(value: int) -> str:
 
 def _hash(domain: "hashlib.blake2b", *parts: str) -> int:
     digest = domain.copy()
-    for part in parts:
-        encoded = part.encode()
-        digest.update(b"%d:%b" % (len(encoded), encoded))
+    digest.update(b"".join([b"%d:%b" % (len(encoded), encoded) for encoded in map(str.encode, parts)]))
     return int.from_bytes(digest.digest())
 
 

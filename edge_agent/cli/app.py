@@ -12,19 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from command_line.output import FAILED, ErrorGroup, emit_json, facts, local_time, short_time, table
+from command_line.output import FAILED, emit_json, facts, local_time, short_time, table
 from edge_agent.cli import booking
 from edge_agent.cli.devices import device_app, firmware, letters_app
-from edge_agent.cli.enroll import certificate, cloud_brokers, enroll
-from edge_agent.cli.ledger import ledger_app
+from edge_agent.cli.enroll import certificate, enroll
+from edge_agent.cli.errors import EdgeGroup, shows
+from edge_agent.cli.ledger import backup, ledger_app
 from edge_agent.cli.options import Json, LedgerPath, Limit
+from edge_agent.cli.status import status
 
 if TYPE_CHECKING:
     from edge_agent.ledger.database import Connection
     from edge_agent.provisioning.twin import ConfigRow
 
 app = typer.Typer(
-    cls=ErrorGroup,
+    cls=EdgeGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -36,6 +38,8 @@ app.add_typer(letters_app, name="dead-letter")
 app.command()(firmware)
 app.command()(enroll)
 app.command()(certificate)
+app.command()(status)
+app.command()(backup)
 
 SkuFilter = Annotated[str | None, typer.Argument(metavar="[SKU]", help="Only this SKU.")]
 LocationFilter = Annotated[str | None, typer.Option("--location", "-l", help="Only this location.")]
@@ -45,7 +49,7 @@ LocationFilter = Annotated[str | None, typer.Option("--location", "-l", help="On
 def _reading(path: Path) -> "Iterator[Connection]":
     from edge_agent.ledger import database
 
-    with contextlib.closing(database.open_reader(path)) as connection:
+    with database.reading(path) as connection:
         yield connection
 
 
@@ -59,10 +63,8 @@ def init(
     json_: Json = False,
 ) -> None:
     """Create this gateway's ledger."""
-    from edge_agent.ledger import database
     from edge_agent.ledger.clock import SystemClock
     from edge_agent.ledger.ledger import Ledger
-    from edge_agent.ledger.sql import statement
     from wire_protocol import names
     from wire_protocol.address import BrokerAddress
 
@@ -70,9 +72,7 @@ def init(
         if url is not None:
             BrokerAddress.parse(url)
     devices = [names.device(name) for name in device or []]
-    with Ledger.create(ledger, gateway, SystemClock(), cloud_url=cloud, local_url=local) as made:
-        with database.transaction(made.connection):
-            made.connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
+    with Ledger.create(ledger, gateway, SystemClock(), devices=devices, cloud_url=cloud, local_url=local) as made:
         if json_:
             emit_json({"ledger": str(ledger), "gateway": made.gateway, "epoch": made.epoch, "devices": devices})
             return
@@ -106,6 +106,10 @@ def restore(
     gateway: Annotated[str, typer.Option("--gateway", "-g", help="The name of the gateway that is replaced.")],
     cloud: Annotated[str, typer.Option("--cloud", help="The cloud's broker, mqtt://user:password@host.")],
     mqtt_version: Annotated[str, typer.Option("--mqtt-version", help="5 or 3.1.1.")] = "5",
+    set_aside: Annotated[
+        bool,
+        typer.Option("--set-aside", help="Move a ledger that is here, such as a damaged one, out of the way first."),
+    ] = False,
     wait_s: Annotated[float, typer.Option("--wait", min=1, help="Give up after this many seconds of silence.")] = 60.0,
     json_: Json = False,
 ) -> None:
@@ -125,7 +129,7 @@ def restore(
             bar.length = max(1, known)
             bar.update(fetched - bar.pos)
 
-        done = fetch(ledger, gateway, cloud, settings, wait_s=wait_s, progress=progress)
+        done = fetch(ledger, gateway, cloud, settings, wait_s=wait_s, progress=progress, aside=set_aside)
     if json_:
         emit_json(asdict(done))
         return
@@ -142,6 +146,7 @@ def restore(
 
 
 @app.command("twin")
+@shows
 def twin_(ledger: LedgerPath, json_: Json = False) -> None:
     """What the cloud wants this gateway and its devices to be, and how far they are."""
     from edge_agent.provisioning import twin
@@ -167,6 +172,7 @@ def twin_(ledger: LedgerPath, json_: Json = False) -> None:
 
 
 @app.command("item")
+@shows
 def item_(
     ledger: LedgerPath,
     sku: SkuFilter = None,
@@ -210,6 +216,7 @@ def item_(
 
 
 @app.command()
+@shows
 def recount(ledger: LedgerPath, json_: Json = False) -> None:
     """List the locations that the cloud has asked to be counted and that no count has answered yet."""
     from edge_agent.provisioning.recounts import waiting
@@ -232,56 +239,7 @@ def _twin_state(row: "ConfigRow") -> str:
 
 
 @app.command()
-def status(ledger: LedgerPath, json_: Json = False) -> None:
-    """What this gateway has, and how far the cloud has it."""
-    from edge_agent.ledger import queries
-
-    with _reading(ledger) as connection:
-        found = queries.status(connection, ledger)
-    brokers = cloud_brokers(ledger, found["cloud_url"])
-    if json_:
-        emit_json(found | {"brokers": brokers})
-        return
-    facts(
-        [
-            ("gateway", found["gateway"]),
-            ("ledger", f"{found['ledger']} ({found['size_bytes'] / 1e6:.1f} MB)"),
-            ("agent", "running" if found["agent_running"] else "not running"),
-            ("cloud", ", ".join(brokers) or "none: working offline"),
-            ("entries", found["entries"]),
-            ("readings", found["readings"]),
-            ("devices online", found["devices_online"]),
-            ("shelves below zero", found["below_zero"] or None),
-            ("dead letters", found["dead_letters"] or None),
-            ("rejected by cloud", found["verdicts"] or None),
-            *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
-        ]
-    )
-    typer.echo()
-    table(
-        ["stream", "frames sealed", "in cloud", "waiting", "last contact"],
-        [
-            [name, at["sealed_frame"], at["acked_frame"], at["waiting"], local_time(at["acked_ms"]) or "never"]
-            for name, at in found["streams"].items()
-        ],
-        numbers=["frames sealed", "in cloud", "waiting"],
-        whole=["last contact"],
-    )
-    if found["site_logs"]:
-        typer.echo()
-        table(
-            ["other logs of the site", "epoch", "entries"],
-            [[log["gateway"], log["epoch"], log["entries"]] for log in found["site_logs"]],
-            numbers=["entries"],
-        )
-    for name, at in found["streams"].items():
-        if at["fork"]:
-            typer.echo(f"\nThe cloud keeps {name} in quarantine: {at['fork']}.")
-            typer.echo("hint: this ledger and the cloud have different histories, as after restoring a backup.")
-            typer.echo("      Nothing is lost: on contact the agent fetches what it lacks and opens a new epoch.")
-
-
-@app.command()
+@shows
 def stock(
     ledger: LedgerPath,
     sku: SkuFilter = None,
@@ -292,9 +250,10 @@ def stock(
     json_: Json = False,
 ) -> None:
     """On hand, by SKU and location."""
-    from edge_agent.ledger import queries
+    from edge_agent.ledger import database, queries, stock_digest
 
-    with _reading(ledger) as connection:
+    with _reading(ledger) as connection, database.snapshot(connection):
+        stock_digest.require_intact(connection)
         rows = queries.stock(connection, sku=sku, location=location, virtual=virtual, zero=zero, rows_max=limit)
     if json_:
         emit_json([queries.as_json(row) for row in rows])
@@ -314,6 +273,7 @@ def stock(
 
 
 @app.command()
+@shows
 def history(
     ledger: LedgerPath,
     sku: SkuFilter = None,
@@ -358,6 +318,7 @@ def history(
 
 
 @app.command()
+@shows
 def readings(
     ledger: LedgerPath,
     device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only this device.")] = None,

@@ -1,16 +1,16 @@
 """`stocktide edge device` and `stocktide edge dead-letter`: devices and their dead letters."""
 
-import contextlib
 from typing import Annotated
 
 import typer
 
-from command_line.output import FAILED, ErrorGroup, emit_json, local_time, table
+from command_line.output import FAILED, emit_json, local_time, table
+from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.options import Json, LedgerPath, Limit
 from edge_agent.errors import BadInput
 
-device_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Devices that may speak at this gateway.")
-letters_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Device messages that could not be used.")
+device_app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, help="Devices that may speak at this gateway.")
+letters_app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, help="Device messages that could not be used.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The device's name, as in its topics.")]
 
@@ -28,7 +28,7 @@ def add(
     from wire_protocol import names
 
     rows = [(names.device(name), kind) for name in devices]
-    with contextlib.closing(database.open_writer(ledger)) as connection, database.transaction(connection):
+    with database.writing(ledger) as connection:
         connection.executemany(statement("insert_device"), rows)
     if json_:
         emit_json({"added": devices, "kind": kind})
@@ -42,19 +42,20 @@ def remove(ledger: LedgerPath, device: Name, json_: Json = False) -> None:
     from edge_agent.ledger import database
     from edge_agent.ledger.sql import statement
 
-    with contextlib.closing(database.open_writer(ledger)) as connection, database.transaction(connection):
+    with database.writing(ledger) as connection:
         if not connection.execute(statement("delete_device"), (device,)).rowcount:
             raise BadInput(f"Device {device} is not registered here.", hint="See: stocktide edge device list")
     emit_json({"removed": device}) if json_ else typer.echo(f"{device} is no longer listened to.")
 
 
 @device_app.command("list")
+@shows
 def list_(ledger: LedgerPath, json_: Json = False) -> None:
     """Devices that may speak here."""
     from edge_agent.ledger import database
     from edge_agent.ledger.sql import statement
 
-    with contextlib.closing(database.open_reader(ledger)) as connection:
+    with database.reading(ledger) as connection:
         rows = connection.execute(statement("devices")).fetchall()
     if json_:
         emit_json([{"name": name, "kind": kind, "state": state, "seen_ms": seen} for name, kind, state, seen in rows])
@@ -62,6 +63,7 @@ def list_(ledger: LedgerPath, json_: Json = False) -> None:
     table(["device", "kind", "state", "seen"], [[*row[:3], local_time(row[3])] for row in rows])
 
 
+@shows
 def firmware(ledger: LedgerPath, json_: Json = False) -> None:
     """Which firmware this gateway's devices are to run, and how far they are."""
     from edge_agent.ledger import database
@@ -69,7 +71,7 @@ def firmware(ledger: LedgerPath, json_: Json = False) -> None:
     from edge_agent.provisioning.images import ImageStore
 
     image_store = ImageStore.beside(ledger)
-    with contextlib.closing(database.open_reader(ledger)) as connection:
+    with database.reading(ledger) as connection:
         wanted, rows = firmware.wanted(connection), firmware.rows(connection)
     releases = list(wanted.values())
     fetched = [image_store.fetched(release) for release in releases]
@@ -97,12 +99,13 @@ def firmware(ledger: LedgerPath, json_: Json = False) -> None:
 
 
 @letters_app.command("list")
+@shows
 def letters(ledger: LedgerPath, limit: Limit = 50, json_: Json = False) -> None:
     """Messages that could not be used, with the reason; nothing of them is lost."""
     from edge_agent.ledger import database
     from edge_agent.ledger.sql import statement
 
-    with contextlib.closing(database.open_reader(ledger)) as connection:
+    with database.reading(ledger) as connection:
         rows = connection.execute(statement("dead_letters"), {"limit": limit}).fetchall()
     if json_:
         keys = ("id", "at_ms", "topic", "payload", "reason")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from command_line.output import emit_json, facts, local_time
+from edge_agent.cli.errors import shows
 from edge_agent.cli.options import Json, LedgerPath
 from edge_agent.errors import BadInput
 from edge_agent.paths import identity_folder
@@ -76,6 +77,7 @@ def enroll(
     typer.echo("\nNext: stocktide edge run")
 
 
+@shows
 def certificate(
     ledger: LedgerPath,
     renew: Annotated[bool, typer.Option("--renew", help="Have the running agent ask for the next one now.")] = False,

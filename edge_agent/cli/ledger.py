@@ -5,14 +5,18 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from command_line.output import FAILED, ErrorGroup, emit_json, facts
+from command_line.output import FAILED, emit_json, facts
+from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.options import Json, LedgerPath
 
-ledger_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Check, rebuild and export the ledger.")
+if TYPE_CHECKING:
+    from edge_agent.ledger.audit import Audit
+
+ledger_app = typer.Typer(cls=EdgeGroup, no_args_is_help=True, help="Check, rebuild and export the ledger.")
 
 EXPORT_COLUMNS = (
     "seq",
@@ -36,11 +40,12 @@ EXPORT_COLUMNS = (
 
 
 @ledger_app.command()
+@shows
 def verify(ledger: LedgerPath, json_: Json = False) -> None:
     """Check every entry, frame and balance against each other. Exit code 1 when something differs."""
     from edge_agent.ledger import audit, database, queries
 
-    with contextlib.closing(database.open_reader(ledger)) as connection:
+    with database.reading(ledger) as connection:
         status = queries.status(connection, ledger)
         entries = status["entries"] + sum(log["entries"] for log in status["site_logs"])
         with typer.progressbar(length=entries, label="Verifying", file=sys.stderr, hidden=json_) as bar:
@@ -62,18 +67,79 @@ def verify(ledger: LedgerPath, json_: Json = False) -> None:
             typer.echo(f"differs: {finding}")
     if found.findings:
         if not json_:
-            typer.echo("\nhint: differing balances, history or event ids: stocktide edge ledger rebuild", err=True)
+            typer.echo(f"\nhint: {_way_out(found)}", err=True)
         raise typer.Exit(FAILED)
+
+
+def _way_out(found: "Audit") -> str:
+    from edge_agent.errors import LedgerCorrupt
+
+    if found.derived_only:
+        return "What happened is intact; derive the rest again: stocktide edge ledger rebuild"
+    return f"This is more than a rebuild can mend. {LedgerCorrupt.hint}"
+
+
+@ledger_app.command()
+def migrate(ledger: LedgerPath, json_: Json = False) -> None:
+    """Bring the ledger of an older version up to date; it can be interrupted and run again. Whatever writes does it."""
+    from edge_agent.ledger import database
+
+    def progress(version: int) -> None:
+        if made[-1] != version:
+            made.append(version)
+            typer.echo(f"Schema {version} …", err=True)
+
+    made = [0]
+    with contextlib.closing(database.open_writer(ledger, progress)) as connection:
+        now = database.version(connection)
+    if json_:
+        emit_json({"schema": now, "migrations": len(made) - 1})
+    else:
+        typer.echo(f"The ledger has schema {now}." if made[1:] else f"The ledger has schema {now} already.")
+
+
+def backup(
+    ledger: LedgerPath,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="New file; else beside the ledger.")] = None,
+    json_: Json = False,
+) -> None:
+    """Copy the ledger while the agent runs: whole, checked, and without the gateway's key."""
+    from datetime import UTC, datetime
+
+    from edge_agent.upkeep import backup as backups
+
+    file = file or ledger.with_name(f"{ledger.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
+    with typer.progressbar(length=1, label="Copying", file=sys.stderr, hidden=json_) as bar:
+
+        def progress(done: int, of: int) -> None:
+            bar.length = max(1, of)
+            bar.update(done - bar.pos)
+
+        made = backups.backup(ledger, file, progress)
+    if json_:
+        emit_json(made._asdict())
+        return
+    facts(
+        [
+            ("file", f"{made.file} ({made.size_bytes / 1e6:.1f} MB)"),
+            ("gateway", made.gateway),
+            ("epoch", made.epoch),
+            ("entries", made.entries),
+        ]
+    )
+    typer.echo(
+        f"\nKeep it on another disk. To use it: stop the agent, move {ledger.name} away with its -wal, copy it there."
+    )
 
 
 @ledger_app.command()
 def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
     """Derive balances and history again from the entries."""
-    from edge_agent.ledger import audit
+    from edge_agent.ledger import audit, database
     from edge_agent.ledger.clock import SystemClock
     from edge_agent.ledger.ledger import Ledger
 
-    with Ledger.open(ledger, SystemClock()) as opened:
+    with database.in_our_words(), Ledger.open(ledger, SystemClock()) as opened:
         entries = opened.tail().seq
         with typer.progressbar(length=entries, label="Rebuilding", file=sys.stderr, hidden=json_) as bar:
             done = audit.rebuild(opened, bar.update)
@@ -81,6 +147,7 @@ def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
 
 
 @ledger_app.command()
+@shows
 def export(
     ledger: LedgerPath,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; else standard output.")] = None,
@@ -93,7 +160,7 @@ def export(
     from edge_agent.ledger import database, queries
 
     with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(contextlib.closing(database.open_reader(ledger)))
+        connection = stack.enter_context(database.reading(ledger))
         try:
             sink = stack.enter_context(out.open("x", encoding="utf-8", newline="")) if out else sys.stdout
         except OSError as error:

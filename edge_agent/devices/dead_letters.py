@@ -33,7 +33,11 @@ def redraft(topic: str, payload: bytes) -> Draft | ReadingDraft:
 
 def retry_dead_letters(path: Path) -> tuple[int, int]:
     """Take what is usable by now into the ledger; returns how many were taken and how many are left."""
-    with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
+    with (
+        database.in_our_words(),
+        Ledger.open(path, SystemClock()) as ledger,
+        database.transaction(ledger.connection),
+    ):
         letters = ledger.connection.execute(statement("dead_letters"), {"limit": RETRY_MAX}).fetchall()
         taken = sum(_take(ledger, number, topic, payload) for number, _, topic, payload, _ in letters)
         return taken, len(letters) - taken

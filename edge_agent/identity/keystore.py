@@ -13,19 +13,19 @@ Invariant: a private key is in one file of one folder, readable by its owner alo
 """
 
 import json
-import os
 import shutil
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from edge_agent import files
 from edge_agent.errors import EdgeError
 from edge_agent.paths import identity_folder
 
@@ -36,6 +36,7 @@ KEY: Final = "key.pem"
 CERTIFICATE: Final = "certificate.pem"
 CA: Final = "ca.pem"
 FACTS: Final = "facts.json"
+LOCK_S: Final = 10.0
 KEPT_MAX: Final = 2  # the current identity and the one before
 RENEW_AT: Final = 2 / 3
 FALL_BACK_EVERY: Final = 3  # attempts: a new certificate that no broker takes must not shut the gateway out
@@ -92,6 +93,14 @@ class Identity:
         return context
 
 
+class Facts(NamedTuple):
+    """What is kept beside a certificate: whose it is, where it is used, and by which claim it came."""
+
+    gateway: str
+    brokers: tuple[str, ...]
+    claim: str | None
+
+
 class IdentityFolder:
     """The identities of one ledger. Made of nothing: there may be none."""
 
@@ -143,10 +152,14 @@ class IdentityFolder:
         """The key that waits for its certificate, made if there is none, and a request for it.
 
         Raises:
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or another process is at it.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(self.folder, 0o700)
         self.folder.chmod(0o700)
+        with files.locked_folder(self.folder, wait_s=LOCK_S):
+            return self._pending(gateway)
+
+    def _pending(self, gateway: str | None) -> Pending:
         link, current = self.folder / PENDING, self.folder / CURRENT
         is_done = link.is_symlink() and current.is_symlink() and link.readlink() == current.readlink()
         if not link.is_symlink() or is_done or not (link / KEY).is_file():
@@ -172,15 +185,19 @@ class IdentityFolder:
             BadCertificate: the certificate is not for this key and gateway, or not from one of these authorities.
             OSError: the folder cannot be written.
         """
-        _require_fit(pending.folder / KEY, gateway, certificate_pem, ca_pem)
-        facts = json.dumps({"gateway": gateway, "brokers": brokers, "claim": claim})
-        for name, text in ((CERTIFICATE, certificate_pem), (CA, ca_pem), (FACTS, facts)):
-            _write(pending.folder / name, text.encode(), mode=0o644)
+        with files.locked_folder(self.folder, wait_s=LOCK_S):
+            return self._install(pending, certificate_pem, ca_pem, Facts(gateway, brokers, claim))
+
+    def _install(self, pending: Pending, certificate_pem: str, ca_pem: str, facts: Facts) -> Identity:
+        _require_fit(pending.folder / KEY, facts.gateway, certificate_pem, ca_pem)
+        kept = json.dumps(facts._asdict())
+        for name, text in ((CERTIFICATE, certificate_pem), (CA, ca_pem), (FACTS, kept)):
+            files.write_whole(pending.folder / name, text.encode(), mode=files.FILE_MODE)
         made = self._read(pending.folder)
         self._point(CURRENT, pending.folder.name)
         for done in (PENDING, RENEW):
             (self.folder / done).unlink(missing_ok=True)
-        _sync(self.folder)
+        files.sync(self.folder)
         self._forget()
         return made
 
@@ -195,7 +212,7 @@ class IdentityFolder:
         text = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        _write(self.folder / name / KEY, text, mode=0o600)
+        files.write_whole(self.folder / name / KEY, text, mode=0o600)
         self._point(PENDING, name)
 
     def _point(self, link: str, target: str) -> None:
@@ -203,7 +220,7 @@ class IdentityFolder:
         partial.unlink(missing_ok=True)
         partial.symlink_to(target)
         partial.replace(self.folder / link)
-        _sync(self.folder)
+        files.sync(self.folder)
 
     def _complete(self) -> list[Path]:
         """The folders that can be used, newest first."""
@@ -271,24 +288,3 @@ def _private_key(file: Path) -> ec.EllipticCurvePrivateKey:
 
 def _ms(at: datetime) -> int:
     return int(at.astimezone(UTC).timestamp() * 1000)
-
-
-def _write(file: Path, content: bytes, *, mode: int) -> None:
-    """Write a file that is whole or not there, with its mode from its first byte on."""
-    partial = file.with_name(f".{file.name}")
-    partial.unlink(missing_ok=True)
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as writing:
-        writing.write(content)
-        writing.flush()
-        os.fsync(writing.fileno())
-    partial.replace(file)
-    _sync(file.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
+from edge_agent.errors import UNREADABLE
 from edge_agent.ledger import database, derivation, outbox
-from edge_agent.ledger.database import Connection
+from edge_agent.ledger.connections import Connection
 from edge_agent.ledger.derivation import OWN, Keys
 from edge_agent.ledger.ledger import Ledger, chain
 from edge_agent.ledger.sql import statement
@@ -43,9 +44,12 @@ class Audit:
     frames: int = 0
     cells: int = 0
     findings: list[str] = field(default_factory=list)
+    derived_only: bool = True
+    """Whether a rebuild mends all of it: what is derived differs, what happened does not."""
 
-    def add(self, finding: str) -> None:
-        """Note a finding; beyond 100 they are only counted."""
+    def add(self, finding: str, *, derived: bool = False) -> None:
+        """Note a finding; beyond 100 they are dropped."""
+        self.derived_only &= derived
         if len(self.findings) < FINDINGS_MAX:
             self.findings.append(finding)
 
@@ -99,8 +103,11 @@ def verify(connection: Connection, progress: Progress = lambda _: None) -> Audit
             _verify_frames(connection, facts["gateway"], facts["epoch"], stream, audit)
     except database.DatabaseError as error:
         audit.add(f"SQLite: {error}")
+    except UNREADABLE as error:
+        audit.add(f"a row cannot be read: {str(error).partition(chr(10))[0]}")
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
     return audit
 
 
@@ -194,15 +201,15 @@ def _verify_derived(connection: Connection, entries: Iterable[_Entry], book: _Bo
             ends = (None, entry.location) if isinstance(entry, Count) else (entry.source, entry.destination)
             expected = (key.seq, entry.hlc, entry.kind, entry.sku, lot, entry.quantity, *ends, variance)
             if next(movements[log], None) != expected:
-                audit.add(f"table movement differs at entry {key.seq}{_of_log(log)}")
+                audit.add(f"table movement differs at entry {key.seq}{_of_log(log)}", derived=True)
         if log in seen and entry.device and entry.event and not seen[log].has(entry.device, entry.event, key.seq):
-            audit.add(f"table seen differs at entry {key.seq}{_of_log(log)}")
+            audit.add(f"table seen differs at entry {key.seq}{_of_log(log)}", derived=True)
     for log, rows in movements.items():
         if next(rows, None) is not None:
-            audit.add(f"table movement has rows that no entry gives{_of_log(log)}")
+            audit.add(f"table movement has rows that no entry gives{_of_log(log)}", derived=True)
     for log, events in seen.items():
         if events.left():
-            audit.add(f"table seen has rows that no entry gives{_of_log(log)}")
+            audit.add(f"table seen has rows that no entry gives{_of_log(log)}", derived=True)
 
 
 def _of_log(log: int) -> str:
@@ -220,7 +227,8 @@ def _verify_balances(connection: Connection, book: _Book, audit: Audit) -> None:
             place = f"{cell.sku}{f' lot {cell.lot}' if cell.lot else ''} at {cell.location}"
             audit.add(
                 f"balance of {place} is {has[0] if cell in stored else 'nothing'}, "
-                f"the entries give {expected[0] if cell in book.balances else 'nothing'}"
+                f"the entries give {expected[0] if cell in book.balances else 'nothing'}",
+                derived=True,
             )
 
 
@@ -229,7 +237,7 @@ def _verify_digest(connection: Connection, book: _Book, audit: Audit) -> None:
     expected = proof.stock_digest((cell, balance.on_hand) for cell, balance in book.balances.items())
     kept = connection.execute(statement("stock_digest")).fetchone()
     if tuple(kept[:2]) != (expected, sum(1 for balance in book.balances.values() if balance.on_hand)):
-        audit.add("the stock digest is not that of the balances")
+        audit.add("the stock digest is not that of the balances", derived=True)
 
 
 def _verify_frames(connection: Connection, gateway: str, epoch: str, stream: Stream, audit: Audit) -> None:

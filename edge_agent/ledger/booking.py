@@ -77,7 +77,11 @@ def book(path: Path, kind: EntryKind, sku: str, quantity: int, **fields: str | N
     if quantity == 0 and kind != "count":
         raise BadInput(f"There is nothing to {kind}: the quantity is 0.", hint="To say that a shelf is empty: count.")
     made = draft(kind, sku, quantity, **fields)
-    with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
+    with (
+        database.in_our_words(),
+        Ledger.open(path, SystemClock()) as ledger,
+        database.transaction(ledger.connection),
+    ):
         seq = ledger.append([made])[0]
         assert seq is not None, "an entry without a device event id is never a repetition"  # noqa: S101
         places = [place for place in (made.source, made.destination, made.location) if place]

@@ -11,7 +11,7 @@ Invariant: an entry is appended, never updated. Invariant: a device event id is 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import NamedTuple, Self
 from edge_agent.errors import LedgerForeign
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import Clock, new_epoch
-from edge_agent.ledger.database import Connection
+from edge_agent.ledger.database import Connection, Progress
 from edge_agent.ledger.derivation import OWN, Derivation
 from edge_agent.ledger.drafts import Draft, ReadingDraft
 from edge_agent.ledger.sql import statement
@@ -55,47 +55,54 @@ class Ledger:
     @classmethod
     @contextmanager
     def create(
-        cls, path: Path, gateway: str, clock: Clock, *, epoch: str | None = None, **facts: str | None
+        cls,
+        path: Path,
+        gateway: str,
+        clock: Clock,
+        *,
+        epoch: str | None = None,
+        devices: Iterable[str] = (),
+        **facts: str | None,
     ) -> Iterator[Self]:
         """Create a ledger file for a gateway, in a new epoch (`epoch` is for a caller that must know it beforehand).
 
+        The file is there with all of this, or not at all.
+
         Raises:
             LedgerExists: there is a file already.
+            BadInput: the folder cannot be written.
             InvalidName: the gateway's name is not well formed.
         """
-        from edge_agent.ledger import schema  # noqa: PLC0415 - as in database.open_writer
-
         names.gateway(gateway)
-        connection = database.create(path)
-        try:
-            schema.migrate(connection)
-            epoch = epoch or new_epoch(clock)
-            with database.transaction(connection):
-                for key, value in {"gateway": gateway, "epoch": epoch, **facts}.items():
-                    if value is not None:
-                        connection.execute(statement("set_meta"), (key, value))
-                connection.execute(statement("insert_own_log"), (OWN, gateway, epoch))
-                for stream in STREAMS:
-                    connection.execute(statement("insert_stream"), (stream, frames.genesis(gateway, epoch, stream)))
-            yield cls(connection, clock, gateway)
-        finally:
-            connection.close()
+        epoch = epoch or new_epoch(clock)
+        with database.creating(path) as connection, database.transaction(connection):
+            for key, value in {"gateway": gateway, "epoch": epoch, **facts}.items():
+                if value is not None:
+                    connection.execute(statement("set_meta"), (key, value))
+            connection.execute(statement("insert_own_log"), (OWN, gateway, epoch))
+            for stream in STREAMS:
+                connection.execute(statement("insert_stream"), (stream, frames.genesis(gateway, epoch, stream)))
+            connection.executemany(statement("insert_device"), [(name, "device") for name in devices])
+        with cls.open(path, clock) as made:
+            yield made
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path, clock: Clock) -> Iterator[Self]:
-        """Open a ledger file to write to it.
+    def open(cls, path: Path, clock: Clock, progress: Progress = lambda _: None) -> Iterator[Self]:
+        """Open a ledger file to write to it; `progress` gets the version of a schema that is being made.
 
         Raises:
             LedgerMissing, LedgerForeign: there is no ledger of ours here.
+            EdgeError: as `database.open_writer`.
         """
-        connection = database.open_writer(path)
+        connection = database.open_writer(path, progress)
         try:
-            facts = database.meta(connection)
-            if not {"gateway", "epoch"} <= facts.keys():
-                raise LedgerForeign(f"{path} was never initialised.", hint="Remove it and run: stocktide edge init")
-            ledger = cls(connection, clock, facts["gateway"])
-            ledger.zero_ms = ledger.known_zero_ms()
+            with database.in_our_words():
+                facts = database.meta(connection)
+                if not {"gateway", "epoch"} <= facts.keys():
+                    raise LedgerForeign(f"{path} was never initialised.", hint="Run: stocktide edge init")
+                ledger = cls(connection, clock, facts["gateway"])
+                ledger.zero_ms = ledger.known_zero_ms()
             yield ledger
         finally:
             connection.close()

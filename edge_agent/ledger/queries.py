@@ -1,14 +1,14 @@
 """What the ledger knows, read-only: stock, history, readings, status. Works while the agent runs and without it."""
 
-import fcntl
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from command_line.version import version
+from edge_agent import files
+from edge_agent.errors import LedgerBusy
 from edge_agent.ledger import database, outbox
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import Keys
@@ -18,6 +18,8 @@ from wire_protocol.address import without_password
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
 from wire_protocol.stock import Cell, EntryKey
 from wire_protocol.topics import STREAMS
+
+EXPORT_PAGE_ENTRIES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +134,14 @@ def readings(connection: Connection, *, device: str | None = None, rows_max: int
     rows: list[ReadingRow] = []
     for _, hlc, name, body in connection.execute(statement("readings"), {"device": device, "limit": rows_max}):
         values: Any = outbox.recorded(body)["values"]
-        rows += [ReadingRow(clock.wall_ms(hlc), name, metric, value) for metric, value in values.items()]
+        rows += [ReadingRow(clock.wall_ms(hlc), name, metric, _number(value)) for metric, value in values.items()]
     return rows
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return value
 
 
 def gateway(connection: Connection) -> str:
@@ -158,9 +166,25 @@ def entries(connection: Connection) -> Iterator[tuple[EntryKey, LedgerEntry]]:
 
 
 def export(connection: Connection, after_seq: int = 0) -> Iterator[dict[str, object]]:
-    """Every entry as it was recorded, oldest first, with its sequence number."""
-    for seq, body in connection.execute(statement("export"), (after_seq,)):
-        yield {"seq": seq} | outbox.recorded(body)
+    """Every entry that is there now, as it was recorded, oldest first, with its sequence number.
+
+    By pages, each a transaction of its own: a reader of the output that stalls must not keep the log from shrinking.
+
+    Raises:
+        LedgerBusy: the numbers were given again meanwhile, because a new epoch was opened.
+    """
+    epoch, end = _own_epoch(connection), _single(connection, "entry_count")
+    while page := connection.execute(statement("export"), (after_seq, end, EXPORT_PAGE_ENTRIES)).fetchall():
+        if _own_epoch(connection) != epoch:
+            raise LedgerBusy("The ledger opened a new epoch while it was exported.", hint="Export it again.")
+        for seq, body in page:
+            yield {"seq": seq} | outbox.recorded(body)
+        after_seq = page[-1][0]
+
+
+def _own_epoch(connection: Connection) -> str:
+    epoch: str = connection.execute(statement("own_log")).fetchone()[1]
+    return epoch
 
 
 def counters(connection: Connection) -> dict[str, int]:
@@ -193,7 +217,7 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
         "epoch": facts.get("epoch"),
         "ledger": str(path),
         "size_bytes": sum(file.stat().st_size for file in _files(path)),
-        "agent_running": agent_pid(path) is not None,
+        "agent_running": files.holder(path) is not None,
         "cloud_url": without_password(facts["cloud_url"]) if "cloud_url" in facts else None,
         "local_url": without_password(facts["local_url"]) if "local_url" in facts else None,
         "entries": entries,
@@ -217,25 +241,8 @@ def _waiting_readings(connection: Connection, at: outbox.StreamPosition) -> int:
 
 
 def _files(path: Path) -> list[Path]:
+    path = files.real(path)
     return [file for suffix in ("", "-wal", "-shm") if (file := path.with_name(path.name + suffix)).exists()]
-
-
-def lock_path(path: Path) -> Path:
-    """The file an agent holds locked while it runs."""
-    return path.with_name(path.name + ".lock")
-
-
-def agent_pid(path: Path) -> int | None:
-    """The process id of the agent that runs on this ledger; None when none does."""
-    try:
-        with lock_path(path).open() as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return int(file.read() or os.getpid())
-    except (FileNotFoundError, PermissionError, ValueError):
-        return None
-    return None
 
 
 def as_json(row: StockRow | HistoryRow | ReadingRow) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from edge_agent.errors import LedgerCorrupt
+from edge_agent.ledger import database
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.sql import statement
 from wire_protocol import proof
@@ -60,11 +62,25 @@ def sealed(connection: Connection) -> StockDigest | None:
 
 
 def scan(connection: Connection) -> ScannedStock:
-    """Add the balances up as they are in the file, in one snapshot."""
+    """Add the balances up as they are in the file, in one snapshot: the caller's, or one of its own."""
     with _snapshot(connection):
         found = StockDigest.of(_balances(connection), position(connection))
         kept = connection.execute(statement("stock_digest")).fetchone()[0]
         return ScannedStock(found, intact=found.digest == proof.as_text(kept))
+
+
+def require_intact(connection: Connection) -> None:
+    """Refuse to show balances that are not what was kept of them.
+
+    Raises:
+        LedgerCorrupt: the file was changed by something else than this program.
+    """
+    held = ((Cell(*row[:3]), row[3]) for row in connection.execute(statement("held")))
+    if proof.stock_digest(held) != connection.execute(statement("stock_digest")).fetchone()[0]:
+        raise LedgerCorrupt(
+            "The balances in the ledger's file are not what was booked: a number here may be wrong.",
+            hint="Derive them again from the entries: stocktide edge ledger rebuild",
+        )
 
 
 def answer(connection: Connection, question: DigestQuestion) -> DigestAnswer:
@@ -75,11 +91,11 @@ def answer(connection: Connection, question: DigestQuestion) -> DigestAnswer:
 
 @contextmanager
 def _snapshot(connection: Connection) -> Iterator[None]:
-    connection.execute("BEGIN")
-    try:
+    if connection.in_transaction:
         yield
-    finally:
-        connection.execute("ROLLBACK")
+        return
+    with database.snapshot(connection):
+        yield
 
 
 def _balances(connection: Connection) -> Iterator[tuple[Cell, int]]:

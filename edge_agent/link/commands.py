@@ -11,7 +11,6 @@ import asyncio
 import json
 import shutil
 from collections.abc import Awaitable, Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -113,7 +112,7 @@ class Commands:
 
     def _before(self, number: str) -> Reply | None:
         """The reply to a command that was done already."""
-        with closing(database.open_reader(self.ledger)) as connection:
+        with database.reading(self.ledger) as connection:
             row = connection.execute(statement("command_reply"), (number,)).fetchone()
         return None if row is None else Reply.decode(row[0].encode())
 
@@ -161,16 +160,17 @@ class Commands:
         return reply
 
     def _known(self, device: str) -> bool:
-        with closing(database.open_reader(self.ledger)) as connection:
+        with database.reading(self.ledger) as connection:
             return connection.execute(statement("device_known"), (device,)).fetchone() is not None
 
     def _prove(self, request: ProveStock) -> Result:
-        with closing(database.open_reader(self.ledger)) as connection:
-            return stock_digest.answer(connection, request.question()).model_dump(mode="json")
+        question = request.question()
+        with database.reading(self.ledger) as connection:
+            return stock_digest.answer(connection, question).model_dump(mode="json")
 
     def _diagnose(self) -> Result:
         disk = shutil.disk_usage(self.ledger.parent)
-        with closing(database.open_reader(self.ledger)) as connection:
+        with database.reading(self.ledger) as connection:
             status = queries.status(connection, self.ledger)
             letters = connection.execute(statement("dead_letters"), {"limit": DEAD_LETTERS_SHOWN}).fetchall()
             return {

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from edge_agent import files
 from wire_protocol.firmware import MODELS_MAX, Manifest
 
 IMAGES_KEPT_MAX: Final = MODELS_MAX
@@ -46,7 +47,7 @@ class ImageStore:
 
         A whole one that is not what was signed is thrown away, to be fetched from its beginning.
         """
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(self.folder, 0o700)
         part = self._part(image.sha256)
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o600)
         with os.fdopen(descriptor, "r+b") as file:

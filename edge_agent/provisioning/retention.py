@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from edge_agent.errors import EdgeError
+from edge_agent.ledger import database
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.sql import statement
@@ -59,12 +60,29 @@ def upkeep(ledger: Ledger, settings: EdgeSettings) -> dict[str, int]:
     }
 
 
+async def empty_log(settings: EdgeSettings) -> None:
+    """Empty the ledger's log (WAL) if it is above its bound: as a rule SQLite keeps it small by itself.
+
+    A reader that stays in one transaction keeps it from doing so, and the log then stays as large as it became.
+    """
+    size = database.log_bytes(settings.ledger)
+    if size <= settings.wal_bytes_max:
+        return
+    left = await asyncio.to_thread(database.empty_log, settings.ledger)
+    if left <= settings.wal_bytes_max:
+        log.info("ledger_log_emptied", bytes=size)
+    else:
+        hint = "A process reads the ledger in one long transaction; find it with: fuser LEDGER"
+        log.warning("ledger_log_too_large", bytes=left, bytes_max=settings.wal_bytes_max, hint=hint)
+
+
 async def keep_bounds(submit: Submit, settings: EdgeSettings, done: Callable[[], None]) -> None:
     """Bring everything within its bound now and then, until cancelled; `done` is called after each time."""
     while True:
         await asyncio.sleep(UPKEEP_INTERVAL_S)
         try:
             dropped = await asyncio.wrap_future(submit(lambda ledger: upkeep(ledger, settings)))
+            await empty_log(settings)
         except EdgeError as error:
             log.warning("upkeep_postponed", reason=str(error))
             continue

@@ -14,9 +14,16 @@ from typer.testing import CliRunner
 
 from cloud_identity import certificates
 from cloud_identity.authority import Authority, KeyFileSigner, SigningRequest
+from edge_agent import files
 from edge_agent.cli.app import app
-from edge_agent.identity import keystore
-from edge_agent.identity.keystore import BadCertificate, Identity, IdentityFolder, IdentityUnusable, Pending
+from edge_agent.identity.keystore import (
+    CERTIFICATE,
+    BadCertificate,
+    Identity,
+    IdentityFolder,
+    IdentityUnusable,
+    Pending,
+)
 from edge_agent.identity.renewal import Renewal
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
@@ -85,7 +92,7 @@ def test_a_crash_anywhere_can_be_repeated(
         return home.install(pending, claim=None, **answer(authority, pending.csr_pem))
 
     with monkeypatch.context() as cut:
-        cut.setattr(keystore, "_sync", crashing(keystore._sync))
+        cut.setattr(files, "sync", crashing(files.sync))
         cut.setattr(Path, "replace", crashing(Path.replace))
         try:
             renew()
@@ -206,6 +213,6 @@ def test_status_names_the_brokers_of_the_enrolment(tmp_path: Path, authority: Au
     assert shown() == []  # a claim without an answer yet
     made = installed(home, authority)
     assert shown() == ["mqtts://b"]
-    (made.folder / keystore.CERTIFICATE).write_text("no certificate")
+    (made.folder / CERTIFICATE).write_text("no certificate")
     [problem] = shown()
     assert "damaged" in problem

@@ -76,3 +76,7 @@ DELETE FROM reading WHERE id IN (
         WHERE id > (SELECT source_id FROM stream WHERE name = 'readings') ORDER BY id LIMIT 2 * ?
     ) WHERE nth % 2 = 1
 );
+
+-- name: migrations_made
+-- In a ledger that does not state its version yet.
+SELECT count(*) FROM _sqlite_migrations WHERE migration_set = 'stocktide.edge';

@@ -14,3 +14,7 @@ FROM log WHERE NOT staged;
 
 -- name: nothing_waits
 SELECT source_id = (SELECT coalesce(max(seq), 0) FROM entry) FROM stream WHERE name = 'ledger';
+
+-- name: held
+-- What the digest is a function of; from the table itself.
+SELECT location, sku, lot, on_hand FROM balance NOT INDEXED WHERE on_hand <> 0;

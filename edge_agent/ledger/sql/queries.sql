@@ -2,8 +2,9 @@
 SELECT key, value FROM meta;
 
 -- name: stock
--- On hand of shelves, zero cells included when they were ever used, so that an empty shelf is seen as empty.
-SELECT sku, location, lot, on_hand, counted_hlc FROM balance
+-- On hand of shelves, zero cells included when they were ever used, so that an empty shelf is seen as empty. From the
+-- table itself, as the digest of all balances is, which vouches for it: an index may have lost a row.
+SELECT sku, location, lot, on_hand, counted_hlc FROM balance NOT INDEXED
 WHERE (:sku IS NULL OR sku = :sku)
   AND (:location IS NULL OR location = :location)
   AND (:virtual OR location NOT LIKE '@%')
@@ -78,7 +79,8 @@ SELECT count(*) FROM balance WHERE on_hand < 0 AND location NOT LIKE '@%';
 SELECT count(*) FROM device WHERE state = 'online';
 
 -- name: export
-SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq;
+-- One page.
+SELECT seq, body FROM entry WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?;
 
 -- name: all_balances
 SELECT location, sku, lot, on_hand, moved, counted_hlc, counted_log, counted_seq, last_hlc, last_log, last_seq
@@ -102,3 +104,6 @@ SELECT device, event, seq FROM seen WHERE log = ? ORDER BY seq;
 
 -- name: variance
 SELECT variance FROM movement WHERE log = 0 AND seq = ?;
+
+-- name: tables
+SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name;

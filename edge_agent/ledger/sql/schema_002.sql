@@ -12,7 +12,7 @@ CREATE TABLE log (
     hlc INTEGER NOT NULL DEFAULT 0,
     UNIQUE (gateway, epoch, staged)
 );
-INSERT INTO log (log, gateway, epoch)
+INSERT OR IGNORE INTO log (log, gateway, epoch)
 SELECT 0, gateway.value, epoch.value FROM meta AS gateway, meta AS epoch
 WHERE gateway.key = 'gateway' AND epoch.key = 'epoch';
 
@@ -41,8 +41,8 @@ CREATE TABLE movement (
     variance INTEGER,
     PRIMARY KEY (log, seq)
 ) WITHOUT ROWID;
-INSERT INTO movement SELECT 0, seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement_001;
-DROP TABLE movement_001;
+INSERT OR IGNORE INTO movement SELECT 0, seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement_001;
+DROP TABLE IF EXISTS movement_001;
 CREATE INDEX movement_sku ON movement (sku, hlc);
 CREATE INDEX movement_count ON movement (sku, destination, lot, hlc) WHERE kind = 'count';
 

@@ -8,4 +8,4 @@ CREATE TABLE stock_digest (
     sealed_digest INTEGER,
     sealed_cells INTEGER
 );
-INSERT INTO stock_digest (id) VALUES (0);
+INSERT OR IGNORE INTO stock_digest (id) VALUES (0);

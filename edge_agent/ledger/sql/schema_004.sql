@@ -42,7 +42,7 @@ CREATE TABLE catalog (
     key TEXT NOT NULL DEFAULT '',
     complete INTEGER NOT NULL DEFAULT 0
 );
-INSERT INTO catalog (id) VALUES (0);
+INSERT OR IGNORE INTO catalog (id) VALUES (0);
 CREATE TABLE catalog_item (
     sku TEXT PRIMARY KEY,
     body TEXT NOT NULL

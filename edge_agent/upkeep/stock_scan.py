@@ -12,7 +12,7 @@ import structlog
 from edge_agent.ledger import database, stock_digest
 from wire_protocol.proof import StockDigest
 
-log = structlog.get_logger("edge_agent.ledger.stock_scan")
+log = structlog.get_logger("edge_agent.upkeep.stock_scan")
 
 
 class StockScan:

@@ -1,0 +1,1 @@
+"""The ledger's file looked after: copied, checked, its log kept small."""
