@@ -7,7 +7,8 @@ first sent, kept, and re-sent byte for byte.
 `entries` is columnar: one list for each field, one value where all rows agree, nothing where none has the field.
 Neighbouring values resemble each other far more than neighbouring fields do, which is what zlib compresses. Times are
 stored as differences: `ms` and `tick` are the two halves of the hybrid logical clock, `drift_ms` is clock minus
-monotonic time, constant while the clock is not set.
+monotonic time, constant while the clock is not set and nothing is late. A column that a receiver does not know is
+passed over.
 
 `prev` is the BLAKE2b-256 (RFC 7693) of the frame before, so the chain shows both tampering and a gateway that was
 restored from an old backup. The digest is of the JSON inside: the padding bits at the end of a zlib stream are covered
@@ -59,6 +60,8 @@ _FIELDS: Final = (
     "actor",
     "reference",
     "boot",
+    "late_ms",
+    "time_doubt",
 )
 _DELTAS: Final = ("ms", "device_at_ms")
 _CLOCK: Final = ("ms", "tick", "drift_ms")

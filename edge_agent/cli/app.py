@@ -21,6 +21,7 @@ from edge_agent.cli.options import Json, LedgerPath, Limit
 
 if TYPE_CHECKING:
     from edge_agent.ledger.database import Connection
+    from edge_agent.ledger.queries import HistoryRow
     from edge_agent.provisioning.twin import ConfigRow
 
 app = typer.Typer(
@@ -227,6 +228,13 @@ def recount(ledger: LedgerPath, json_: Json = False) -> None:
         typer.echo("Nothing is asked to be counted.")
 
 
+def _delivered(row: "HistoryRow") -> str:
+    """What is to be said of an entry's way from its device: late, or at a time that was not believed."""
+    if row.late_ms is not None:
+        return f"{row.late_ms // 60_000} min late" if row.late_ms >= 60_000 else f"{row.late_ms // 1_000} s late"
+    return "" if row.time_doubt is None else f"time {row.time_doubt}"
+
+
 def _twin_state(row: "ConfigRow") -> str:
     return row.problem or ("obeyed" if row.confirmed >= row.version else "not confirmed")
 
@@ -254,6 +262,7 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
             ("shelves below zero", found["below_zero"] or None),
             ("dead letters", found["dead_letters"] or None),
             ("rejected by cloud", found["verdicts"] or None),
+            ("device times doubted", found["device_times_doubted"] or None),
             *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
         ]
     )
@@ -334,7 +343,7 @@ def history(
         typer.echo("Nothing has happened there yet.")
         return
     table(
-        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud"],
+        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud", "delivered"],
         [
             [
                 row.seq,
@@ -348,12 +357,13 @@ def history(
                 row.reference,
                 "" if row.gateway == here else row.gateway,
                 row.verdict or ("" if row.in_cloud else "waits"),
+                _delivered(row),
             ]
             for row in rows
         ],
         numbers=["entry", "quantity"],
         whole=["time", "what"],
-        optional=["lot", "by", "ref", "gateway", "cloud"],
+        optional=["lot", "by", "ref", "gateway", "cloud", "delivered"],
     )
 
 

@@ -32,6 +32,8 @@ EXPORT_COLUMNS = (
     "hlc",
     "boot",
     "mono_ms",
+    "late_ms",
+    "time_doubt",
 )
 
 

@@ -54,6 +54,13 @@ def m005_firmware(db: Database) -> None:
         db.execute(statement)
 
 
+@ledger_migrations(transactional=False)
+def m006_arrival(db: Database) -> None:
+    """When messages that could not be used arrived."""
+    for statement in script("schema_006"):
+        db.execute(statement)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
     """Bring a ledger file to the current schema; a no-op when it is there."""
     ledger_migrations.apply(Database(connection))

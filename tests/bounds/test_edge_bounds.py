@@ -24,6 +24,7 @@ from edge_agent.ledger.writer import Append
 from edge_agent.signals import Signals
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
+from testbed.hand_clock import HandClock
 from testbed.loopback_cloud import LoopbackCloud
 from testbed.scanner import Scanner
 from testbed.services import PrivateBroker
@@ -71,7 +72,7 @@ def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Br
     side = DeviceBroker(
         BrokerAddress.parse(broker.url), "gw-1", SUBSCRIPTIONS, mqtt_5=True, keepalive_s=30, inflight_max=5
     )
-    intake = Intake(cast("Any", writer), {"till-1"}, side, Notices(side), Signals())
+    intake = Intake(cast("Any", writer), {"till-1"}, side, Notices(side), Signals(), clock=HandClock())
     side.received.connect(intake.receive)
     with side, Scanner(broker.port, "till-1") as scanner, Scanner(broker.port, "echo") as witness:
         assert side.connected.wait(60)
