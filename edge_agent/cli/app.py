@@ -21,7 +21,6 @@ from edge_agent.cli.options import Json, LedgerPath, Limit
 
 if TYPE_CHECKING:
     from edge_agent.ledger.database import Connection
-    from edge_agent.ledger.queries import HistoryRow
     from edge_agent.provisioning.twin import ConfigRow
 
 app = typer.Typer(
@@ -228,13 +227,6 @@ def recount(ledger: LedgerPath, json_: Json = False) -> None:
         typer.echo("Nothing is asked to be counted.")
 
 
-def _delivered(row: "HistoryRow") -> str:
-    """What is to be said of an entry's way from its device: late, or at a time that was not believed."""
-    if row.late_ms is not None:
-        return f"{row.late_ms // 60_000} min late" if row.late_ms >= 60_000 else f"{row.late_ms // 1_000} s late"
-    return "" if row.time_doubt is None else f"time {row.time_doubt}"
-
-
 def _twin_state(row: "ConfigRow") -> str:
     return row.problem or ("obeyed" if row.confirmed >= row.version else "not confirmed")
 
@@ -357,7 +349,7 @@ def history(
                 row.reference,
                 "" if row.gateway == here else row.gateway,
                 row.verdict or ("" if row.in_cloud else "waits"),
-                _delivered(row),
+                row.delivered(),
             ]
             for row in rows
         ],

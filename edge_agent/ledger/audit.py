@@ -129,12 +129,13 @@ def _own_entries(connection: Connection, audit: Audit, progress: Progress) -> It
                 digest = stored
             last_seq = seq
             entry = _read(body, hlc, f"entry {seq}", audit)
-            if entry is None or entry.late_ms is not None:
+            if entry is not None and entry.late_ms is not None:
                 continue
             if hlc < last_hlc:
                 audit.add(f"entry {seq} is earlier than the entry before it")
             last_hlc = hlc
-            yield _Entry(keys.key(hlc, OWN, seq), OWN, entry, seq not in rejected)
+            if entry is not None:
+                yield _Entry(keys.key(hlc, OWN, seq), OWN, entry, seq not in rejected)
         audit.entries += len(chunk)
         progress(len(chunk))
 
@@ -146,12 +147,13 @@ def _site_entries(connection: Connection, log: int, audit: Audit, progress: Prog
         for seq, hlc, body in chunk:
             place = f"entry {seq} of log {log}"
             entry = _read(body, hlc, place, audit)
-            if entry is None or entry.late_ms is not None:
+            if entry is not None and entry.late_ms is not None:
                 continue
             if hlc < last_hlc:
                 audit.add(f"{place} is earlier than the entry before it")
             last_hlc = hlc
-            yield _Entry(keys.key(hlc, log, seq), log, entry, counts=True)
+            if entry is not None:
+                yield _Entry(keys.key(hlc, log, seq), log, entry, counts=True)
         audit.entries += len(chunk)
         progress(len(chunk))
 

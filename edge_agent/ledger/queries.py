@@ -57,6 +57,12 @@ class HistoryRow:
     late_ms: int | None
     time_doubt: str | None
 
+    def delivered(self) -> str:
+        """What there is to say of its way from a device: late, or with a time that was not believed."""
+        if self.late_ms is not None:
+            return f"{self.late_ms // 60_000} min late" if self.late_ms >= 60_000 else f"{self.late_ms // 1_000} s late"
+        return "" if self.time_doubt is None else f"time {self.time_doubt}"
+
 
 @dataclass(frozen=True, slots=True)
 class ReadingRow:

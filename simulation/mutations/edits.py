@@ -174,6 +174,12 @@ BUGS: Final[tuple[Bug, ...]] = (
         ((edge_agent.ledger.site_logs, "_counting", sites.counting_all),),
     ),
     Bug("late-entry-not-replayed", "cells are not replayed for a late entry", ((Derivation, "_disturb", _nothing),)),
+    Bug("late-is-now", "what is delivered late is placed at its arrival", ((Ledger, "lateness", edge.never_late),)),
+    Bug(
+        "late-by-the-wall-clock",
+        "what is delivered late is placed by the wall clock, not between what was recorded before and after it",
+        ((edge_agent.ledger.ledger, "_Order", edge.OrderByWallClock),),
+    ),
     Bug("observe-skipped", "the clock does not follow other gateways'", ((Ledger, "_observed", lambda _: 0),)),
     Bug("staged-booked", "what is staged is booked at once", ((SiteLogWriter, "_store", sites.store_booked),)),
     Bug(
