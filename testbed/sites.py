@@ -140,7 +140,10 @@ drafts: st.SearchStrategy[Draft] = st.one_of(
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens at one gateway: it books, perhaps what was delivered late, its clock is turned, it seals, or it learns of others."""
+    """One thing that happens at one gateway: it books, its clock is turned, it seals, or it learns of others.
+
+    What it books happened `late_ms` ago.
+    """
 
     gateway: int
     booked: list[Draft]

@@ -61,8 +61,8 @@ class _Base(BaseModel):
     """What every entry carries: its time, three ways, and who or what caused it.
 
     `boot` and `mono_ms` are when the gateway recorded it; `late_ms` is how long before that it happened, where it was
-    delivered late and is believed, and then `hlc` is its place among what was recorded when it happened. `time_doubt` is
-    why the time that a device gave was not believed (`times.TimeDoubt`).
+    delivered late and is believed, and then `hlc` is its place among what was recorded when it happened. `time_doubt`
+    is why the time that a device gave was not believed (`times.TimeDoubt`).
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")

@@ -60,12 +60,11 @@ _FIELDS: Final = (
     "actor",
     "reference",
     "boot",
-    "late_ms",
-    "time_doubt",
 )
+_SELDOM: Final = ("late_ms", "time_doubt")
 _DELTAS: Final = ("ms", "device_at_ms")
 _CLOCK: Final = ("ms", "tick", "drift_ms")
-_COLUMNS: Final = frozenset(_FIELDS) | frozenset(_DELTAS) | frozenset(_CLOCK)
+_COLUMNS: Final = frozenset(_FIELDS) | frozenset(_SELDOM) | frozenset(_DELTAS) | frozenset(_CLOCK)
 
 
 class LogHead(BaseModel):
@@ -199,6 +198,8 @@ def _decompress(encoded: bytes) -> bytes:
 def _to_columns(entries: Sequence[Movement | Count | Reading]) -> dict[str, Any]:
     rows = [entry.model_dump(exclude_none=True) for entry in entries]
     columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in _FIELDS}
+    if [row for row in rows if "late_ms" in row or "time_doubt" in row]:
+        columns |= {name: [row.get(name) for row in rows] for name in _SELDOM}
     hlcs = [entry.hlc for entry in entries]
     columns["ms"] = [clock.wall_ms(hlc) for hlc in hlcs]
     columns["tick"] = [clock.counter(hlc) for hlc in hlcs]

@@ -32,6 +32,11 @@ class DeviceTime(NamedTuple):
     doubt: TimeDoubt | None = None
 
 
+_JUST_NOW: Final = DeviceTime(0)
+_UNPROVEN: Final = DeviceTime(0, TimeDoubt.UNPROVEN)
+_TOO_OLD: Final = DeviceTime(0, TimeDoubt.TOO_OLD)
+
+
 class TrueTime(NamedTuple):
     """When an entry happened, as well as it is known; `claimed_ms` only when that had to be bounded."""
 
@@ -71,8 +76,8 @@ def device_time(age_ms: int | None, at_ms: int | None, received_ms: int, age_ms_
     """How old an event was when it arrived.
 
     The age that the device measured with a clock that runs on is believed up to a bound: no wall clock, neither the
-    device's nor the gateway's, is part of it. The device's wall clock alone (`at_ms`) proves nothing: three hours ago is
-    a late event or a wrong time zone.
+    device's nor the gateway's, is part of it. The device's wall clock alone (`at_ms`) proves nothing: three hours ago
+    is a late event or a wrong time zone.
 
     Args:
         age_ms: the age by the device's monotonic clock at this sending; None from a device that does not know it.
@@ -81,7 +86,7 @@ def device_time(age_ms: int | None, at_ms: int | None, received_ms: int, age_ms_
         age_ms_max: the age up to which a device is believed.
     """
     if age_ms is not None:
-        return DeviceTime(age_ms) if age_ms <= age_ms_max else DeviceTime(0, TimeDoubt.TOO_OLD)
+        return DeviceTime(age_ms) if age_ms <= age_ms_max else _TOO_OLD
     if at_ms is not None and abs(received_ms - at_ms) > AHEAD_MS_MAX:
-        return DeviceTime(0, TimeDoubt.UNPROVEN)
-    return DeviceTime(0)
+        return _UNPROVEN
+    return _JUST_NOW

@@ -43,15 +43,17 @@ def retry_dead_letters(path: Path, late_ms_max: int = LATE_MS_MAX) -> tuple[int,
     """Take what is usable by now into the ledger; returns how many were taken and how many are left."""
     with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
         letters = ledger.connection.execute(statement("dead_letters_to_retry"), {"limit": RETRY_MAX}).fetchall()
-        taken = sum(_take(ledger, *letter, late_ms_max) for letter in letters)
+        taken = 0
+        for number, topic, payload, *arrived in letters:
+            if _take(ledger, topic, payload, Instant(*arrived), late_ms_max):
+                ledger.connection.execute(statement("delete_dead_letter"), (number,))
+                taken += 1
         return taken, len(letters) - taken
 
 
-def _take(
-    ledger: Ledger, number: int, topic: str, payload: bytes, boot: str, mono_ms: int, at_ms: int, late_ms_max: int
-) -> bool:
+def _take(ledger: Ledger, topic: str, payload: bytes, at: Instant, late_ms_max: int) -> bool:
     try:
-        made = redraft(topic, payload, Instant(boot, mono_ms, at_ms), late_ms_max)
+        made = redraft(topic, payload, at, late_ms_max)
         _require_known(ledger, made.device or "")
     except (WireError, BadInput, UnknownDevice):
         return False
@@ -59,7 +61,6 @@ def _take(
         ledger.append([made])
     else:
         ledger.append_readings([made])
-    ledger.connection.execute(statement("delete_dead_letter"), (number,))
     return True
 
 

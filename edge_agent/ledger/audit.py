@@ -1,8 +1,8 @@
 """The ledger against itself: verify that nothing was changed, rebuild what is derived.
 
-`verify` reads every entry once: numbers without a gap, the clock rising but for what came late, the digest chain whole, each body valid, each
-kept frame decodable, chained and made of exactly the entries it claims, and every derived table equal to what the
-entries give by the oracle's algebra.
+`verify` reads every entry once: numbers without a gap, the clock rising but for what came late, the digest chain whole,
+each body valid, each kept frame decodable, chained and made of exactly the entries it claims, and every derived table
+equal to what the entries give by the oracle's algebra.
 
 Invariant: `verify` writes nothing; `rebuild` writes derived tables only.
 """
@@ -94,6 +94,8 @@ def verify(connection: Connection, progress: Progress = lambda _: None) -> Audit
         runs = [_own_entries(connection, audit, progress)]
         runs += [_site_entries(connection, log, audit, progress) for log in book.keys.others()]
         runs += [iter(sorted(entries, key=itemgetter(0))) for entries in late.values()]
+        if [row[0] for row in connection.execute(statement("late"))] != [entry.key.seq for entry in late[OWN]]:
+            audit.add("table late differs from the entries")
         _verify_derived(connection, heapq.merge(*runs, key=itemgetter(0)), book, audit, late)
         _verify_balances(connection, book, audit)
         _verify_digest(connection, book, audit)
@@ -166,8 +168,10 @@ def _late_entries(connection: Connection) -> dict[int, list[_Entry]]:
     for log, seq, hlc, body in connection.execute(statement("late_entries")):
         # What is wrong with a body is found where all are read.
         entry = _read(body, hlc, "", Audit())
-        if entry is not None:
+        if entry is not None and entry.late_ms is not None:
             late[log].append(_Entry(keys.key(hlc, log, seq), log, entry, log != OWN or seq not in rejected))
+    for entries in late.values():
+        entries.sort(key=lambda entry: entry.key.seq)
     return late
 
 

@@ -4,7 +4,7 @@ Invariant: a draft that is made without an error becomes an entry; nothing is re
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,13 +14,12 @@ from wire_protocol.entries import Count, EntryKind, LedgerEntry, Movement, Readi
 from wire_protocol.errors import InvalidEntry
 from wire_protocol.messages import DeviceEvent, DeviceReading
 from wire_protocol.problems import first_problem
-from wire_protocol.times import DeviceTime, TimeDoubt, device_time
+from wire_protocol.times import TimeDoubt, device_time
 
 LATE_MS_MAX: Final = 30 * 24 * 3600 * 1000  # the default of edge.device_late_s_max
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """When a device's message arrived at the gateway, and how old what it says was by then."""
 
     at: Instant
@@ -30,12 +29,10 @@ class Arrival:
     @classmethod
     def of(cls, message: DeviceEvent | DeviceReading, at: Instant, late_ms_max: int = LATE_MS_MAX) -> "Arrival":
         """The arrival of a message at a moment."""
-        found: DeviceTime = device_time(message.age_ms, message.at_ms, at.wall_ms, late_ms_max)
-        return cls(at, found.age_ms, found.doubt)
+        return cls(at, *device_time(message.age_ms, message.at_ms, at.wall_ms, late_ms_max))
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What the ledger gives an entry: its place, when it was recorded, and how long before that it happened."""
 
     hlc: int
@@ -43,16 +40,6 @@ class Stamp:
     mono_ms: int
     late_ms: int | None = None
     doubt: TimeDoubt | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """As the fields of an entry."""
-        return {
-            "hlc": self.hlc,
-            "boot": self.boot,
-            "mono_ms": self.mono_ms,
-            "late_ms": self.late_ms,
-            "time_doubt": None if self.doubt is None else self.doubt.value,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +63,10 @@ class Draft:
 
     def entry(self, stamp: Stamp) -> LedgerEntry:
         """The ledger entry this draft becomes."""
-        common = stamp.fields() | {
+        common = {
+            "hlc": stamp.hlc,
+            "boot": stamp.boot,
+            "mono_ms": stamp.mono_ms,
             "sku": self.sku,
             "quantity": self.quantity,
             "lot": self.lot,
@@ -87,6 +77,8 @@ class Draft:
             "event": self.event,
             "device_at_ms": self.device_at_ms,
         }
+        if stamp.late_ms is not None or stamp.doubt is not None:
+            common |= {"late_ms": stamp.late_ms, "time_doubt": stamp.doubt}
         if self.kind == "count":
             return Count.model_validate(common | {"location": self.location})
         route = {"kind": self.kind, "source": self.source, "destination": self.destination}
@@ -106,7 +98,11 @@ class ReadingDraft:
     def entry(self, stamp: Stamp) -> Reading:
         """The ledger entry this draft becomes."""
         return Reading(
-            **stamp.fields(),
+            hlc=stamp.hlc,
+            boot=stamp.boot,
+            mono_ms=stamp.mono_ms,
+            late_ms=stamp.late_ms,
+            time_doubt=stamp.doubt,
             device=self.device,
             event=self.event,
             values=self.values,

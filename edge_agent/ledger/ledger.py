@@ -151,8 +151,11 @@ class Ledger:
         self.connection.executemany(
             statement("insert_entry"), [(at.seq, at.hlc, body, at.digest) for at, body, _ in added]
         )
-        if tail.hlc < order.own:
+        if order.late:
             self.connection.execute(statement("note_latest"), (order.own,))
+            for at, _, entry in added:
+                if entry.late_ms is not None:
+                    self.connection.execute(statement("insert_late"), {"seq": at.seq})
         if doubted:
             self.connection.execute(statement("count_up"), ("device_times_doubted", doubted))
         Derivation(self.connection).apply((OWN, at.seq, entry) for at, _, entry in added)
@@ -175,9 +178,10 @@ class Ledger:
         row = self.connection.execute(statement("reading_tail")).fetchone()
         last, taken = (row[1] if row else 0), []
         for draft in drafts:
-            late_ms, doubt = self.lateness(draft.arrival)
+            mono_ms = self.clock.mono_ms()
+            late_ms, doubt = self.lateness(draft.arrival, mono_ms)
             hlc = hlc_clock.tick(0 if late_ms else last, max(0, self.now_ms() - late_ms))
-            stamp = Stamp(hlc, self.clock.boot, self.clock.mono_ms(), late_ms or None, doubt)
+            stamp = Stamp(hlc, self.clock.boot, mono_ms, late_ms or None, doubt)
             body = draft.entry(stamp).body()
             added = self.connection.execute(
                 statement("insert_reading"), (hlc, draft.device, draft.event, body)
@@ -186,23 +190,24 @@ class Ledger:
             taken.append(bool(added))
         return taken
 
-    def lateness(self, arrival: Arrival | None) -> tuple[int, TimeDoubt | None]:
+    def lateness(self, arrival: Arrival | None, mono_ms: int) -> tuple[int, TimeDoubt | None]:
         """How long ago a device's event happened, 0 for just now: its age at its arrival, and how long it waited here.
 
         It may have waited for the disk, or as a dead letter through a reboot.
         """
         if arrival is None:
             return 0, None
-        at = arrival.at
+        at, late_ms, doubt = arrival
         if at.boot == self.clock.boot:
-            waited_ms = self.clock.mono_ms() - at.mono_ms
+            waited_ms = mono_ms - at.mono_ms
         else:
             row = self.connection.execute(statement("boot_zero"), (at.boot,)).fetchone()
             waited_ms = self.now_ms() - (at.wall_ms if row is None or row[0] is None else row[0] + at.mono_ms)
-        late_ms = max(0, waited_ms) + arrival.age_ms
-        if late_ms > AGE_MS_MAX:
-            return 0, TimeDoubt.TOO_OLD
-        return (late_ms if late_ms > ON_TIME_MS else 0), arrival.doubt
+        if waited_ms > 0:
+            late_ms += waited_ms
+        if late_ms <= ON_TIME_MS:
+            return 0, doubt
+        return (late_ms, doubt) if late_ms <= AGE_MS_MAX else (0, TimeDoubt.TOO_OLD)
 
     def _note_boot(self) -> None:
         self.connection.execute(statement("insert_boot"), (self.clock.boot, self.clock.now_ms()))
@@ -220,33 +225,35 @@ class _Order:
     end: int
     latest: int
     own: int
+    late: bool = False
     _first: int | None = None
     _zeros: dict[str, int] | None = None
 
     def stamp(self, arrival: Arrival | None) -> Stamp:
         """The clock reading of the next entry."""
         ledger = self.ledger
-        late_ms, doubt = ledger.lateness(arrival)
-        now_ms, mono_ms = ledger.now_ms(), ledger.clock.mono_ms()
+        boot, now_ms, mono_ms = ledger.clock.boot, ledger.now_ms(), ledger.clock.mono_ms()
+        late_ms, doubt = (0, None) if arrival is None else ledger.lateness(arrival, mono_ms)
         if late_ms:
-            hlc = self._place(max(0, now_ms - late_ms), mono_ms - late_ms)
-        else:
-            hlc = hlc_clock.tick(self.latest, now_ms)
-            self._first = self._first or hlc
-        self.latest, self.own = max(self.latest, hlc), max(self.own, hlc)
-        return Stamp(hlc, ledger.clock.boot, mono_ms, late_ms or None, doubt)
+            self.late, hlc = True, self._place(max(0, now_ms - late_ms), mono_ms - late_ms)
+            self.latest, self.own = max(self.latest, hlc), max(self.own, hlc)
+            return Stamp(hlc, boot, mono_ms, late_ms, doubt)
+        hlc = self.latest = self.own = hlc_clock.tick(self.latest, now_ms)
+        if self._first is None:
+            self._first = hlc
+        return Stamp(hlc, boot, mono_ms, None, doubt)
 
     def _place(self, at_ms: int, mono_ms: int) -> int:
         """The reading of a moment that is past: not before what was recorded by then, and before what was after it.
 
-        The wall clock may have been set, or the true time have come, since: the neighbours' readings decide, and the true
-        time only between them. Otherwise time is counted from the one before, so that what comes late is in order among
-        itself. An equal reading is later by its number.
+        The wall clock may have been set, or the true time have come, since: the neighbours' readings decide, and the
+        true time only between them. Otherwise time is counted from the one before, so that what comes late is in order
+        among itself. An equal reading is later by its number.
         """
         seq = self._first_after(at_ms, mono_ms)
         connection = self.ledger.connection
-        before = connection.execute(statement("on_time_before"), (seq,)).fetchone()
-        after = connection.execute(statement("on_time_from"), (seq,)).fetchone()
+        before = connection.execute(statement("on_time_before"), {"seq": seq}).fetchone()
+        after = connection.execute(statement("on_time_from"), {"seq": seq}).fetchone()
         floor, boot, before_mono_ms = before or (0, None, 0)
         limit = hlc_clock.HLC_MAX if (first := after[0] if after else self._first) is None else first - 1
         reading = hlc_clock.pack(at_ms)
@@ -255,7 +262,7 @@ class _Order:
         return max(min(reading, limit), floor)
 
     def _first_after(self, at_ms: int, mono_ms: int) -> int:
-        """The number of the first entry that was recorded after a moment: backwards in growing steps, then by halves."""
+        """The first entry that was recorded after a moment: backwards in growing steps, then by halves."""
         high, step = self.end + 1, 1
         low = high - step
         while low > 0 and self._is_after(low, at_ms, mono_ms):
@@ -270,7 +277,7 @@ class _Order:
         return high
 
     def _is_after(self, seq: int, at_ms: int, mono_ms: int) -> bool:
-        """Whether an entry was recorded after a moment: by the monotonic clock of this boot, or by time as it is known."""
+        """Whether an entry was recorded after a moment: by this boot's monotonic clock, or by time as it is known."""
         boot, recorded_mono_ms, recorded_ms = self.ledger.connection.execute(statement("recorded"), (seq,)).fetchone()
         if boot == self.ledger.clock.boot:
             return bool(recorded_mono_ms > mono_ms)

@@ -35,8 +35,8 @@ class StockRow:
 class HistoryRow:
     """One movement or count of any gateway of the site; `in_cloud` once the cloud has acknowledged it.
 
-    `verdict` says why the cloud could not use it; then it is not in the stock. `late_ms` is how long before its recording
-    it happened, where a device delivered it late, and `time_doubt` why the time that a device gave was not believed.
+    `verdict` says why the cloud could not use it; then it is not in the stock. `late_ms` is how long before its
+    recording it happened, where a device delivered it late, and `time_doubt` why a device's time was not believed.
     """
 
     gateway: str
@@ -60,7 +60,8 @@ class HistoryRow:
     def delivered(self) -> str:
         """What there is to say of its way from a device: late, or with a time that was not believed."""
         if self.late_ms is not None:
-            return f"{self.late_ms // 60_000} min late" if self.late_ms >= 60_000 else f"{self.late_ms // 1_000} s late"
+            minutes, rest_ms = divmod(self.late_ms, 60_000)
+            return f"{minutes} min late" if minutes else f"{rest_ms // 1_000} s late"
         return "" if self.time_doubt is None else f"time {self.time_doubt}"
 
 

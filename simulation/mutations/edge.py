@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from edge_agent.ledger import outbox
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.drafts import Arrival, Draft, ReadingDraft
-from edge_agent.ledger.ledger import Ledger, _Order
+from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.writer import Append
 from edge_agent.link.shipping import Shipping
 from simulation.edge.machine import Machine
@@ -42,18 +42,16 @@ def append_by_time(self: Ledger, drafts: Sequence[Draft]) -> list[int | None]:
     return seqs
 
 
-def never_late(self: Ledger, arrival: Arrival | None) -> tuple[int, TimeDoubt | None]:
+def never_late(self: Ledger, arrival: Arrival | None, mono_ms: int) -> tuple[int, TimeDoubt | None]:
     """Everything has just happened."""
-    del self, arrival
+    del self, arrival, mono_ms
     return 0, None
 
 
-class OrderByWallClock(_Order):
-    """Asks no neighbour."""
-
-    def _place(self, at_ms: int, mono_ms: int) -> int:
-        del mono_ms
-        return clock.pack(at_ms)
+def place_by_wall_clock(self: object, at_ms: int, mono_ms: int) -> int:
+    """Nobody asks what was recorded before and after."""
+    del self, mono_ms
+    return clock.pack(at_ms)
 
 
 def tick_without_counter(last: int, now_ms: int) -> int:

@@ -163,7 +163,7 @@ def test_events_of_one_device_keep_their_order_and_what_is_booked_next_is_later(
 
 
 def test_after_a_late_entry_the_clock_goes_on_from_the_latest(ledger: Ledger, clock: HandClock) -> None:
-    """The wall clock steps back and the last entry is a late one: the next is later than all that was booked all the same."""
+    """The wall clock steps back and the last entry is a late one: the next is later than all that was booked."""
     append(ledger, draft("receive", "tea", 9, destination="A-01"))
     clock.turn(HOUR_MS)
     append(ledger, counted(5))
@@ -230,7 +230,9 @@ happenings = st.lists(
         st.sampled_from(["count", "pick", "receive"]),
         st.integers(0, 9),
         st.integers(2_000, 40 * MINUTE_MS),  # until the next
-        st.sampled_from([None, None, 0, 1, 2, 4, 9]),  # how many happenings later it is delivered; None: not by a device
+        st.sampled_from(
+            [None, None, 0, 1, 2, 4, 9]
+        ),  # how many happenings later it is delivered; None: not by a device
         st.sampled_from([0, 0, 0, -3 * HOUR_MS, 7 * HOUR_MS, 500 * DAY_MS]),  # what the wall clock is set by
     ),
     min_size=1,
@@ -246,9 +248,9 @@ def test_the_stock_is_that_of_the_order_in_which_things_happened(
     """Whatever is delivered when, in one boot and with any wall clock: as if everything had been booked at once."""
     clock, stock, waiting = HandClock(), 0, []
     with Ledger.create(tmp_path_factory.mktemp("late") / "ledger.db", "gw-1", clock) as ledger:
-        for number, (kind, quantity, next_ms, delivered_after, set_by_ms) in enumerate(happened):
+        for number, (kind, amount, next_ms, delivered_after, set_by_ms) in enumerate(happened):
             ends = {"count": {"location": "A-01"}, "pick": {"source": "A-01"}, "receive": {"destination": "A-01"}}[kind]
-            quantity = quantity if kind == "count" else quantity + 1
+            quantity = amount if kind == "count" else amount + 1
             stock = quantity if kind == "count" else stock + quantity * (1 if kind == "receive" else -1)
             if delivered_after is None:
                 append(ledger, draft(kind, "tea", quantity, **ends))  # type: ignore[arg-type]  # one of three kinds

@@ -122,7 +122,7 @@ def test_a_wrong_clock_shows_in_the_event_and_nowhere_else() -> None:
 
 @pytest.mark.parametrize(("speed", "ages_ms"), [(1.0, [0, 7_207_200]), (60.0, [0, 120_120]), (None, [0, 0])])
 def test_each_sending_says_how_old_the_event_is_by_then(speed: float | None, ages_ms: list[int]) -> None:
-    """By a counter that nobody sets, whatever the clock shows, and at the pace of the gateway, which lives in real time."""
+    """By a counter that nobody sets, whatever the clock shows, and at the pace of the gateway, which is real time."""
     firmware = _firmware(clock=SkewedClock(offset_ms=-START_MS, drift_ppm=1_000, since_ms=START_MS), speed=speed)
     firmware.scan(Happening(START_MS, TEA))
     sent = firmware.poll(START_MS, 0) + firmware.poll(START_MS + 7_200_000, 10_000)

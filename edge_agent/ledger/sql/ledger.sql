@@ -16,11 +16,17 @@ SELECT json_extract(body, '$.boot'), json_extract(body, '$.mono_ms'),
 FROM entry WHERE seq = ?;
 
 -- name: on_time_before
+-- The last entry before a number that was not delivered late.
 SELECT hlc, json_extract(body, '$.boot'), json_extract(body, '$.mono_ms')
-FROM entry WHERE seq < ? AND json_extract(body, '$.late_ms') IS NULL ORDER BY seq DESC LIMIT 1;
+FROM entry WHERE seq = coalesce((SELECT run FROM late WHERE seq = :seq - 1), :seq) - 1;
 
 -- name: on_time_from
-SELECT hlc FROM entry WHERE seq >= ? AND json_extract(body, '$.late_ms') IS NULL ORDER BY seq LIMIT 1;
+-- The first entry from a number on that was not.
+SELECT hlc FROM entry
+WHERE seq = coalesce((SELECT max(seq) + 1 FROM late WHERE run = (SELECT run FROM late WHERE seq = :seq)), :seq);
+
+-- name: insert_late
+INSERT INTO late (seq, run) VALUES (:seq, coalesce((SELECT run FROM late WHERE seq = :seq - 1), :seq));
 
 -- name: insert_entry
 INSERT INTO entry (seq, hlc, body, digest) VALUES (?, ?, ?, ?);

@@ -98,6 +98,9 @@ SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM mo
 -- name: movement_of_entry
 SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement WHERE log = ? AND seq = ?;
 
+-- name: late
+SELECT seq FROM late ORDER BY seq;
+
 -- name: late_entries
 -- What was delivered late, of all logs that are booked.
 SELECT 0, seq, hlc, body FROM entry WHERE json_extract(body, '$.late_ms') IS NOT NULL
