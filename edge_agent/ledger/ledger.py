@@ -247,18 +247,21 @@ class _Order:
         """The reading of a moment that is past: not before what was recorded by then, and before what was after it.
 
         The wall clock may have been set, or the true time have come, since: the neighbours' readings decide, and the
-        true time only between them. Otherwise time is counted from the one before, so that what comes late is in order
-        among itself. An equal reading is later by its number.
+        true time only between them. Otherwise time is counted from a neighbour of this boot, so that what comes late
+        is in order among itself. An equal reading is later by its number.
         """
         seq = self._first_after(at_ms, mono_ms)
         connection = self.ledger.connection
         before = connection.execute(statement("on_time_before"), {"seq": seq}).fetchone()
         after = connection.execute(statement("on_time_from"), {"seq": seq}).fetchone()
-        floor, boot, before_mono_ms = before or (0, None, 0)
+        floor = before[0] if before else 0
         limit = hlc_clock.HLC_MAX if (first := after[0] if after else self._first) is None else first - 1
         reading = hlc_clock.pack(at_ms)
-        if boot == self.ledger.clock.boot and not (self.ledger.zero_ms is not None and floor <= reading <= limit):
-            reading = hlc_clock.pack(hlc_clock.wall_ms(floor) + mono_ms - before_mono_ms)
+        if self.ledger.zero_ms is None or not floor <= reading <= limit:
+            near = {"boot": self.ledger.clock.boot, "before": before[1] if before else 0, "seq": seq}
+            known = connection.execute(statement("reading_near"), near).fetchone()
+            if known is not None:
+                reading = hlc_clock.pack(max(0, hlc_clock.wall_ms(known[0]) + mono_ms - known[1]))
         return max(min(reading, limit), floor)
 
     def _first_after(self, at_ms: int, mono_ms: int) -> int:

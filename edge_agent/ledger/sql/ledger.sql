@@ -17,8 +17,15 @@ FROM entry WHERE seq = ?;
 
 -- name: on_time_before
 -- The last entry before a number that was not delivered late.
-SELECT hlc, json_extract(body, '$.boot'), json_extract(body, '$.mono_ms')
-FROM entry WHERE seq = coalesce((SELECT run FROM late WHERE seq = :seq - 1), :seq) - 1;
+SELECT hlc, seq FROM entry WHERE seq = coalesce((SELECT run FROM late WHERE seq = :seq - 1), :seq) - 1;
+
+-- name: reading_near
+-- The clock reading of a moment of this boot, by its monotonic clock: that of the last entry that was recorded on time
+-- before, or else of the one before, which came late itself, or of the one after.
+SELECT hlc, json_extract(body, '$.mono_ms') - coalesce(json_extract(body, '$.late_ms'), 0)
+FROM entry
+WHERE seq IN (:before, :seq, :seq - 1) AND json_extract(body, '$.boot') = :boot
+ORDER BY seq = :before DESC, seq LIMIT 1;
 
 -- name: on_time_from
 -- The first entry from a number on that was not.
