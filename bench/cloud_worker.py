@@ -27,10 +27,7 @@ async def until_subscribed(connection: Connection) -> None:
     """Wait until the worker holds its shards; it subscribes at once."""
 
     def is_subscribed() -> bool:
-        held = connection.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        ).fetchone()
-        return held is not None and held[0] > topics.SHARDS
+        held = connection.execute("SELECT count(*) FROM shard_lease").fetchone()
+        return held is not None and held[0] == topics.SHARDS
 
     await asyncio.to_thread(eventually, is_subscribed, "the worker holds its shards")

@@ -7,6 +7,7 @@ Invariant: every endpoint under /v1 depends on `access`; none gets a connection 
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Final, NoReturn
@@ -15,6 +16,7 @@ from fastapi import Depends, Header, HTTPException, Request, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from cloud_api import credentials
+from cloud_api.bounds import TenantBudget, TenantBusy
 from cloud_api.credentials import Credential, Unauthenticated, WrongTenant
 from cloud_api.oidc import KeySet, ProviderUnavailable, Verifier
 from cloud_api.settings import ApiSettings
@@ -42,12 +44,16 @@ Wanted = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A verified request: its tenant, and a connection in a transaction that sees only this tenant."""
+    """A verified request: its tenant, and a connection in a transaction that sees only this tenant.
+
+    `key` is the prefix of the API key that asks; None for a token.
+    """
 
     connection: Connection
     tenant_id: int
     tenant: str
     permissions: frozenset[Permission]
+    key: str | None = None
 
 
 def verifier(settings: ApiSettings) -> Verifier | None:
@@ -85,10 +91,26 @@ def access(permission: Permission, *, writing: bool = False) -> Any:
             if permission not in credential.permissions:
                 needed = f"This needs {permission}, which the role {PERMISSIONS[permission]} has."
                 _refuse(HTTPStatus.FORBIDDEN, needed, headers)
-            with admission.as_tenant(connection, credential.tenant_id, actor=credential.actor, writing=writing):
-                yield Access(connection, credential.tenant_id, credential.tenant, credential.permissions)
+            with (
+                _within_budget(request.app.state.budget, credential.tenant_id, headers),
+                admission.as_tenant(connection, credential.tenant_id, actor=credential.actor, writing=writing),
+            ):
+                yield Access(
+                    connection, credential.tenant_id, credential.tenant, credential.permissions, credential.key
+                )
 
     return Depends(opened, scope="function")
+
+
+@contextmanager
+def _within_budget(budget: TenantBudget, tenant_id: int, headers: Mapping[str, str]) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(budget.spending(tenant_id))
+        except TenantBusy as error:
+            wait = {"Retry-After": str(error.retry_after_s)}
+            _refuse(HTTPStatus.TOO_MANY_REQUESTS, str(error), {**headers, **wait})
+        yield
 
 
 def rate_headers(allowance: RateLimit) -> dict[str, str]:

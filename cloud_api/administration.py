@@ -1,11 +1,11 @@
 """What a tenant's own administrators do over HTTP: keys, the audit log, the quota.
 
-Invariant: a key that is made here can do no more than the credential that makes it.
+Invariant: a key that is made here can do no more than the credential that makes it, and ends with it.
 """
 
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, HTTPException, Path, Query
 from pydantic import BaseModel, Field
@@ -16,14 +16,23 @@ from cloud_store.base import audit_log
 from cloud_store.tenancy import api_keys, permissions, quotas
 from cloud_store.tenancy.permissions import Permission, Role
 
+PREFIX_PATTERN: Final = r"^[a-z2-7]{10}$"
+
 
 class KeyWanted(BaseModel, extra="forbid"):
     """A key to be made."""
 
     name: str = Field(min_length=1, max_length=api_keys.NAME_CHARS_MAX, examples=["warehouse dashboard"])
     role: Role = Field("viewer", description="Not above the asker's own.")
-    scopes: list[Permission] | None = Field(None, description="Only these permissions of the role; absent: all.")
-    days: float = Field(365, gt=0, le=api_keys.LIFETIME_DAYS_MAX, description="Days until it expires.")
+    scopes: list[Permission] | None = Field(
+        None, max_length=len(permissions.PERMISSIONS), description="Only these permissions of the role; absent: all."
+    )
+    days: float = Field(
+        365,
+        gt=0,
+        le=api_keys.LIFETIME_DAYS_MAX,
+        description="Days until it expires; never after the key that makes it.",
+    )
 
 
 class KeyMade(BaseModel):
@@ -67,20 +76,28 @@ class Quota(BaseModel):
     devices_max: int | None
     entries_per_s_max: int | None
     requests_per_minute_max: int | None
+    names: int = Field(description="Items, places, lots, devices, epochs and metrics that ledgers have named.")
+    names_max: int | None
 
 
 def install(app: FastAPI) -> None:
     """Add the endpoints."""
     about: dict[str, Any] = {"tags": ["administration"], "responses": problems.RESPONSES}
-    app.get("/v1/keys", summary="API keys of the tenant", **about)(_keys)
+    app.get("/v1/keys", summary="API keys of the tenant, newest first", **about)(_keys)
     app.post("/v1/keys", summary="Make an API key", status_code=HTTPStatus.CREATED, **about)(_make_key)
     app.delete("/v1/keys/{prefix}", summary="Revoke an API key", status_code=HTTPStatus.NO_CONTENT, **about)(_revoke)
     app.get("/v1/audit", summary="Administrative actions, newest first", **about)(_audit)
     app.get("/v1/quota", summary="What the tenant uses and may use", **about)(_quota)
 
 
-def _keys(reader: Annotated[Access, access("keys:read")]) -> list[KeyRow]:
-    return [KeyRow.model_validate(row) for row in api_keys.listed(reader.connection)]
+def _keys(
+    reader: Annotated[Access, access("keys:read")],
+    limit: Annotated[int, Query(ge=1, le=api_keys.PAGE_ROWS_MAX)] = 100,
+    after: Annotated[
+        str | None, Query(pattern=PREFIX_PATTERN, description="The `prefix` of the last row before.")
+    ] = None,
+) -> list[KeyRow]:
+    return [KeyRow.model_validate(row) for row in api_keys.listed(reader.connection, limit=limit, after=after)]
 
 
 def _make_key(wanted: KeyWanted, writer: Annotated[Access, access("keys:write", writing=True)]) -> KeyMade:
@@ -94,12 +111,13 @@ def _make_key(wanted: KeyWanted, writer: Annotated[Access, access("keys:write", 
         role=wanted.role,
         scopes=wanted.scopes,
         lifetime=timedelta(days=wanted.days),
+        maker=writer.key,
     )
     return KeyMade.model_validate(made._asdict())
 
 
 def _revoke(
-    prefix: Annotated[str, Path(pattern=r"^[a-z2-7]{10}$")],
+    prefix: Annotated[str, Path(pattern=PREFIX_PATTERN)],
     writer: Annotated[Access, access("keys:write", writing=True)],
 ) -> None:
     api_keys.revoke(writer.connection, prefix)

@@ -17,6 +17,7 @@ from pydantic import AwareDatetime
 
 from cloud_api import administration, problems
 from cloud_api.access import Access, access, verifier
+from cloud_api.bounds import BodyLimit, TenantBudget
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
 from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import READ_ONLY_OPTIONS
@@ -49,7 +50,9 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
         title="Stocktide", version="1", lifespan=lifespan, description="Stock, movements and gateways of one tenant."
     )
     app.state.database, app.state.settings, app.state.verifier = database, chosen, verifier(chosen)
+    app.state.budget = TenantBudget(chosen.connections_per_tenant_max, chosen.database_share_per_tenant)
     problems.install(app)
+    app.add_middleware(BodyLimit, bytes_max=chosen.body_bytes_max, refuse=problems.too_long(chosen.body_bytes_max))
     _measure(app, registry)
     app.get("/healthz", tags=["operation"], summary="The process runs")(_healthz)
     app.get("/readyz", tags=["operation"], summary="The database answers", responses=problems.RESPONSES)(_readyz)

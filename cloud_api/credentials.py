@@ -31,6 +31,7 @@ class Credential:
     tenant: str
     actor: str
     permissions: frozenset[Permission]
+    key: str | None = None
 
 
 def verified(
@@ -70,7 +71,9 @@ def _of_key(connection: Connection, key: str, wanted: str | None) -> Credential:
     if wanted not in {None, holder.tenant}:
         raise WrongTenant
     prefix = key.split("_")[1]
-    return Credential(holder.tenant_id, holder.tenant, f"key:{prefix}", permissions.of(holder.role, holder.scopes))
+    return Credential(
+        holder.tenant_id, holder.tenant, f"key:{prefix}", permissions.of(holder.role, holder.scopes), prefix
+    )
 
 
 def _of_token(connection: Connection, verifier: Verifier, token: str, wanted: str | None) -> Credential:

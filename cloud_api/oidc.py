@@ -113,6 +113,8 @@ class Verifier:
             raise InvalidToken("the token is too long")
         claims = self._claims(token)
         tenants = _words(_at(claims, self.tenant_claim))[:TENANTS_MAX]
+        if unprintable := [name for name in (str(claims["sub"]), *tenants) if not name.isprintable()]:
+            raise InvalidToken(f"the token names {unprintable[0]!a}, which cannot be printed")
         role = permissions.highest(_words(_at(claims, self.role_claim)))
         if not tenants:
             raise InvalidToken(f"the token names no tenant ({self.tenant_claim})")

@@ -48,7 +48,7 @@ class Problem(BaseModel):
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": HTTPStatus(status).phrase}
-    for status in (400, 401, 403, 404, 422, 429, 503)
+    for status in (400, 401, 403, 404, 413, 422, 429, 503)
 }
 
 
@@ -64,6 +64,12 @@ def _answer(status: int, detail: str | None, hint: str | None = None, headers: A
     return JSONResponse(
         problem.model_dump(exclude_none=True), status_code=status, media_type=MEDIA_TYPE, headers=headers
     )
+
+
+def too_long(bytes_max: int) -> JSONResponse:
+    """The answer to a body that is too long; it is an ASGI application. The connection ends: more is on its way."""
+    detail = f"A body has at most {bytes_max} bytes."
+    return _answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})
 
 
 def _store_error(_: Request, error: Exception) -> JSONResponse:

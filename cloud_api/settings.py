@@ -24,6 +24,11 @@ class ApiSettings(BaseSettings):
     metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on")
     connections_max: int = Field(8, ge=1, le=256, description="Connections to the database at most")
     connection_wait_s_max: float = Field(5.0, gt=0, description="Seconds a request waits for a connection")
+    connections_per_tenant_max: int = Field(3, ge=1, le=256, description="Of these, that one tenant's requests hold")
+    database_share_per_tenant: float = Field(
+        0.5, gt=0, le=256, description="Seconds of database time that a tenant may spend in a second, on average"
+    )
+    body_bytes_max: int = Field(64 * 1024, ge=1024, description="Bytes in the body of a request at most")
     page_rows_default: int = Field(100, ge=1, le=1000, description="Rows in a page when the request does not say")
     requests_per_minute_max: int = Field(
         600, ge=1, le=1_000_000, description="Requests of a tenant per clock minute, unless its quota says otherwise"

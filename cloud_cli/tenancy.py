@@ -18,7 +18,7 @@ device_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Devices of 
 
 KEY_BYTES = 24
 SALT_BYTES = 12
-QUOTAS = ("gateways", "devices", "entries_per_s", "requests_per_minute")
+QUOTAS = ("gateways", "devices", "entries_per_s", "requests_per_minute", "names")
 
 
 @key_app.command("create")
@@ -87,6 +87,9 @@ def quota(
     requests_per_minute: Annotated[
         int | None, typer.Option(min=-1, help="API requests per minute; -1 for the API's usual limit.")
     ] = None,
+    names: Annotated[
+        int | None, typer.Option(min=-1, help="Names of items, places, lots, devices; -1 for the usual limit.")
+    ] = None,
     database_url: DatabaseUrl = DATABASE_URL,
     json_: Json = False,
 ) -> None:
@@ -94,7 +97,7 @@ def quota(
     from cloud_store.base.errors import InvalidName
     from cloud_store.tenancy import quotas, registry
 
-    given = dict(zip(QUOTAS, (gateways, devices, entries_per_s, requests_per_minute), strict=True))
+    given = dict(zip(QUOTAS, (gateways, devices, entries_per_s, requests_per_minute, names), strict=True))
     if 0 in (entries_per_s, requests_per_minute):
         raise InvalidName("A rate is at least 1.", hint="To stop a gateway: stocktide cloud gateway disable NAME")
     changed = {f"{name}_max": None if value < 0 else value for name, value in given.items() if value is not None}
@@ -103,7 +106,8 @@ def quota(
         if changed:
             quotas.change(connection, tenant_id, tenant, changed)
         rows = quotas.listed(connection, tenant)
-    columns = ("tenant", "gateways", "gateways_max", "devices", "devices_max", *(f"{name}_max" for name in QUOTAS[2:]))
+    counted = ("gateways", "devices", "names")
+    columns = ("tenant", *(f"{name}{end}" for name in QUOTAS for end in ("", "_max") if end or name in counted))
     listing(rows, columns, json_=json_, numbers=columns[1:], empty="")
 
 
@@ -147,12 +151,12 @@ def list_database_users(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant
 
     with database(database_url) as connection:
         rows = database_users.listed(connection, tenant)
-    listing(rows, ("name", "tenant", "created_at"), json_=json_, empty="No database users yet.")
+    listing(rows, ("name", "tenant", "state", "created_at"), json_=json_, empty="No database users yet.")
 
 
 @database_user_app.command("drop")
 def drop_database_user(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
-    """Remove a login and end its sessions."""
+    """End a login and its sessions, then remove its role; run it again when something was in the way of that."""
     from cloud_store.tenancy import database_users
 
     with database(database_url) as connection:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +12,7 @@ from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.settings import IngestSettings
 from cloud_ingest.token_bucket import TokenBucket
 from cloud_store.base.database import Database
+from cloud_store.base.rows import UnreadableRow
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -43,6 +44,11 @@ class Context:
             bytes_max=self.settings.waiting_bytes_max,
             refused=self.metrics.refused_items.labels(name).inc,
         )
+
+    def unreadable(self, service: str, rows: Iterable[UnreadableRow]) -> None:
+        """Report rows of the database that nothing could be made of, each as its gateway's."""
+        for row in rows:
+            self.failed(service, row.gateway, row.error)
 
     def serve(
         self, mailbox: Mailbox[K, V], step: Step[K, V], rate: TokenBucket | None = None

@@ -22,6 +22,7 @@ from wire_protocol.topics import SHARDS
 RETRY_DELAY_S_MAX: Final = 5.0
 LOOK_S: Final = 5.0  # how often is looked without a notification
 SLICE_S: Final = 0.25
+NOTIFICATION_S_MIN: Final = 0.1  # between two notifications that are looked at
 _LOG = structlog.get_logger()
 T = TypeVar("T")
 
@@ -100,6 +101,9 @@ class Leases:
                     if notified or loop.time() > look_at_s:
                         self._notified()
                         look_at_s = loop.time() + LOOK_S
+                    if notified:
+                        # Every login may notify: one that does so without end wakes us ten times a second.
+                        await asyncio.sleep(NOTIFICATION_S_MIN)
         finally:
             await self._call(partial(session.__exit__, None, None, None))
 

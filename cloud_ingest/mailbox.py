@@ -15,10 +15,11 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 import structlog
 
 from cloud_ingest.token_bucket import TokenBucket
-from cloud_store.base.errors import DatabaseUnavailable
+from cloud_store.base.errors import DatabaseUnavailable, StoreTimeout
 
 RETRY_S: Final = 1.0
 ITEMS_OF_A_SENDER_MAX: Final = 64
+ATTEMPTS_MAX: Final = 3  # of an item that the database does not finish in time
 _LOG = structlog.get_logger()
 
 K = TypeVar("K", bound=Hashable)
@@ -140,8 +141,9 @@ async def serve(
 ) -> None:
     """Answer what comes in, one at a time, until cancelled.
 
-    While the database is away the same item is tried again. One that fails otherwise is logged, counted, raised as an
-    alarm of its sender (`cloud_ingest.failures`), and dropped: it would fail again, and others are waiting behind it.
+    While the database is away the same item is tried again. One that fails otherwise, or that the database did not
+    finish in time for `ATTEMPTS_MAX` times, is logged, counted, raised as an alarm of its sender
+    (`cloud_ingest.failures`), and dropped: it would fail again, and others are waiting behind it.
 
     Args:
         mailbox: where it comes in.
@@ -150,15 +152,23 @@ async def serve(
         rate: the bound of steps per second.
         retry_s: seconds until an item is tried again.
     """
+    timeouts: dict[K, int] = {}
     while True:
         await mailbox.wait()
         if rate is not None:
             await rate.acquire()
         key, value, size_bytes = mailbox.pop()
+        attempts = timeouts.pop(key, 0)
         try:
             await step(key, value)
         except DatabaseUnavailable as error:
+            attempts += isinstance(error, StoreTimeout)
+            if attempts >= ATTEMPTS_MAX:
+                failed(mailbox.name, sender_of(key), error)
+                continue
             _LOG.warning("database_unavailable", service=mailbox.name, reason=str(error), hint=error.hint)
+            if attempts:
+                timeouts[key] = attempts
             mailbox.restore(key, value, size_bytes)
             await asyncio.sleep(retry_s)
         except Exception as error:  # noqa: BLE001 - the rule of this loop: nothing that comes in ends a service

@@ -35,6 +35,9 @@ class IngestSettings(BaseSettings):
     batch_frames_max: int = Field(200, ge=1, description="Frames merged in one go at most")
     batch_entries_max: int = Field(20_000, ge=500, description="Entries merged in one transaction at most")
     batch_delay_ms: int = Field(10, ge=0, le=1000, description="Milliseconds a lone frame waits for others")
+    bad_frames_per_minute_max: int = Field(
+        64, ge=1, description="Frames of a gateway that cannot be used, in a minute, before it is ignored for a while"
+    )
     inbox_frames_target: int = Field(400, ge=1, description="Frames waiting at which windows are down to one frame")
     inbox_frames_max: int = Field(4096, ge=16, description="Frames waiting to be merged at most")
     inbox_bytes_max: int = Field(64 * 1024 * 1024, ge=1 << 20, description="Bytes of frames waiting to be merged")

@@ -24,6 +24,7 @@ from cloud_ingest.merge.presence import Presence
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.services.catalog import Catalogs
 from cloud_ingest.services.commands import Commands
+from cloud_ingest.services.dashboards import Dashboards
 from cloud_ingest.services.enrolment import Enrolment
 from cloud_ingest.services.images import Images
 from cloud_ingest.services.jobs import Jobs
@@ -44,6 +45,7 @@ from wire_protocol.topics import Channel
 _LOG = structlog.get_logger()
 # Batches make and drop a hundred thousand small objects at once; with the default thresholds a quarter of the merge's
 # time goes into looking at them.
+FAST_STATEMENT_MS_MAX: Final = 5_000  # what takes longer goes to the slow lane, where a statement has 30 s
 GC_THRESHOLDS: Final = (100_000, 50, 50)
 
 
@@ -57,18 +59,23 @@ class Worker:
     def __init__(self, settings: IngestSettings) -> None:
         self.settings, self.metrics = settings, WorkerMetrics()
         name, url = settings.worker_name, settings.database_url
-        self._merging = Database(url, application=f"stocktide-ingest {name}", connections_max=1)
+        self._merging = Database(
+            url,
+            application=f"stocktide-ingest {name}",
+            connections_max=1,
+            options=f"-c statement_timeout={FAST_STATEMENT_MS_MAX}",
+        )
         self._database = Database(
             url, application=f"stocktide-services {name}", connections_max=settings.database_connections_max
         )
         self._failures = Failures(self._database, self.metrics)
-        self._merger = Merger()
+        self._merger, self._slow_merger = Merger(), Merger()
         self._link = Link(settings, self.metrics, self._failures.report, self._subscribed)
         context = Context(settings, self._database, self._link.publish, self.metrics, self._failures.report)
         self._stock_checks, self._commands = StockChecks(context), Commands(context)
         self._sites, self._twins, self._catalogs = Sites(context), Twins(context), Catalogs(context)
         self._images, self._jobs = Images(context), Jobs(context)
-        self._revocations = Revocations(context, self._disconnect)
+        self._revocations, self._dashboards = Revocations(context, self._disconnect), Dashboards(context)
         self._enrolment = Enrolment(
             context,
             signer(
@@ -82,6 +89,7 @@ class Worker:
             context,
             inbox=Inbox(frames_max=settings.inbox_frames_max, bytes_max=settings.inbox_bytes_max),
             merge_frames=self._merge,
+            merge_apart=self._merge_apart,
             merged=self._sites.merged,
             acknowledged=lambda logs: self._presence.acknowledged(logs),  # noqa: PLW0108 - made in the next line
         )
@@ -138,6 +146,10 @@ class Worker:
     async def _merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
         return await self._merging.run(self._merger.merge, frames)
 
+    async def _merge_apart(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
+        """In the slow lane: on a connection of the services, of which one is left to them."""
+        return await self._database.run(self._slow_merger.merge, frames)
+
     async def _disconnect(self, gateway: str) -> None:
         settings = self.settings
         await evict(
@@ -164,6 +176,7 @@ class Worker:
             self._jobs,
             self._enrolment,
             self._revocations,
+            self._dashboards,
         )
         with self._merging, self._database, self.metrics.served(settings.metrics_host, settings.metrics_port):
             async with asyncio.TaskGroup() as group:

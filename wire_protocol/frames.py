@@ -38,6 +38,9 @@ from wire_protocol.topics import Stream
 FRAME_BYTES_MAX: Final = 256 * 1024
 FRAME_DECODED_BYTES_MAX: Final = 2 * 1024 * 1024
 FRAME_ENTRIES_MAX: Final = 500
+# What a header and an entry with every field at its bound can need: a frame that is larger has something else in it.
+ENVELOPE_BYTES_MAX: Final = 16 * 1024
+ENTRY_BYTES_MAX: Final = 4 * 1024
 BOOTS_MAX: Final = 64
 COMPRESSION_LEVEL: Final = 9
 
@@ -86,7 +89,8 @@ class FrameHeader(BaseModel):
     epoch, because the cloud did not have them there.
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    # Strict about what nobody knows: the cloud keeps frames as they came, for ever and for the whole site.
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     v: Literal[1] = PROTOCOL_VERSION
     stream: Stream
@@ -174,6 +178,10 @@ def decode(encoded: bytes) -> Frame:
         header = FrameHeader.model_validate(envelope)
     except ValidationError as error:
         raise InvalidFrame(first_problem(error)) from None
+    if len(encoded) > (limit := ENVELOPE_BYTES_MAX + header.count * ENTRY_BYTES_MAX):
+        raise InvalidFrame(f"{len(encoded)} bytes; a frame of {header.count} entries has at most {limit}.")
+    if isinstance(columns, dict) and (unknown := columns.keys() - _COLUMNS):
+        raise InvalidFrame(f"Nobody knows the column {min(unknown)[:40]!r} in version {PROTOCOL_VERSION}.")
     try:
         return Frame(header, _hash(plain), _from_columns(columns, header.count))
     except InvalidFrame as error:

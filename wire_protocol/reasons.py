@@ -42,6 +42,8 @@ class RejectCode(ReasonCode):
     """Its frame is whole, and what is inside cannot be read."""
     UNSTORABLE = "unstorable"
     WRONG_STREAM = "wrong-stream"
+    OUT_OF_DOMAIN = "out-of-domain"
+    """The stock of its cell would be beyond `stock.BALANCE_MAX`."""
 
 
 class ForkCode(ReasonCode):

@@ -16,10 +16,19 @@ Invariant: every function here is a pure function of its arguments, whatever the
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from wire_protocol.entries import Count, LedgerEntry, Movement
 from wire_protocol.names import ADJUST
+
+# The domain of stock: what is on hand in a cell, and what was ever moved into or out of it. Both stores add in 64 bits;
+# this leaves room for a batch on top of a cell at its bound.
+BALANCE_MAX: Final = 1 << 60
+
+
+def in_domain(quantity: int) -> bool:
+    """Whether a balance can be this."""
+    return -BALANCE_MAX <= quantity <= BALANCE_MAX
 
 
 class EntryKey(NamedTuple):

@@ -1,24 +1,29 @@
 """The merge loop: arrivals are read, batches of them become commits, commits become acknowledgements.
 
 While the database is away the batch in hand is tried again and again, the gateways of its frames get a window of
-zero, and nothing is acknowledged.
+zero, and nothing is acknowledged. A batch that keeps failing while the database answers other questions is taken apart
+down to the frame at fault, which is quarantined; one that takes too long goes to the slow lane (`slow_lane`).
 
 `MergeLoop.merge` waits for nothing but `merge_frames` and the context, so that the simulator drives it on virtual time.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from typing import Final
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeAlias
 
 import structlog
 
 from cloud_ingest.context import Context
 from cloud_ingest.inbound import Inbound
 from cloud_ingest.merge.answers import Answer, Answers
-from cloud_ingest.merge.denylist import Denylist
+from cloud_ingest.merge.denylist import Denylist, Strikes
 from cloud_ingest.merge.inbox import Inbox, window
+from cloud_ingest.merge.slow_lane import SLOW_S, SlowLane
 from cloud_ingest.merge.throttle import Throttle
-from cloud_store.base.errors import StoreError
+from cloud_store.base.connection import answers
+from cloud_store.base.errors import NamesExhausted, StoreError, StoreTimeout
 from cloud_store.merge import dead_letters
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergedFrame, MergeReport
 from cloud_store.merge.dead_letters import DeadLetter, LetterKind
@@ -29,7 +34,18 @@ from wire_protocol.topics import Channel
 
 RETRY_DELAY_S: Final = 0.1
 RETRY_DELAY_S_MAX: Final = 2.0
+QUARANTINE_QUIET_S: Final = 300.0  # a frame that no merge can stand costs the database much each time
+ATTEMPTS_MAX: Final = 3  # failures of a batch, while the database answers others, before it is taken apart
 _LOG = structlog.get_logger()
+MergeFrames: TypeAlias = Callable[[Sequence[ArrivedFrame]], Awaitable[MergeReport]]
+
+
+class TooSlow(Exception):
+    """The database is there and did not finish a batch in the time that the fast lane allows."""
+
+
+class BadFrames(Exception):
+    """A gateway sends one frame after the other that cannot be used; it is not listened to for a while."""
 
 
 class MergeLoop:
@@ -39,6 +55,7 @@ class MergeLoop:
         context: what all services stand on.
         inbox: where arrivals wait.
         merge_frames: merges a batch in one transaction.
+        merge_apart: the same on another connection, with more time; absent, there is no slow lane.
         merged: called with the ledger frames of each commit.
         acknowledged: called with the logs of each commit.
     """
@@ -48,18 +65,23 @@ class MergeLoop:
         context: Context,
         *,
         inbox: Inbox,
-        merge_frames: Callable[[Sequence[ArrivedFrame]], Awaitable[MergeReport]],
+        merge_frames: MergeFrames,
+        merge_apart: MergeFrames | None = None,
         merged: Callable[[Sequence[MergedFrame]], None] = lambda _: None,
         acknowledged: Callable[[Iterable[LogKey]], None] = lambda _: None,
     ) -> None:
         self._context, self._settings, self._metrics = context, context.settings, context.metrics
         self._inbox, self._merge_frames, self._merged, self._acknowledged = inbox, merge_frames, merged, acknowledged
+        self._slow_lane: SlowLane | None = None
+        if merge_apart is not None:
+            self._slow_lane = SlowLane(partial(self._merge_in_time, merge_apart), self._settle, context.mono_s)
         self._answers = Answers()
         self.throttle = Throttle(
             lambda spent: context.database.run(quotas.charge, spent), self._release, context.mono_s
         )
         settings = context.settings
         self._denylist = Denylist(quiet_s=settings.refusal_quiet_s, gateways_max=settings.refused_gateways_max)
+        self._strikes = Strikes(settings.bad_frames_per_minute_max, gateways_max=settings.refused_gateways_max)
         # Frames that were read and wait for the merge in hand; never more than a batch.
         self._read: list[ArrivedFrame] = []
         self._ready, self._has_room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -105,39 +127,72 @@ class MergeLoop:
             group.create_task(self._read_all(), name="ingest.reading")
             group.create_task(self._merge_all(), name="ingest.merging")
             group.create_task(self.throttle.run(self._context.failed), name="ingest.throttle")
+            if self._slow_lane is not None:
+                group.create_task(self._slow_lane.run(), name="ingest.slow_lane")
 
     async def merge(self, batch: Sequence[ArrivedFrame]) -> None:
-        """Merge a batch and answer its gateways, however long the database is away."""
-        delay_s = RETRY_DELAY_S
+        """Merge a batch and answer its gateways, however long the database is away.
+
+        Raises:
+            TooSlow: the database did not finish it in time, and there is a slow lane for it.
+        """
+        seconds = await self._merge_in_time(self._merge_frames, batch)
+        if self._slow_lane is not None and seconds > SLOW_S:
+            self._slow_lane.suspect(batch)
+
+    async def _merge_in_time(self, merge_frames: MergeFrames, batch: Sequence[ArrivedFrame]) -> float:
+        """As `merge`, in one of the lanes. Returns how many seconds the merge that succeeded took."""
+        delay_s, failures = RETRY_DELAY_S, 0
         while True:
             began = self._context.mono_s()
             try:
-                report = await self._merge_frames(batch)
+                report = await merge_frames(batch)
+            except NamesExhausted as error:
+                return await self._isolate(merge_frames, batch, error)
             except StoreError as error:
+                failures += 1
                 self._metrics.merge_failures.inc()
                 _LOG.warning("merge_failed", frames=len(batch), reason=str(error), hint=error.hint)
-                self._publish(self._answers.stall(batch, self._context.now_ms()))
+                fast = merge_frames is self._merge_frames
+                if fast and self._slow_lane is not None and isinstance(error, StoreTimeout):
+                    raise TooSlow from error
+                if failures >= ATTEMPTS_MAX and await self._database_answers():
+                    return await self._isolate(merge_frames, batch, error)
+                if fast:
+                    self._publish(self._answers.stall(batch, self._context.now_ms()))
                 await self._context.pause(delay_s)
                 delay_s = min(RETRY_DELAY_S_MAX, delay_s * 2)
             except Exception as error:  # noqa: BLE001 - a defect of ours must not stop every other gateway's merge
-                await self._isolate(batch, error)
-                return
+                return await self._isolate(merge_frames, batch, error)
             else:
-                self._report(batch, report, self._context.mono_s() - began)
-                return
+                seconds = self._context.mono_s() - began
+                self._report_guarded(batch, report, seconds)
+                return seconds
 
-    async def _isolate(self, batch: Sequence[ArrivedFrame], error: Exception) -> None:
-        """Find the frame that a merge cannot stand: it is quarantined and not acknowledged, the others are merged."""
+    async def _database_answers(self) -> bool:
+        """Whether the database answers another question, on another connection."""
+        try:
+            await self._context.database.run(answers)
+        except StoreError:
+            return False
+        return True
+
+    async def _isolate(self, merge_frames: MergeFrames, batch: Sequence[ArrivedFrame], error: Exception) -> float:
+        """Find the frame that a merge cannot stand: it is quarantined and not acknowledged, the others are merged.
+
+        Its gateway is not listened to for a while: it sends the frame again, and it would cost as much again.
+        """
         if len(batch) == 1:
             arrived = batch[0]
             self._context.failed("merge", arrived.gateway, error)
-            reason = f"the merge failed: {type(error).__name__}"
+            reason = f"the merge failed: {type(error).__name__}: {error}"
             await self._quarantine(
                 [DeadLetter(LetterKind.FRAME, arrived.gateway, arrived.topic, reason, arrived.payload)]
             )
-            return
-        for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-            await self.merge(half)
+            self._denylist.add(arrived.gateway, self._context.mono_s(), QUARANTINE_QUIET_S)
+            return 0.0
+        halves = (batch[: len(batch) // 2], batch[len(batch) // 2 :])
+        return sum([await self._merge_in_time(merge_frames, half) for half in halves])
 
     async def _read_all(self) -> None:
         frames_max = self._settings.batch_frames_max
@@ -163,8 +218,10 @@ class MergeLoop:
         """In a thread: read payloads as far as they will be needed, so that the merge finds it done."""
         decoded, letters = decode(arrivals)
         for arrived in decoded:
-            if not self._answers.is_merged(arrived.log, arrived.frame.header.frame):
-                arrived.validated()
+            # One that cannot be validated for a reason nobody thought of is found by the merge, alone.
+            with suppress(Exception):
+                if not self._answers.is_merged(arrived.log, arrived.frame.header.frame):
+                    arrived.validated()
         return decoded, letters
 
     async def _merge_all(self) -> None:
@@ -173,9 +230,19 @@ class MergeLoop:
             self._ready.clear()
             read, self._read = self._read, []
             self._has_room.set()
+            if self._slow_lane is not None:
+                read = self._slow_lane.sort_out(read)
             for batch in split(read, self._settings.batch_entries_max):
-                await self.merge(batch)
-                self.settle([(arrived.gateway, arrived.payload) for arrived in batch])
+                try:
+                    await self.merge(batch)
+                except TooSlow:
+                    assert self._slow_lane is not None  # noqa: S101 - only then it is raised
+                    self._slow_lane.move_in(batch)
+                else:
+                    self._settle(batch)
+
+    def _settle(self, batch: Sequence[ArrivedFrame]) -> None:
+        self.settle([(arrived.gateway, arrived.payload) for arrived in batch])
 
     def settle(self, taken: list[tuple[str, bytes]]) -> None:
         """Of what was taken these are dealt with, by gateway and payload."""
@@ -187,20 +254,37 @@ class MergeLoop:
     async def _quarantine(self, letters: list[DeadLetter]) -> None:
         self._metrics.frames.labels("undecodable").inc(len(letters))
         _LOG.warning("frames_undecodable", frames=len(letters), gateway=letters[0].gateway, reason=letters[0].reason)
+        for letter in letters:
+            self._strike(letter.gateway or "", 1)
         try:
             await self._context.database.run(dead_letters.add, letters)
-        except StoreError as error:
-            # Not acknowledged, so the gateway sends it again and it is quarantined then.
-            _LOG.warning("quarantine_failed", reason=str(error), hint=error.hint)
+        except Exception as error:  # noqa: BLE001 - it is not acknowledged: it comes again and is quarantined then
+            _LOG.warning("quarantine_failed", gateway=letters[0].gateway, reason=str(error))
+
+    def _strike(self, gateway: str, frames: int) -> None:
+        """A gateway sent frames that cannot be used; after too many of them it is not listened to for a while."""
+        now_s = self._context.mono_s()
+        if self._strikes.exceeded(gateway, frames, now_s) and not self._denylist.covers(gateway, now_s):
+            self._denylist.add(gateway, now_s)
+            per_minute = self._settings.bad_frames_per_minute_max
+            self._context.failed("merge", gateway, BadFrames(f"more than {per_minute} bad frames in a minute"))
+
+    def _report_guarded(self, batch: Sequence[ArrivedFrame], report: MergeReport, seconds: float) -> None:
+        """Answer what was merged. What goes wrong in it costs this batch its answers, and no process."""
+        try:
+            self._report(batch, report, seconds)
+        except Exception as error:  # noqa: BLE001 - committed and not acknowledged: it comes again, as a repetition
+            self._context.failed("merge", None, error)
 
     def _report(self, batch: Sequence[ArrivedFrame], report: MergeReport, seconds: float) -> None:
         self.throttle.merged(report)
         now_ms = self._context.now_ms()
-        answers = self._answers.merged(report, now_ms, self.window_of)
-        self._publish(answers)
+        self._publish(self._answers.merged(report, now_ms, self.window_of))
         self._acknowledged(report.streams)
         for gateway in report.refused:
             self._denylist.add(gateway, self._context.mono_s())
+        for gateway, frames in report.forked.items():
+            self._strike(gateway, frames)
         self._merged(report.merged)
         self._metrics.merged(report, seconds)
         _log(batch, report, seconds, now_ms, self.window)
@@ -221,8 +305,9 @@ def decode(arrivals: Iterable[Inbound]) -> tuple[list[ArrivedFrame], list[DeadLe
     for inbound in arrivals:
         try:
             decoded.append(_decode(inbound))
-        except InvalidFrame as error:
-            letters.append(DeadLetter(LetterKind.FRAME, inbound.sender, inbound.topic, str(error), inbound.payload))
+        except Exception as error:  # noqa: BLE001 - what no decoder of ours expects is a bad frame as well
+            reason = str(error) if isinstance(error, InvalidFrame) else f"{type(error).__name__}: {error}"
+            letters.append(DeadLetter(LetterKind.FRAME, inbound.sender, inbound.topic, reason, inbound.payload))
     return decoded, letters
 
 

@@ -18,7 +18,7 @@ import structlog
 from cloud_ingest.context import Context
 from cloud_ingest.inbound import Inbound
 from cloud_ingest.mailbox import Mailbox, WakeUp
-from cloud_store.base.errors import DatabaseUnavailable, StoreError
+from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.merge import dead_letters, presence
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.dead_letters import DeadLetter, LetterKind
@@ -160,15 +160,15 @@ class Presence:
             return await database.run(presence.exchange, contacts)
         except DatabaseUnavailable:
             raise
-        except StoreError:
+        except Exception:  # noqa: BLE001 - one gateway's contact must not keep all the others' from being answered
             standing = Standing({}, {})
             for one in _each(contacts):
                 try:
                     found = await database.run(presence.exchange, one)
                 except DatabaseUnavailable:
                     raise
-                except StoreError as error:
-                    self._context.failed("presence", next(iter(one.statuses), None), error)
+                except Exception as error:  # noqa: BLE001 - as above
+                    self._context.failed("presence", _gateway_of(one), error)
                 else:
                     standing.cursors.update(found.cursors)
                     standing.verdicts.update(found.verdicts)
@@ -207,6 +207,11 @@ class Presence:
 
     async def _trim(self) -> None:
         await self._context.database.run(dead_letters.trim)
+
+
+def _gateway_of(contacts: Contacts) -> str | None:
+    """The gateway that contacts of one gateway are about."""
+    return next(iter(contacts.statuses), None) or next((gateway for gateway, _ in contacts.arrived), None)
 
 
 def _each(contacts: Contacts) -> Iterator[Contacts]:

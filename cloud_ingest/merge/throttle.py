@@ -82,6 +82,8 @@ class Throttle:
             self._spent[tenant] = self._spent.get(tenant, 0) + entries
             if tenant in self._buckets:
                 self._buckets[tenant].spend(frames, entries)
+        for tenant, entries in report.surcharge.items():
+            self._spent[tenant] = self._spent.get(tenant, 0) + entries
 
     def window(self, log: LogKey, room: int) -> int:
         """How many frames the gateway of a log may have in flight, where others may have `room`."""

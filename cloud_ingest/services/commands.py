@@ -11,6 +11,7 @@ import structlog
 from cloud_ingest.context import Context
 from cloud_ingest.mailbox import Mailbox, WakeUp
 from cloud_store.provisioning import commands
+from cloud_store.provisioning.commands import UnreadableCommand
 from wire_protocol import topics
 from wire_protocol.messages import Reply
 from wire_protocol.topics import Channel
@@ -53,9 +54,13 @@ class Commands:
     async def _send_due(self, _key: None, _value: None) -> None:
         while self._shards:
             due = await self._database.run(commands.due, self._shards, limit=BATCH, again_s=AGAIN_S)
-            for sending in due:
+            for sending in due.made:
                 self._context.publish(topics.link(sending.gateway, Channel.COMMAND), sending.command.encode())
-            if due:
-                await self._database.run(commands.sent, due)
-            if len(due) < BATCH:
+            if due.made:
+                await self._database.run(commands.sent, due.made)
+            self._context.unreadable("commands", due.unreadable)
+            for row in due.unreadable:
+                if isinstance(row.error, UnreadableCommand):
+                    await self._database.run(commands.fail, row.error.number, row.error.reason)
+            if due.total < BATCH:
                 return

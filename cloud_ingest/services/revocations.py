@@ -59,4 +59,7 @@ class Revocations:
         except StocktideError as error:
             _LOG.warning("gateway_not_cut", gateway=cut.gateway, reason=str(error), hint=error.hint)
             return False
+        except Exception as error:  # noqa: BLE001 - one that cannot be cut must not keep the others connected
+            self._context.failed("revocations", cut.gateway, error)
+            return False
         return True

@@ -75,10 +75,13 @@ class Twins:
             limit = await self._pushes.half_a_turn()
             async with self._publishing:
                 due = await self._database.run(twins.due, self._shards, limit=limit, again_s=AGAIN_S)
-                if due:
-                    self._pushes.spend(len(due))
-                    await self._push(due)
-            if len(due) < limit:
+                if due.made:
+                    self._pushes.spend(len(due.made))
+                    await self._push(due.made)
+                if due.unreadable:
+                    self._context.unreadable("twins", due.unreadable)
+                    await self._database.run(twins.set_aside, [row.gateway for row in due.unreadable])
+            if due.total < limit:
                 return
 
     async def _push(self, pushes: list[Push]) -> None:

@@ -187,6 +187,10 @@ class Link:
         handler = self._handlers.get(parsed.channel)
         if handler is None or isinstance(parsed, DeviceTopic):
             return
+        if retained and not topics.RULES[parsed.channel].retain:
+            # Nobody of ours retains it: it is old, and may be there to be taken for new when it is of use.
+            self._metrics.refused_items.labels("retained").inc()
+            return
         if isinstance(parsed, ClaimTopic):
             # No broker can shard claims, so all of them come to every worker.
             if topics.shard(parsed.claim) not in self._wanted:

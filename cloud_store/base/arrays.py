@@ -32,7 +32,11 @@ class _IntegersDumper(Dumper):
             return struct.pack(">iii", 0, 0, _INT8_OID)
         elements = [_INT8_BYTES] * (2 * len(obj))
         elements[1::2] = obj
-        return struct.pack(f">iiiii{'iq' * len(obj)}", 1, 0, _INT8_OID, len(obj), 1, *elements)
+        try:
+            return struct.pack(f">iiiii{'iq' * len(obj)}", 1, 0, _INT8_OID, len(obj), 1, *elements)
+        except struct.error as error:
+            # As psycopg says it of a single value: it lies in the rows, not in the server.
+            raise psycopg.DataError(f"a number does not fit 64 bits: {error}") from error
 
 
 def register(connection: psycopg.Connection[Any]) -> None:

@@ -15,7 +15,14 @@ from psycopg import errors as pg
 from psycopg.abc import RV, PQGen
 
 from cloud_store.base import arrays
-from cloud_store.base.errors import DatabaseUnavailable, MergeConflict, NotMigrated, StoreError, Unstorable
+from cloud_store.base.errors import (
+    DatabaseUnavailable,
+    MergeConflict,
+    NotMigrated,
+    StoreError,
+    StoreTimeout,
+    Unstorable,
+)
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Role: TypeAlias = Literal["stocktide_ingest", "stocktide_api"]  # migration 0006 says what each may
@@ -120,6 +127,15 @@ def session(database_url: str, *, application: str) -> Iterator[Connection]:
         yield connection
 
 
+def answers(connection: Connection) -> None:
+    """Ask the server for nothing.
+
+    Raises:
+        DatabaseUnavailable: it does not answer.
+    """
+    connection.execute("SELECT")
+
+
 def become(connection: Connection, role: Role) -> None:
     """Give up the login's own rights for a role's, as long as the session lasts.
 
@@ -177,6 +193,8 @@ def translated() -> Iterator[None]:
         # Only what lies in the rows themselves: a frame that is judged unstorable loses its entries to quarantine.
         rows_at_fault = error.sqlstate is None or isinstance(error, _UNSTORABLE)
         raise (Unstorable if rows_at_fault else StoreError)(_line(error)) from error
+    except (pg.QueryCanceled, _Silent) as error:
+        raise StoreTimeout(_line(error)) from error
     except (psycopg.OperationalError, psycopg.InterfaceError) as error:
         raise DatabaseUnavailable(_line(error), hint=_HINT_DATABASE) from error
     except psycopg.Error as error:

@@ -11,6 +11,10 @@ class DatabaseUnavailable(StoreError):
     """The database cannot be reached, or the connection to it was lost."""
 
 
+class StoreTimeout(DatabaseUnavailable):
+    """The database is there and did not finish something in time."""
+
+
 class NotMigrated(StoreError):
     """The database does not have Stocktide's tables, or only old ones."""
 
@@ -51,6 +55,10 @@ class InvalidCursor(StoreError, ValueError):
 
 class Unstorable(StoreError, ValueError):
     """The database cannot represent a value: a sum that exceeds 64 bits, for example."""
+
+
+class NamesExhausted(StoreError):
+    """A tenant has as many names as it may."""
 
 
 class MergeConflict(StoreError):

@@ -1,19 +1,22 @@
-"""A worker's session: its shard leases as session-level advisory locks, and what the database notifies it of.
+"""A worker's session: its shard leases, and what the database notifies it of.
 
-A dead worker's locks vanish with its session, however it died, and nothing has to expire. Leases only spread the work:
-what keeps two workers from merging a frame twice is the row lock on the stream's cursor.
+A lease is a row with the session that holds it. Advisory locks would be simpler, but every login of the database may
+take those, a dashboard's as well. A session holds its leases while its backend runs and it was seen lately, so a dead
+worker's are free at once, however it died, and a frozen one's after `UNSEEN_S_MAX`. Leases only spread the work: what
+keeps two workers from merging a frame twice is the row lock on the stream's cursor.
 
-Invariant: the locks live on a session of their own, so that no merge can release or outlast them.
+Invariant: the leases belong to a connection of their own, so that no merge can release or outlast them.
 """
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple, Self
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, Self
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection, connect, translated
+from cloud_store.base.errors import StoreError
 
-# Two-integer advisory locks: the first says what, the second which.
-_CLASSES: Final = {"worker_class": 0x5357_4B52, "shard_class": 0x5353_4844}  # "SWKR", "SSHD"
+UNSEEN_S_MAX: Final = 20.0
 _SQL: Final = sql.load("leases")
 
 
@@ -31,35 +34,42 @@ class LeaseSession:
     def __init__(self, database_url: str, application: str) -> None:
         self._database_url, self._application = database_url, application
         self._connection: Connection | None = None
+        self._session_id = 0
 
     def __enter__(self) -> Self:
         self._connection = connect(self._database_url, application=self._application, role="stocktide_ingest")
         with translated():
-            self._session.execute(_SQL["join"], _CLASSES)
+            [[self._session_id]] = self._session.execute(_SQL["join"])
             self._session.execute(_SQL["listen"])
         return self
 
     def __exit__(self, *_: object) -> None:
+        with suppress(StoreError), translated():
+            self._session.execute(_SQL["leave"], self._mine)
         self._session.close()
 
     def survey(self) -> Survey:
-        """Count the live workers and list the shards that are taken."""
+        """Say that this session lives, count those that do, and list the shards that are taken."""
         with translated():
-            rows = self._session.execute(_SQL["survey"], _CLASSES).fetchall()
-        shards = [(number, mine) for lock_class, number, mine in rows if lock_class == _CLASSES["shard_class"]]
+            rows = self._session.execute(_SQL["survey"], self._mine).fetchall()
+        shards = [(shard, session == self._session_id) for session, shard in rows if shard is not None]
         return Survey(
-            workers=len(rows) - len(shards),
-            mine=frozenset(number for number, mine in shards if mine),
-            others=frozenset(number for number, mine in shards if not mine),
+            workers=len({session for session, _ in rows}),
+            mine=frozenset(shard for shard, mine in shards if mine),
+            others=frozenset(shard for shard, mine in shards if not mine),
         )
 
     def acquire(self, shards: Iterable[int]) -> frozenset[int]:
         """Try to lease shards. Returns those that no other worker has taken first."""
-        return self._each("acquire", shards)
+        with translated():
+            rows = self._session.execute(_SQL["acquire"], {**self._mine, "shards": sorted(shards)})
+            return frozenset(shard for (shard,) in rows)
 
     def release(self, shards: Iterable[int]) -> None:
         """Give leases back."""
-        self._each("release", shards)
+        if given := sorted(shards):
+            with translated():
+                self._session.execute(_SQL["release"], {**self._mine, "shards": given})
 
     def notified(self, timeout_s: float) -> bool:
         """Wait until something was written that a gateway should get. Returns whether it was."""
@@ -71,10 +81,6 @@ class LeaseSession:
         assert self._connection is not None, "use `with`"  # noqa: S101 - a mistake of the programmer
         return self._connection
 
-    def _each(self, statement: str, shards: Iterable[int]) -> frozenset[int]:
-        with translated():
-            return frozenset(
-                shard
-                for shard in shards
-                if (self._session.execute(_SQL[statement], _CLASSES | {"shard": shard}).fetchone() or (False,))[0]
-            )
+    @property
+    def _mine(self) -> dict[str, Any]:
+        return {"session": self._session_id, "unseen_s": UNSEEN_S_MAX}

@@ -81,7 +81,8 @@ class MergeReport:
     """What one merge did. `streams` has every log that must be answered; `refused` the gateways that must not.
 
     `merged` are the ledger frames that the other gateways of their sites want. `tenants` says whose each
-    gateway is, and `taken` how many frames and entries of it were merged.
+    gateway is, `taken` how many frames and entries of it were merged, and `forked` how many of its frames were another
+    history. `surcharge` is what tenants' frames cost beyond their entries, in entries: bytes and new names.
     """
 
     streams: dict[LogKey, StreamOutcome] = field(default_factory=dict)
@@ -89,6 +90,8 @@ class MergeReport:
     merged: list[MergedFrame] = field(default_factory=list)
     tenants: dict[str, int] = field(default_factory=dict)
     taken: dict[str, tuple[int, int]] = field(default_factory=dict)
+    forked: dict[str, int] = field(default_factory=dict)
+    surcharge: dict[int, int] = field(default_factory=dict)
     frames: int = 0
     movements: int = 0
     counts: int = 0
@@ -109,6 +112,10 @@ class MergeReport:
         before = self.taken.get(gateway, (0, 0))
         self.taken[gateway] = (before[0] + frame_count, before[1] + entry_count)
 
+    def charge(self, tenant: int, entries: int) -> None:
+        """Note what a tenant's frames cost beyond their entries."""
+        self.surcharge[tenant] = self.surcharge.get(tenant, 0) + entries
+
     def add(self, other: "MergeReport") -> None:
         """Add what a later merge did. Its receivers know best where streams stand; what was rejected stays rejected."""
         for key, later in other.streams.items():
@@ -122,6 +129,10 @@ class MergeReport:
         self.tenants |= other.tenants
         for gateway, taken in other.taken.items():
             self.take(gateway, *taken)
+        for gateway, forked in other.forked.items():
+            self.forked[gateway] = self.forked.get(gateway, 0) + forked
+        for tenant, surcharge in other.surcharge.items():
+            self.charge(tenant, surcharge)
         for name in (
             "frames",
             "movements",

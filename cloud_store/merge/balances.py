@@ -13,18 +13,29 @@ Invariant: everything runs in the caller's transaction, after the batch's moveme
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
 from cloud_store.base import sql
 from cloud_store.base.arrays import Integers
 from cloud_store.base.connection import Connection
+from cloud_store.base.errors import Unstorable
+from cloud_store.merge import late_counts as lateness
 from cloud_store.merge.ledger_rows import NEVER, CellChange, CellKey, LedgerRows, Step
+from wire_protocol import stock
 
 _SQL: Final = sql.load("balances")
 
 # Positions in a movement row.
 _HLC, _SEQ, _QUANTITY, _GATEWAY, _EPOCH, _ITEM, _LOT, _SOURCE, _DESTINATION = 1, 2, 3, 7, 8, 9, 10, 11, 12
+
+
+class OutOfDomain(Unstorable):
+    """The stock of some cells would be beyond what stock may be."""
+
+    def __init__(self, cells: Collection[CellKey]) -> None:
+        super().__init__(f"{len(cells)} cells would be beyond {stock.BALANCE_MAX}.")
+        self.cells = frozenset(cells)
 
 
 class BookedCell(NamedTuple):
@@ -60,16 +71,31 @@ def _book_shelves(connection: Connection, rows: LedgerRows) -> dict[CellKey, Boo
     # A counted cell keeps its old clocks for now: they decide between replay and looking back.
     last = [NEVER if key in counted else change.last_hlc for key, change in zip(keys, changes, strict=True)]
     parameters = {
-        **_key_columns(keys),
+        **key_columns(keys),
         "on_hand": Integers(moved),
         "moved": Integers(moved),
         "last_hlc": Integers(last),
-        **{f"counted_{name}": column for name, column in _key_columns(counted).items()},
+        "balance_max": stock.BALANCE_MAX,
+        **{f"counted_{name}": column for name, column in key_columns(counted).items()},
     }
-    return {
-        CellKey(location, item, lot): BookedCell(on_hand, NEVER if counted_hlc is None else counted_hlc, last_hlc)
-        for location, item, lot, on_hand, counted_hlc, last_hlc in connection.execute(_SQL["book"], parameters)
-    }
+    return _booked(connection, parameters)
+
+
+def _booked(connection: Connection, parameters: Mapping[str, Any]) -> dict[CellKey, BookedCell]:
+    """Add to cells; returns those that a count may concern.
+
+    Raises:
+        OutOfDomain: some would be beyond what stock may be.
+    """
+    booked, beyond = {}, []
+    for location, item, lot, on_hand, moved, counted_hlc, last_hlc in connection.execute(_SQL["book"], parameters):
+        cell = CellKey(location, item, lot)
+        booked[cell] = BookedCell(on_hand, NEVER if counted_hlc is None else counted_hlc, last_hlc)
+        if not (stock.in_domain(on_hand) and stock.in_domain(moved)):
+            beyond.append(cell)
+    if beyond:
+        raise OutOfDomain(beyond)
+    return booked
 
 
 def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, BookedCell]) -> Mapping[CellKey, int]:
@@ -87,7 +113,8 @@ def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, B
         late = sorted(touched - fresh)
         _cover_late(connection, [(cell, booked[cell], steps[cell]) for cell in late], added)
         late_counts = {cell: counts[cell] for cell in late if cell in counts}
-        _insert_late_counts(connection, late_counts, added)
+        for cell, quantity in lateness.insert(connection, late_counts).items():
+            added[cell] += quantity
         _raise_last(connection, {cell: rows.shelves[cell].last_hlc for cell in late_counts})
     return added
 
@@ -149,7 +176,7 @@ def _replay(
     connection.execute(
         _SQL["settle"],
         {
-            **_key_columns(cell for cell, *_ in settled),
+            **key_columns(cell for cell, *_ in settled),
             "on_hand": Integers(on_hand for _, on_hand, _, _ in settled),
             "counted_hlc": Integers(hlc for _, _, hlc, _ in settled),
             "last_hlc": Integers(hlc for *_, hlc in settled),
@@ -170,7 +197,7 @@ def _cover_late(
     if not late:
         return
     parameters = {
-        **_key_columns(cell for cell, _ in late),
+        **key_columns(cell for cell, _ in late),
         "hlcs": Integers(step.hlc for _, step in late),
         "gateways": [step.gateway for _, step in late],
         "epochs": [step.epoch for _, step in late],
@@ -179,22 +206,6 @@ def _cover_late(
     }
     for location, item, lot, taken_back in connection.execute(_SQL["cover_late"], parameters):
         added[CellKey(location, item, lot)] -= taken_back
-
-
-def _insert_late_counts(
-    connection: Connection, counts: Mapping[CellKey, list[dict[str, Any]]], added: defaultdict[CellKey, int]
-) -> None:
-    """Way 3, counts: one statement each, in any order, because each leaves the cell as the definition has it."""
-    ordered = [(cell, count) for cell, cell_counts in counts.items() for count in cell_counts]
-    if not ordered:
-        return
-    with connection.cursor() as cursor:
-        cursor.executemany(_SQL["insert_late_count"], [count for _, count in ordered], returning=True)
-        for cell, _ in ordered:
-            row = cursor.fetchone()
-            assert row is not None  # noqa: S101 - `book` created and locked the balance row
-            added[cell] += row[0]
-            cursor.nextset()
 
 
 def _raise_last(connection: Connection, last_hlc: Mapping[CellKey, int]) -> None:
@@ -215,14 +226,18 @@ def _book_adjust(
         return
     none = CellChange()
     moved = [corrections.get(cell, none).moved for cell in cells]
-    connection.execute(
-        _SQL["book"],
+    on_hand = [change + taken.get(cell, 0) for cell, change in zip(cells, moved, strict=True)]
+    if beyond := [cell for cell, change in zip(cells, on_hand, strict=True) if not stock.in_domain(change)]:
+        raise OutOfDomain(beyond)
+    _booked(
+        connection,
         {
-            **_key_columns(cells),
-            "on_hand": Integers(change + taken.get(cell, 0) for cell, change in zip(cells, moved, strict=True)),
+            **key_columns(cells),
+            "on_hand": Integers(on_hand),
             "moved": Integers(moved),
             "last_hlc": Integers(corrections.get(cell, none).last_hlc for cell in cells),
-            **{f"counted_{name}": column for name, column in _key_columns(()).items()},
+            "balance_max": stock.BALANCE_MAX,
+            **{f"counted_{name}": column for name, column in key_columns(()).items()},
         },
     )
 
@@ -235,7 +250,7 @@ def _book_hourly(connection: Connection, rows: LedgerRows) -> None:
             _SQL["book_hourly"],
             {
                 "hours": Integers(key[0] for key in keys),
-                **_key_columns(CellKey(*key[1:]) for key in keys),
+                **key_columns(CellKey(*key[1:]) for key in keys),
                 "quantity_in": Integers(total[0] for total in totals),
                 "quantity_out": Integers(total[1] for total in totals),
                 "movements": Integers(total[2] for total in totals),
@@ -243,6 +258,6 @@ def _book_hourly(connection: Connection, rows: LedgerRows) -> None:
         )
 
 
-def _key_columns(cells: Iterable[CellKey]) -> dict[str, Integers]:
+def key_columns(cells: Iterable[CellKey]) -> dict[str, Integers]:
     locations, items, lots = zip(*cells, strict=True) if (cells := list(cells)) else ((), (), ())
     return {"locations": Integers(locations), "items": Integers(items), "lots": Integers(lots)}

@@ -28,13 +28,16 @@ from cloud_store.merge import (
     site_digests,
 )
 from cloud_store.merge.arrivals import ArrivedFrame, MergedFrame, MergeReport
+from cloud_store.merge.balances import OutOfDomain
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from cloud_store.merge.ledger_rows import CellKey
 from wire_protocol import proof
 from wire_protocol.replication import NO_CURSOR
+from wire_protocol.stock import Cell
 
 ATTEMPTS_MAX: Final = 8
 RETRY_DELAY_S: Final = 0.02
+BYTES_PER_ENTRY: Final = 100  # of a frame, that a quota takes as much for as for an entry
 
 
 class PlanStale(MergeConflict):
@@ -63,28 +66,47 @@ class Merger:
         with translated():
             self._prepare(connection)
         try:
-            return self._merge_retrying(connection, frames, None)
+            return self._merge_retrying(connection, frames)
         except Unstorable as error:
             return self._isolate(connection, frames, error)
 
     def _isolate(self, connection: Connection, frames: Sequence[ArrivedFrame], error: Unstorable) -> MergeReport:
-        """Find the frame that the database cannot store and merge it with every entry rejected; the rest as usual."""
+        """Find the frame that the database cannot store and merge it without what is at fault; the rest as usual.
+
+        Where cells would leave their domain, the entries of the frame that concern them are rejected, again and again
+        while there are such cells; otherwise all of them.
+        """
         if len(frames) == 1:
-            return self._merge_retrying(connection, frames, f"the database cannot store it: {error}")
+            cells: frozenset[Cell] = frozenset()
+            while isinstance(error, OutOfDomain):
+                beyond = cells | self._ids.named(error.cells)
+                if beyond == cells:
+                    break
+                cells = beyond
+                try:
+                    return self._merge_retrying(connection, frames, beyond=cells)
+                except Unstorable as again:
+                    error = again
+            return self._merge_retrying(connection, frames, unstorable=f"the database cannot store it: {error}")
         report = MergeReport()
         for half in (frames[: len(frames) // 2], frames[len(frames) // 2 :]):
             report.add(self.merge(connection, half))
         return report
 
     def _merge_retrying(
-        self, connection: Connection, frames: Sequence[ArrivedFrame], unstorable: str | None
+        self,
+        connection: Connection,
+        frames: Sequence[ArrivedFrame],
+        *,
+        unstorable: str | None = None,
+        beyond: frozenset[Cell] = frozenset(),
     ) -> MergeReport:
         for attempt in range(ATTEMPTS_MAX):
             if attempt:
                 self.sleep(RETRY_DELAY_S * 2**attempt * self.jitter())
             try:
                 with translated():
-                    report = _merge_once(connection, self._ids, frames, unstorable)
+                    report = _merge_once(connection, self._ids, frames, unstorable, beyond)
             except MergeConflict:
                 continue
             report.retries = attempt
@@ -105,15 +127,22 @@ class Merger:
 
 
 def _merge_once(
-    connection: Connection, ids: Dictionary, frames: Sequence[ArrivedFrame], unstorable: str | None
+    connection: Connection,
+    ids: Dictionary,
+    frames: Sequence[ArrivedFrame],
+    unstorable: str | None,
+    beyond: frozenset[Cell],
 ) -> MergeReport:
     registered = gateways.named(connection, {arrived.gateway for arrived in frames})
     planned = plan.make(frames, registered, cursors.read(connection, registered.values()), unstorable=unstorable)
     cross_log_dedup.take_out(connection, planned)
+    if beyond:
+        plan.reject_concerning(planned, beyond)
     vocabulary = Vocabulary()
     for frame in planned.merged:
         vocabulary.add(frame)
-    ids.resolve(connection, vocabulary)
+    for tenant, names in ids.resolve(connection, vocabulary).items():
+        planned.report.charge(tenant, names)
     rows = ledger_rows.build(planned.merged, ids)
     planned.report.movements, planned.report.counts = len(rows.movements), len(rows.counts)
     planned.report.readings = len({(row[7], row[8], row[2]) for row in rows.readings})
@@ -124,7 +153,9 @@ def _merge_once(
     ]
     planned.report.tenants = {name: gateway.tenant_id for name, gateway in registered.items()}
     for frame in planned.merged:
-        planned.report.take(frame.gateway.name, 1, frame.arrived.frame.header.count)
+        entries, size_bytes = frame.arrived.frame.header.count, len(frame.arrived.payload)
+        planned.report.take(frame.gateway.name, 1, entries)
+        planned.report.charge(frame.gateway.tenant_id, max(0, size_bytes // BYTES_PER_ENTRY - entries))
     for key, times in rows.bounded.items():
         planned.report.streams[key].bounded += times
     with connection.transaction():

@@ -18,7 +18,6 @@ from wire_protocol.topics import Stream
 STREAM_NUMBERS: Final[Mapping[Stream, int]] = {"ledger": 1, "readings": 2}
 _STREAMS: Final[Mapping[int, Stream]] = {number: stream for stream, number in STREAM_NUMBERS.items()}
 _SQL: Final = sql.load("cursors")
-_SITE_LOCK: Final = 0x5353_4954  # "SSIT", the first half of a two-integer advisory lock
 
 
 def read(connection: Connection, gateways: Iterable[Gateway]) -> dict[LogKey, Cursor]:
@@ -29,12 +28,12 @@ def read(connection: Connection, gateways: Iterable[Gateway]) -> dict[LogKey, Cu
 
 def share_sites(connection: Connection, sites: Iterable[int]) -> None:
     """Say, to the end of the transaction, that something is merged at these sites; waits while one is rebuilt."""
-    connection.execute(_SQL["share_sites"], {"lock_class": _SITE_LOCK, "sites": sorted(sites)})
+    connection.execute(_SQL["share_sites"], {"sites": sorted(sites)})
 
 
 def own_site(connection: Connection, site_id: int) -> None:
     """Keep every merge away from a site to the end of the transaction, logs that are new included."""
-    connection.execute(_SQL["own_site"], {"lock_class": _SITE_LOCK, "site_id": site_id})
+    connection.execute(_SQL["own_site"], {"site_id": site_id})
 
 
 def lock(connection: Connection, gateways: Mapping[str, Gateway], keys: Iterable[LogKey]) -> dict[LogKey, Cursor]:

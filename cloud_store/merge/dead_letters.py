@@ -23,6 +23,7 @@ from cloud_store.merge.plan import PlannedFrame
 PAYLOAD_BYTES_MAX: Final = 256 * 1024
 ROWS_MAX: Final = 20_000
 ROWS_PER_GATEWAY_MAX: Final = 200
+BYTES_PER_GATEWAY_MAX: Final = 4 * 1024 * 1024
 REASON_CHARS_MAX: Final = 500
 
 _SQL: Final = sql.load("dead_letters")
@@ -71,9 +72,19 @@ def add(connection: Connection, letters: Sequence[DeadLetter]) -> None:
         cursor.executemany(_SQL["add"], [_columns(letter) for letter in sorted(letters, key=DeadLetter.digest)])
 
 
-def trim(connection: Connection, *, rows_max: int = ROWS_MAX, rows_per_gateway_max: int = ROWS_PER_GATEWAY_MAX) -> int:
+def trim(
+    connection: Connection,
+    *,
+    rows_max: int = ROWS_MAX,
+    rows_per_gateway_max: int = ROWS_PER_GATEWAY_MAX,
+    bytes_per_gateway_max: int = BYTES_PER_GATEWAY_MAX,
+) -> int:
     """Delete the oldest beyond the bounds. Returns how many were deleted."""
-    bounds = {"rows_max": rows_max, "rows_per_gateway_max": rows_per_gateway_max}
+    bounds = {
+        "rows_max": rows_max,
+        "rows_per_gateway_max": rows_per_gateway_max,
+        "bytes_per_gateway_max": bytes_per_gateway_max,
+    }
     return connection.execute(_SQL["trim"], bounds).rowcount
 
 

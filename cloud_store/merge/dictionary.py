@@ -8,18 +8,23 @@ Invariant: the cache belongs to one connection. After a reconnect the server may
 means nothing, or something else.
 """
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeAlias
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
+from cloud_store.base.errors import NamesExhausted
 from cloud_store.merge.plan import PlannedFrame
 from wire_protocol import proof
 from wire_protocol.entries import Movement, Reading
 from wire_protocol.names import ADJUST
+from wire_protocol.stock import Cell
 
 WORDS_CACHED_MAX: Final = 200_000
+NAMES_OF_TENANT_MAX: Final = 5_000_000
 CELLS_CACHED_MAX: Final = 500_000
 
 Word: TypeAlias = tuple[int, str]
@@ -34,8 +39,10 @@ class WordTable:
         self.ids: dict[Word, int] = {}
         self.words: dict[int, Word] = {}
 
-    def resolve(self, connection: Connection, words: Iterable[Word]) -> None:
-        """Make sure that `ids` has all these words, creating what the database lacks."""
+    def resolve(
+        self, connection: Connection, words: Iterable[Word], admit: Callable[[list[Word]], None] = lambda _: None
+    ) -> None:
+        """Make sure that `ids` has all these words, creating what the database lacks and `admit` does not refuse."""
         missing = sorted(word for word in words if word not in self.ids)
         if not missing:
             return
@@ -46,6 +53,7 @@ class WordTable:
             missing = sorted(words)
         self._read(connection, missing)
         if unknown := [word for word in missing if word not in self.ids]:
+            admit(unknown)
             connection.execute(self._insert, _columns(unknown))
             self._read(connection, unknown)
 
@@ -53,6 +61,17 @@ class WordTable:
         for owner, word, number in connection.execute(self._select, _columns(words)):
             self.ids[owner, word] = number
             self.words[number] = owner, word
+
+
+def _require_room(connection: Connection, added: Mapping[int, int]) -> None:
+    """Refuse names beyond what a tenant may have; a quota of the tenant's replaces the usual bound."""
+    parameters = {"tenants": list(added), "usual_max": NAMES_OF_TENANT_MAX}
+    for tenant_id, tenant, names, names_max in connection.execute(_SQL["names_of_tenants"], parameters):
+        if names + added[tenant_id] > names_max:
+            raise NamesExhausted(
+                f"Tenant {tenant} has {names} names of items, places, lots and devices of {names_max} allowed.",
+                hint=f"Raise it: stocktide cloud tenant quota {tenant} --names {2 * names_max}",
+            )
 
 
 def _columns(words: list[Word]) -> Mapping[str, list[int] | list[str]]:
@@ -69,10 +88,15 @@ class Vocabulary:
     devices: set[Word] = field(default_factory=set)
     epochs: set[Word] = field(default_factory=set)
     metrics: set[Word] = field(default_factory=set)
+    # Whose the owners of words are.
+    tenants_of_sites: dict[int, int] = field(default_factory=dict)
+    tenants_of_gateways: dict[int, int] = field(default_factory=dict)
 
     def add(self, planned: PlannedFrame) -> None:
         """Collect the words of a frame."""
         gateway = planned.gateway
+        self.tenants_of_sites[gateway.site_id] = gateway.tenant_id
+        self.tenants_of_gateways[gateway.gateway_id] = gateway.tenant_id
         self.epochs.add((gateway.gateway_id, planned.arrived.frame.header.epoch))
         # Every site needs it: a late movement books against it without any count in the batch.
         self.locations.add((gateway.site_id, ADJUST))
@@ -87,7 +111,7 @@ class Vocabulary:
                 locations.add(entry.source)
                 locations.add(entry.destination)
             elif isinstance(entry, Reading):
-                self.metrics.update((0, name) for name in entry.values)
+                self.metrics.update((gateway.tenant_id, name) for name in entry.values)
             else:
                 goods.add((entry.sku, entry.lot))
                 locations.add(entry.location)
@@ -112,12 +136,35 @@ class Dictionary:
         self.metrics = self._tables["metrics"].ids
         self._cell_hashes: dict[tuple[int, int, int], int] = {}
 
-    def resolve(self, connection: Connection, words: Vocabulary) -> None:
-        """Give every word an id; each kind in its own short transaction."""
-        for noun in ("items", "locations", "devices", "epochs", "metrics"):
-            self._tables[noun].resolve(connection, getattr(words, noun))
+    def resolve(self, connection: Connection, words: Vocabulary) -> Mapping[int, int]:
+        """Give every word an id; each kind in its own short transaction. Returns how many were new, by tenant.
+
+        Raises:
+            NamesExhausted: a tenant would have more names than it may.
+        """
+        new: Counter[int] = Counter()
+
+        def admit(tenant_of: Callable[[int], int], unknown: list[Word]) -> None:
+            added = Counter(tenant_of(owner) for owner, _ in unknown)
+            _require_room(connection, added)
+            new.update(added)
+
+        own: Callable[[int], int] = int
+        for noun, tenant_of in (
+            ("items", own),
+            ("locations", words.tenants_of_sites.__getitem__),
+            ("devices", words.tenants_of_gateways.__getitem__),
+            ("epochs", words.tenants_of_gateways.__getitem__),
+            ("metrics", own),
+        ):
+            self._tables[noun].resolve(connection, getattr(words, noun), partial(admit, tenant_of))
         # A lot belongs to an item, so it comes after them.
-        self._tables["lots"].resolve(connection, {(self.items[owner, sku], lot) for owner, sku, lot in words.lots})
+        lots = {(self.items[owner, sku], lot): owner for owner, sku, lot in words.lots}
+        owners = {item_id: tenant for (item_id, _), tenant in lots.items()}
+        self._tables["lots"].resolve(connection, lots, partial(admit, owners.__getitem__))
+        if new:
+            connection.execute(_SQL["count_names"], {"tenants": list(new), "names": list(new.values())})
+        return new
 
     def site_of(self, location_id: int) -> int:
         """The site of a location of the batch."""
@@ -126,6 +173,14 @@ class Dictionary:
     def adjust_of(self, location_id: int) -> int:
         """The `@adjust` of a location's site."""
         return self.locations[self.site_of(location_id), ADJUST]
+
+    def named(self, cells: Iterable[tuple[int, int, int]]) -> frozenset[Cell]:
+        """Cells of the batch by their names."""
+        words = {noun: self._tables[noun].words for noun in ("locations", "items", "lots")}
+        return frozenset(
+            Cell(words["locations"][location][1], words["items"][item][1], words["lots"][lot][1] if lot else "")
+            for location, item, lot in cells
+        )
 
     def cell_hash(self, cell: tuple[int, int, int]) -> int:
         """`proof.cell_hash` of a cell of the batch, by the ids of its location, item and lot."""

@@ -234,7 +234,7 @@ class _FrameRows:
                     gateway.gateway_id,
                     self.epoch_id,
                     self._device(entry.device),
-                    self.ids.metrics[0, name],
+                    self.ids.metrics[gateway.tenant_id, name],
                 )
             )
 

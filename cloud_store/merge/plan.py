@@ -8,18 +8,20 @@ Invariant: planning is pure. The same frames on the same cursors give the same p
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
 from cloud_store.base.gateways import Gateway
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport, StreamOutcome
+from wire_protocol import names, stock
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import EPOCHS_MAX
 from wire_protocol.messages import Rejected
 from wire_protocol.reasons import RejectCode
 from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Verdict
+from wire_protocol.stock import Cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ def _judge(plan: Plan, arrived: ArrivedFrame, gateway: Gateway, outcome: StreamO
             plan.report.ahead += 1
         case Verdict.FORK:
             plan.report.forks += 1
+            plan.report.forked[arrived.gateway] = plan.report.forked.get(arrived.gateway, 0) + 1
             plan.quarantined.append(QuarantinedFrame(arrived, QuarantineCode.FORK, f"fork: {outcome.receiver.fork}"))
         case Verdict.MERGE:
             planned = _read(arrived, gateway, unstorable)
@@ -168,6 +171,28 @@ def reject(plan: Plan, planned: PlannedFrame, code: RejectCode, sentences: Mappi
     planned.entries[:] = [(seq, entry) for seq, entry in planned.entries if seq not in sentences]
     planned.rejected.extend(out)
     _tell(plan, plan.report.streams[planned.arrived.log], out)
+
+
+def reject_concerning(plan: Plan, cells: Collection[Cell]) -> None:
+    """Take out every entry that changes one of these cells, because their stock would leave its domain."""
+    for planned in plan.merged:
+        sentences = {
+            seq: f"the stock of {found.sku} at {found.location} would be beyond {stock.BALANCE_MAX}"
+            for seq, entry in planned.entries
+            for found in _changed(entry)
+            if found in cells
+        }
+        if sentences:
+            reject(plan, planned, RejectCode.OUT_OF_DOMAIN, sentences)
+
+
+def _changed(entry: Movement | Count | Reading) -> Iterable[Cell]:
+    if isinstance(entry, Movement):
+        return [delta.cell for delta in stock.deltas(entry)]
+    if isinstance(entry, Count):
+        counted = stock.counted_cell(entry)
+        return [counted, counted._replace(location=names.ADJUST)]
+    return []
 
 
 def _tell(plan: Plan, outcome: StreamOutcome, rejected: list[RejectedEntry]) -> None:

@@ -7,18 +7,22 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+from pydantic import ValidationError
 
 from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import UnknownName
+from cloud_store.base.rows import ReadRows, read_each
 from cloud_store.merge.dead_letters import printable, storable
 from wire_protocol import commands, names
 from wire_protocol.messages import Command, Reply
+from wire_protocol.problems import first_problem
 
 _SQL: Final = sql.load("commands")
 
@@ -36,6 +40,14 @@ class CommandState(StrEnum):
 OPEN: Final = frozenset({CommandState.WAITING, CommandState.SENT})
 
 
+class UnreadableCommand(Exception):
+    """A stored command that no gateway could take: its id, and why."""
+
+    def __init__(self, number: str, reason: str) -> None:
+        super().__init__(f"command {number}: {reason}")
+        self.number, self.reason = number, reason
+
+
 class Sending(NamedTuple):
     """A command on its way to a gateway."""
 
@@ -43,14 +55,22 @@ class Sending(NamedTuple):
     command: Command
 
 
-def due(connection: Connection, shards: Iterable[int], *, limit: int, again_s: float) -> list[Sending]:
+def due(connection: Connection, shards: Iterable[int], *, limit: int, again_s: float) -> ReadRows[Sending]:
     """Commands to send now, at most `limit`; one without a reply is due again after `again_s` seconds."""
     parameters = {"shards": sorted(shards), "limit": limit, "again_s": again_s}
-    rows = connection.execute(_SQL["due"], parameters).fetchall()
-    return [
-        Sending(gateway, Command(id=number, name=name, arguments=arguments, expires_ms=int(expires_ms)))
-        for number, gateway, name, arguments, expires_ms in rows
-    ]
+    return read_each(connection.execute(_SQL["due"], parameters).fetchall(), _sending)
+
+
+def _sending(gateway: str, number: str, name: str, arguments: dict[str, Any], expires_ms: Decimal) -> Sending:
+    try:
+        return Sending(gateway, Command(id=number, name=name, arguments=arguments, expires_ms=int(expires_ms)))
+    except ValidationError as error:
+        raise UnreadableCommand(number, first_problem(error)) from error
+
+
+def fail(connection: Connection, number: str, reason: str) -> None:
+    """A command cannot be sent as it is stored: it has failed, and nobody tries it again."""
+    connection.execute(_SQL["fail"], {"id": number, "reason": printable(reason)})
 
 
 def sent(connection: Connection, sendings: Sequence[Sending]) -> None:

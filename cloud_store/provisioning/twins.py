@@ -14,14 +14,21 @@ from psycopg.types.json import Jsonb
 
 from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
-from cloud_store.base.errors import UnknownName
+from cloud_store.base.errors import StoreError, UnknownName
+from cloud_store.base.rows import ReadRows, read_each
 from cloud_store.merge.dead_letters import storable
 from wire_protocol import twin
 from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
 
 BATCH_GATEWAYS: Final = 200
+# Changes that a failover to an older database can have lost: a gateway further ahead of us is not believed.
+VERSION_LEAD_MAX: Final = 1_000_000
 PAGE_ROWS: Final = 1_000
 _SQL: Final = sql.load("twins")
+
+
+class ImplausibleReport(StoreError, ValueError):
+    """A gateway reports something that cannot be."""
 
 
 class Push(NamedTuple):
@@ -48,11 +55,11 @@ class Changed(NamedTuple):
     total: int
 
 
-def due(connection: Connection, shards: Iterable[int], *, limit: int, again_s: float) -> list[Push]:
+def due(connection: Connection, shards: Iterable[int], *, limit: int, again_s: float) -> ReadRows[Push]:
     """Twins to push now, at most `limit`; one that was not taken is due again after `again_s` s."""
     parameters = {"shards": sorted(shards), "limit": limit, "again_s": again_s}
     rows = connection.execute(_SQL["due"], parameters).fetchall()
-    return [Push(name, document(version, state)) for name, version, state in rows]
+    return read_each(rows, lambda gateway, version, state: Push(gateway, document(version, state)))
 
 
 def pushed(connection: Connection, pushes: Sequence[Push]) -> None:
@@ -61,13 +68,32 @@ def pushed(connection: Connection, pushes: Sequence[Push]) -> None:
     connection.execute(_SQL["pushed"], columns)
 
 
+def set_aside(connection: Connection, gateways: Sequence[str]) -> None:
+    """Documents that no gateway could take are due again after a while, or when they change, like pushed ones."""
+    connection.execute(_SQL["set_aside"], {"names": list(gateways)})
+
+
 def report(connection: Connection, gateway: str, reported: ReportedTwin) -> DesiredTwin | None:
-    """Store what a gateway says it has in force. Returns the document when it has not got it."""
+    """Store what a gateway says it has in force. Returns the document when it has not got it.
+
+    Raises:
+        ImplausibleReport: it reports a version that its document cannot have had.
+    """
     said = Jsonb(storable(json.loads(reported.encode())))
-    parameters = {"gateway": gateway, "version": reported.version, "reported": said}
+    parameters = {
+        "gateway": gateway,
+        "version": reported.version,
+        "reported": said,
+        "lead_max": VERSION_LEAD_MAX,
+    }
     row = connection.execute(_SQL["report"], parameters).fetchone()
-    if row is None or row[0] == row[2] or reported.refused == row[0]:
-        return None  # unknown here, or it has it, or it has said that it cannot take it
+    if row is None:
+        known = connection.execute(_SQL["known_version"], {"gateway": gateway}).fetchone()
+        if known is not None and reported.version > known[0] + VERSION_LEAD_MAX:
+            raise ImplausibleReport(f"It reports version {reported.version} of its twin, which is at {known[0]}.")
+        return None  # unknown here
+    if row[0] == row[2] or reported.refused == row[0]:
+        return None  # it has it, or it has said that it cannot take it
     return document(row[0], row[1])
 
 

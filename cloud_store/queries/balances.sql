@@ -1,5 +1,6 @@
 -- name: book
--- Adds to cells in key order and returns the ones that a count may concern. The row locks are held to the end of the
+-- Adds to cells in key order and returns the ones that a count may concern, and those that are out of their domain.
+-- The row locks are held to the end of the
 -- transaction, so whatever history is read after this is complete for these cells.
 WITH booked AS (
     INSERT INTO balance AS b (location_id, item_id, lot_id, on_hand, moved, last_hlc)
@@ -12,11 +13,11 @@ WITH booked AS (
     ON CONFLICT (location_id, item_id, lot_id) DO UPDATE
     SET on_hand = b.on_hand + excluded.on_hand, moved = b.moved + excluded.moved,
         last_hlc = greatest(b.last_hlc, excluded.last_hlc)
-    RETURNING location_id, item_id, lot_id, on_hand, counted_hlc, last_hlc
+    RETURNING location_id, item_id, lot_id, on_hand, moved, counted_hlc, last_hlc
 )
-SELECT location_id, item_id, lot_id, on_hand, counted_hlc, last_hlc
+SELECT location_id, item_id, lot_id, on_hand, moved, counted_hlc, last_hlc
 FROM booked
-WHERE counted_hlc IS NOT NULL OR (location_id, item_id, lot_id) IN (
+WHERE counted_hlc IS NOT NULL OR greatest(@on_hand, @moved) > %(balance_max)s OR (location_id, item_id, lot_id) IN (
     SELECT * FROM unnest(%(counted_locations)s::bigint[], %(counted_items)s::bigint[], %(counted_lots)s::bigint[])
 )
 
@@ -80,61 +81,6 @@ INSERT INTO count (
     %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
     %(epoch)s, %(serial)s, %(event)s, %(actor)s, %(reference)s
 )
-
--- name: insert_late_count
--- A count with later movements or counts in its cell. With `since` = the movements between it and the next count (or
--- now): if there is a next count n, that one's variance becomes n.quantity - quantity - since, and this one takes the
--- rest of it, so on hand stays; otherwise on hand becomes quantity + since and the variance is the difference.
--- Returns by how much on hand has changed.
-WITH next AS (
-    SELECT c.count_id, c.hlc, c.gateway_name, c.epoch, c.seq, c.quantity, c.variance
-    FROM count c
-    WHERE (c.location_id, c.item_id, c.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
-        AND (c.hlc, c.gateway_name, c.epoch, c.seq)
-            > (%(hlc)s, %(gateway_name)s COLLATE "C", %(epoch)s COLLATE "C", %(seq)s)
-    ORDER BY c.hlc, c.gateway_name, c.epoch, c.seq
-    LIMIT 1
-), since AS (
-    SELECT coalesce(sum(CASE WHEN m.destination_id = %(location_id)s THEN m.quantity ELSE -m.quantity END), 0)::bigint
-        AS moved
-    FROM movement m
-    JOIN gateway g USING (gateway_id)
-    JOIN epoch e ON e.epoch_id = m.epoch_id
-    LEFT JOIN next ON true
-    WHERE m.item_id = %(item_id)s AND m.lot_id = %(lot_id)s
-        AND (m.source_id = %(location_id)s OR m.destination_id = %(location_id)s)
-        AND m.hlc >= %(hlc)s AND (m.hlc, g.name, e.ulid, m.seq)
-            > (%(hlc)s, %(gateway_name)s COLLATE "C", %(epoch)s COLLATE "C", %(seq)s)
-        AND (next.hlc IS NULL OR (m.hlc, g.name, e.ulid, m.seq) < (next.hlc, next.gateway_name, next.epoch, next.seq))
-), cell AS (
-    SELECT next.count_id, since.moved, next.quantity - %(quantity)s - since.moved AS next_variance,
-        CASE
-            WHEN next.count_id IS NULL THEN %(quantity)s + since.moved - b.on_hand
-            ELSE next.variance - (next.quantity - %(quantity)s - since.moved)
-        END AS variance
-    FROM balance b
-    CROSS JOIN since
-    LEFT JOIN next ON true
-    WHERE (b.location_id, b.item_id, b.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
-), later_count AS (
-    UPDATE count SET variance = cell.next_variance FROM cell WHERE count.count_id = cell.count_id
-), counted_balance AS (
-    UPDATE balance b
-    SET on_hand = %(quantity)s + cell.moved, counted_hlc = %(hlc)s
-    FROM cell
-    WHERE cell.count_id IS NULL
-        AND (b.location_id, b.item_id, b.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
-), inserted AS (
-    INSERT INTO count (
-        at, hlc, seq, quantity, variance, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id,
-        location_id, device_id, gateway_name, epoch, serial, event, actor, reference
-    )
-    SELECT %(at)s, %(hlc)s, %(seq)s, %(quantity)s, cell.variance, %(device_at)s, %(claimed_ms)s, %(tenant_id)s,
-        %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
-        %(epoch)s, %(serial)s, %(event)s, %(actor)s, %(reference)s
-    FROM cell
-)
-SELECT CASE WHEN count_id IS NULL THEN variance ELSE 0 END FROM cell
 
 -- name: book_hourly
 INSERT INTO stock_hourly AS h (hour, location_id, item_id, lot_id, quantity_in, quantity_out, movements)

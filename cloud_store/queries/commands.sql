@@ -7,7 +7,7 @@ RETURNING id
 
 -- name: due
 -- Commands to send: new ones, and those of gateways that are there and have not replied for a while.
-SELECT c.id, g.name, c.name, c.arguments, extract(epoch FROM c.expires_at) * 1000
+SELECT g.name, c.id, c.name, c.arguments, extract(epoch FROM c.expires_at) * 1000
 FROM command c
 JOIN gateway g USING (gateway_id)
 LEFT JOIN gateway_status s USING (gateway_id)
@@ -21,6 +21,9 @@ LIMIT %(limit)s
 
 -- name: sent
 UPDATE command SET sent_at = now() WHERE id = ANY(%(ids)s::text[])
+
+-- name: fail
+UPDATE command SET replied_at = now(), ok = false, reason = %(reason)s WHERE id = %(id)s AND replied_at IS NULL
 
 -- name: reply
 -- Only the gateway that was asked may answer, and the first answer counts.

@@ -5,12 +5,12 @@ FROM stream_cursor
 WHERE gateway_id = ANY(%(gateways)s::integer[])
 
 -- name: share_sites
--- Merges at a site go on side by side, but not beside a rebuild of its balances.
-SELECT pg_advisory_xact_lock_shared(%(lock_class)s, site_id)
-FROM (SELECT unnest(%(sites)s::integer[]) AS site_id ORDER BY 1) AS s
+-- Merges at a site go on side by side, but not beside a rebuild of its balances. A row lock needs a privilege on the
+-- table that dashboards lack, an advisory lock none. A new gateway or location of the site does not wait for it.
+SELECT FROM site WHERE site_id = ANY(%(sites)s::integer[]) ORDER BY site_id FOR SHARE
 
 -- name: own_site
-SELECT pg_advisory_xact_lock(%(lock_class)s, %(site_id)s)
+SELECT FROM site WHERE site_id = %(site_id)s FOR NO KEY UPDATE
 
 -- name: create_missing
 -- A first frame needs a row to lock. Frame 0 says that nothing has been merged.

@@ -10,11 +10,14 @@ DELETE FROM dead_letter
 WHERE dead_letter_id IN (
     SELECT dead_letter_id
     FROM (
-        SELECT dead_letter_id, row_number() OVER (PARTITION BY gateway ORDER BY dead_letter_id DESC) AS of_gateway,
+        SELECT dead_letter_id, row_number() OVER newest_first AS of_gateway,
+            sum(octet_length(payload)) OVER newest_first AS bytes_of_gateway,
             row_number() OVER (ORDER BY dead_letter_id DESC) AS of_all
         FROM dead_letter
+        WINDOW newest_first AS (PARTITION BY gateway ORDER BY dead_letter_id DESC)
     ) AS ranked
-    WHERE of_gateway > %(rows_per_gateway_max)s OR of_all > %(rows_max)s
+    WHERE of_gateway > %(rows_per_gateway_max)s OR bytes_of_gateway > %(bytes_per_gateway_max)s
+        OR of_all > %(rows_max)s
 )
 
 -- name: newest

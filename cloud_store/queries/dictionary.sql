@@ -51,12 +51,25 @@ SELECT gateway_id, ulid, epoch_id
 FROM epoch JOIN unnest(%(owners)s::integer[], %(words)s::text[]) AS t (gateway_id, ulid) USING (gateway_id, ulid)
 
 -- name: add_metrics
--- Metrics have no owner; `owners` is all zero.
-INSERT INTO metric (name)
-SELECT DISTINCT word FROM unnest(%(owners)s::integer[], %(words)s::text[]) AS t (owner, word)
-ORDER BY word
+INSERT INTO metric (tenant_id, name)
+SELECT DISTINCT owner, word FROM unnest(%(owners)s::integer[], %(words)s::text[]) AS t (owner, word)
+ORDER BY owner, word
 ON CONFLICT DO NOTHING
 
 -- name: metrics
-SELECT 0, name, metric_id
-FROM metric JOIN unnest(%(owners)s::integer[], %(words)s::text[]) AS t (owner, name) USING (name)
+SELECT tenant_id, name, metric_id
+FROM metric JOIN unnest(%(owners)s::integer[], %(words)s::text[]) AS t (tenant_id, name) USING (tenant_id, name)
+
+-- name: names_of_tenants
+-- How many names each tenant has, and may have.
+SELECT t.tenant_id, t.name, coalesce(n.names, 0), coalesce(q.names_max, %(usual_max)s)
+FROM tenant t
+LEFT JOIN tenant_names n USING (tenant_id)
+LEFT JOIN tenant_quota q USING (tenant_id)
+WHERE t.tenant_id = ANY(%(tenants)s::integer[])
+
+-- name: count_names
+INSERT INTO tenant_names AS n (tenant_id, names)
+SELECT tenant_id, names FROM unnest(%(tenants)s::integer[], %(names)s::bigint[]) AS t (tenant_id, names)
+ORDER BY tenant_id
+ON CONFLICT (tenant_id) DO UPDATE SET names = n.names + excluded.names

@@ -3,7 +3,7 @@
 -- latest count of a cell among them, or 0, plus the movements among them that are later by (hlc, gateway, epoch, seq).
 -- A log is received in order, so what was known of it is a prefix: its length is looked up once for each log.
 -- A cell that ever held goods has a balance. @adjust may lack one, and is what all other locations of its site leave.
--- One page looks at so many cells, empty ones included. Movements are found by item, from its oldest count here on.
+-- One page looks at so many cells, empty ones included. Movements are found by cell, from its count on.
 WITH wanted AS (
     SELECT location_id, item_id, lot_id, adjust
     FROM (
@@ -69,17 +69,19 @@ WITH wanted AS (
         ORDER BY c.hlc DESC, c.gateway_name DESC, log.epoch DESC, c.seq DESC
         LIMIT 1
     ) AS latest ON true
-), oldest AS (
-    SELECT item_id, min(coalesce(hlc, 0)) AS hlc
-    FROM counted
-    GROUP BY item_id
 ), moved AS (
-    SELECT counted.location_id, counted.item_id, counted.lot_id, sum(step.quantity) AS quantity
-    FROM movement m
-    JOIN oldest ON m.item_id = oldest.item_id AND m.hlc >= oldest.hlc
+    SELECT counted.location_id, counted.item_id, counted.lot_id, sum(m.quantity) AS quantity
+    FROM counted
+    CROSS JOIN LATERAL (
+        SELECT hlc, epoch_id, seq, at, -quantity AS quantity FROM movement
+        WHERE source_id = counted.location_id AND item_id = counted.item_id AND lot_id = counted.lot_id
+            AND hlc >= coalesce(counted.hlc, 0)
+        UNION ALL
+        SELECT hlc, epoch_id, seq, at, quantity FROM movement
+        WHERE destination_id = counted.location_id AND item_id = counted.item_id AND lot_id = counted.lot_id
+            AND hlc >= coalesce(counted.hlc, 0)
+    ) AS m
     JOIN log ON log.epoch_id = m.epoch_id AND m.seq <= log.last_seq
-    CROSS JOIN LATERAL (VALUES (m.source_id, -m.quantity), (m.destination_id, m.quantity)) AS step (location_id, quantity)
-    JOIN counted ON (counted.location_id, counted.item_id, counted.lot_id) = (step.location_id, m.item_id, m.lot_id)
     WHERE m.at <= coalesce(%(at)s::timestamptz, 'infinity')
         AND (counted.hlc IS NULL
             OR (m.hlc, log.gateway, log.epoch, m.seq) > (counted.hlc, counted.gateway, counted.epoch, counted.seq))

@@ -25,20 +25,26 @@ WHERE c.tenant_id = t.tenant_id AND q.entries_per_s_max IS NOT NULL
 RETURNING c.tenant_id, c.entries, q.entries_per_s_max::float8
 
 -- name: change
-INSERT INTO tenant_quota AS q (tenant_id, gateways_max, devices_max, entries_per_s_max, requests_per_minute_max)
-VALUES (%(tenant_id)s, %(gateways_max)s, %(devices_max)s, %(entries_per_s_max)s, %(requests_per_minute_max)s)
+INSERT INTO tenant_quota AS q (
+    tenant_id, gateways_max, devices_max, entries_per_s_max, requests_per_minute_max, names_max
+)
+VALUES (
+    %(tenant_id)s, %(gateways_max)s, %(devices_max)s, %(entries_per_s_max)s, %(requests_per_minute_max)s, %(names_max)s
+)
 ON CONFLICT (tenant_id) DO UPDATE
 SET gateways_max = CASE WHEN %(set_gateways_max)s THEN excluded.gateways_max ELSE q.gateways_max END,
     devices_max = CASE WHEN %(set_devices_max)s THEN excluded.devices_max ELSE q.devices_max END,
     entries_per_s_max = CASE WHEN %(set_entries_per_s_max)s THEN excluded.entries_per_s_max ELSE q.entries_per_s_max END,
     requests_per_minute_max = CASE WHEN %(set_requests_per_minute_max)s THEN excluded.requests_per_minute_max
-        ELSE q.requests_per_minute_max END
+        ELSE q.requests_per_minute_max END,
+    names_max = CASE WHEN %(set_names_max)s THEN excluded.names_max ELSE q.names_max END
 
 -- name: listed
 SELECT t.name AS tenant, (SELECT count(*) FROM gateway g WHERE g.tenant_id = t.tenant_id) AS gateways, q.gateways_max,
     (SELECT count(*) FROM device d JOIN gateway g USING (gateway_id) WHERE g.tenant_id = t.tenant_id) AS devices,
-    q.devices_max, q.entries_per_s_max, q.requests_per_minute_max
+    q.devices_max, q.entries_per_s_max, q.requests_per_minute_max, coalesce(n.names, 0) AS names, q.names_max
 FROM tenant t
+LEFT JOIN tenant_names n USING (tenant_id)
 LEFT JOIN tenant_quota q USING (tenant_id)
 WHERE %(tenant)s::text IS NULL OR t.name = %(tenant)s
 ORDER BY t.name

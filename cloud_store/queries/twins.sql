@@ -18,17 +18,30 @@ FROM unnest(%(names)s::text[], %(versions)s::bigint[]) AS p (name, version)
 JOIN gateway g ON g.name = p.name COLLATE "C"
 WHERE t.gateway_id = g.gateway_id
 
+-- name: set_aside
+UPDATE twin t SET pushed_version = t.version, pushed_at = now()
+FROM gateway g
+WHERE g.name = ANY(%(names)s::text[]) AND t.gateway_id = g.gateway_id
+
 -- name: report
 -- What an active gateway says; returns the document when the gateway has not got it. A gateway that is ahead of us took
--- what we have lost: our document gets a version that it will take.
+-- what we have lost: our document gets a version that it will take. One that is ahead by more than we can have lost is
+-- not believed, so that no gateway can lead our numbers to their end.
 INSERT INTO twin AS t (gateway_id, version, state, reported_version, reported, reported_at)
-SELECT gateway_id, %(version)s, '{}'::jsonb, %(version)s, %(reported)s, now()
-FROM gateway
-WHERE name = %(gateway)s AND state = 'active'
+SELECT g.gateway_id, %(version)s, '{}'::jsonb, %(version)s, %(reported)s, now()
+FROM gateway g
+LEFT JOIN twin known USING (gateway_id)
+WHERE g.name = %(gateway)s AND g.state = 'active'
+    AND %(version)s <= coalesce(known.version, 0) + %(lead_max)s
 ON CONFLICT (gateway_id) DO UPDATE
 SET reported_version = excluded.reported_version, reported = excluded.reported, reported_at = now(),
     version = CASE WHEN excluded.reported_version > t.version THEN excluded.reported_version + 1 ELSE t.version END
 RETURNING t.version, t.state, t.reported_version
+
+-- name: known_version
+-- The version of an active gateway's document; 0 before the first.
+SELECT coalesce(t.version, 0) FROM gateway g LEFT JOIN twin t USING (gateway_id)
+WHERE g.name = %(gateway)s AND g.state = 'active'
 
 -- name: selected
 -- The gateways that a change is for.

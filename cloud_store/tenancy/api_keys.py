@@ -18,12 +18,14 @@ from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
-from cloud_store.base.errors import InvalidName, UnknownName
+from cloud_store.base.errors import InvalidName, QuotaExceeded, UnknownName
 from cloud_store.tenancy.permissions import PERMISSIONS, Permission, Role
 
 MARK: Final = "stk_"
 NAME_CHARS_MAX: Final = 80
 LIFETIME_DAYS_MAX: Final = 3_660
+KEYS_MAX: Final = 1_000
+PAGE_ROWS_MAX: Final = 1_000
 _KEY: Final = re.compile(r"stk_([a-z2-7]{10})_([A-Za-z0-9_-]{43})")
 _SQL: Final = sql.load("api_keys")
 
@@ -56,11 +58,13 @@ def create(
     role: Role,
     lifetime: timedelta,
     scopes: Collection[str] | None = None,
+    maker: str | None = None,
 ) -> NewKey:
-    """Make a key of a tenant.
+    """Make a key of a tenant; `maker` is the prefix of the key that makes it, which it cannot outlive.
 
     Raises:
         InvalidName: an unknown scope, an empty name or a lifetime out of bounds.
+        QuotaExceeded: the tenant has `KEYS_MAX` keys that are neither expired nor revoked.
     """
     if unknown := set(scopes or ()) - PERMISSIONS.keys():
         raise InvalidName(f"There is no scope {min(unknown)}.", hint=f"Scopes: {', '.join(PERMISSIONS)}.")
@@ -70,15 +74,21 @@ def create(
         raise InvalidName(f"A key lives for more than 0 and at most {LIFETIME_DAYS_MAX} days.")
     prefix = base64.b32encode(secrets.token_bytes(10)).decode().lower()[:10]
     key = f"{MARK}{prefix}_{secrets.token_urlsafe(32)}"
+    if connection.execute(_SQL["in_force"], {"tenant_id": tenant_id}).fetchall()[0][0] >= KEYS_MAX:
+        raise QuotaExceeded(f"A tenant has at most {KEYS_MAX} keys in force.", hint="Revoke those that nobody uses.")
     expires_at = datetime.now(UTC) + lifetime
+    if maker is not None:
+        made = connection.execute(_SQL["expiry"], {"prefix": maker}).fetchone()
+        expires_at = expires_at if made is None else min(expires_at, made[0])
     fields = {
         "prefix": prefix,
         "tenant_id": tenant_id,
         "digest": _digest(key),
         "name": name,
         "role": role,
-        "scopes": None if scopes is None else sorted(scopes),
+        "scopes": None if scopes is None else sorted(set(scopes)),
         "expires_at": expires_at,
+        "made_by": maker,
     }
     with connection.transaction():
         connection.execute(_SQL["create"], fields)
@@ -95,14 +105,19 @@ def create(
     return NewKey(prefix, key, expires_at)
 
 
-def listed(connection: Connection, tenant: str | None = None) -> list[dict[str, Any]]:
-    """The keys that the session may see, or a tenant's, newest first; never a secret."""
+def listed(
+    connection: Connection, tenant: str | None = None, *, limit: int | None = None, after: str | None = None
+) -> list[dict[str, Any]]:
+    """The keys that the session may see, or a tenant's, newest first; never a secret.
+
+    `limit` and `after`, the prefix of the last key of the page before, make pages.
+    """
     with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(_SQL["listed"], {"tenant": tenant}).fetchall()
+        return cursor.execute(_SQL["listed"], {"tenant": tenant, "limit": limit, "after": after}).fetchall()
 
 
 def revoke(connection: Connection, prefix: str) -> None:
-    """Refuse a key from now on; revoking twice changes nothing.
+    """Refuse a key, and every key that it has made, from now on; revoking twice changes nothing.
 
     Raises:
         UnknownName: the session sees no such key.
@@ -111,8 +126,9 @@ def revoke(connection: Connection, prefix: str) -> None:
         row = connection.execute(_SQL["owner"], {"prefix": prefix}).fetchone()
         if row is None:
             raise UnknownName(f"There is no key {prefix}.", hint="stocktide cloud key list")
-        if connection.execute(_SQL["revoke"], {"prefix": prefix}).rowcount:
-            audit_log.record(connection, "key.revoke", prefix, tenant_id=row[0])
+        revoked = sorted(each for (each,) in connection.execute(_SQL["revoke"], {"prefix": prefix}))
+        if revoked:
+            audit_log.record(connection, "key.revoke", prefix, tenant_id=row[0], with_children=len(revoked) - 1)
 
 
 def holder(connection: Connection, key: str) -> KeyHolder | None:

@@ -16,7 +16,7 @@ from cloud_store.base.connection import Connection
 from cloud_store.base.errors import QuotaExceeded
 
 BURST_S: Final = 2.0
-LIMITS: Final = ("gateways_max", "devices_max", "entries_per_s_max", "requests_per_minute_max")
+LIMITS: Final = ("gateways_max", "devices_max", "entries_per_s_max", "requests_per_minute_max", "names_max")
 _SQL: Final = sql.load("quotas")
 
 

@@ -8,6 +8,7 @@ import pytest
 from cloud_ingest.inbound import Inbound
 from cloud_ingest.services.twins import Twins
 from cloud_ingest.token_bucket import TURNS_PER_S
+from cloud_store.base.rows import ReadRows
 from cloud_store.provisioning import twins
 from cloud_store.provisioning.twins import Push
 from testbed.reported_twins import reported_twin
@@ -28,11 +29,11 @@ class Fleet:
     reports: list[str] = field(default_factory=list)
     asked: list[int] = field(default_factory=list)
 
-    def due(self, shards: Iterable[int], *, limit: int, again_s: float) -> list[Push]:
+    def due(self, shards: Iterable[int], *, limit: int, again_s: float) -> ReadRows[Push]:
         """As `cloud_store.provisioning.twins`."""
         del shards, again_s
         self.asked.append(limit)
-        return self.due_now[:limit]
+        return ReadRows(self.due_now[:limit], [])
 
     def pushed(self, pushes: Sequence[Push]) -> None:
         """As `cloud_store.provisioning.twins`."""

@@ -194,9 +194,8 @@ async def holders(database_url: str, expected: list[int]) -> None:
     def is_held() -> bool:
         with closing(connect(database_url, application="test")) as connection:
             rows = connection.execute(
-                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid::bigint = %s "
-                "AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid",
-                [0x5353_4844],
+                "SELECT count(*) FROM shard_lease JOIN worker_session w USING (session_id) "
+                "WHERE EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = w.pid) GROUP BY session_id"
             ).fetchall()
         return sorted(number for (number,) in rows) == sorted(expected)
 

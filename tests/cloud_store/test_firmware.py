@@ -128,7 +128,7 @@ Say = Callable[[str, DesiredTwin], dict[str, Any]]
 def obey(database_url: str, say: Say) -> list[str]:
     """What gateways would do: take their twins and say how far their devices are."""
     with closing(StoreModule(twins, database_url)) as store:
-        due = store.due(range(topics.SHARDS), limit=100, again_s=3600)
+        due = store.due(range(topics.SHARDS), limit=100, again_s=3600).made
         store.pushed(due)
         for gateway, document in due:
             wanted = document.state.firmware[MODEL]

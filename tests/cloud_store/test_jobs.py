@@ -57,7 +57,7 @@ def counts(connection: Connection, job: str) -> dict[str, Any]:
 def obey(database_url: str, *, refuse: frozenset[str] = frozenset()) -> set[str]:
     """What gateways would do: take their twins, or refuse. Returns who had something to do."""
     with closing(StoreModule(twins, database_url)) as store:
-        due = store.due(ALL_SHARDS, limit=100, again_s=3600)
+        due = store.due(ALL_SHARDS, limit=100, again_s=3600).made
         store.pushed(due)
         for gateway, document in due:
             refused = gateway in refuse
@@ -129,7 +129,7 @@ def test_a_command_for_many(store: StoreModule, connection: Connection, database
     )
     run(store)
     with closing(StoreModule(commands, database_url)) as sending:
-        due = sending.due(ALL_SHARDS, limit=100, again_s=60)
+        due = sending.due(ALL_SHARDS, limit=100, again_s=60).made
         assert len(due) == 20
         for gateway, command in due[1:]:
             assert sending.reply(gateway, Reply(id=command.id, ok=True))

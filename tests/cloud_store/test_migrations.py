@@ -34,13 +34,17 @@ def test_a_killed_migration_leaves_no_lock(empty_database_url: str) -> None:
     assert migrations.apply(empty_database_url) == []
 
 
-def test_big_tables_are_hypertables_with_two_indexes(database_url: str) -> None:
+def test_big_tables_are_hypertables_with_three_indexes(database_url: str) -> None:
     """Each index costs ingest speed; the cursor makes a unique one needless."""
     with closing(connect(database_url, application="test")) as connection:
         tables = connection.execute("SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1")
         assert [name for (name,) in tables] == ["frame", "movement", "reading"]
         indexes = connection.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'movement' ORDER BY 1")
-        assert [name for (name,) in indexes] == ["movement_item_hlc", "movement_tenant_at"]
+        assert [name for (name,) in indexes] == [
+            "movement_destination_cell",
+            "movement_source_cell",
+            "movement_tenant_at",
+        ]
 
 
 @pytest.mark.slow

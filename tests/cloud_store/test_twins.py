@@ -41,7 +41,7 @@ def change(connection: Connection, patch: dict[str, Any], **wanted: object) -> C
 
 def due(store: StoreModule) -> list[tuple[str, int]]:
     """What is to be pushed now."""
-    return [(push.gateway, push.twin.version) for push in store.due(ALL_SHARDS, limit=100, again_s=3600)]
+    return [(push.gateway, push.twin.version) for push in store.due(ALL_SHARDS, limit=100, again_s=3600).made]
 
 
 def test_a_change_is_pushed_once_and_again_only_to_who_has_not_got_it(
@@ -49,9 +49,9 @@ def test_a_change_is_pushed_once_and_again_only_to_who_has_not_got_it(
 ) -> None:
     """Until the gateway reports the version, whoever reports an older one is answered with it."""
     assert change(connection, PROBE, names=("gw-a",)) == Changed(1, 1, 1)
-    [push] = store.due(ALL_SHARDS, limit=100, again_s=3600)
+    [push] = store.due(ALL_SHARDS, limit=100, again_s=3600).made
     assert (push.gateway, push.twin.version, push.twin.state.devices["fridge-1"].sampling_s) == ("gw-a", 1, 60)
-    assert store.due([topics.shard("gw-a") ^ 1], limit=100, again_s=3600) == []
+    assert store.due([topics.shard("gw-a") ^ 1], limit=100, again_s=3600).made == []
     store.pushed([push])
     assert due(store) == []
     assert store.report("gw-a", reported_twin(0)) == push.twin
@@ -118,10 +118,10 @@ def test_a_gateway_ahead_of_the_cloud_is_caught_up_with(store: StoreModule, conn
 def test_a_refused_document_is_not_pushed_for_ever(store: StoreModule, connection: Connection) -> None:
     """The gateway said why; the operator sees it and changes the document."""
     change(connection, PROBE, names=("gw-a",))
-    [push] = store.due(ALL_SHARDS, limit=100, again_s=3600)
+    [push] = store.due(ALL_SHARDS, limit=100, again_s=3600).made
     store.pushed([push])
     assert store.report("gw-a", reported_twin(0, refused=1, reason="why not")) is None
-    assert store.due(ALL_SHARDS, limit=100, again_s=0) == []
+    assert store.due(ALL_SHARDS, limit=100, again_s=0).made == []
     [row] = twins.overview(connection, tenant="acme")
     assert row["state"] == "refused"
 

@@ -6,12 +6,14 @@ during a rollout. A file that has been released is never edited.
 Invariant: at most one process migrates a database at a time.
 """
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import psycopg
+from psycopg import errors as pg
 from yoyo import get_backend, read_migrations
 from yoyo.exceptions import LockTimeout
 
@@ -19,7 +21,21 @@ from cloud_store.base.connection import translated
 from cloud_store.base.errors import StoreError
 
 _DIRECTORY: Final = Path(__file__).parent
-_LOCK_KEY: Final = 0x5354_4944_4D49_4752  # "STIDMIGR"
+# A statement of a migration waits so long for a lock, and so long do others wait behind it, before it is tried again.
+LOCK_TIMEOUT_MS: Final = 2_000
+ATTEMPTS_MAX: Final = 15
+ATTEMPT_DELAY_S: Final = 1.0
+# An empty table of which no row is anybody's, so that it says as little as it holds.
+_GUARD: Final = """
+DO $$
+BEGIN
+    IF to_regclass('stocktide_migration') IS NULL THEN
+        CREATE TABLE stocktide_migration ();
+        ALTER TABLE stocktide_migration ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+    END IF;
+END
+$$
+"""
 
 
 def apply(database_url: str) -> list[str]:
@@ -33,15 +49,35 @@ def apply(database_url: str) -> list[str]:
         StoreError: a migration failed; the ones before it stay applied.
     """
     with translated(), _alone(database_url), _backend(database_url) as backend:
-        # yoyo's own lock is a row that outlives a killed process. The advisory lock proves that the holder is gone.
+        # yoyo's own lock is a row that outlives a killed process. The table's lock proves that the holder is gone.
         backend.break_lock()
         waiting = _waiting(backend)
         try:
             with backend.lock():
-                backend.apply_migrations(waiting)
+                _apply_each(backend, waiting)
         except LockTimeout as error:
             raise StoreError(str(error), hint="Another tool is migrating this database.") from error
         return [migration.id for migration in waiting]
+
+
+def _apply_each(backend: Any, waiting: Any) -> None:
+    """Apply in order, each in its transaction; one that a reader's lock holds up is tried again.
+
+    A session that has read a table and does nothing more keeps its lock. Whoever waits behind a waiting migration
+    waits for that session too, so the migration gives up soon and comes back.
+    """
+    for migration in waiting:
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                backend.apply_migrations(waiting.filter(lambda one, wanted=migration: one.id == wanted.id))
+                break
+            except pg.LockNotAvailable as error:
+                if attempt == ATTEMPTS_MAX - 1:
+                    raise StoreError(
+                        f"Migration {migration.id} could not lock a table that another session is reading.",
+                        hint="SELECT pid, usename, state, query FROM pg_stat_activity WHERE state LIKE 'idle in%'",
+                    ) from error
+                time.sleep(ATTEMPT_DELAY_S)
 
 
 def pending(database_url: str) -> list[str]:
@@ -60,13 +96,23 @@ def _waiting(backend: Any) -> Any:
 
 @contextmanager
 def _alone(database_url: str) -> Iterator[None]:
+    """Keep other migrations away, by a lock on a table that only those may lock who may migrate."""
     with psycopg.connect(database_url, autocommit=True) as session:
-        session.execute("SELECT pg_advisory_lock(%s)", [_LOCK_KEY])
-        yield
+        while True:
+            try:
+                session.execute(_GUARD)
+                break
+            except (pg.UniqueViolation, pg.DuplicateTable, pg.DuplicateObject):
+                continue  # another migration has made it at this very moment
+        with session.transaction():
+            session.execute("LOCK TABLE stocktide_migration")
+            yield
 
 
 @contextmanager
 def _backend(database_url: str) -> Iterator[Any]:
     _, _, rest = database_url.partition("://")
+    # yoyo opens a connection of its own for each migration, so the address must say it.
+    rest += f"{'&' if '?' in rest else '?'}options=-c%20lock_timeout%3D{LOCK_TIMEOUT_MS}"
     with get_backend(f"postgresql+psycopg://{rest}") as backend:  # type: ignore[no-untyped-call]
         yield backend

@@ -1,0 +1,104 @@
+-- name: following
+-- The stored count after each of some keys, by the key's place from 0; a key after which there is none is left out.
+SELECT t.place - 1, next.count_id, next.quantity, next.variance, next.hlc, next.gateway_name, next.epoch, next.seq
+FROM unnest(
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hlcs)s::bigint[], %(gateways)s::text[],
+    %(epochs)s::text[], %(seqs)s::bigint[]
+) WITH ORDINALITY AS t (location_id, item_id, lot_id, hlc, gateway_name, epoch, seq, place)
+CROSS JOIN LATERAL (
+    SELECT c.count_id, c.quantity, c.variance, c.hlc, c.gateway_name, c.epoch, c.seq
+    FROM count c
+    WHERE (c.location_id, c.item_id, c.lot_id) = (t.location_id, t.item_id, t.lot_id)
+        AND (c.hlc, c.gateway_name, c.epoch, c.seq)
+            > (t.hlc, t.gateway_name COLLATE "C", t.epoch COLLATE "C", t.seq)
+    ORDER BY c.hlc, c.gateway_name, c.epoch, c.seq
+    LIMIT 1
+) AS next
+
+-- name: cells
+-- Balances of some cells, with the clocks of their first and last movements; of a cell without any, both are its last.
+SELECT b.location_id, b.item_id, b.lot_id, b.on_hand, b.moved, coalesce(least(given.hlc, taken.hlc), bounds.last_hlc),
+    bounds.last_hlc
+FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
+JOIN balance b ON (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
+LEFT JOIN LATERAL (
+    SELECT m.hlc FROM movement m
+    WHERE m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+    ORDER BY m.hlc
+    LIMIT 1
+) AS given ON true
+LEFT JOIN LATERAL (
+    SELECT m.hlc FROM movement m
+    WHERE m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+    ORDER BY m.hlc
+    LIMIT 1
+) AS taken ON true
+LEFT JOIN LATERAL (
+    SELECT greatest(b.last_hlc, (
+        SELECT max(m.hlc) FROM movement m
+        WHERE m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+    ), (
+        SELECT max(m.hlc) FROM movement m
+        WHERE m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+    )) AS last_hlc
+) AS bounds ON true
+
+-- name: moved
+-- What was moved in some ranges of cells, each after one key and before another: entries with a clock between theirs, and
+-- of those with the same clock as one of them the ones that the whole key puts inside.
+WITH range AS (
+    SELECT *
+    FROM unnest(
+        %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(after_hlcs)s::bigint[],
+        %(after_gateways)s::text[], %(after_epochs)s::text[], %(after_seqs)s::bigint[], %(before_hlcs)s::bigint[],
+        %(before_gateways)s::text[], %(before_epochs)s::text[], %(before_seqs)s::bigint[]
+    ) WITH ORDINALITY AS t (
+        location_id, item_id, lot_id, after_hlc, after_gateway, after_epoch, after_seq, before_hlc, before_gateway,
+        before_epoch, before_seq, place
+    )
+)
+SELECT r.place - 1, (coalesce(came.quantity, 0) - coalesce(went.quantity, 0) + coalesce(tied.quantity, 0))::bigint
+FROM range r
+CROSS JOIN LATERAL (
+    SELECT sum(m.quantity) AS quantity FROM movement m
+    WHERE m.destination_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
+        AND m.hlc > r.after_hlc AND m.hlc < r.before_hlc
+) AS came
+CROSS JOIN LATERAL (
+    SELECT sum(m.quantity) AS quantity FROM movement m
+    WHERE m.source_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
+        AND m.hlc > r.after_hlc AND m.hlc < r.before_hlc
+) AS went
+CROSS JOIN LATERAL (
+    SELECT sum(m.quantity) AS quantity
+    FROM (
+        SELECT hlc, gateway_id, epoch_id, seq, quantity FROM movement
+        WHERE destination_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
+            AND hlc = ANY(ARRAY[r.after_hlc, r.before_hlc])
+        UNION ALL
+        SELECT hlc, gateway_id, epoch_id, seq, -quantity FROM movement
+        WHERE source_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
+            AND hlc = ANY(ARRAY[r.after_hlc, r.before_hlc])
+    ) AS m
+    JOIN gateway g USING (gateway_id)
+    JOIN epoch e ON e.epoch_id = m.epoch_id
+    WHERE (m.hlc, g.name, e.ulid, m.seq)
+            > (r.after_hlc, r.after_gateway COLLATE "C", r.after_epoch COLLATE "C", r.after_seq)
+        AND (m.hlc, g.name, e.ulid, m.seq)
+            < (r.before_hlc, r.before_gateway COLLATE "C", r.before_epoch COLLATE "C", r.before_seq)
+) AS tied
+
+-- name: set_variances
+UPDATE count c
+SET variance = t.variance
+FROM unnest(%(counts)s::bigint[], %(variances)s::bigint[]) AS t (count_id, variance)
+WHERE c.count_id = t.count_id
+
+-- name: set_balances
+-- Cells in which a new count is the latest.
+UPDATE balance b
+SET on_hand = b.on_hand + t.added, counted_hlc = t.counted_hlc
+FROM unnest(
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(added)s::bigint[], %(counted_hlcs)s::bigint[]
+) AS t (location_id, item_id, lot_id, added, counted_hlc)
+WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)

@@ -1,0 +1,116 @@
+"""Counts that come late, many at once. Broken when they read what they need not, or leave other stock than the oracle.
+
+That any history gives the oracle's stock is tested in `test_merge_agrees_with_oracle`; here are the shapes of a
+stocktake that was made offline.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from contextlib import closing
+
+import pytest
+
+from cloud_store.base import sql
+from cloud_store.base.connection import Connection, connect
+from cloud_store.merge import late_counts
+from cloud_store.reports import snapshots
+from cloud_store.tenancy import registry
+from testbed.store import MergeSession
+from tests.cloud_store.histories import NOW_MS, Chain, count, movement
+from wire_protocol import clock, stock
+from wire_protocol.entries import LedgerEntry
+from wire_protocol.stock import EntryKey
+
+SHELVES = 40
+MOVEMENTS = 4_000
+
+
+def add_site(connection: Connection, *gateways: str) -> None:
+    """A tenant with a site of some gateways."""
+    registry.add_tenant(connection, "acme")
+    registry.add_site(connection, "acme", "berlin")
+    for gateway in gateways:
+        registry.add_gateway(connection, "acme", "berlin", gateway)
+
+
+def keyed(chain: Chain, entries: Sequence[LedgerEntry], first_seq: int = 1) -> list[tuple[EntryKey, LedgerEntry]]:
+    """Entries with their keys in the log of a chain."""
+    return [(EntryKey(e.hlc, chain.gateway, chain.epoch, seq), e) for seq, e in enumerate(entries, first_seq)]
+
+
+def busy(rng: random.Random) -> list[LedgerEntry]:
+    """Movements of one SKU over many shelves, now and then two at the same tick."""
+    return [
+        movement(clock.pack(NOW_MS + rng.randrange(100_000)), "receive", "@supplier", f"A-{rng.randrange(SHELVES)}")
+        for _ in range(MOVEMENTS)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_stocktake_that_comes_late_gives_the_oracle_s_stock(database_url: str, seed: int) -> None:
+    """Several counts of a shelf in one frame, before, between and after those that are stored, at equal ticks too."""
+    rng = random.Random(seed)
+    moved, first, second = Chain("gw-a"), Chain("gw-b"), Chain("gw-c")
+    movements = sorted(busy(rng), key=lambda entry: entry.hlc)
+    ticks = [entry.hlc for entry in movements]
+    counts: list[list[LedgerEntry]] = [
+        [count(rng.choice(ticks), f"A-{rng.randrange(SHELVES)}", rng.randrange(200)) for _ in range(300)]
+        for _ in range(2)
+    ]
+    entries = keyed(moved, movements) + keyed(first, counts[0]) + keyed(second, counts[1])
+    with closing(connect(database_url, application="test")) as connection, MergeSession(database_url) as merger:
+        add_site(connection, "gw-a", "gw-b", "gw-c")
+        for start in range(0, MOVEMENTS, 500):
+            merger.merge([moved.seal(movements[start : start + 500])])
+        merger.merge([first.seal(counts[0])])
+        merger.merge([second.seal(counts[1])])
+        expected = stock.oracle(entries)
+        found = snapshots.balances(connection, "acme", "berlin")
+        assert list(stock.differences(found.items(), expected.on_hand.items())) == []
+        assert snapshots.variances(connection, "acme", "berlin") == expected.variance
+        assert snapshots.imbalance(connection) == {}
+
+
+def test_late_counts_are_read_by_cell_from_whichever_side_is_shorter(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A count before a year of movements of its SKU reads none of them, and one in the middle only its own shelf's."""
+    rng = random.Random(1)
+    asked: list[int] = []
+    original = late_counts._range_columns
+
+    def watched(ranges: Sequence[late_counts._Range]) -> dict[str, object]:
+        columns = original(ranges)
+        with closing(connect(database_url, application="test")) as looking:
+            looking.execute("SET enable_seqscan = off")  # the table is small here, and was never analysed
+            statement = b"EXPLAIN (ANALYZE, FORMAT JSON) " + sql.load("late_counts")["moved"]
+            [[plan]] = looking.execute(statement, columns)
+        asked.append(rows_read(plan[0]["Plan"]))
+        return columns
+
+    monkeypatch.setattr(late_counts, "_range_columns", watched)
+    chain, late = Chain("gw-a"), Chain("gw-b")
+    with closing(connect(database_url, application="test")) as connection, MergeSession(database_url) as merger:
+        add_site(connection, "gw-a", "gw-b")
+        movements = sorted(busy(rng), key=lambda entry: entry.hlc)
+        for start in range(0, MOVEMENTS, 500):
+            merger.merge([chain.seal(movements[start : start + 500])])
+        early = [count(clock.pack(NOW_MS - 1), f"A-{shelf}", 0) for shelf in range(SHELVES)]
+        merger.merge([late.seal(early)])
+        end = [count(clock.pack(NOW_MS + 99_000), f"A-{shelf}", 0) for shelf in range(SHELVES)]
+        merger.merge([late.seal(end)])
+        merger.merge([late.seal([count(clock.pack(NOW_MS + 50_000), "A-7", 0)])])
+    assert asked[0] < MOVEMENTS / 20, "before everything: all that was ever moved, less what came before it"
+    assert asked[1] < MOVEMENTS / 20, "near the end: what came after it"
+    assert asked[2] < MOVEMENTS / SHELVES * 2, "in the middle: one shelf's"
+
+
+def rows_read(plan: dict[str, object]) -> int:
+    """The rows that the scans of a plan gave, the joins above them left out."""
+    below = plan.get("Plans", [])
+    assert isinstance(below, list)
+    own = 0
+    if "Index Scan" in str(plan["Node Type"]) and "movement" in json.dumps(plan.get("Index Name", "")):
+        own = int(float(str(plan["Actual Rows"])) * float(str(plan["Actual Loops"])))
+    return own + sum(rows_read(each) for each in below)
