@@ -194,7 +194,7 @@ def test_what_is_not_believed_is_placed_at_its_arrival_and_flagged(
     clock.turn(HOUR_MS)
     append(ledger, counted(5))
     clock.turn(MINUTE_MS)
-    append(ledger, scanned(clock, "e-1", **fields))
+    append(ledger, scanned(clock, "e-1", "pick", 2, **fields))
     assert on_hand(ledger) == 3
     row = queries.history(ledger.connection)[0]
     assert (row.late_ms, row.time_doubt, row.at_ms) == (None, doubt, clock.at_ms)
