@@ -30,7 +30,7 @@ from testbed.scanner import Scanner
 from testbed.services import PrivateBroker
 from tests.bounds.clients import Doorkeeper
 from wire_protocol.address import BrokerAddress
-from wire_protocol.messages import DeviceReading
+from wire_protocol.messages import DeviceEvent, DeviceReading
 from wire_protocol.topics import Channel
 
 pytestmark = [pytest.mark.slow]
@@ -193,3 +193,20 @@ def test_floods_of_readings_and_of_garbage_cost_no_movement_and_are_reported(
     assert 0 <= sealed <= 500
     assert status.readings_dropped >= 1_500
     assert (facts["entries"], facts["dead_letters"], status.dead_letters) == (300, 100, 100)
+
+
+@pytest.mark.bound("edge.device_late_s_max")
+def test_an_event_older_than_events_may_be_is_placed_at_its_arrival(
+    tmp_path: Path, private_broker: Brokers, agents: Agents
+) -> None:
+    """A counter that was subtracted the wrong way round must not move goods into the past; the flag says why."""
+    local = private_broker(persistent=True)
+    path = new_ledger(tmp_path / "ledger.db", "gw-1", "till-1", local_url=local.url)
+    agents(path, STOCKTIDE_EDGE_DEVICE_LATE_S_MAX="60").start()
+    with Scanner(local.port, "till-1") as till:
+        for age_ms in (60_000, 60_001):
+            event = {"id": f"e-{age_ms}", "kind": "receive", "sku": "tea", "quantity": 1, "destination": "A-01"}
+            till.report(DeviceEvent.model_validate(event | {"age_ms": age_ms}))
+        assert till.wait_for_receipts(2)
+    with closing(database.open_reader(path)) as reader:
+        assert [row.delivered() for row in queries.history(reader)] == ["time too-old", "1 min late"]

@@ -122,8 +122,9 @@ def test_a_change_that_no_device_has_confirmed_is_not_a_success(
     run(store)
     [row] = jobs.targets(connection, job, limit=9)[:1]
     connection.execute(
-        "INSERT INTO gateway_status (gateway_id, state, epoch, version, heard_at, backlog, dead_letters, "
-        "readings_dropped, devices_online) SELECT gateway_id, 'online', '0', '0', now(), 0, 0, 0, %s FROM gateway WHERE name = %s",
+        "INSERT INTO gateway_status (gateway_id, state, epoch, version, heard_at, backlog, dead_letters,"
+        " readings_dropped, devices_online) SELECT gateway_id, 'online', '0', '0', now(), 0, 0, 0, %s"
+        " FROM gateway WHERE name = %s",
         [online, row["gateway"]],
     )
     report(database_url, row["gateway"], 1, **said)
