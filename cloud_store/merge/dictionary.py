@@ -146,25 +146,33 @@ class Dictionary:
 
         def admit(tenant_of: Callable[[int], int], unknown: list[Word]) -> None:
             added = Counter(tenant_of(owner) for owner, _ in unknown)
-            _require_room(connection, added)
+            _require_room(connection, new + added)
             new.update(added)
 
         own: Callable[[int], int] = int
-        for noun, tenant_of in (
+        kinds: tuple[tuple[str, Callable[[int], int]], ...] = (
             ("items", own),
             ("locations", words.tenants_of_sites.__getitem__),
             ("devices", words.tenants_of_gateways.__getitem__),
             ("epochs", words.tenants_of_gateways.__getitem__),
             ("metrics", own),
-        ):
-            self._tables[noun].resolve(connection, getattr(words, noun), partial(admit, tenant_of))
-        # A lot belongs to an item, so it comes after them.
-        lots = {(self.items[owner, sku], lot): owner for owner, sku, lot in words.lots}
-        owners = {item_id: tenant for (item_id, _), tenant in lots.items()}
-        self._tables["lots"].resolve(connection, lots, partial(admit, owners.__getitem__))
+        )
+        try:
+            for noun, tenant_of in kinds:
+                self._tables[noun].resolve(connection, getattr(words, noun), partial(admit, tenant_of))
+            # A lot belongs to an item, so it comes after them.
+            lots = {(self.items[owner, sku], lot): owner for owner, sku, lot in words.lots}
+            owners = {item_id: tenant for (item_id, _), tenant in lots.items()}
+            self._tables["lots"].resolve(connection, lots, partial(admit, owners.__getitem__))
+        except NamesExhausted:
+            self._count_names(connection, new)
+            raise
+        self._count_names(connection, new)
+        return new
+
+    def _count_names(self, connection: Connection, new: Mapping[int, int]) -> None:
         if new:
             connection.execute(_SQL["count_names"], {"tenants": list(new), "names": list(new.values())})
-        return new
 
     def site_of(self, location_id: int) -> int:
         """The site of a location of the batch."""

@@ -15,10 +15,11 @@ from cloud_store.provisioning import commands, twins
 from cloud_store.provisioning.twins import Selection
 from cloud_store.tenancy import registry
 from testbed.eventually import eventually_async
-from testbed.store import Session, context, running
+from testbed.store import Failed, Session, context, running
 from wire_protocol import topics
 from wire_protocol.messages import InvalidMessage, Reply
 from wire_protocol.topics import Channel
+from wire_protocol.twin import ReportedTwin
 
 pytestmark = pytest.mark.services
 ANSWERS = 2  # at once
@@ -120,3 +121,85 @@ async def test_a_reply_that_no_database_takes_keeps_nobody_waiting(
         made.serve(SHARDS)
         async with running(made.loops()):
             await eventually_async(lambda: topics.link(good, Channel.COMMAND) in told and not made._replies)
+
+
+ENDS = (1 << 62) - 1, (1 << 62) - 2, 1 << 61, twins.VERSION_LEAD_MAX + 2
+
+
+@pytest.mark.parametrize("document", ["", "there"])
+@pytest.mark.parametrize("version", ENDS)
+async def test_a_version_that_no_document_can_have_had_changes_nothing(
+    database_url: str, pair: tuple[str, str], version: int, document: str
+) -> None:
+    """Twice in a row, with and without a document: it led the numbers to their end, and every worker to its own."""
+    evil, good = pair
+    with closing(connect(database_url, application="test")) as connection:
+        if document:
+            list(twins.change(connection, Selection((evil,)), {"limits": {"readings": 5_000}}, who="kim"))
+        told = Told()
+        with Session(database_url) as session:
+            made = Twins(stands := context(session.database, told.publish))
+            async with running(made.loops()):
+                for _ in range(2):
+                    made.reported(reported(evil, b'{"v":1,"version":%d,"confirmed":{},"errors":{}}' % version))
+                    await eventually_async(lambda: not made._reports)
+                list(twins.change(connection, Selection((good,)), {"limits": {"readings": 5_000}}, who="kim"))
+                made.serve(SHARDS)
+                await eventually_async(lambda: topics.link(good, Channel.DESIRED_TWIN) in told)
+        assert isinstance(stands.failed, Failed)
+        assert {(service, gateway) for service, gateway, _ in stands.failed} == {("twins", evil)}
+        shown = twins.show(connection, evil)
+        assert (shown["version"], shown["reported_version"]) == ((1, 0) if document else (None, None))
+
+
+async def test_a_gateway_that_is_ahead_by_what_a_failover_lost_is_believed(
+    database_url: str, pair: tuple[str, str]
+) -> None:
+    """The cloud went back to yesterday's database: the next change must have a version that the gateway takes."""
+    gateway, _ = pair
+    with closing(connect(database_url, application="test")) as connection:
+        list(twins.change(connection, Selection((gateway,)), {"limits": {"readings": 5_000}}, who="kim"))
+        twins.report(connection, gateway, ReportedTwin(version=40_000, confirmed={}, errors={}, firmware={}))
+        assert twins.show(connection, gateway)["version"] == 40_001
+
+
+async def test_a_row_that_no_gateway_could_be_sent_keeps_nobody_waiting(
+    database_url: str, pair: tuple[str, str]
+) -> None:
+    """What is read back from the database is input too: the others get theirs, and it is said once."""
+    evil, good = pair
+    with closing(connect(database_url, application="test")) as connection:
+        for gateway in pair:
+            list(twins.change(connection, Selection((gateway,)), {"limits": {"readings": 5_000}}, who="kim"))
+            commands.give(connection, gateway, "sync-now", {}, expires_s=60, who="kim")
+        connection.execute(
+            "UPDATE twin SET version = 4611686018427387904 FROM gateway g"
+            " WHERE g.gateway_id = twin.gateway_id AND g.name = %s",
+            [evil],
+        )
+        connection.execute(
+            "UPDATE command SET name = 'No Such Name' FROM gateway g"
+            " WHERE g.gateway_id = command.gateway_id AND g.name = %s",
+            [evil],
+        )
+        told = Told()
+        with Session(database_url) as session:
+            stands = context(session.database, told.publish)
+            services = Twins(stands), Commands(stands)
+            loops = [loop for service in services for loop in service.loops()]
+            async with running(loops):
+                for service in services:
+                    service.serve(SHARDS)
+                for channel in (Channel.DESIRED_TWIN, Channel.COMMAND):
+                    await eventually_async(lambda channel=channel: topics.link(good, channel) in told)  # type: ignore[misc]
+                for service in services:
+                    service.wake()
+                await eventually_async(lambda: not any(len(service.wake) for service in services))
+        assert isinstance(stands.failed, Failed)
+        assert sorted((service, gateway) for service, gateway, _ in stands.failed) == [
+            ("commands", evil),
+            ("twins", evil),
+        ]
+        [state] = [row["state"] for row in commands.newest(connection, limit=10, gateway=evil)]
+        assert state == "failed"
+        assert topics.link(evil, Channel.DESIRED_TWIN) not in told

@@ -135,3 +135,22 @@ async def test_a_status_that_cannot_be_stored_keeps_no_other_gateway_waiting() -
     assert sorted(told) == sorted(topics.link(gateway, Channel.ACK) for gateway in ("gw-a", "gw-b"))
     assert isinstance(stands.failed, Failed)
     assert [gateway for _, gateway, _ in stands.failed] == ["gw-evil"]
+
+
+async def test_a_contact_that_fails_in_a_way_nobody_expected_costs_itself() -> None:
+    """Statuses are stored together; an error that is no store's kept all of them waiting, again and again."""
+    evil, good = "gw-evil", "gw-good"
+
+    def exchange(contacts: Contacts) -> Standing:
+        if evil in contacts.statuses:
+            raise RuntimeError("a defect")
+        return Standing({}, {})
+
+    stands = context({presence.exchange: exchange})
+    desk = Presence(stands, lambda _: 1)
+    for gateway in (evil, good):
+        desk.reported(status_of(gateway))
+    await desk.answer()
+    assert isinstance(stands.failed, Failed)
+    assert [(service, gateway) for service, gateway, _ in stands.failed] == [("presence", evil)]
+    assert desk._statuses == {}

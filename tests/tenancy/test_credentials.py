@@ -216,3 +216,13 @@ def test_an_unknown_kid_does_not_hammer_the_provider(provider: Provider) -> None
     assert keys.key("rsa-1").key_id == "rsa-1"
     with pytest.raises(ProviderUnavailable):
         KeySet("http://127.0.0.1:1/").key("rsa-1")
+
+
+@pytest.mark.parametrize("claim", ["sub", "stocktide_tenant"])
+@pytest.mark.parametrize("text", ["acme\0", "\0", "a\u202ecme"])
+def test_a_signed_token_with_characters_that_nobody_prints_is_refused(
+    client: Client, provider: Provider, claim: str, text: str
+) -> None:
+    """The provider's users choose some of these; the database takes no NUL."""
+    answer = client.get("/v1/stock", bearer(provider.token(**{claim: text})))
+    assert answer.status == 401
