@@ -18,6 +18,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from broker_config import files
 from broker_config.limits import BrokerLimits
 from broker_config.mosquitto import TlsFiles, bounds, logging
 from broker_config.policy import OWNER, SERVICE_USER, Action, Grant, Side, grants
@@ -68,7 +69,7 @@ def render_fleet(config: FleetConfig) -> dict[Path, str]:
         CLAIMS / CONF: _claims(config),
         CLAIMS / ACL_CLAIMANTS: _acl_claimants(),
     }
-    return {place: "\n".join([_MARK, *lines]) + "\n" for place, lines in made.items()}
+    return {place: files.text([_MARK, *lines]) for place, lines in made.items()}
 
 
 def _cloud(config: FleetConfig) -> Iterator[str]:
@@ -112,7 +113,9 @@ def _claims(config: FleetConfig) -> Iterator[str]:
     yield from _tls(config.tls)
     yield "allow_anonymous true"
     yield f"acl_file {home / ACL_CLAIMANTS}"
-    yield from bounds(config.claim_limits)
+    yield from bounds(config.claim_limits, session="1h")
+    yield "# Nothing is retained: a claimant could leave a message behind for each client id that it makes up."
+    yield "retain_available false"
     yield "persistence false"
     yield ""
     yield "# Claims go to the cloud's broker, answers come back, and nothing else."
@@ -129,16 +132,17 @@ def _claims(config: FleetConfig) -> Iterator[str]:
     yield f"local_clientid {hashlib.sha256(config.bridge_password.encode()).hexdigest()[:40]}"
     yield "bridge_protocol_version mqttv50"
     yield "bridge_attempt_unsubscribe false"
+    yield "bridge_outgoing_retain false"
     yield "cleansession true"
     yield "notifications false"
     yield "restart_timeout 1 10"
     yield from logging()
 
 
-def _tls(files: TlsFiles) -> Iterator[str]:
-    yield f"cafile {files.cafile}"
-    yield f"certfile {files.certfile}"
-    yield f"keyfile {files.keyfile}"
+def _tls(tls: TlsFiles) -> Iterator[str]:
+    yield f"cafile {tls.cafile}"
+    yield f"certfile {tls.certfile}"
+    yield f"keyfile {tls.keyfile}"
     yield "tls_version tlsv1.2"
 
 

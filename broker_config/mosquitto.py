@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from broker_config import files
 from broker_config.errors import InvalidConfig, UnsafeConfig
 from broker_config.limits import BrokerLimits
 from broker_config.policy import OWNER, ROLES, SERVICE_USER, Action, Grant, Side, grants
@@ -77,11 +78,15 @@ class MosquittoConfig(BaseModel):
 
 
 def render(config: MosquittoConfig) -> dict[str, str]:
-    """The text of each file of a broker by name, to be written into its directory."""
-    files = {CONFIG_FILE: "\n".join(_conf(config)) + "\n"}
+    """The text of each file of a broker by name, to be written into its directory.
+
+    Raises:
+        InvalidConfig: a value has characters that cannot stand in a configuration.
+    """
+    made = {CONFIG_FILE: files.text(_conf(config))}
     if config.auth is not Auth.ANONYMOUS:
-        files[ACL_FILE] = "\n".join(_acl(config.side)) + "\n"
-    return files
+        made[ACL_FILE] = files.text(_acl(config.side))
+    return made
 
 
 def _conf(config: MosquittoConfig) -> Iterator[str]:
@@ -121,11 +126,14 @@ def _auth(config: MosquittoConfig) -> Iterator[str]:
         yield "use_identity_as_username true"
     else:
         yield f"password_file {config.directory / PASSWORD_FILE}"
+    if config.side is Side.GATEWAY:
+        yield "# A client's id is its user name: under another's id it could end the other's connection."
+        yield "use_username_as_clientid true"
     yield f"acl_file {config.directory / ACL_FILE}"
 
 
-def bounds(limits: BrokerLimits) -> Iterator[str]:
-    """The bounds that hold for a whole broker."""
+def bounds(limits: BrokerLimits, session: str | None = None) -> Iterator[str]:
+    """The bounds that hold for a whole broker; `session` is how long it keeps those of clients that are away."""
     yield ""
     yield "# Bounds: see `stocktide broker limits`."
     yield f"max_packet_size {limits.packet_bytes_max}"
@@ -133,7 +141,7 @@ def bounds(limits: BrokerLimits) -> Iterator[str]:
     yield f"max_queued_messages {limits.queued_messages_max}"
     yield f"max_queued_bytes {limits.queued_bytes_max}"
     yield f"max_keepalive {limits.keepalive_s_max}"
-    yield f"persistent_client_expiration {limits.session_days_max}d"
+    yield f"persistent_client_expiration {session or f'{limits.session_days_max}d'}"
     yield "# Clients are known by name; one without a name could not have a session."
     yield "allow_zero_length_clientid false"
     yield "# A receipt is sent at QoS 0 and must not become a QoS 1 message that waits in a queue."

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from broker_config import files
 from broker_config.fleet import FleetConfig
 from broker_config.policy import OWNER, SERVICE_USER, Action, Grant, Side, grants
 from wire_protocol.topics import Role
@@ -25,7 +26,7 @@ MESSAGES_PER_S: Final = 200  # of one gateway; EMQX makes a faster client wait, 
 
 def render_emqx(config: FleetConfig) -> dict[Path, str]:
     """EMQX's files: gateways over TLS by certificate, workers by password, ACL by user name, everything else denied."""
-    return {EMQX_CONF: "\n".join(_emqx_conf(config)) + "\n", EMQX_ACL: "\n".join(_emqx_acl()) + "\n"}
+    return {EMQX_CONF: files.text(_emqx_conf(config)), EMQX_ACL: files.text(_emqx_acl())}
 
 
 def _emqx_conf(config: FleetConfig) -> Iterator[str]:
@@ -40,21 +41,21 @@ def _emqx_conf(config: FleetConfig) -> Iterator[str]:
     yield f"  session_expiry_interval = {limits.session_days_max}d"
     yield "}"
     yield "listeners.ssl.gateways {"
-    yield f'  bind = "{config.address}:{config.gateway_port}"'
+    yield f"  bind = {files.quoted(f'{config.address}:{config.gateway_port}')}"
     yield f"  max_connections = {limits.connections_max}"
     yield f'  messages_rate = "{MESSAGES_PER_S}/s"'
     yield "  enable_authn = false  # the certificate is the proof"
     yield "  ssl_options {"
-    yield f'    cacertfile = "{config.tls.cafile}"'
-    yield f'    certfile = "{config.tls.certfile}"'
-    yield f'    keyfile = "{config.tls.keyfile}"'
+    yield f"    cacertfile = {files.quoted(config.tls.cafile)}"
+    yield f"    certfile = {files.quoted(config.tls.certfile)}"
+    yield f"    keyfile = {files.quoted(config.tls.keyfile)}"
     yield "    verify = verify_peer"
     yield "    fail_if_no_peer_cert = true"
     yield '    versions = ["tlsv1.3", "tlsv1.2"]'
     yield "  }"
     yield "}"
     yield "listeners.tcp.workers {"
-    yield f'  bind = "{config.worker_address}:{config.worker_port}"'
+    yield f"  bind = {files.quoted(f'{config.worker_address}:{config.worker_port}')}"
     yield "  enable_authn = quick_deny_anonymous"
     yield "}"
     yield "listeners.tcp.default.enable = false"
@@ -91,7 +92,7 @@ def render_rabbitmq(config: FleetConfig, gateways: Iterable[str]) -> dict[Path, 
     MQTT topics are AMQP routing keys there, with `.` for `/`, and topic permissions are regular expressions.
     """
     return {
-        RABBITMQ_CONF: "\n".join(_rabbitmq_conf(config)) + "\n",
+        RABBITMQ_CONF: files.text(_rabbitmq_conf(config)),
         RABBITMQ_DEFINITIONS: json.dumps(_definitions(list(gateways)), indent=2) + "\n",
     }
 

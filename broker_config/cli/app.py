@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from broker_config import passwords, policy
+from broker_config import files, passwords, policy
 from broker_config.cli.fleet import fleet_files
 from broker_config.cli.run import run, run_fleet
 from broker_config.errors import InvalidConfig
@@ -147,11 +147,11 @@ def _limits(side: Side, given: list[str]) -> BrokerLimits:
 
 
 def _write(config: MosquittoConfig) -> list[tuple[Path, str]]:
-    config.directory.mkdir(parents=True, exist_ok=True)
+    files.make_folder(config.directory)
     written = []
     for name, text in render(config).items():
         file = config.directory / name
-        file.write_text(text, encoding="utf-8")
+        files.write(file, text)
         written.append((file, "configuration" if name == CONFIG_FILE else "who may do what"))
     password_file = config.directory / PASSWORD_FILE
     if config.auth is Auth.PASSWORD and not password_file.exists():

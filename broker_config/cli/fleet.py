@@ -1,12 +1,11 @@
 """`stocktide broker fleet`: the cloud's brokers for gateways with certificates."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from broker_config import fleet, others, passwords
+from broker_config import files, fleet, others, passwords
 from broker_config.fleet import FleetConfig, render_fleet
 from broker_config.mosquitto import TlsFiles
 from command_line.output import emit_json, table
@@ -39,10 +38,10 @@ def fleet_files(
     All files are mode 0600: chown them to the broker's account. Workers' password: `stocktide broker passwd`.
     """
     home = out.absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    files.make_folder(home)
     secret = home / _BRIDGE_PASSWORD
     password = secret.read_text().strip() if secret.exists() else passwords.generate()
-    _write(secret, f"{password}\n")
+    files.write(secret, f"{password}\n")
     tls = TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
     config = FleetConfig(
         directory=home,
@@ -57,27 +56,17 @@ def fleet_files(
         worker_tls=worker_tls,
         data_directory=data.absolute() if data else None,
     )
-    files = render_fleet(config) | others.render_emqx(config) | others.render_rabbitmq(config, rabbitmq_gateway or [])
-    for place, text in files.items():
-        _write(home / place, text)
+    made = render_fleet(config) | others.render_emqx(config) | others.render_rabbitmq(config, rabbitmq_gateway or [])
+    for place, text in made.items():
+        files.write(home / place, text)
     users = home / fleet.CLOUD / fleet.PASSWORDS
     if not users.exists():
         passwords.set_password(users, names.INGEST_USER, passwords.generate())  # until `broker passwd` sets another
     passwords.set_password(users, names.CLAIMS_USER, password)
     starts = [f"mosquitto -c {home / which / fleet.CONF}" for which in (fleet.CLOUD, fleet.CLAIMS)]
     if as_json:
-        emit_json({"files": [str(home / place) for place in files], "start": starts})
+        emit_json({"files": [str(home / place) for place in made], "start": starts})
         return
-    table(["file"], [[str(home / place)] for place in files])
+    table(["file"], [[str(home / place)] for place in made])
     typer.echo("\nStart them with:\n  " + "\n  ".join(starts))
     typer.echo(f"Give workers a password with: stocktide broker passwd {users} {names.INGEST_USER}")
-
-
-def _write(file: Path, text: str) -> None:
-    """Replace a file; only its owner can read it, from its first byte on."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as writing:
-        writing.write(text)
-    partial.replace(file)

@@ -25,7 +25,7 @@ from cloud_ingest.token_bucket import TokenBucket
 from cloud_store.base.database import finished
 from cloud_store.base.errors import StoreError
 from cloud_store.identity import enrolment
-from cloud_store.identity.enrolment import Claim, ClaimSpent, GatewayRevoked, Issue
+from cloud_store.identity.enrolment import Claim, ClaimSpent, GatewayRevoked, Issue, KeyRevoked
 from wire_protocol import topics
 from wire_protocol.messages import (
     TWIN_CHARS_MAX,
@@ -59,8 +59,12 @@ class Enrolment:
     def __init__(self, context: Context, signer: Signer | None) -> None:
         self._context, self._database, settings = context, context.database, context.settings
         self._settings, self._metrics, self._signer = settings, context.metrics, signer
-        self._waiting: Mailbox[Key, bytes] = context.mailbox("enrolment", settings.claims_waiting_max)
-        self._rate = TokenBucket(settings.claims_per_s_max, context.mono_s)
+        # Apart, each with a rate of its own: anybody may present a claim, and a flood of them must not keep gateways
+        # that are trusted from their next certificate.
+        self._claims: Mailbox[Key, bytes] = context.mailbox("enrolment", settings.claims_waiting_max)
+        self._renewals: Mailbox[Key, bytes] = context.mailbox("renewals", settings.claims_waiting_max)
+        self._claim_rate = TokenBucket(settings.claims_per_s_max, context.mono_s)
+        self._renewal_rate = TokenBucket(settings.claims_per_s_max, context.mono_s)
         # A thread of its own: signing may be another program that takes its time, with no database connection held.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="enrolment")
 
@@ -68,12 +72,14 @@ class Enrolment:
         """A claim is presented, or a gateway requests its next certificate; the latest of each is kept."""
         # A broker takes larger packets, and what is none of ours would be found only when it is read.
         fits = len(inbound.payload) <= ClaimRequest.bytes_max
-        if not fits or not self._waiting.put((inbound.sender, inbound.channel), inbound.payload, len(inbound.payload)):
+        waiting = self._claims if inbound.channel is Channel.CLAIM_REQUEST else self._renewals
+        if not fits or not waiting.put((inbound.sender, inbound.channel), inbound.payload, len(inbound.payload)):
             self._metrics.certificates.labels("dropped").inc()  # the sender requests it again
 
     def loops(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What runs until the worker stops."""
-        yield self._context.serve(self._waiting, self._respond, self._rate)
+        yield self._context.serve(self._renewals, self._respond, self._renewal_rate)
+        yield self._context.serve(self._claims, self._respond, self._claim_rate)
 
     async def _respond(self, key: Key, payload: bytes) -> None:
         name, channel = key
@@ -133,7 +139,7 @@ class Enrolment:
         """The answer with the gateway's twin, if there is one and room for it; else the first contact brings it."""
         try:
             twin = self._database.call(enrolment.twin, gateway)
-        except StoreError:
+        except Exception:  # noqa: BLE001 - nor for a document that cannot be read
             return answer  # the certificate is issued, and what there is of it must not wait for a database
         if twin is None or len(text := twin.encode().decode()) > TWIN_CHARS_MAX:
             return answer
@@ -155,6 +161,8 @@ class Enrolment:
             self._database.call(enrolment.use_claim, claim, issue)
         except GatewayRevoked:
             raise CertificateRefused("revoked", f"Gateway {claim.gateway} is disabled.") from None
+        except KeyRevoked as error:
+            raise CertificateRefused("revoked", str(error)) from None
         except ClaimSpent:
             # Another worker was faster, perhaps for the same key: what it has recorded is the answer.
             again = self._database.call(enrolment.claim, name)
@@ -168,6 +176,8 @@ class Enrolment:
         found = self._database.call(enrolment.renewals, gateway, wanted.fingerprint)
         if not found.active:
             raise CertificateRefused("revoked", f"Gateway {gateway} is disabled.")
+        if found.key_revoked:
+            raise CertificateRefused("revoked", str(KeyRevoked()))
         if found.certificate_pem is not None:
             return gateway, found.certificate_pem
         if found.issued_in_a_day >= self._settings.renewals_per_day_max:
@@ -177,6 +187,8 @@ class Enrolment:
             self._database.call(enrolment.renew, issue)
         except GatewayRevoked:
             raise CertificateRefused("revoked", f"Gateway {gateway} is disabled.") from None
+        except KeyRevoked as error:
+            raise CertificateRefused("revoked", str(error)) from None
         return gateway, issue.pem
 
     def _signing(self) -> Signer:

@@ -28,6 +28,10 @@ class GatewayRevoked(StoreError):
     usage = True
 
 
+class KeyRevoked(StoreError):
+    """This key was revoked; the gateway makes a new one when it is enrolled again."""
+
+
 class ClaimSpent(StoreError):
     """The claim was used, revoked or ran out while its certificate was being signed."""
 
@@ -65,6 +69,7 @@ class Renewals:
     active: bool
     certificate_pem: str | None
     issued_in_a_day: int
+    key_revoked: bool = False
 
 
 def add_claim(
@@ -174,6 +179,7 @@ def use_claim(connection: Connection, claim: Claim, issue: Issue) -> None:
 
     Raises:
         GatewayRevoked: the gateway was disabled meanwhile.
+        KeyRevoked: a certificate of this key was revoked once.
         ClaimSpent: another gateway has used it, or it has expired.
     """
     with connection.transaction():
@@ -191,6 +197,7 @@ def renew(connection: Connection, issue: Issue) -> None:
 
     Raises:
         GatewayRevoked: the gateway was disabled meanwhile.
+        KeyRevoked: a certificate of this key was revoked once.
     """
     with connection.transaction():
         _record(connection, issue, None)
@@ -200,6 +207,8 @@ def _record(connection: Connection, issue: Issue, claim_id: int | None) -> None:
     row = _one(connection, "lock_gateway", gateway=issue.gateway)
     if row is None:
         raise GatewayRevoked
+    if _one(connection, "key_revoked", public_key=issue.public_key) is not None:
+        raise KeyRevoked
     if claim_id is not None and not _one(connection, "use_claim", claim_id=claim_id, public_key=issue.public_key):
         raise ClaimSpent
     values = {

@@ -51,6 +51,9 @@ WHERE g.name = %(gateway)s AND t.version > 0
 -- A revocation takes the same lock: a certificate is either revoked by it or never issued.
 SELECT gateway_id, tenant_id FROM gateway WHERE name = %(gateway)s AND state = 'active' FOR NO KEY UPDATE
 
+-- name: key_revoked
+SELECT FROM certificate WHERE public_key = %(public_key)s AND revoked_at IS NOT NULL LIMIT 1
+
 -- name: use_claim
 UPDATE claim SET used_at = now(), public_key = %(public_key)s
 WHERE claim_id = %(claim_id)s AND used_at IS NULL AND revoked_at IS NULL AND expires_at > now()
@@ -75,7 +78,8 @@ SELECT g.state = 'active',
     (
         SELECT count(*) FROM certificate k
         WHERE k.gateway_id = g.gateway_id AND k.claim_id IS NULL AND k.issued_at > now() - interval '1 day'
-    )
+    ),
+    EXISTS (SELECT FROM certificate k WHERE k.public_key = %(public_key)s AND k.revoked_at IS NOT NULL)
 FROM gateway g
 WHERE g.name = %(gateway)s
 

@@ -200,8 +200,9 @@ async def test_a_claim_that_is_too_large_does_not_wait() -> None:
     enrolment.requested(inbound("c1a1m00a", Channel.CLAIM_REQUEST, bytes(ClaimRequest.bytes_max + 1)))
     enrolment.requested(inbound("c1a1m00b", Channel.CLAIM_REQUEST, bytes(ClaimRequest.bytes_max)))
     enrolment.requested(inbound("gw-a", Channel.CERTIFICATE_REQUEST, bytes(ClaimRequest.bytes_max + 1)))
-    assert enrolment._waiting.pop()[0] == ("c1a1m00b", Channel.CLAIM_REQUEST)
-    assert not enrolment._waiting
+    assert enrolment._claims.pop()[0] == ("c1a1m00b", Channel.CLAIM_REQUEST)
+    assert not enrolment._claims
+    assert not enrolment._renewals
 
 
 @pytest.mark.bound("cloud.catalog_notices_waiting_max")

@@ -1,6 +1,7 @@
 """The rendered files of a fleet's brokers: their shape, who can read them, and the command that writes them."""
 
 import json
+import os
 import re
 import stat
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from broker_config import fleet, others
 from broker_config.cli.app import app
+from broker_config.errors import InvalidConfig
 from broker_config.fleet import FleetConfig
 from broker_config.mosquitto import TlsFiles
 from broker_config.policy import Action, Side, may
@@ -104,3 +106,43 @@ def test_the_command_writes_everything_and_no_secret_where_others_can_read(tmp_p
     assert CliRunner().invoke(app, command).exit_code == 0
     assert password[0] in (out / "claims" / "mosquitto.conf").read_text()
     assert {"ingest", "claims"} <= {line.split(":")[0] for line in (out / "cloud" / "passwords").read_text().split()}
+
+
+@pytest.mark.parametrize("where", ["address", "worker_address", "directory", "crlfile", "bridge_password", "cafile"])
+def test_no_value_can_become_a_line_of_any_broker_s_configuration(where: str) -> None:
+    """Mosquitto's two files, EMQX's and RabbitMQ's; of EMQX neither the end of a quotation."""
+    evil = "/x-123456789\nallow_anonymous true"
+    values: dict[str, object] = {where: evil if "address" in where or "password" in where else Path(evil)}
+    tls = TLS.model_copy(update={"cafile": values.pop("cafile")}) if where == "cafile" else TLS
+    with pytest.raises(InvalidConfig):
+        fleet.render_fleet(CONFIG.model_copy(update={**values, "tls": tls}))
+    if where in {"address", "worker_address", "cafile"}:
+        config = CONFIG.model_copy(update={**values, "tls": tls})
+        for render in (others.render_emqx, lambda config: others.render_rabbitmq(config, [])):
+            with pytest.raises(InvalidConfig):
+                render(config)
+        quoted = dict.fromkeys(values, '1.2.3.4" }') if where != "cafile" else {}
+        if quoted:
+            with pytest.raises(InvalidConfig):
+                others.render_emqx(CONFIG.model_copy(update=quoted))
+
+
+def test_the_claims_broker_keeps_nothing_that_a_claimant_leaves_behind() -> None:
+    """A thousand client ids with a retained message each were a hundred megabytes, here and in the cloud's broker."""
+    claims = fleet.render_fleet(CONFIG)[fleet.CLAIMS / fleet.CONF]
+    for line in ("retain_available false", "bridge_outgoing_retain false", "persistent_client_expiration 1h"):
+        assert f"\n{line}\n" in claims
+    assert "retain_available" not in fleet.render_fleet(CONFIG)[fleet.CLOUD / fleet.CONF]
+
+
+def test_folders_and_files_are_closed_whatever_the_umask_is(tmp_path: Path) -> None:
+    """A service's umask of 0 made them everybody's to write in."""
+    before = os.umask(0)
+    try:
+        out = tmp_path / "made" / "brokers"
+        made = CliRunner().invoke(app, ["render", "--out", str(out), "--json"])
+        assert made.exit_code == 0, made.output
+    finally:
+        os.umask(before)
+    for each in (out.parent, out, *out.iterdir()):
+        assert stat.S_IMODE(each.stat().st_mode) & 0o027 == 0, each

@@ -188,3 +188,40 @@ def test_certificates_need_files_and_passwords_have_an_acl() -> None:
     assert f"acl_file /d/{ACL_FILE}" in files[CONFIG_FILE].splitlines()
     assert "allow_anonymous false" in files[CONFIG_FILE].splitlines()
     assert "#" not in "".join(line for line in files[ACL_FILE].splitlines() if not line.startswith("#"))
+
+
+async def test_a_device_cannot_take_another_clients_place(private_broker: MakeBroker) -> None:
+    """One that connects again and again as the agent's client id had silenced its gateway for every device."""
+    broker = private_broker(_rendered(Side.GATEWAY, Auth.PASSWORD))
+    topic = next(t.name for t in all_topics(Side.GATEWAY) if t.publisher == "scale_b")
+
+    def client(user: str, client_id: str) -> aiomqtt.Client:
+        return aiomqtt.Client(HOST, broker.port, username=user, password=SECRET, identifier=client_id)
+
+    async with client("agent", "stocktide-agent-gw-1") as agent:
+        await agent.subscribe(topic, qos=1)
+        for client_id in ("stocktide-agent-gw-1", "agent"):
+            async with client("scanner-A.1", client_id) as evil:
+                await evil.publish("stocktide/v1/dev/scanner-A.1/up/scan", b"x", qos=1)
+        async with client("scale_b", "scale_b") as device:
+            await device.publish(topic, b"scan", qos=1)
+        assert (await anext(agent.messages)).payload == b"scan"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r", "\0", "\x0b", "\x85", "\u2028", "\u202e"])
+@pytest.mark.parametrize("where", ["address", "directory", "data", "cafile", "certfile", "keyfile"])
+def test_no_value_can_become_a_line_of_the_configuration(where: str, line_end: str) -> None:
+    """The first of two equal lines wins in Mosquitto: `allow_anonymous true` in an address opened the broker."""
+    evil = f"/x{line_end}allow_anonymous true{line_end}"
+    files = {name: Path(evil if where == name else f"/{name}") for name in ("cafile", "certfile", "keyfile")}
+    config = MosquittoConfig(
+        side=Side.CLOUD,
+        auth=Auth.CERTIFICATE,
+        directory=Path(evil if where == "directory" else "/etc"),
+        data_directory=Path(evil if where == "data" else "/var"),
+        address=evil if where == "address" else "127.0.0.1",
+        port=1883,
+        tls=TlsFiles(**files),
+    )
+    with pytest.raises(InvalidConfig, match="cannot stand in a configuration"):
+        render(config)

@@ -223,3 +223,37 @@ def test_no_payload_stops_the_worker(desk: Desk, payload: bytes) -> None:
     with closing(connect(desk.database_url, application="test")) as connection:
         row = connection.execute("SELECT used_at FROM claim WHERE name = %s", [code.name]).fetchone()
     assert row == (None,)
+
+
+async def test_a_flood_of_claims_keeps_no_gateway_from_its_next_certificate(desk: Desk, tmp_path: Path) -> None:
+    """With as many claims waiting as may, a trusted gateway's renewal was dropped."""
+    flooded = Desk(desk.database_url, desk.tenant, tmp_path, claims_waiting_max=50, claims_per_s_max=20)
+    flooded.present(desk.claim("gw-1"), request("gw-1"))
+    claim = ClaimRequest(secret="0" * 24, csr_pem=request(), nonce="n").encode()
+    for number in range(200):
+        name = f"zzzz{number:04}"
+        topic = topics.claim(name, Channel.CLAIM_REQUEST)
+        flooded.enrolment.requested(Inbound(name, Channel.CLAIM_REQUEST, topic, claim, 0))
+    renewal = CertificateRequest(csr_pem=request("gw-1"), nonce="n").encode()
+    answer = topics.link("gw-1", Channel.CERTIFICATE)
+    flooded.enrolment.requested(Inbound("gw-1", Channel.CERTIFICATE_REQUEST, "topic", renewal, 0))
+    async with running(flooded.enrolment.loops()):
+        await eventually_async(lambda: answer in [topic for topic, _ in flooded.published])
+    flooded.store.close()
+    assert len(flooded.published) < 50, "it did not wait for all the claims"
+    [payload] = [payload for topic, payload in flooded.published if topic == answer]
+    assert CertificateResponse.decode(payload).certificate_pem
+
+
+def test_a_key_that_was_revoked_is_never_certified_again(desk: Desk) -> None:
+    """Not by a renewal after the gateway was enabled again, not by a new claim, and at no other gateway."""
+    key = certificates.new_key()
+    stolen = request_pem(key, "gw-1")
+    assert desk.present(desk.claim("gw-1"), stolen).certificate_pem
+    with closing(connect(desk.database_url, application="test")) as connection:
+        enrolment.revoke_gateway(connection, "gw-1")
+        registry.set_gateway_state(connection, "gw-1", "active")
+    assert desk.renew("gw-1", stolen).refusal == "revoked"
+    assert desk.present(desk.claim("gw-1"), stolen).refusal == "revoked"
+    assert desk.present(desk.claim("gw-2"), request_pem(key, "gw-2")).refusal == "revoked"
+    assert desk.present(desk.claim("gw-1"), request("gw-1")).certificate_pem, "a new key is welcome"

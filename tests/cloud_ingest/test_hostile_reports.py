@@ -191,7 +191,7 @@ async def test_a_row_that_no_gateway_could_be_sent_keeps_nobody_waiting(
                 for service in services:
                     service.serve(SHARDS)
                 for channel in (Channel.DESIRED_TWIN, Channel.COMMAND):
-                    await eventually_async(lambda channel=channel: topics.link(good, channel) in told)  # type: ignore[misc]
+                    await eventually_async(lambda channel=channel: topics.link(good, channel) in told)  # type: ignore[misc, arg-type]
                 for service in services:
                     service.wake()
                 await eventually_async(lambda: not any(len(service.wake) for service in services))

@@ -4,9 +4,10 @@ import json
 import sqlite3
 import stat
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
+import aiomqtt
 import psutil
 from cryptography import x509
 
@@ -15,10 +16,12 @@ from cloud_store.reports import snapshots
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger.booking import book
 from testbed.agent_process import AgentProcess
-from testbed.brokers import SECRET
+from testbed.brokers import SECRET, FleetBrokers
 from testbed.eventually import eventually
 from tests.enrolment.cloud import Cloud, waiting
+from wire_protocol import topics
 from wire_protocol.claims import ClaimCode
+from wire_protocol.topics import Channel
 
 Name = Callable[..., str]
 
@@ -187,3 +190,23 @@ def test_a_claim_is_nowhere_but_on_the_screen(cloud: Cloud, tmp_path: Path, uniq
     for place in (cloud.worker.log_file, ledger):
         assert key.encode() not in place.read_bytes()
     assert sqlite3.connect(ledger).execute("SELECT count(*) FROM meta").fetchone()[0] > 0
+
+
+async def test_what_a_claimant_retains_stays_nowhere(brokers: FleetBrokers) -> None:
+    """A thousand client ids with a hundred kilobytes each were kept in both brokers; a claim still gets through."""
+    topic = topics.claim("zzzz0001", Channel.CLAIM_REQUEST)
+    async with brokers.worker() as listening:
+        await listening.subscribe(topics.claim_filter(), qos=1)
+        with suppress(aiomqtt.MqttError):  # refused, or cut off
+            async with brokers.claimant("zzzz0001") as claimant:
+                await claimant.publish(topic, b"x" * 50_000, qos=1, retain=True)
+        async with brokers.claimant("zzzz0001") as claimant:
+            await claimant.publish(topic, b"a claim", qos=1)
+        while (await anext(listening.messages)).payload != b"a claim":
+            pass
+    async with brokers.worker(identifier="another") as later:
+        await later.subscribe(topics.claim_filter(), qos=1)
+        async with brokers.claimant("zzzz0001") as claimant:
+            await claimant.publish(topic, b"the last", qos=1)
+        first = await anext(later.messages)
+        assert (first.payload, first.retain) == (b"the last", False), "nothing was waiting here"

@@ -54,6 +54,9 @@ CREATE INDEX api_key_made_by ON api_key (made_by) WHERE made_by IS NOT NULL;
 
 GRANT SELECT (made_by), INSERT (made_by) ON api_key TO stocktide_api;
 
+-- A key that was revoked is never certified again, whoever asks, at whatever gateway.
+CREATE INDEX certificate_revoked_key ON certificate (public_key) WHERE revoked_at IS NOT NULL;
+
 -- A database user that is being dropped sees nothing from that moment on, whatever is still in the way of its role.
 ALTER TABLE database_user ADD COLUMN dropped_at timestamptz;
 
