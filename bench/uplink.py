@@ -6,7 +6,7 @@ import random
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from edge_agent.ledger.drafts import draft
+from edge_agent.ledger.drafts import Stamp, draft
 from firmware_sim.recordings import recording
 from firmware_sim.scenarios import builtin
 from wire_protocol import clock, frames, names
@@ -38,7 +38,7 @@ def _entries() -> "list[LedgerEntry]":
             reference=str(536_365 + number // 20),
             device_at_ms=at_ms - rng.randrange(50),
         )
-        entries.append(made.entry(clock.pack(at_ms), boot, at_ms - START_MS))
+        entries.append(made.entry(Stamp(clock.pack(at_ms), boot, at_ms - START_MS)))
     return entries
 
 

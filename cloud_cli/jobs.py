@@ -60,7 +60,7 @@ def list_(database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 20, json_: Js
 
     with database(database_url) as connection:
         rows = jobs.listing(connection, limit=limit)
-    numbers = ("gateways", "waiting", "started", "succeeded", "failed", "rolled_back")
+    numbers = ("gateways", "waiting", "started", "succeeded", "failed", "unconfirmed", "rolled_back")
     listing(rows, ("job", "state", *numbers, "reason"), json_=json_, numbers=numbers, empty="No jobs yet.")
 
 

@@ -147,7 +147,15 @@ class Agent:
             inflight_max=settings.local_inflight_max,
         )
         self._notices = Notices(self._broker)
-        self._intake = Intake(writer, self._known, self._broker, self._notices, signals)
+        self._intake = Intake(
+            writer,
+            self._known,
+            self._broker,
+            self._notices,
+            signals,
+            clock=foundation.clock,
+            late_ms_max=settings.device_late_s_max * 1_000,
+        )
         self._images = FirmwareServer(
             foundation.images, self._notices.chunk, writer.depth, settings.firmware_chunks_per_s_max
         )

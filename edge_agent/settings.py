@@ -36,6 +36,10 @@ class EdgeSettings(BaseSettings):
     local_inflight_max: Annotated[
         int, Field(ge=1, le=10_000, description="Device messages the local broker may have unacknowledged.")
     ] = 2_000
+    device_late_s_max: Annotated[
+        int,
+        Field(ge=0, le=90 * 86_400, description="Age up to which a device's late event takes its place, seconds."),
+    ] = 30 * 86_400
     window_frames_max: Annotated[
         int, Field(ge=1, le=1024, description="Frames in flight to the cloud before an acknowledgement.")
     ] = 16

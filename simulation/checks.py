@@ -11,6 +11,7 @@
 | no false fork | only who lost its past, or shares it, is told to stop, and goes on in a new epoch |
 | true time | an entry of a boot to which the cloud has told the time has its true time in the cloud |
 | later than heard | what is booked is later, by the clock of the ledger, than what was known there before |
+| late is late | an event goes between what was recorded before and after it happened, and has its true time |
 | chain whole | `edge ledger verify` finds nothing |
 | settles | when all faults have ended, edge and cloud become equal by themselves |
 
@@ -18,10 +19,11 @@ What nobody can keep is excused, by name: a happening that was on a destroyed di
 """
 
 import json
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.plan import Plan, PlannedFrame
@@ -31,6 +33,7 @@ from firmware_sim.firmware.happening import Scan
 from simulation.disk import Disk, Happened, as_draft, happened
 from simulation.store import Shelf, Store
 from wire_protocol import clock
+from wire_protocol.clock import HLC_MAX
 from wire_protocol.messages import Ack
 from wire_protocol.names import ADJUST
 from wire_protocol.reasons import ForkCode, RejectCode
@@ -71,6 +74,7 @@ class Known:
     hlc: int = 0
     heard: int | None = None
     zero_ms: int | None = None
+    on_time: defaultdict[str, list[tuple[int, int]]] = field(default_factory=lambda: defaultdict(list))
     events: set[Happened] = field(default_factory=set)
 
 
@@ -92,12 +96,20 @@ class Checks:
         self.jumped: set[str] = set()  # machines whose wall clock was not always right
         self._known: dict[str, Known] = {}
         self._untimed: set[str] = set()
+        self._scanned_ms: dict[Happened, int] = {}
+        self._travel_ms: defaultdict[str, int] = defaultdict(int)
 
     # --- the edge -----------------------------------------------------------------------------------------------
 
-    def scanned(self, gateway: str, device: str, event: str, what: Scan) -> None:
+    def scanned(self, happened: Happened, what: Scan, at_ms: int, *, knows_age: bool) -> None:
         """A device has taken something into its memory."""
-        self.said[Happened(gateway, device, event)] = as_draft(what)
+        self.said[happened] = as_draft(what)
+        if knows_age:
+            self._scanned_ms[happened] = at_ms
+
+    def travelled(self, device: str, travel_ms: int) -> None:
+        """A device's message has arrived, so long after it was sent."""
+        self._travel_ms[device] = max(travel_ms, self._travel_ms[device])
 
     def booked(self, gateway: str, made: Draft) -> None:
         """A technician has committed something."""
@@ -146,20 +158,37 @@ class Checks:
         same = known.zero_ms == machine.ledger.zero_ms
         known.zero_ms = machine.ledger.zero_ms
         heard = known.heard if same and known.heard is not None and known.heard <= followed else 0
+        late = []
         for seq, body in rows.fetchall():
             if seq != known.seq + 1:
                 raise Violation("chain whole", f"{machine.name} has entry {seq} after {known.seq}")
             entry = json.loads(body)
             what = happened(machine.gateway, entry)
-            if known.heard is not None and entry["hlc"] <= max(heard, known.hlc):
+            self._require_place_in_time(machine.name, what, entry)
+            if "late_ms" in entry:
+                late.append(entry)
+            elif known.heard is not None and entry["hlc"] <= max(heard, known.hlc):
                 raise Violation("later than heard", f"entry {seq} of {machine.name} is before one that was known there")
             if what in known.events:
                 raise Violation("I2 nothing twice", f"{machine.name} has {' '.join(what)} again, as entry {seq}")
             _require_as_said(machine.name, self.said[what], entry)
             known.events.add(what)
             self.written[machine.gateway, epoch, seq].add(body)
-            known.seq, known.hlc = seq, entry["hlc"]
+            known.seq, known.hlc = seq, max(known.hlc, entry["hlc"])
+            if "late_ms" not in entry:
+                known.on_time[entry["boot"]].append((entry["mono_ms"], entry["hlc"]))
+        for entry in late:
+            _require_place_in_order(machine.name, entry, known.on_time[entry["boot"]])
         known.heard = machine.disk.connection.execute(_HEARD).fetchone()[0]
+
+    def _require_place_in_time(self, machine: str, what: Happened, entry: dict[str, Any]) -> None:
+        """An event whose age is known has its true time, but for the time that its message was on its way."""
+        scanned_ms = self._scanned_ms.get(what)
+        if scanned_ms is None:
+            return
+        off_ms = self.zeros[entry["boot"]] + entry["mono_ms"] - entry.get("late_ms", 0) - scanned_ms
+        if not -TIME_MS < off_ms < self._travel_ms[what.who] + TIME_MS:
+            raise Violation("late is late", f"{machine} has {' '.join(what)} {off_ms / 1000:+,.0f} s from its time")
 
     def forked(self, machine: MachineView, reason: str) -> None:
         """A machine has stopped a stream."""
@@ -229,7 +258,7 @@ class Checks:
             if entry.body() not in self.written.get((log.gateway, log.epoch, seq), ()):
                 raise Violation("I2 nothing twice", f"no ledger has written entry {seq} of {where} as the cloud has it")
             late_ms = self.late_ms.get(entry.boot)
-            off_ms = store.at_ms[log][seq] - (self.zeros[entry.boot] + entry.mono_ms)
+            off_ms = store.at_ms[log][seq] - (self.zeros[entry.boot] + entry.mono_ms - (entry.late_ms or 0))
             if late_ms is not None and abs(off_ms) > TIME_MS + late_ms:
                 raise Violation("true time", f"entry {seq} of {where} is {off_ms / 1000:+,.0f} s off")
         seqs = {seq for seq, _ in store.entries[log]} | store.rejected[log]
@@ -265,6 +294,15 @@ class Checks:
 def _place(place: tuple[LogKey, int]) -> str:
     log, seq = place
     return f"entry {seq} of {log.epoch[-4:]}"
+
+
+def _require_place_in_order(machine: str, entry: dict[str, Any], on_time: list[tuple[int, int]]) -> None:
+    """What came late is later than all that was recorded in its boot by then, and earlier than all since."""
+    happened_ms = entry["mono_ms"] - entry["late_ms"]
+    number = bisect_right(on_time, (happened_ms, HLC_MAX))
+    before, after = on_time[max(0, number - 1) : number], on_time[number : number + 1]
+    if any(hlc > entry["hlc"] for _, hlc in before) or any(hlc <= entry["hlc"] for _, hlc in after):
+        raise Violation("late is late", f"{machine} has {entry['event']} of {entry['device']} in the wrong place")
 
 
 def _require_as_said(machine: str, made: Draft, entry: dict[str, object]) -> None:

@@ -288,6 +288,8 @@ class Universe:
         for machine in self.machines.values():
             machine.disk.free()
             self.heal_link(machine)
+            for device in machine.devices.values():
+                device.come_back()
 
     def answer_alarms(self) -> None:
         """What nothing in the protocol tells: after a failover the cloud has judged entries otherwise than before."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hypothesis import strategies as st
 
 from edge_agent.ledger import database, outbox, queries
-from edge_agent.ledger.drafts import Draft, draft
+from edge_agent.ledger.clock import instant
+from edge_agent.ledger.drafts import Arrival, Draft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.site_logs import SiteLogWriter, known_logs
@@ -35,8 +36,10 @@ class SiteGateway:
         """The gateway's name."""
         return self.ledger.gateway
 
-    def append(self, *drafts: Draft) -> list[int | None]:
-        """Append in one transaction."""
+    def append(self, *drafts: Draft, late_ms: int = 0) -> list[int | None]:
+        """Append in one transaction; `late_ms` is how long ago it happened."""
+        if late_ms:
+            drafts = tuple(replace(made, arrival=Arrival(instant(self.clock), late_ms)) for made in drafts)
         with database.transaction(self.ledger.connection):
             return self.ledger.append(drafts)
 
@@ -137,11 +140,15 @@ drafts: st.SearchStrategy[Draft] = st.one_of(
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that happens at one gateway: it books, its clock is turned, it seals, or it learns of others."""
+    """One thing that happens at one gateway: it books, its clock is turned, it seals, or it learns of others.
+
+    What it books happened `late_ms` ago.
+    """
 
     gateway: int
     booked: list[Draft]
     turn_ms: int
+    late_ms: int
     seal: bool
     hear: int
 
@@ -151,6 +158,7 @@ steps = st.lists(
         Step,
         gateway=st.integers(0, 2),
         booked=st.lists(drafts, max_size=3),
+        late_ms=st.sampled_from([0, 0, 0, 1_001, 2_002, 400_000, 86_400_000]),
         turn_ms=st.sampled_from([0, 0, 1, 5, -3, 2_000, -2_000, 400_000]),
         seal=st.booleans(),
         hear=st.integers(0, 6),

@@ -232,7 +232,7 @@ def _imports(package: str) -> set[str]:
 def test_the_examples_for_firmware_authors_are_valid() -> None:
     """An author who copies an example must get a receipt, not a refusal."""
     text = (ROOT / "docs" / "firmware.md").read_text(encoding="utf-8")
-    kinds: list[type[Message]] = [DeviceEvent, DeviceReading, DeviceReceipt, DeviceConfig, FirmwareOffer]
+    kinds: list[type[Message]] = [DeviceEvent, DeviceEvent, DeviceReading, DeviceReceipt, DeviceConfig, FirmwareOffer]
     examples = re.findall(r"```json\n(.*?)\n```", text, flags=re.DOTALL)
     assert len(examples) == len(kinds)
     for kind, example in zip(kinds, examples, strict=True):

@@ -28,6 +28,7 @@ from wire_protocol.problems import first_problem
 QUANTITY_MAX: Final = 10**12  # in base units: a million tonnes in grams; nine million such movements fit 64 bits
 READING_VALUES_MAX: Final = 16
 MONOTONIC_MS_MAX: Final = 1 << 47
+TIME_DOUBT_PATTERN: Final = r"^[a-z][a-z-]{0,23}$"
 
 MovementKind: TypeAlias = Literal["receive", "pick", "move", "ship", "arrive", "scrap", "correct"]
 EntryKind: TypeAlias = Literal["receive", "pick", "move", "ship", "arrive", "scrap", "correct", "count"]
@@ -57,7 +58,12 @@ ROUTES_REMEMBERED_MAX: Final = 1 << 14  # a site's goods go the same ways every 
 
 
 class _Base(BaseModel):
-    """What every entry carries: its time, three ways, and who or what caused it."""
+    """What every entry carries: its time, three ways, and who or what caused it.
+
+    `boot` and `mono_ms` are when the gateway recorded it; `late_ms` is how long before that it happened, where it was
+    delivered late and is believed, and then `hlc` is its place among what was recorded when it happened. `time_doubt`
+    is why the time that a device gave was not believed (`times.TimeDoubt`).
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
@@ -67,6 +73,8 @@ class _Base(BaseModel):
     device: names.DeviceName | None = None
     event: names.EventId | None = None
     device_at_ms: Annotated[int, Field(ge=0, le=MONOTONIC_MS_MAX)] | None = None
+    late_ms: Annotated[int, Field(ge=1, le=MONOTONIC_MS_MAX)] | None = None
+    time_doubt: Annotated[str, StringConstraints(pattern=TIME_DOUBT_PATTERN)] | None = None
 
     def body(self) -> str:
         """The entry as the ledger stores it: JSON without absent fields, in field order."""

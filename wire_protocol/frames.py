@@ -7,7 +7,8 @@ first sent, kept, and re-sent byte for byte.
 `entries` is columnar: one list for each field, one value where all rows agree, nothing where none has the field.
 Neighbouring values resemble each other far more than neighbouring fields do, which is what zlib compresses. Times are
 stored as differences: `ms` and `tick` are the two halves of the hybrid logical clock, `drift_ms` is clock minus
-monotonic time, constant while the clock is not set.
+monotonic time, constant while the clock is not set and nothing is late. A column that a receiver does not know is
+passed over.
 
 `prev` is the BLAKE2b-256 (RFC 7693) of the frame before, so the chain shows both tampering and a gateway that was
 restored from an old backup. The digest is of the JSON inside: the padding bits at the end of a zlib stream are covered
@@ -63,9 +64,10 @@ _FIELDS: Final = (
     "reference",
     "boot",
 )
+_SELDOM: Final = ("late_ms", "time_doubt")
 _DELTAS: Final = ("ms", "device_at_ms")
 _CLOCK: Final = ("ms", "tick", "drift_ms")
-_COLUMNS: Final = frozenset(_FIELDS) | frozenset(_DELTAS) | frozenset(_CLOCK)
+_COLUMNS: Final = frozenset(_FIELDS) | frozenset(_SELDOM) | frozenset(_DELTAS) | frozenset(_CLOCK)
 
 
 class LogHead(BaseModel):
@@ -204,6 +206,8 @@ def _decompress(encoded: bytes) -> bytes:
 def _to_columns(entries: Sequence[Movement | Count | Reading]) -> dict[str, Any]:
     rows = [entry.model_dump(exclude_none=True) for entry in entries]
     columns: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in _FIELDS}
+    if [row for row in rows if "late_ms" in row or "time_doubt" in row]:
+        columns |= {name: [row.get(name) for row in rows] for name in _SELDOM}
     hlcs = [entry.hlc for entry in entries]
     columns["ms"] = [clock.wall_ms(hlc) for hlc in hlcs]
     columns["tick"] = [clock.counter(hlc) for hlc in hlcs]

@@ -81,6 +81,10 @@ class DeviceEvent(_Strict):
     `id` is unique per device, for its whole life: a device sends an event again, with the same id, until it gets a
     receipt, and the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left
     out.
+
+    `age_ms` is how long ago it happened, at this sending, by a clock that runs on and is never set: each sending has
+    its own. It gives the event its place among what was booked meanwhile; `at_ms`, the device's wall clock when it
+    happened, is kept and shown only.
     """
 
     id: names.EventId
@@ -95,14 +99,19 @@ class DeviceEvent(_Strict):
     actor: names.Actor | None = None
     reference: names.Reference | None = None
     at_ms: TimeMs | None = None
+    age_ms: TimeMs | None = None
 
 
 class DeviceReading(_Strict):
-    """What a sensor measured, up to 16 values at once; units are the end of each name (`temperature_c`)."""
+    """What a sensor measured, up to 16 values at once; units are the end of each name (`temperature_c`).
+
+    `at_ms` and `age_ms` as in `DeviceEvent`.
+    """
 
     id: names.EventId
     values: ReadingValues
     at_ms: TimeMs | None = None
+    age_ms: TimeMs | None = None
 
 
 class UpdateState(StrEnum):

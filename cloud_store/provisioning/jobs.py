@@ -27,7 +27,7 @@ from cloud_store.provisioning.twins import Selection
 from wire_protocol import names, waves
 from wire_protocol.commands import InvalidCommand, parse
 from wire_protocol.firmware import NO_ROOM, Release
-from wire_protocol.reasons import FirmwareProblemCode
+from wire_protocol.reasons import FirmwareProblemCode, ReasonCode
 from wire_protocol.twin import InvalidTwin, merged
 
 STEP_GATEWAYS_MAX: Final = 200
@@ -53,6 +53,13 @@ class TargetState(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     ROLLED_BACK = "rolled-back"
+
+
+class TargetCode(ReasonCode):
+    """Why a job failed at a gateway, where that is an outcome of its own."""
+
+    UNCONFIRMED = "unconfirmed"
+    """The change is in force, and a device that it is about has neither confirmed nor refused it in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +175,7 @@ def abort(connection: Connection, job: str, *, rollback: bool) -> int:
 
 def listing(connection: Connection, *, limit: int, job: str | None = None) -> list[dict[str, Any]]:
     """The latest jobs, or one, and how far each is; releases in `spec` without their signatures."""
-    rows = _all(connection, "jobs", limit=limit, job=job)
+    rows = _all(connection, "jobs", limit=limit, job=job, unconfirmed=f"{TargetCode.UNCONFIRMED}:")
     return [row | {"spec": _unsigned(row["spec"])} for row in rows]
 
 
@@ -223,7 +230,8 @@ def _settle(connection: Connection, job: _Job) -> None:
         )
         return
     devices = [name for name, body in (job.spec.get("patch", {}).get("devices") or {}).items() if body is not None]
-    connection.execute(_SQL["settle_twins"], parameters | {"devices": devices})
+    sentence = TargetCode.UNCONFIRMED.says("not confirmed in time by %s")
+    connection.execute(_SQL["settle_twins"], parameters | {"devices": devices, "unconfirmed": sentence})
 
 
 def _start(connection: Connection, job: _Job, wave: int) -> bool:

@@ -26,26 +26,32 @@ WHERE t.job_id = %(job)s AND t.state = 'started' AND c.id = t.command_id
     AND (c.replied_at IS NOT NULL OR c.expires_at <= now())
 
 -- name: settle_twins
--- What became of the twins of a wave: refused, not in force in time, or in force and answered by the devices that the
--- change is about. What other devices cannot is not this job's doing.
+-- What became of the twins of a wave: refused by the gateway or by a device, in force and confirmed by all devices that
+-- the change is about, or neither in time. Whether a device is online is not asked: what the gateway last said of that
+-- may be older than the device's connection. What other devices cannot is not this job's doing.
 UPDATE job_target t
-SET state = CASE WHEN w.reported_version >= t.twin_version AND NOT d.cannot THEN 'succeeded' ELSE 'failed' END,
+SET state = CASE WHEN w.reported_version >= t.twin_version AND d.answered AND NOT d.cannot THEN 'succeeded' ELSE 'failed' END,
     reason = CASE
         WHEN d.refused THEN w.reported ->> 'reason'
         WHEN w.reported_version < t.twin_version THEN 'not in force in time'
-        WHEN d.cannot THEN 'a device cannot: ' || (w.reported ->> 'errors')
+        WHEN d.cannot THEN left('a device cannot: ' || (w.reported ->> 'errors'), 200)
+        WHEN NOT d.answered THEN left(format(%(unconfirmed)s, (
+            SELECT string_agg(name, ', ' ORDER BY name)
+            FROM unnest(%(devices)s::text[]) AS name
+            WHERE NOT coalesce(w.reported -> 'confirmed', '{}'::jsonb) ? name
+        )), 200)
     END
 FROM twin w
 CROSS JOIN LATERAL (
     SELECT coalesce((w.reported ->> 'refused')::bigint = w.version, false) AS refused,
         coalesce(w.reported -> 'errors', '{}'::jsonb) ?| %(devices)s::text[] AS cannot,
-        coalesce(w.reported -> 'confirmed', '{}'::jsonb) || coalesce(w.reported -> 'errors', '{}'::jsonb) AS answered,
-        coalesce((SELECT s.devices_online > 0 FROM gateway_status s WHERE s.gateway_id = w.gateway_id), false) AS there
+        coalesce(w.reported -> 'confirmed', '{}'::jsonb) || coalesce(w.reported -> 'errors', '{}'::jsonb)
+            ?& %(devices)s::text[] AS answered
 ) AS d
 WHERE t.job_id = %(job)s AND t.state = 'started' AND w.gateway_id = t.gateway_id AND t.twin_version IS NOT NULL
     AND (d.refused
         OR t.started_at < now() - %(timeout_s)s * interval '1 second'
-        OR (w.reported_version >= t.twin_version AND (d.answered ?& %(devices)s::text[] OR NOT d.there)))
+        OR (w.reported_version >= t.twin_version AND (d.answered OR d.cannot)))
 
 -- name: settle_firmware
 -- What became of a release: refused or failed somewhere, cannot be had, healthy at all devices of its model, replaced by
@@ -137,6 +143,7 @@ SELECT j.job_id AS job, j.spec, j.state, j.reason, j.created_at, j.created_by, j
     count(*) FILTER (WHERE t.state = 'started') AS started,
     count(*) FILTER (WHERE t.state = 'succeeded') AS succeeded,
     count(*) FILTER (WHERE t.state = 'failed') AS failed,
+    count(*) FILTER (WHERE t.state = 'failed' AND starts_with(t.reason, %(unconfirmed)s)) AS unconfirmed,
     count(*) FILTER (WHERE t.state = 'rolled back') AS rolled_back
 FROM job j
 JOIN job_target t USING (job_id)

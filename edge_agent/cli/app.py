@@ -294,7 +294,7 @@ def history(
         typer.echo("Nothing has happened there yet.")
         return
     table(
-        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud"],
+        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud", "delivered"],
         [
             [
                 row.seq,
@@ -308,12 +308,13 @@ def history(
                 row.reference,
                 "" if row.gateway == here else row.gateway,
                 row.verdict or ("" if row.in_cloud else "waits"),
+                row.delivered(),
             ]
             for row in rows
         ],
         numbers=["entry", "quantity"],
         whole=["time", "what"],
-        optional=["lot", "by", "ref", "gateway", "cloud"],
+        optional=["lot", "by", "ref", "gateway", "cloud", "delivered"],
     )
 
 

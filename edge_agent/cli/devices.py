@@ -122,8 +122,9 @@ def letters(ledger: LedgerPath, limit: Limit = 50, json_: Json = False) -> None:
 def retry(ledger: LedgerPath, json_: Json = False) -> None:
     """Try the dead letters again, for instance after their device was registered."""
     from edge_agent.devices.dead_letters import retry_dead_letters
+    from edge_agent.settings import EdgeSettings
 
-    taken, left = retry_dead_letters(ledger)
+    taken, left = retry_dead_letters(ledger, EdgeSettings().device_late_s_max * 1_000)
     if json_:
         emit_json({"taken": taken, "left": left})
     else:

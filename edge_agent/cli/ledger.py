@@ -36,6 +36,8 @@ EXPORT_COLUMNS = (
     "hlc",
     "boot",
     "mono_ms",
+    "late_ms",
+    "time_doubt",
 )
 
 

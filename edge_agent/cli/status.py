@@ -40,6 +40,7 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
             ("shelves below zero", found["below_zero"] or None),
             ("dead letters", found["dead_letters"] or None),
             ("rejected by cloud", found["verdicts"] or None),
+            ("device times doubted", found["device_times_doubted"] or None),
             *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
         ]
     )

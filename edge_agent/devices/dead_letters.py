@@ -5,8 +5,8 @@ from typing import Final
 
 from edge_agent.errors import BadInput, UnknownDevice
 from edge_agent.ledger import database
-from edge_agent.ledger.clock import SystemClock
-from edge_agent.ledger.drafts import Draft, ReadingDraft, from_event, from_reading
+from edge_agent.ledger.clock import Instant, SystemClock
+from edge_agent.ledger.drafts import LATE_MS_MAX, Arrival, Draft, ReadingDraft, from_event, from_reading
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from wire_protocol import topics
@@ -17,35 +17,47 @@ from wire_protocol.topics import Channel, DeviceTopic
 RETRY_MAX: Final = 100_000
 
 
-def redraft(topic: str, payload: bytes) -> Draft | ReadingDraft:
+def redraft(topic: str, payload: bytes, at: Instant, late_ms_max: int = LATE_MS_MAX) -> Draft | ReadingDraft:
     """The draft of a device message, on its first arrival or later.
+
+    Args:
+        topic: where it came.
+        payload: what came.
+        at: when it came first: that, and not the retry, is what its age counts from.
+        late_ms_max: the age up to which a device is believed.
 
     Raises:
         WireError, BadInput: it cannot be used.
     """
     parsed = topics.parse(topic)
     if isinstance(parsed, DeviceTopic) and parsed.channel is Channel.DEVICE_EVENT:
-        return from_event(parsed.device, DeviceEvent.decode(payload))
+        event = DeviceEvent.decode(payload)
+        return from_event(parsed.device, event, Arrival.of(event, at, late_ms_max))
     if isinstance(parsed, DeviceTopic) and parsed.channel is Channel.DEVICE_READING:
-        return from_reading(parsed.device, DeviceReading.decode(payload))
+        reading = DeviceReading.decode(payload)
+        return from_reading(parsed.device, reading, Arrival.of(reading, at, late_ms_max))
     raise BadInput("this topic carries no events or readings")
 
 
-def retry_dead_letters(path: Path) -> tuple[int, int]:
+def retry_dead_letters(path: Path, late_ms_max: int = LATE_MS_MAX) -> tuple[int, int]:
     """Take what is usable by now into the ledger; returns how many were taken and how many are left."""
     with (
         database.in_our_words(),
         Ledger.open(path, SystemClock()) as ledger,
         database.transaction(ledger.connection),
     ):
-        letters = ledger.connection.execute(statement("dead_letters"), {"limit": RETRY_MAX}).fetchall()
-        taken = sum(_take(ledger, number, topic, payload) for number, _, topic, payload, _ in letters)
+        letters = ledger.connection.execute(statement("dead_letters_to_retry"), {"limit": RETRY_MAX}).fetchall()
+        taken = 0
+        for number, topic, payload, *arrived in letters:
+            if _take(ledger, topic, payload, Instant(*arrived), late_ms_max):
+                ledger.connection.execute(statement("delete_dead_letter"), (number,))
+                taken += 1
         return taken, len(letters) - taken
 
 
-def _take(ledger: Ledger, number: int, topic: str, payload: bytes) -> bool:
+def _take(ledger: Ledger, topic: str, payload: bytes, at: Instant, late_ms_max: int) -> bool:
     try:
-        made = redraft(topic, payload)
+        made = redraft(topic, payload, at, late_ms_max)
         _require_known(ledger, made.device or "")
     except (WireError, BadInput, UnknownDevice):
         return False
@@ -53,7 +65,6 @@ def _take(ledger: Ledger, number: int, topic: str, payload: bytes) -> bool:
         ledger.append([made])
     else:
         ledger.append_readings([made])
-    ledger.connection.execute(statement("delete_dead_letter"), (number,))
     return True
 
 

@@ -19,6 +19,8 @@ from edge_agent.devices.dead_letters import redraft
 from edge_agent.devices.mqtt import Delivery, Received
 from edge_agent.devices.notices import Notices, Publisher
 from edge_agent.errors import BadInput, UnknownDevice
+from edge_agent.ledger.clock import Clock, instant
+from edge_agent.ledger.drafts import LATE_MS_MAX
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from edge_agent.ledger.writer import Append, LedgerWriter
@@ -71,11 +73,22 @@ class Intake:
         broker: where acknowledgements go.
         notices: tells devices.
         signals: what is sent from here.
+        clock: the gateway's.
+        late_ms_max: the age up to which a device is believed.
     """
 
     def __init__(
-        self, writer: LedgerWriter, known: Container[str], broker: Broker, notices: Notices, signals: Signals
+        self,
+        writer: LedgerWriter,
+        known: Container[str],
+        broker: Broker,
+        notices: Notices,
+        signals: Signals,
+        *,
+        clock: Clock,
+        late_ms_max: int = LATE_MS_MAX,
     ) -> None:
+        self._clock, self._late_ms_max = clock, late_ms_max
         self._writer, self._known, self._broker, self._notices, self._signals = writer, known, broker, notices, signals
 
     def receive(self, message: Received) -> None:
@@ -113,7 +126,7 @@ class Intake:
         elif topic.channel is Channel.DEVICE_FIRMWARE_REQUEST:
             self._signals.firmware_requested.send(topic.device, FirmwareRequest.decode(message.payload))
         else:
-            draft = redraft(message.topic, message.payload)
+            draft = redraft(message.topic, message.payload, instant(self._clock), self._late_ms_max)
             self._writer.append(draft, Token(message.delivery, topic.device, draft.event or ""))
 
     def _note_status(self, device: str, status: DeviceStatus, delivery: Delivery) -> None:
@@ -135,9 +148,10 @@ class Intake:
     def _dead_letter(self, message: Received, reason: str) -> None:
         """Keep the message with its reason, then acknowledge it: the stream goes on."""
         payload = message.payload[:DEAD_LETTER_BYTES_MAX]
+        at = instant(self._clock)
 
         def keep(ledger: Ledger) -> None:
-            row = (ledger.clock.now_ms(), message.topic, payload, reason)
+            row = (at.wall_ms, message.topic, payload, reason, at.boot, at.mono_ms)
             ledger.connection.execute(statement("insert_dead_letter"), row)
 
         log.warning("message_dead_lettered", topic=message.topic, reason=reason)

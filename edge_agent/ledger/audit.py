@@ -1,14 +1,14 @@
 """The ledger against itself: verify that nothing was changed, rebuild what is derived.
 
-`verify` reads every entry once: numbers without a gap, the clock rising, the digest chain whole, each body valid, each
-kept frame decodable, chained and made of exactly the entries it claims, and every derived table equal to what the
-entries give by the oracle's algebra.
+`verify` reads every entry once: numbers without a gap, the clock rising but for what came late, the digest chain whole,
+each body valid, each kept frame decodable, chained and made of exactly the entries it claims, and every derived table
+equal to what the entries give by the oracle's algebra.
 
 Invariant: `verify` writes nothing; `rebuild` writes derived tables only.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
@@ -94,9 +94,13 @@ def verify(connection: Connection, progress: Progress = lambda _: None) -> Audit
             if row[0] != "ok":
                 audit.add(f"SQLite: {row[0]}")
         book = _Book(Keys(connection))
-        own = _own_entries(connection, audit, progress)
-        others = (_site_entries(connection, log, audit, progress) for log in book.keys.others())
-        _verify_derived(connection, heapq.merge(own, *others, key=itemgetter(0)), book, audit)
+        late = _late_entries(connection)
+        runs = [_own_entries(connection, audit, progress)]
+        runs += [_site_entries(connection, log, audit, progress) for log in book.keys.others()]
+        runs += [iter(sorted(entries, key=itemgetter(0))) for entries in late.values()]
+        if [row[0] for row in connection.execute(statement("late"))] != [entry.key.seq for entry in late[OWN]]:
+            audit.add("table late differs from the entries")
+        _verify_derived(connection, heapq.merge(*runs, key=itemgetter(0)), book, audit, late)
         _verify_balances(connection, book, audit)
         _verify_digest(connection, book, audit)
         for stream in STREAMS:
@@ -128,16 +132,19 @@ def _own_entries(connection: Connection, audit: Audit, progress: Progress) -> It
         for seq, hlc, body, stored in chunk:
             if seq != last_seq + 1:
                 audit.add(f"entry {seq} follows entry {last_seq}")
-            if hlc < last_hlc:
-                audit.add(f"entry {seq} is earlier than the entry before it")
             digest = chain(digest, body)
             if digest != stored:
                 audit.add(f"entry {seq} does not match its digest")
                 digest = stored
+            last_seq = seq
             entry = _read(body, hlc, f"entry {seq}", audit)
+            if entry is not None and entry.late_ms is not None:
+                continue
+            if hlc < last_hlc:
+                audit.add(f"entry {seq} is earlier than the entry before it")
+            last_hlc = hlc
             if entry is not None:
                 yield _Entry(keys.key(hlc, OWN, seq), OWN, entry, seq not in rejected)
-            last_seq, last_hlc = seq, hlc
         audit.entries += len(chunk)
         progress(len(chunk))
 
@@ -148,14 +155,31 @@ def _site_entries(connection: Connection, log: int, audit: Audit, progress: Prog
     for chunk in _chunks(connection.execute(statement("entries_of_log"), (log,))):
         for seq, hlc, body in chunk:
             place = f"entry {seq} of log {log}"
+            entry = _read(body, hlc, place, audit)
+            if entry is not None and entry.late_ms is not None:
+                continue
             if hlc < last_hlc:
                 audit.add(f"{place} is earlier than the entry before it")
-            entry = _read(body, hlc, place, audit)
+            last_hlc = hlc
             if entry is not None:
                 yield _Entry(keys.key(hlc, log, seq), log, entry, counts=True)
-            last_hlc = hlc
         audit.entries += len(chunk)
         progress(len(chunk))
+
+
+def _late_entries(connection: Connection) -> dict[int, list[_Entry]]:
+    """What came late, of each log: read before the rest, because it goes before what was written before it."""
+    keys = Keys(connection)
+    rejected = {seq for seq, _ in connection.execute(statement("rejected_entries"))}
+    late: dict[int, list[_Entry]] = {log: [] for log in keys.all()}
+    for log, seq, hlc, body in connection.execute(statement("late_entries")):
+        # What is wrong with a body is found where all are read.
+        entry = _read(body, hlc, "", Audit())
+        if entry is not None and entry.late_ms is not None:
+            late[log].append(_Entry(keys.key(hlc, log, seq), log, entry, log != OWN or seq not in rejected))
+    for entries in late.values():
+        entries.sort(key=lambda entry: entry.key.seq)
+    return late
 
 
 def _read(body: str, hlc: int, place: str, audit: Audit) -> LedgerEntry | None:
@@ -171,11 +195,11 @@ def _read(body: str, hlc: int, place: str, audit: Audit) -> LedgerEntry | None:
 
 
 class _Seen:
-    """The device events of one log, asked for in the order of its entries."""
+    """The device events of one log, asked for in the order of its entries; `late` are those that are not in order."""
 
-    def __init__(self, connection: Connection, log: int) -> None:
-        self._connection, self._log = connection, log
-        self._rows = connection.execute(statement("seen_of_log"), (log,))
+    def __init__(self, connection: Connection, log: int, late: Container[int]) -> None:
+        self._connection, self._log, self._late = connection, log, late
+        self._rows = (row for row in connection.execute(statement("seen_of_log"), (log,)) if row[2] not in late)
         self._next = next(self._rows, None)
 
     def has(self, device: str, event: str, seq: int) -> bool:
@@ -184,28 +208,51 @@ class _Seen:
             self._next = next(self._rows, None)
             return True
         found = self._connection.execute(statement("seen_event"), (device, event)).fetchone()
-        return found is not None and found != (self._log, seq)
+        return found is not None and (found != (self._log, seq) or seq in self._late)
 
     def left(self) -> bool:
         """Whether there are events that no entry has asked for."""
         return self._next is not None
 
 
-def _verify_derived(connection: Connection, entries: Iterable[_Entry], book: _Book, audit: Audit) -> None:
+class _Movements:
+    """The history of one log, asked for in the order of its entries; `late` are those that are not in order."""
+
+    def __init__(self, connection: Connection, log: int, late: Container[int]) -> None:
+        self._connection, self._log, self._late = connection, log, late
+        self._rows = (row for row in connection.execute(statement("movements_of_log"), (log,)) if row[0] not in late)
+
+    def has(self, seq: int, expected: tuple[Any, ...] | None) -> bool:
+        """Whether the history has this of an entry; None for one that does not count."""
+        if seq in self._late:
+            found = self._connection.execute(statement("movement_of_entry"), (self._log, seq)).fetchone()
+            return bool(found == expected)
+        return expected is None or next(self._rows, None) == expected
+
+    def left(self) -> bool:
+        """Whether there are rows that no entry has asked for."""
+        return next(self._rows, None) is not None
+
+
+def _verify_derived(
+    connection: Connection, entries: Iterable[_Entry], book: _Book, audit: Audit, late: Mapping[int, list[_Entry]]
+) -> None:
     """Book every entry, and compare the history and the event ids with what that gives."""
-    movements = {log: connection.execute(statement("movements_of_log"), (log,)) for log in book.keys.all()}
-    seen = {log: _Seen(connection, log) for log in book.keys.own()}
+    apart = {log: {entry.key.seq for entry in found} for log, found in late.items()}
+    movements = {log: _Movements(connection, log, apart[log]) for log in book.keys.all()}
+    seen = {log: _Seen(connection, log, apart[log]) for log in book.keys.own()}
     for key, log, entry, counts in entries:
+        expected: tuple[Any, ...] | None = None
         if counts:
             lot, variance = entry.lot or "", book.add(key, entry)
             ends = (None, entry.location) if isinstance(entry, Count) else (entry.source, entry.destination)
             expected = (key.seq, entry.hlc, entry.kind, entry.sku, lot, entry.quantity, *ends, variance)
-            if next(movements[log], None) != expected:
-                audit.add(f"table movement differs at entry {key.seq}{_of_log(log)}", derived=True)
+        if not movements[log].has(key.seq, expected):
+            audit.add(f"table movement differs at entry {key.seq}{_of_log(log)}", derived=True)
         if log in seen and entry.device and entry.event and not seen[log].has(entry.device, entry.event, key.seq):
             audit.add(f"table seen differs at entry {key.seq}{_of_log(log)}", derived=True)
     for log, rows in movements.items():
-        if next(rows, None) is not None:
+        if rows.left():
             audit.add(f"table movement has rows that no entry gives{_of_log(log)}", derived=True)
     for log, events in seen.items():
         if events.left():

@@ -8,7 +8,7 @@ import secrets
 import time
 import uuid
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from wire_protocol import names
 
@@ -27,6 +27,19 @@ class Clock(Protocol):
     def mono_ms(self) -> int:
         """Milliseconds since the boot, suspended time included."""
         ...
+
+
+class Instant(NamedTuple):
+    """A moment by all clocks of a gateway: the boot with its monotonic clock, and what the wall clock showed."""
+
+    boot: str
+    mono_ms: int
+    wall_ms: int
+
+
+def instant(clock: Clock) -> Instant:
+    """This moment."""
+    return Instant(clock.boot, clock.mono_ms(), clock.now_ms())
 
 
 class SystemClock:

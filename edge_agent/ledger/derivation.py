@@ -1,8 +1,8 @@
 """Stock derived from entries: the SQLite form of `wire_protocol.stock`.
 
-A gateway's own entries come in the order of their clock, so they only ever add to what is there. Entries of the site's
-other gateways come late, as does a verdict of the cloud: then the cells concerned are replayed from the count before,
-because a count replaces what was before it.
+A gateway's own entries come in the order of their clock, so they only add to what is there, except what a device has
+delivered late. Entries of the site's other gateways come late, as does a verdict of the cloud: then the cells concerned
+are replayed from the count before, because a count replaces what was before it.
 
 Invariant: everything runs in the caller's transaction. Invariant: what a count adds to a cell is taken from `@adjust`.
 """
@@ -193,8 +193,9 @@ class Derivation:
 
 def rebuild(connection: Connection, progress: Callable[[int], None] = lambda _: None) -> int:
     """Derive balances, history and event ids again from the entries, in the caller's transaction; how many entries."""
-    for table in ("balance", "movement", "seen"):
+    for table in ("balance", "movement", "seen", "late"):
         connection.execute(statement(f"clear_{table}"))
+    connection.execute(statement("derive_late"))
     stock_digest.reset(connection)
     mine, done = set(Keys(connection).own()), 0
     for source in ("entries_that_count", "site_entries"):

@@ -4,14 +4,42 @@ Invariant: a draft that is made without an error becomes an entry; nothing is re
 """
 
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
 from edge_agent.errors import BadInput
+from edge_agent.ledger.clock import Instant
 from wire_protocol.entries import Count, EntryKind, LedgerEntry, Movement, Reading, default_route
 from wire_protocol.errors import InvalidEntry
 from wire_protocol.messages import DeviceEvent, DeviceReading
 from wire_protocol.problems import first_problem
+from wire_protocol.times import TimeDoubt, device_time
+
+LATE_MS_MAX: Final = 30 * 24 * 3600 * 1000  # the default of edge.device_late_s_max
+
+
+class Arrival(NamedTuple):
+    """When a device's message arrived at the gateway, and how old what it says was by then."""
+
+    at: Instant
+    age_ms: int = 0
+    doubt: TimeDoubt | None = None
+
+    @classmethod
+    def of(cls, message: DeviceEvent | DeviceReading, at: Instant, late_ms_max: int = LATE_MS_MAX) -> "Arrival":
+        """The arrival of a message at a moment."""
+        return cls(at, *device_time(message.age_ms, message.at_ms, at.wall_ms, late_ms_max))
+
+
+class Stamp(NamedTuple):
+    """What the ledger gives an entry: its place, when it was recorded, and how long before that it happened."""
+
+    hlc: int
+    boot: str
+    mono_ms: int
+    late_ms: int | None = None
+    doubt: TimeDoubt | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +59,14 @@ class Draft:
     device: str | None = None
     event: str | None = None
     device_at_ms: int | None = None
+    arrival: Arrival | None = None
 
-    def entry(self, hlc: int, boot: str, mono_ms: int) -> LedgerEntry:
+    def entry(self, stamp: Stamp) -> LedgerEntry:
         """The ledger entry this draft becomes."""
         common = {
-            "hlc": hlc,
-            "boot": boot,
-            "mono_ms": mono_ms,
+            "hlc": stamp.hlc,
+            "boot": stamp.boot,
+            "mono_ms": stamp.mono_ms,
             "sku": self.sku,
             "quantity": self.quantity,
             "lot": self.lot,
@@ -48,6 +77,8 @@ class Draft:
             "event": self.event,
             "device_at_ms": self.device_at_ms,
         }
+        if stamp.late_ms is not None or stamp.doubt is not None:
+            common |= {"late_ms": stamp.late_ms, "time_doubt": stamp.doubt}
         if self.kind == "count":
             return Count.model_validate(common | {"location": self.location})
         route = {"kind": self.kind, "source": self.source, "destination": self.destination}
@@ -62,13 +93,16 @@ class ReadingDraft:
     event: str
     values: dict[str, float]
     device_at_ms: int | None = None
+    arrival: Arrival | None = None
 
-    def entry(self, hlc: int, boot: str, mono_ms: int) -> Reading:
+    def entry(self, stamp: Stamp) -> Reading:
         """The ledger entry this draft becomes."""
         return Reading(
-            hlc=hlc,
-            boot=boot,
-            mono_ms=mono_ms,
+            hlc=stamp.hlc,
+            boot=stamp.boot,
+            mono_ms=stamp.mono_ms,
+            late_ms=stamp.late_ms,
+            time_doubt=stamp.doubt,
             device=self.device,
             event=self.event,
             values=self.values,
@@ -76,7 +110,7 @@ class ReadingDraft:
         )
 
 
-def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | None) -> Draft:
+def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | Arrival | None) -> Draft:
     """Make a draft, filling in the location that follows from the kind.
 
     Raises:
@@ -105,14 +139,14 @@ def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | None) 
         **fields,  # type: ignore[arg-type]  # validated by the trial entry below
     )
     try:
-        made.entry(0, _TRIAL_BOOT, 0)
+        made.entry(_TRIAL)
     except ValidationError as error:
         raise BadInput(first_problem(error)) from None
     return made
 
 
-def from_event(device: str, event: DeviceEvent) -> Draft:
-    """The draft of a device's event.
+def from_event(device: str, event: DeviceEvent, arrival: Arrival | None = None) -> Draft:
+    """The draft of a device's event; one without an arrival happens when it is recorded.
 
     Raises:
         BadInput: the event contradicts itself.
@@ -131,16 +165,17 @@ def from_event(device: str, event: DeviceEvent) -> Draft:
         device=device,
         event=event.id,
         device_at_ms=event.at_ms,
+        arrival=arrival,
     )
 
 
-def from_reading(device: str, reading: DeviceReading) -> ReadingDraft:
+def from_reading(device: str, reading: DeviceReading, arrival: Arrival | None = None) -> ReadingDraft:
     """The draft of a device's reading."""
-    return ReadingDraft(device, reading.id, reading.values, reading.at_ms)
+    return ReadingDraft(device, reading.id, reading.values, reading.at_ms, arrival)
 
 
-def _text(value: str | int | None) -> str | None:
+def _text(value: str | int | Arrival | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-_TRIAL_BOOT = "0" * 26
+_TRIAL: Final = Stamp(0, "0" * 26, 0)

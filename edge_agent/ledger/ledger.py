@@ -5,9 +5,11 @@ and goes on from the last entry it finds, so the sequence is contiguous and the 
 
 The clock is a hybrid logical one. Its physical half is the true time where an acknowledgement gave it during this boot,
 and the wall clock otherwise; entries of the site's other gateways that are known here are earlier than whatever is
-appended next.
+appended next. What a device delivers late gets the next number and an earlier clock reading: one between those of the
+entries that were recorded before and after it happened (docs/adr/0019-late-at-the-device-hop.md).
 
-Invariant: an entry is appended, never updated. Invariant: a device event id is in the ledger at most once.
+Invariant: an entry is appended, never updated. Invariant: a device event id is in the ledger at most once. Invariant:
+clock readings rise with the numbers, except of entries with `late_ms`, which are nobody's predecessors.
 """
 
 import hashlib
@@ -22,12 +24,12 @@ from edge_agent.ledger import database
 from edge_agent.ledger.clock import Clock, new_epoch
 from edge_agent.ledger.database import Connection, Progress
 from edge_agent.ledger.derivation import OWN, Derivation
-from edge_agent.ledger.drafts import Draft, ReadingDraft
+from edge_agent.ledger.drafts import Arrival, Draft, ReadingDraft, Stamp
 from edge_agent.ledger.sql import statement
 from wire_protocol import clock as hlc_clock
 from wire_protocol import frames, names
 from wire_protocol.entries import LedgerEntry
-from wire_protocol.times import AHEAD_MS_MAX
+from wire_protocol.times import AGE_MS_MAX, AHEAD_MS_MAX, ON_TIME_MS, TimeDoubt
 from wire_protocol.topics import STREAMS
 
 
@@ -135,7 +137,8 @@ class Ledger:
         """
         self._note_boot()
         tail = self.tail()
-        latest = max(tail.hlc, self._observed())
+        order = _Order(self, tail.seq, latest=max(tail.hlc, self._observed()), own=tail.hlc)
+        doubted = 0
         seqs: list[int | None] = []
         added: list[tuple[Tail, str, LedgerEntry]] = []
         for draft in drafts:
@@ -145,17 +148,30 @@ class Ledger:
                 if self.connection.execute(statement("insert_seen"), key).rowcount == 0:
                     seqs.append(None)
                     continue
-            latest = hlc = hlc_clock.tick(latest, self.now_ms())
-            entry = draft.entry(hlc, self.clock.boot, self.clock.mono_ms())
+            stamp = order.stamp(draft.arrival)
+            entry = draft.entry(stamp)
             body = entry.body()
-            tail = Tail(seq, hlc, chain(tail.digest, body))
+            tail = Tail(seq, stamp.hlc, chain(tail.digest, body))
+            doubted += stamp.doubt is not None
             added.append((tail, body, entry))
             seqs.append(seq)
         self.connection.executemany(
             statement("insert_entry"), [(at.seq, at.hlc, body, at.digest) for at, body, _ in added]
         )
+        if order.late:
+            self.connection.execute(statement("note_latest"), (order.own,))
+            for at, _, entry in added:
+                if entry.late_ms is not None:
+                    self.connection.execute(statement("insert_late"), {"seq": at.seq})
+        if doubted:
+            self.connection.execute(statement("count_up"), ("device_times_doubted", doubted))
         Derivation(self.connection).apply((OWN, at.seq, entry) for at, _, entry in added)
         return seqs
+
+    def latest(self) -> int:
+        """The latest clock reading of the own log; what comes late may have been appended after it."""
+        noted: int = self.connection.execute(statement("noted_latest")).fetchone()[0]
+        return max(self.tail().hlc, noted)
 
     def _observed(self) -> int:
         """The latest clock reading among the entries of other gateways, unless it is absurdly far ahead."""
@@ -169,17 +185,116 @@ class Ledger:
         row = self.connection.execute(statement("reading_tail")).fetchone()
         last, taken = (row[1] if row else 0), []
         for draft in drafts:
-            hlc = hlc_clock.tick(last, self.now_ms())
-            body = draft.entry(hlc, self.clock.boot, self.clock.mono_ms()).body()
+            mono_ms = self.clock.mono_ms()
+            late_ms, doubt = self.lateness(draft.arrival, mono_ms)
+            hlc = hlc_clock.tick(0 if late_ms else last, max(0, self.now_ms() - late_ms))
+            stamp = Stamp(hlc, self.clock.boot, mono_ms, late_ms or None, doubt)
+            body = draft.entry(stamp).body()
             added = self.connection.execute(
                 statement("insert_reading"), (hlc, draft.device, draft.event, body)
             ).rowcount
-            last = hlc if added else last
+            last = hlc if added and not late_ms else last
             taken.append(bool(added))
         return taken
 
+    def lateness(self, arrival: Arrival | None, mono_ms: int) -> tuple[int, TimeDoubt | None]:
+        """How long ago a device's event happened, 0 for just now: its age at its arrival, and how long it waited here.
+
+        It may have waited for the disk, or as a dead letter through a reboot.
+        """
+        if arrival is None:
+            return 0, None
+        at, late_ms, doubt = arrival
+        if at.boot == self.clock.boot:
+            waited_ms = mono_ms - at.mono_ms
+        else:
+            row = self.connection.execute(statement("boot_zero"), (at.boot,)).fetchone()
+            waited_ms = self.now_ms() - (at.wall_ms if row is None or row[0] is None else row[0] + at.mono_ms)
+        if waited_ms > 0:
+            late_ms += waited_ms
+        if late_ms <= ON_TIME_MS:
+            return 0, doubt
+        return (late_ms, doubt) if late_ms <= AGE_MS_MAX else (0, TimeDoubt.TOO_OLD)
+
     def _note_boot(self) -> None:
         self.connection.execute(statement("insert_boot"), (self.clock.boot, self.clock.now_ms()))
+
+
+@dataclass(slots=True)
+class _Order:
+    """Where the entries of one transaction go in the order of the site's entries.
+
+    `latest` is the latest clock reading known here, `own` that of the own log; `end` is the last number before this
+    transaction, in which everything is recorded after what came late.
+    """
+
+    ledger: Ledger
+    end: int
+    latest: int
+    own: int
+    late: bool = False
+    _first: int | None = None
+    _zeros: dict[str, int] | None = None
+
+    def stamp(self, arrival: Arrival | None) -> Stamp:
+        """The clock reading of the next entry."""
+        ledger = self.ledger
+        boot, now_ms, mono_ms = ledger.clock.boot, ledger.now_ms(), ledger.clock.mono_ms()
+        late_ms, doubt = (0, None) if arrival is None else ledger.lateness(arrival, mono_ms)
+        if late_ms:
+            self.late, hlc = True, self._place(max(0, now_ms - late_ms), mono_ms - late_ms)
+            self.latest, self.own = max(self.latest, hlc), max(self.own, hlc)
+            return Stamp(hlc, boot, mono_ms, late_ms, doubt)
+        hlc = self.latest = self.own = hlc_clock.tick(self.latest, now_ms)
+        if self._first is None:
+            self._first = hlc
+        return Stamp(hlc, boot, mono_ms, None, doubt)
+
+    def _place(self, at_ms: int, mono_ms: int) -> int:
+        """The reading of a moment that is past: not before what was recorded by then, and before what was after it.
+
+        The wall clock may have been set, or the true time have come, since: the neighbours' readings decide, and the
+        true time only between them. Otherwise time is counted from a neighbour of this boot, so that what comes late
+        is in order among itself. An equal reading is later by its number.
+        """
+        seq = self._first_after(at_ms, mono_ms)
+        connection = self.ledger.connection
+        before = connection.execute(statement("on_time_before"), {"seq": seq}).fetchone()
+        after = connection.execute(statement("on_time_from"), {"seq": seq}).fetchone()
+        floor = before[0] if before else 0
+        limit = hlc_clock.HLC_MAX if (first := after[0] if after else self._first) is None else first - 1
+        reading = hlc_clock.pack(at_ms)
+        if self.ledger.zero_ms is None or not floor <= reading <= limit:
+            near = {"boot": self.ledger.clock.boot, "before": before[1] if before else 0, "seq": seq}
+            known = connection.execute(statement("reading_near"), near).fetchone()
+            if known is not None:
+                reading = hlc_clock.pack(max(0, hlc_clock.wall_ms(known[0]) + mono_ms - known[1]))
+        return max(min(reading, limit), floor)
+
+    def _first_after(self, at_ms: int, mono_ms: int) -> int:
+        """The first entry that was recorded after a moment: backwards in growing steps, then by halves."""
+        high, step = self.end + 1, 1
+        low = high - step
+        while low > 0 and self._is_after(low, at_ms, mono_ms):
+            high, step = low, step * 2
+            low = max(0, high - step)
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._is_after(middle, at_ms, mono_ms):
+                high = middle
+            else:
+                low = middle
+        return high
+
+    def _is_after(self, seq: int, at_ms: int, mono_ms: int) -> bool:
+        """Whether an entry was recorded after a moment: by this boot's monotonic clock, or by time as it is known."""
+        boot, recorded_mono_ms, recorded_ms = self.ledger.connection.execute(statement("recorded"), (seq,)).fetchone()
+        if boot == self.ledger.clock.boot:
+            return bool(recorded_mono_ms > mono_ms)
+        if self._zeros is None:
+            self._zeros = dict(self.ledger.connection.execute(statement("boot_zeros")).fetchall())
+        zero_ms = self._zeros.get(boot)
+        return bool((recorded_ms if zero_ms is None else zero_ms + recorded_mono_ms) > at_ms)
 
 
 def chain(previous: bytes, body: str) -> bytes:

@@ -37,7 +37,8 @@ class StockRow:
 class HistoryRow:
     """One movement or count of any gateway of the site; `in_cloud` once the cloud has acknowledged it.
 
-    `verdict` says why the cloud could not use it; then it is not in the stock.
+    `verdict` says why the cloud could not use it; then it is not in the stock. `late_ms` is how long before its
+    recording it happened, where a device delivered it late, and `time_doubt` why a device's time was not believed.
     """
 
     gateway: str
@@ -55,6 +56,15 @@ class HistoryRow:
     reference: str | None
     in_cloud: bool
     verdict: str | None
+    late_ms: int | None
+    time_doubt: str | None
+
+    def delivered(self) -> str:
+        """What there is to say of its way from a device: late, or with a time that was not believed."""
+        if self.late_ms is not None:
+            minutes, rest_ms = divmod(self.late_ms, 60_000)
+            return f"{minutes} min late" if minutes else f"{rest_ms // 1_000} s late"
+        return "" if self.time_doubt is None else f"time {self.time_doubt}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +127,8 @@ def history(
                         entry.get("reference"),
                         bool(in_cloud),
                         verdict,
+                        entry.get("late_ms"),
+                        entry.get("time_doubt"),
                     ),
                 )
             )
@@ -126,7 +138,7 @@ def history(
 def _true_ms(entry: dict[str, Any], hlc: int, zeros: dict[str, int]) -> int:
     """When an own entry happened: by its boot's clock where the time of the boot is known."""
     zero_ms = zeros.get(entry["boot"])
-    return clock.wall_ms(hlc) if zero_ms is None else zero_ms + entry["mono_ms"]
+    return clock.wall_ms(hlc) if zero_ms is None else zero_ms + entry["mono_ms"] - entry.get("late_ms", 0)
 
 
 def readings(connection: Connection, *, device: str | None = None, rows_max: int = 50) -> list[ReadingRow]:
@@ -188,7 +200,7 @@ def _own_epoch(connection: Connection) -> str:
 
 
 def counters(connection: Connection) -> dict[str, int]:
-    """What was dropped by a bound."""
+    """What was dropped by a bound, and whose time was not believed."""
     return dict(connection.execute(statement("counters")).fetchall())
 
 
@@ -199,7 +211,8 @@ def _single(connection: Connection, name: str) -> int:
 
 def status(connection: Connection, path: Path) -> dict[str, Any]:
     """Everything `stocktide edge status` shows."""
-    facts = database.meta(connection)
+    facts, dropped = database.meta(connection), counters(connection)
+    doubted = dropped.pop("device_times_doubted", 0)
     entries = _single(connection, "entry_count")
     streams = {}
     for name in STREAMS:
@@ -226,7 +239,8 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
         "verdicts": _single(connection, "verdict_count"),
         "below_zero": _single(connection, "below_zero"),
         "devices_online": _single(connection, "online_devices"),
-        "dropped": counters(connection),
+        "device_times_doubted": doubted,
+        "dropped": dropped,
         "streams": streams,
         "site_logs": [
             {"gateway": gateway, "epoch": epoch, "frame": frame, "entries": seq}

@@ -84,7 +84,7 @@ class Recovery:
         known = {_identity(body) for (body,) in connection.execute(statement("own_older_entries"))}
         fresh = {_identity(body): body for body in (*rest, *older)}
         carried = sorted((body for identity, body in fresh.items() if identity not in known), key=_clock)
-        latest = ledger.tail().hlc
+        latest = ledger.latest()
         self._restart(epoch := new_epoch(ledger.clock))
         connection.execute(statement("unstage"), (latest, staged.log))
         if staged.cursor.frame == 0:
@@ -128,7 +128,7 @@ class Recovery:
     def _keep_time(self, body: str, at_ms: int) -> None:
         """The boot may be another machine's: what its frame said of the true time must be said again in ours."""
         entry = json.loads(body)
-        zero = {"boot": entry["boot"], "zero_ms": at_ms - entry["mono_ms"]}
+        zero = {"boot": entry["boot"], "zero_ms": at_ms - entry["mono_ms"] + entry.get("late_ms", 0)}
         self.ledger.connection.execute(statement("note_boot_zero"), zero)
 
     def _restart(self, epoch: str) -> None:

@@ -66,6 +66,12 @@ def m005_firmware(db: Database) -> None:
     _make(db, "schema_005")
 
 
+@ledger_migrations()
+def m006_arrival(db: Database) -> None:
+    """When messages that could not be used arrived, and which entries were late."""
+    _make(db, "schema_006")
+
+
 def _make(db: Database, name: str) -> None:
     """Run a script inside the migration's transaction.
 

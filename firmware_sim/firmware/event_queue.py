@@ -19,7 +19,7 @@ from firmware_sim.errors import MemoryFull
 from firmware_sim.firmware.counters import Counters
 from firmware_sim.firmware.happening import Happening, Sample, What
 from firmware_sim.firmware.windows import Window, Windows
-from wire_protocol.messages import DeviceReceipt
+from wire_protocol.messages import DeviceEvent, DeviceReading, DeviceReceipt
 from wire_protocol.topics import Channel
 from wire_protocol.twin import DeviceConfig
 
@@ -47,6 +47,10 @@ class SkewedClock:
     drift_ppm: float = 0.0
     since_ms: int = 0
 
+    def passed_ms(self, from_ms: int, to_ms: int) -> int:
+        """How long that is by a counter that runs as wrong as the clock, and that nobody sets."""
+        return max(0, round((to_ms - from_ms) * (1 + self.drift_ppm / 1_000_000)))
+
     def reads(self, at_ms: int) -> int:
         """What the clock shows when it is `at_ms`."""
         drift_ms = round((at_ms - self.since_ms) * self.drift_ppm / 1_000_000)
@@ -55,7 +59,9 @@ class SkewedClock:
 
 @dataclass(slots=True)
 class _Kept:
-    outgoing: Outgoing
+    at_ms: int
+    channel: Channel
+    message: DeviceEvent | DeviceReading
     attempts: int = 0
 
 
@@ -71,6 +77,9 @@ class Firmware:
         offline: when it has no link and knows it: it keeps its events and sends them in a burst afterwards.
         reboots: when it restarts, and how long it is away: (at_ms, down_ms).
         clock: what it takes for the time.
+        knows_age: says at each sending how long ago its events happened; firmware of before that does not.
+        speed: how fast the simulated world passes; a gateway lives in real time, and so must the age be. None: no
+            time passes at all.
         sampling_s_min: the shortest time between two samples that the sensor can do, seconds.
         resend_ms, resend_ms_max: the first wait for a receipt, doubled up to the second; milliseconds of the link.
     """
@@ -82,6 +91,8 @@ class Firmware:
     offline: Sequence[Window] = ()
     reboots: Sequence[tuple[int, int]] = ()
     clock: SkewedClock = SkewedClock()
+    knows_age: bool = True
+    speed: float | None = 1.0
     sampling_s_min: int = 1
     resend_ms: int = RESEND_MS
     resend_ms_max: int = RESEND_MS_MAX
@@ -94,7 +105,7 @@ class Firmware:
     _kept: dict[str, _Kept] = field(default_factory=dict)
     _unsent: deque[str] = field(default_factory=deque)
     _timers: list[tuple[int, str]] = field(default_factory=list)
-    _repeats: list[tuple[int, int, Outgoing]] = field(default_factory=list)
+    _repeats: list[tuple[int, int, _Kept]] = field(default_factory=list)
     _next: int = 1
     _away: Windows = field(default_factory=Windows)
     _reboots: deque[tuple[int, int]] = field(default_factory=deque)
@@ -142,19 +153,18 @@ class Firmware:
         event_id = f"{self.boot:x}-{self._next}"
         self._next += 1
         message = self._calibrated(happening.what).message(event_id, self.clock.reads(happening.at_ms))
-        self._keep(event_id, happening, message.encode())
+        self._keep(event_id, happening, message)
         if sample:
             self.counters.readings += 1
         else:
             self.counters.events += 1
         return event_id
 
-    def _keep(self, event_id: str, happening: Happening, payload: bytes) -> None:
-        channel = happening.what.channel
-        self._kept[event_id] = _Kept(Outgoing(happening.at_ms, channel, payload))
+    def _keep(self, event_id: str, happening: Happening, message: DeviceEvent | DeviceReading) -> None:
+        kept = self._kept[event_id] = _Kept(happening.at_ms, happening.what.channel, message)
         self._unsent.append(event_id)
         for at_ms in happening.repeats_ms[: REPEATS_MAX - len(self._repeats)]:
-            heapq.heappush(self._repeats, (at_ms, self._next, Outgoing(at_ms, channel, payload)))
+            heapq.heappush(self._repeats, (at_ms, self._next, kept))
 
     def poll(self, now_ms: int, link_ms: int) -> list[Outgoing]:
         """What to publish now."""
@@ -167,7 +177,8 @@ class Firmware:
         while self._unsent:
             due += self._send(self._unsent.popleft(), now_ms, link_ms)
         while self._repeats and self._repeats[0][0] <= now_ms:
-            due.append(heapq.heappop(self._repeats)[2])
+            at_ms, _, kept = heapq.heappop(self._repeats)
+            due.append(Outgoing(at_ms, kept.channel, self._payload(kept, at_ms)))
             self.counters.repeated += 1
         return due
 
@@ -184,7 +195,16 @@ class Firmware:
             self.counters.resent += 1
         kept.attempts += 1
         self.counters.sent += 1
-        return [Outgoing(max(now_ms, kept.outgoing.at_ms), kept.outgoing.channel, kept.outgoing.payload)]
+        at_ms = max(now_ms, kept.at_ms)
+        return [Outgoing(at_ms, kept.channel, self._payload(kept, at_ms))]
+
+    def _payload(self, kept: _Kept, now_ms: int) -> bytes:
+        """The message with its age at this sending."""
+        if not self.knows_age:
+            return kept.message.encode()
+        passed_ms = self.clock.passed_ms(kept.at_ms, now_ms)
+        age_ms = 0 if self.speed is None else min(int(passed_ms / self.speed), TIME_MS_MAX)
+        return kept.message.model_copy(update={"age_ms": age_ms}).encode()
 
     def reconnected(self) -> None:
         """Everything without a receipt is to be sent again: receipts sent meanwhile are lost."""

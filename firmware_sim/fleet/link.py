@@ -75,6 +75,7 @@ class Link:
         self.problem: str | None = None
         self._address, self._pace, self._options, self._rng = address, pace, options, rng
         self._update = UpdateLink(unit)
+        unit.firmware.speed = pace.speed
         self._horizon_ms = start_ms  # at `max` speed: how far this device's own time has come
         self._hurried = False  # at `max` speed: nothing will happen before something is said, so time jumps
         self._ended = False

@@ -19,6 +19,7 @@ from cloud_ingest.merge.presence import GATHER_S, Presence
 from cloud_ingest.metrics import WorkerMetrics
 from cloud_ingest.services.sites import Sites
 from cloud_ingest.settings import IngestSettings
+from cloud_store.base import connection
 from cloud_store.base.database import Database
 from cloud_store.base.gateways import Gateway
 from cloud_store.base.leases import Survey
@@ -84,6 +85,7 @@ class VirtualDatabase:
         store, registry = worker.store, worker.fleet.registry
         self._pause = worker.step
         self._twins: dict[Callable[..., Any], Callable[..., Any]] = {
+            connection.answers: store.require,
             presence.exchange: partial(answers.exchange, store),
             sites.peers: partial(_required, store, partial(answers.peers, registry)),
             sites.answer: partial(answers.answer, store, registry),

@@ -17,6 +17,7 @@ from cloud_store.merge.arrivals import LogKey
 from edge_agent.devices import dead_letters
 from edge_agent.errors import BadInput, LedgerFull
 from edge_agent.ledger import database
+from edge_agent.ledger.clock import instant
 from edge_agent.ledger.drafts import Draft, ReadingDraft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.site_logs import SiteLogWriter, log_row
@@ -155,7 +156,7 @@ class Machine(Process):
         if not self.alive or len(self._queue) >= QUEUE_EVENTS_MAX:
             return
         try:
-            made = dead_letters.redraft(topic, payload)
+            made = dead_letters.redraft(topic, payload, instant(self.clock))
         except (WireError, BadInput):
             self.note("cannot read a device's message")
             return

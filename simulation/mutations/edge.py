@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edge_agent.ledger import outbox
 from edge_agent.ledger.database import Connection
-from edge_agent.ledger.drafts import Draft, ReadingDraft
+from edge_agent.ledger.drafts import Arrival, Draft, ReadingDraft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.writer import Append
 from edge_agent.link.shipping import Shipping
@@ -14,7 +14,7 @@ from wire_protocol import clock, frames
 from wire_protocol.entries import ENTRIES, Count, Movement, Reading
 from wire_protocol.messages import Ack
 from wire_protocol.replication import Effect, Sender
-from wire_protocol.times import TrueTime, true_time
+from wire_protocol.times import TimeDoubt, TrueTime, true_time
 from wire_protocol.topics import Stream
 
 _APPEND = Ledger.append
@@ -40,6 +40,18 @@ def append_by_time(self: Ledger, drafts: Sequence[Draft]) -> list[int | None]:
         repeated = clock.wall_ms(self.tail().hlc) == self.clock.now_ms()
         seqs += [None] if repeated else _APPEND(self, [draft])
     return seqs
+
+
+def never_late(self: Ledger, arrival: Arrival | None, mono_ms: int) -> tuple[int, TimeDoubt | None]:
+    """Everything has just happened."""
+    del self, arrival, mono_ms
+    return 0, None
+
+
+def place_by_wall_clock(self: object, at_ms: int, mono_ms: int) -> int:
+    """Nobody asks what was recorded before and after."""
+    del self, mono_ms
+    return clock.pack(at_ms)
 
 
 def tick_without_counter(last: int, now_ms: int) -> int:

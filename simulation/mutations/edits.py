@@ -21,7 +21,7 @@ from cloud_ingest.merge.presence import Presence
 from cloud_store.merge import presence
 from edge_agent.ledger import recovery
 from edge_agent.ledger.derivation import Derivation
-from edge_agent.ledger.ledger import Ledger
+from edge_agent.ledger.ledger import Ledger, _Order
 from edge_agent.ledger.site_logs import SiteLogWriter
 from edge_agent.ledger.sql import statement
 from edge_agent.link.shipping import Shipping
@@ -174,6 +174,12 @@ BUGS: Final[tuple[Bug, ...]] = (
         ((edge_agent.ledger.site_logs, "_counting", sites.counting_all),),
     ),
     Bug("late-entry-not-replayed", "cells are not replayed for a late entry", ((Derivation, "_disturb", _nothing),)),
+    Bug("late-is-now", "what is delivered late is placed at its arrival", ((Ledger, "lateness", edge.never_late),)),
+    Bug(
+        "late-by-the-wall-clock",
+        "what is delivered late is placed by the wall clock, not between what was recorded before and after it",
+        ((_Order, "_place", edge.place_by_wall_clock),),
+    ),
     Bug("observe-skipped", "the clock does not follow other gateways'", ((Ledger, "_observed", lambda _: 0),)),
     Bug("staged-booked", "what is staged is booked at once", ((SiteLogWriter, "_store", sites.store_booked),)),
     Bug(

@@ -66,7 +66,7 @@ def test_edge_cloud_and_oracle_agree_on_everything(
         with sites.gateways(tmp_path_factory.mktemp("site"), names) as made:
             for step in history:
                 gateway = made[step.gateway]
-                gateway.append(*step.booked)
+                gateway.append(*step.booked, late_ms=step.late_ms)
                 gateway.clock.turn(step.turn_ms)
                 if step.seal:
                     ship(gateway.seal(chance.choice([1, 2, 500])))

@@ -24,12 +24,13 @@ from edge_agent.ledger.writer import Append
 from edge_agent.signals import Signals
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
+from testbed.hand_clock import HandClock
 from testbed.loopback_cloud import LoopbackCloud
 from testbed.scanner import Scanner
 from testbed.services import PrivateBroker
 from tests.bounds.clients import Doorkeeper
 from wire_protocol.address import BrokerAddress
-from wire_protocol.messages import DeviceReading
+from wire_protocol.messages import DeviceEvent, DeviceReading
 from wire_protocol.topics import Channel
 
 pytestmark = [pytest.mark.slow]
@@ -71,7 +72,7 @@ def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Br
     side = DeviceBroker(
         BrokerAddress.parse(broker.url), "gw-1", SUBSCRIPTIONS, mqtt_5=True, keepalive_s=30, inflight_max=5
     )
-    intake = Intake(cast("Any", writer), {"till-1"}, side, Notices(side), Signals())
+    intake = Intake(cast("Any", writer), {"till-1"}, side, Notices(side), Signals(), clock=HandClock())
     side.received.connect(intake.receive)
     with side, Scanner(broker.port, "till-1") as scanner, Scanner(broker.port, "echo") as witness:
         assert side.connected.wait(60)
@@ -192,3 +193,20 @@ def test_floods_of_readings_and_of_garbage_cost_no_movement_and_are_reported(
     assert 0 <= sealed <= 500
     assert status.readings_dropped >= 1_500
     assert (facts["entries"], facts["dead_letters"], status.dead_letters) == (300, 100, 100)
+
+
+@pytest.mark.bound("edge.device_late_s_max")
+def test_an_event_older_than_events_may_be_is_placed_at_its_arrival(
+    tmp_path: Path, private_broker: Brokers, agents: Agents
+) -> None:
+    """A counter that was subtracted the wrong way round must not move goods into the past; the flag says why."""
+    local = private_broker(persistent=True)
+    path = new_ledger(tmp_path / "ledger.db", "gw-1", "till-1", local_url=local.url)
+    agents(path, STOCKTIDE_EDGE_DEVICE_LATE_S_MAX="60").start()
+    with Scanner(local.port, "till-1") as till:
+        for age_ms in (60_000, 60_001):
+            event = {"id": f"e-{age_ms}", "kind": "receive", "sku": "tea", "quantity": 1, "destination": "A-01"}
+            till.report(DeviceEvent.model_validate(event | {"age_ms": age_ms}))
+        assert till.wait_for_receipts(2)
+    with closing(database.open_reader(path)) as reader:
+        assert [row.delivered() for row in queries.history(reader)] == ["time too-old", "1 min late"]

@@ -95,6 +95,69 @@ def test_too_many_failures_end_it_and_twins_go_back(
     assert all(twins.show(connection, gateway)["state"] in ({}, None) for gateway in GATEWAYS)
 
 
+def report(database_url: str, gateway: str, version: int, **rest: object) -> None:
+    """What a gateway says of its twin."""
+    with closing(StoreModule(twins, database_url)) as store:
+        store.report(gateway, reported_twin(version, **rest))
+
+
+@pytest.mark.parametrize("online", [0, 1, 7])
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ({}, "unconfirmed: not confirmed in time by probe-1, probe-2"),
+        ({"confirmed": {"probe-2": 1, "probe-9": 1}}, "unconfirmed: not confirmed in time by probe-1"),
+        ({"errors": {"probe-9": "no"}}, "unconfirmed: not confirmed in time by probe-1, probe-2"),
+    ],
+)
+def test_a_change_that_no_device_has_confirmed_is_not_a_success(
+    store: StoreModule, connection: Connection, database_url: str, said: dict[str, object], reason: str, online: int
+) -> None:
+    """What the gateway last said of its devices may be older than their connection: the step waits, up to its limit."""
+    probe = {"kind": "probe", "sampling_s": 1}
+    patch = {"devices": {"probe-1": probe, "probe-2": probe}}
+    selected = Selection(("gw-00", "gw-01"))
+    rollout = Rollout(waves=("1", "100%"), timeout_s=600)
+    job = jobs.create(connection, selected, Spec(patch=patch), rollout, who="kim")
+    run(store)
+    [row] = jobs.targets(connection, job, limit=9)[:1]
+    connection.execute(
+        "INSERT INTO gateway_status (gateway_id, state, epoch, version, heard_at, backlog, dead_letters,"
+        " readings_dropped, devices_online) SELECT gateway_id, 'online', '0', '0', now(), 0, 0, 0, %s"
+        " FROM gateway WHERE name = %s",
+        [online, row["gateway"]],
+    )
+    report(database_url, row["gateway"], 1, **said)
+    run(store)
+    assert (counts(connection, job)["started"], counts(connection, job)["waiting"]) == (1, 1)
+    connection.execute("UPDATE job_target SET started_at = now() - interval '601 seconds' WHERE state = 'started'")
+    run(store)
+    found = counts(connection, job)
+    assert [found[name] for name in ("state", "waiting", "failed", "unconfirmed")] == ["failed", 1, 1, 1]
+    assert jobs.targets(connection, job, limit=9)[0]["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("said", "state"),
+    [
+        ({"confirmed": {"probe-1": 1, "probe-2": 1}}, ("succeeded", 0)),
+        ({"errors": {"probe-1": "no faster than 5 s"}}, ("failed", 0)),
+    ],
+)
+def test_devices_that_answer_end_a_step_at_once(
+    store: StoreModule, connection: Connection, database_url: str, said: dict[str, object], state: tuple[str, int]
+) -> None:
+    """All have confirmed, or one has refused: there is nothing to wait for."""
+    probe = {"kind": "probe", "sampling_s": 1}
+    spec = Spec(patch={"devices": {"probe-1": probe, "probe-2": probe}})
+    job = jobs.create(connection, Selection(("gw-00",)), spec, Rollout(waves=("100%",)), who="kim")
+    run(store)
+    report(database_url, "gw-00", 1, **said)
+    run(store)
+    [target] = jobs.targets(connection, job, limit=9)
+    assert (target["state"], counts(connection, job)["unconfirmed"]) == state
+
+
 def test_what_somebody_has_changed_since_is_left_alone(
     store: StoreModule, connection: Connection, database_url: str
 ) -> None:

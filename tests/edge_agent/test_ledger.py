@@ -36,7 +36,8 @@ def receive(quantity: int = 1, **fields: str) -> Draft:
 
 def as_draft(entry: LedgerEntry) -> Draft:
     """The draft that gives an entry, without its device."""
-    fields = entry.model_dump(exclude={"hlc", "boot", "mono_ms", "device", "event", "device_at_ms"}, exclude_none=True)
+    stamp = {"hlc", "boot", "mono_ms", "late_ms", "time_doubt"}
+    fields = entry.model_dump(exclude=stamp | {"device", "event", "device_at_ms"}, exclude_none=True)
     return draft(fields.pop("kind"), fields.pop("sku"), fields.pop("quantity"), **fields)
 
 

@@ -225,7 +225,7 @@ def test_dead_letters_are_bounded_and_counted(ledger: Ledger) -> None:
     """A misbehaving device must not fill the disk."""
     with database.transaction(ledger.connection):
         for number in range(130):
-            ledger.connection.execute(statement("insert_dead_letter"), (number, "t", b"x", "no"))
+            ledger.connection.execute(statement("insert_dead_letter"), (number, "t", b"x", "no", "", 0))
         assert retention.upkeep(ledger, EdgeSettings(dead_letters_max=100))["dead_letters_dropped"] == 30
     assert ledger.connection.execute("SELECT min(at_ms) FROM dead_letter").fetchone() == (30,)
 

@@ -33,7 +33,7 @@ def test_all_gateways_of_a_site_end_with_the_stock_of_the_oracle(
     with sites.gateways(tmp_path_factory.mktemp("site"), ["gw-a", "gw-b", "gw-c"]) as made:
         for step in history:
             gateway = made[step.gateway]
-            gateway.append(*step.booked)
+            gateway.append(*step.booked, late_ms=step.late_ms)
             gateway.clock.turn(step.turn_ms)
             if step.seal:
                 cloud += gateway.seal(chance.choice([1, 2, 500]))

@@ -120,13 +120,23 @@ def test_a_wrong_clock_shows_in_the_event_and_nowhere_else() -> None:
     assert message.at_ms == START_MS
 
 
-def test_repeated_reads_carry_the_same_bytes() -> None:
+@pytest.mark.parametrize(("speed", "ages_ms"), [(1.0, [0, 7_207_200]), (60.0, [0, 120_120]), (None, [0, 0])])
+def test_each_sending_says_how_old_the_event_is_by_then(speed: float | None, ages_ms: list[int]) -> None:
+    """By a counter that nobody sets, whatever the clock shows, and at the pace of the gateway, which is real time."""
+    firmware = _firmware(clock=SkewedClock(offset_ms=-START_MS, drift_ppm=1_000, since_ms=START_MS), speed=speed)
+    firmware.scan(Happening(START_MS, TEA))
+    sent = firmware.poll(START_MS, 0) + firmware.poll(START_MS + 7_200_000, 10_000)
+    assert [event.age_ms for event in _events(sent)] == ages_ms
+
+
+def test_repeated_reads_carry_the_same_but_for_their_age() -> None:
     """Several reads of one passage are one movement: the id must be the same, and so must the rest."""
     firmware = _firmware()
     firmware.scan(Happening(START_MS, TEA, repeats_ms=(START_MS + 100, START_MS + 200)))
     first = firmware.poll(START_MS, 0)
     firmware.receive(DeviceReceipt(committed=("1-1",)))
     later = firmware.poll(START_MS + 300, 300)
-    assert [message.payload for message in later] == [first[0].payload] * 2
+    assert [event.age_ms for event in _events([*first, *later])] == [0, 100, 200]
+    assert len({event.model_copy(update={"age_ms": None}) for event in _events([*first, *later])}) == 1
     assert firmware.counters.repeated == 2
     assert firmware.counters.events == 1

@@ -32,7 +32,7 @@ async def _play(plan: ReplayPlan, broker: PrivateBroker) -> tuple[Fleet, Report]
 def _digest(events: dict[tuple[str, str], DeviceEvent]) -> str:
     digest = EventDigest()
     for (device, _), event in events.items():
-        digest.add(device, Scan(**event.model_dump(exclude={"v", "id", "at_ms"})))
+        digest.add(device, Scan(**event.model_dump(exclude={"v", "id", "at_ms", "age_ms"})))
     return digest.hexdigest()
 
 

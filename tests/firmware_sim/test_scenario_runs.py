@@ -37,7 +37,7 @@ async def _run(fleet: Fleet, agents: Iterable[SmallAgent]) -> Report:
 def _digest(events: dict[tuple[str, str], DeviceEvent]) -> str:
     digest = EventDigest()
     for (device, _), event in events.items():
-        digest.add(device, Scan(**event.model_dump(exclude={"v", "id", "at_ms"})))
+        digest.add(device, Scan(**event.model_dump(exclude={"v", "id", "at_ms", "age_ms"})))
     return digest.hexdigest()
 
 

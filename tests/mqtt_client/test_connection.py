@@ -111,7 +111,7 @@ class Forgetful:
     """aiomqtt before Python 3.12: its answer comes in the very moment of a cancellation, which is forgotten."""
 
     def __init__(self, error: Exception | None) -> None:
-        self.asked, self._error = asyncio.Event(), error
+        self.asked, self._error, self.packet_bytes_max = asyncio.Event(), error, 1 << 28
 
     async def _answer(self, *_: object, **__: object) -> list[int]:
         self.asked.set()

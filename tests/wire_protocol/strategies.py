@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from wire_protocol import clock, names
 from wire_protocol.entries import Count, LedgerEntry, Movement, Reading
 from wire_protocol.stock import EntryKey
+from wire_protocol.times import TimeDoubt
 
 BOOT = names.ulid(1_763_700_000_000, bytes(10))
 EPOCH = names.ulid(1_763_700_000_001, bytes(10))
@@ -40,6 +41,8 @@ def base(draw: st.DrawFn) -> dict[str, Any]:
         "device": draw(st.sampled_from([None, "till-1", "till-2"])),
         "event": draw(st.sampled_from([None, "e-1", "e-2", "zz-000123"])),
         "device_at_ms": draw(st.one_of(st.none(), st.integers(0, NOW_MS))),
+        "late_ms": draw(st.sampled_from([None, None, 1, 3_600_000])),
+        "time_doubt": draw(st.sampled_from([None, None, *TimeDoubt])),
     }
 
 

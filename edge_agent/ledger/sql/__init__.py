@@ -6,7 +6,7 @@ from typing import Final
 
 from command_line import sql
 
-SCHEMA: Final = 5
+SCHEMA: Final = 6
 """The version of the schema: how many migrations there are (`edge_agent.ledger.schema`)."""
 NOUNS: Final = (
     "ledger",

@@ -63,6 +63,17 @@ DELETE FROM balance;
 -- name: clear_movement
 DELETE FROM movement;
 
+-- name: clear_late
+DELETE FROM late;
+
+-- name: derive_late
+INSERT INTO late (seq, run)
+SELECT seq, min(seq) OVER (PARTITION BY island)
+FROM (
+    SELECT seq, seq - row_number() OVER (ORDER BY seq) AS island FROM entry
+    WHERE json_extract(body, '$.late_ms') IS NOT NULL
+);
+
 -- name: clear_seen
 DELETE FROM seen;
 

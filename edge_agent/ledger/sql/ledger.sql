@@ -2,6 +2,39 @@
 -- The last entry: where the sequence, the clock and the digest chain go on.
 SELECT seq, hlc, digest FROM entry ORDER BY seq DESC LIMIT 1;
 
+-- name: note_latest
+-- The own log's latest clock reading, where the last entry came late and has an earlier one.
+UPDATE log SET hlc = max(hlc, ?) WHERE log = 0;
+
+-- name: noted_latest
+SELECT hlc FROM log WHERE log = 0;
+
+-- name: recorded
+-- When an entry was recorded: boot, monotonic clock, and the time by its clock reading.
+SELECT json_extract(body, '$.boot'), json_extract(body, '$.mono_ms'),
+    (hlc >> 16) + coalesce(json_extract(body, '$.late_ms'), 0)
+FROM entry WHERE seq = ?;
+
+-- name: on_time_before
+-- The last entry before a number that was not delivered late.
+SELECT hlc, seq FROM entry WHERE seq = coalesce((SELECT run FROM late WHERE seq = :seq - 1), :seq) - 1;
+
+-- name: reading_near
+-- The clock reading of a moment of this boot, by its monotonic clock: that of the last entry that was recorded on time
+-- before, or else of the one before, which came late itself, or of the one after.
+SELECT hlc, json_extract(body, '$.mono_ms') - coalesce(json_extract(body, '$.late_ms'), 0)
+FROM entry
+WHERE seq IN (:before, :seq, :seq - 1) AND json_extract(body, '$.boot') = :boot
+ORDER BY seq = :before DESC, seq LIMIT 1;
+
+-- name: on_time_from
+-- The first entry from a number on that was not.
+SELECT hlc FROM entry
+WHERE seq = coalesce((SELECT max(seq) + 1 FROM late WHERE run = (SELECT run FROM late WHERE seq = :seq)), :seq);
+
+-- name: insert_late
+INSERT INTO late (seq, run) VALUES (:seq, coalesce((SELECT run FROM late WHERE seq = :seq - 1), :seq));
+
 -- name: insert_entry
 INSERT INTO entry (seq, hlc, body, digest) VALUES (?, ?, ?, ?);
 
@@ -16,7 +49,7 @@ SELECT id, hlc FROM reading ORDER BY id DESC LIMIT 1;
 INSERT OR IGNORE INTO reading (hlc, device, event, body) VALUES (?, ?, ?, ?);
 
 -- name: insert_dead_letter
-INSERT INTO dead_letter (at_ms, topic, payload, reason) VALUES (?, ?, ?, ?);
+INSERT INTO dead_letter (at_ms, topic, payload, reason, boot, mono_ms) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: trim_dead_letters
 -- Keep the newest: the bound is on how many there are, not on how long.

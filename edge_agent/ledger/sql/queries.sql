@@ -59,6 +59,10 @@ SELECT 1 FROM device WHERE name = ?;
 -- name: dead_letters
 SELECT id, at_ms, topic, payload, reason FROM dead_letter ORDER BY id LIMIT :limit;
 
+-- name: dead_letters_to_retry
+-- With the moment of their arrival; letters of before it was noted have the wall clock's time alone.
+SELECT id, topic, payload, coalesce(boot, ''), coalesce(mono_ms, 0), at_ms FROM dead_letter ORDER BY id LIMIT :limit;
+
 -- name: dead_letter_count
 SELECT count(*) FROM dead_letter;
 
@@ -92,6 +96,19 @@ SELECT stream, frame, first_seq, entries, digest, body FROM frame ORDER BY strea
 
 -- name: movements_of_log
 SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement WHERE log = ? ORDER BY seq;
+
+-- name: movement_of_entry
+SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM movement WHERE log = ? AND seq = ?;
+
+-- name: late
+SELECT seq FROM late ORDER BY seq;
+
+-- name: late_entries
+-- What was delivered late, of all logs that are booked.
+SELECT 0, seq, hlc, body FROM entry WHERE json_extract(body, '$.late_ms') IS NOT NULL
+UNION ALL
+SELECT s.log, s.seq, s.hlc, s.body FROM site_entry AS s JOIN log USING (log)
+WHERE NOT staged AND json_extract(s.body, '$.late_ms') IS NOT NULL;
 
 -- name: entries_of_log
 SELECT seq, hlc, body FROM site_entry WHERE log = ? ORDER BY seq;

@@ -29,7 +29,12 @@ SELECT seq, body FROM entry WHERE seq > ? ORDER BY seq;
 -- What is in the cloud of this ledger's own log, without what it has rejected, becomes an older log. Its true time is
 -- the boot's where that is known.
 INSERT INTO site_entry (log, seq, hlc, at_ms, body)
-SELECT :log, e.seq, e.hlc, coalesce(t.at_ms, b.zero_ms + json_extract(e.body, '$.mono_ms'), e.hlc >> 16), e.body
+SELECT :log, e.seq, e.hlc,
+    coalesce(
+        t.at_ms,
+        b.zero_ms + json_extract(e.body, '$.mono_ms') - coalesce(json_extract(e.body, '$.late_ms'), 0),
+        e.hlc >> 16
+    ), e.body
 FROM entry AS e
 LEFT JOIN boot AS b ON b.boot = json_extract(e.body, '$.boot')
 LEFT JOIN bounded AS t ON t.stream = 'ledger' AND t.seq = e.seq
