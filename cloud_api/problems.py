@@ -22,6 +22,7 @@ from cloud_store.base.errors import (
     UnknownName,
 )
 from cloud_store.reports.history import InvalidAsOf, TooMuchHistory
+from wire_protocol.problems import sentence
 
 MEDIA_TYPE = "application/problem+json"
 _STATUS: dict[type[StoreError], HTTPStatus] = {
@@ -89,4 +90,4 @@ def _invalid_request(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - installed for this class
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {problem['msg']}")
+    return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, f"{where}: {sentence(problem)}")

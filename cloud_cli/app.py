@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cloud_cli.catalog import item_app, location_app
 from cloud_cli.claims import ca_app, claim_app
 from cloud_cli.commands import command_app
 from cloud_cli.firmware import firmware_app
 from cloud_cli.jobs import job_app
 from cloud_cli.ledger import alarm_app, ledger_app
 from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, database
-from cloud_cli.registry import gateway_app, item_app, location_app, site_app, tenant_app
+from cloud_cli.registry import gateway_app, site_app, tenant_app
 from cloud_cli.tenancy import audit_app, database_user_app, device_app, key_app
 from cloud_cli.twins import twin_app
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, fail, listing
+from command_line.streams import say, writes
 
 if TYPE_CHECKING:
     from cloud_store.reports.stock_levels import RowPage
@@ -48,6 +50,7 @@ app.add_typer(device_app, name="device")
 
 
 @app.command()
+@writes
 def migrate(
     database_url: DatabaseUrl = DATABASE_URL,
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 when migrations are missing.")] = False,
@@ -65,7 +68,7 @@ def migrate(
     if json_:
         emit_json({"applied": names})
     else:
-        typer.echo("\n".join(f"applied {name}" for name in names) or "The schema is current.")
+        say("\n".join(f"applied {name}" for name in names) or "The schema is current.")
 
 
 @app.command()
@@ -110,9 +113,9 @@ def status(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json
         return
     width = max(len(name) for name in totals)
     for name, value in totals.items():
-        typer.echo(f"{name.replace('_', ' '):<{width}}  {value if value is not None else '-'}")
+        say(f"{name.replace('_', ' '):<{width}}  {value if value is not None else '-'}")
     if gateways.rows:
-        typer.echo()
+        say()
         columns = ("tenant", "site", "gateway", "state", "backlog", "ledger_seq", "heard_at")
         listing(gateways.rows, columns, json_=False, numbers=("backlog", "ledger_seq"), empty="")
 
@@ -159,11 +162,11 @@ def stock(
             stock_levels.require_tenant(connection, tenant)
         rows, complete = _whole(partial(read, connection, wanted), limit)
     if head is not None and not json_:
-        typer.echo(f"{head}\n")
+        say(f"{head}\n")
     columns = ("tenant", "site", "location", "sku", "lot", "on_hand", "unit", "stub")
     listing(rows, columns, json_=json_, numbers=("on_hand",), empty="Nothing on hand.")
     if not complete and not json_:
-        typer.echo(f"More than {limit} rows: narrow the question or raise --limit.", err=True)
+        say(f"More than {limit} rows: narrow the question or raise --limit.", err=True)
 
 
 def _whole(read: "Callable[..., RowPage]", limit: int) -> tuple[list[dict[str, Any]], bool]:

@@ -9,7 +9,8 @@ import typer
 from cloud_cli.options import DatabaseUrl, Json, Limit, Tenant, TheTenant, database
 from cloud_cli.registry import gateway_app
 from cloud_ingest.defaults import DATABASE_URL, MQTT_URL
-from command_line.output import emit_json, facts, fail, listing
+from command_line.output import as_json, emit_json, facts, fail, listing
+from command_line.streams import say, say_secret, writes
 
 if TYPE_CHECKING:
     from cloud_identity.authority import Authority
@@ -36,6 +37,7 @@ MqttUrl = Annotated[
 
 
 @gateway_app.command("claim")
+@writes
 def claim_gateway(
     gateway: str,
     tenant: TheTenant,
@@ -65,36 +67,56 @@ def claim_gateway(
             secret_hash=secret_hash(code.secret),
             life_s=hours * 3600,
         )
+
+    def undo() -> str:
+        with database(database_url) as connection:
+            enrolment.revoke_claim(connection, code.name)
+        return f"Claim {code.name} is revoked."
+
     if json_:
-        emit_json(
-            {
-                "claim": code.text(),
-                "name": code.name,
-                "tenant": tenant,
-                "site": site,
-                "gateway": gateway,
-                "expires_at": ends,
-                "registered": is_new,
-                "broker": broker,
-            }
-        )
+        document = {
+            "claim": code.text(),
+            "name": code.name,
+            "tenant": tenant,
+            "site": site,
+            "gateway": gateway,
+            "expires_at": ends,
+            "registered": is_new,
+            "broker": broker,
+        }
+        say_secret(as_json(document), undo)
         return
+    import io
+
     import segno
 
+    say_secret(f"claim    {code.text()}", undo)
     facts(
         [
-            ("claim", code.text()),
             ("gateway", f"{gateway} (new)" if is_new else gateway),
             ("site", f"{site} of {tenant}"),
             ("expires", ends.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
         ]
     )
-    typer.echo()
-    segno.make(code.text().upper(), micro=False).terminal(out=sys.stdout, compact=True)
-    typer.echo(f"\nOn the gateway: stocktide edge enroll - --broker {broker or 'mqtts://HOST'}")
+    say()
+    drawn = io.StringIO()
+    segno.make(code.text().upper(), micro=False).terminal(out=drawn, compact=True)
+    if _draws(drawn.getvalue()):
+        say(drawn.getvalue(), end="")
+    say(f"\nOn the gateway: stocktide edge enroll - --broker {broker or 'mqtts://HOST'}")
+
+
+def _draws(picture: str) -> bool:
+    """Whether the terminal has the characters of a picture; escaped ones would be no picture."""
+    try:
+        picture.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @gateway_app.command("revoke")
+@writes
 def revoke_gateway(
     gateway: str,
     ca_dir: MaybeCaDir = None,
@@ -135,10 +157,10 @@ def revoke_gateway(
     if json_:
         emit_json(done)
         return
-    typer.echo(f"gateway {gateway} is disabled; {number} certificates revoked; its connection was ended")
+    say(f"gateway {gateway} is disabled; {number} certificates revoked; its connection was ended")
     if done["crl"] is None or reload_command is None:
-        typer.echo("note: until the brokers have a new revocation list it can connect, but nothing it sends is taken:")
-        typer.echo("      stocktide cloud ca crl, where the authority is, and reload the brokers")
+        say("note: until the brokers have a new revocation list it can connect, but nothing it sends is taken:")
+        say("      stocktide cloud ca crl, where the authority is, and reload the brokers")
 
 
 @gateway_app.command("certificates")
@@ -171,6 +193,7 @@ def list_claims(
 
 
 @claim_app.command("revoke")
+@writes
 def revoke_claim(
     name: Annotated[str, typer.Argument(help="The claim's name, its first eight characters.")],
     database_url: DatabaseUrl = DATABASE_URL,
@@ -182,10 +205,11 @@ def revoke_claim(
     short = name.replace("-", "").lower()
     with database(database_url) as connection:
         enrolment.revoke_claim(connection, short)
-    emit_json({"claim": short, "state": "revoked"}) if json_ else typer.echo(f"claim {short} is revoked")
+    emit_json({"claim": short, "state": "revoked"}) if json_ else say(f"claim {short} is revoked")
 
 
 @ca_app.command("init")
+@writes
 def init_ca(
     ca_dir: CaDir,
     name: Annotated[str, typer.Option(help="The authority's common name.")] = "Stocktide",
@@ -206,6 +230,7 @@ def show_ca(ca_dir: CaDir, json_: Json = False) -> None:
 
 
 @ca_app.command("rotate")
+@writes
 def rotate_ca(
     ca_dir: CaDir,
     name: Annotated[str, typer.Option(help="The new authority's common name.")] = "Stocktide",
@@ -221,6 +246,7 @@ def rotate_ca(
 
 
 @ca_app.command("retire")
+@writes
 def retire_ca(
     key_id: Annotated[str, typer.Argument(help="The earlier authority, see `ca show`.")],
     ca_dir: CaDir,
@@ -242,6 +268,7 @@ def retire_ca(
 
 
 @ca_app.command("server")
+@writes
 def server_certificate(
     hosts: Annotated[list[str], typer.Argument(help="Host names and addresses of the broker.")],
     out: Annotated[Path, typer.Option(help="Directory for server.pem and server.key.")],
@@ -258,6 +285,7 @@ def server_certificate(
 
 
 @ca_app.command("worker")
+@writes
 def worker_certificate(
     out: Annotated[Path, typer.Option(help="Directory for worker.pem and worker.key.")],
     ca_dir: CaDir,
@@ -272,12 +300,13 @@ def worker_certificate(
 
 
 @ca_app.command("crl")
+@writes
 def revocation_list(
     ca_dir: CaDir, reload_command: Reload = None, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False
 ) -> None:
     """Write the revocation list, which brokers read on reload."""
     written = _write_crl(ca_dir, reload_command, database_url)
-    emit_json({"crl": written}) if json_ else typer.echo(f"{written} written")
+    emit_json({"crl": written}) if json_ else say(f"{written} written")
 
 
 def _written(out: Path, name: str, key: bytes, certificate: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Tenant, database
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import FAILED, ErrorGroup, emit_json, listing
+from command_line.streams import say, writes
 from wire_protocol.commands import REQUESTS
 
 command_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Commands to gateways.")
@@ -20,6 +21,7 @@ _KNOWN: Final = {name: request.summary for name, request in REQUESTS.items() if 
 
 
 @command_app.command("send", epilog="Commands: " + "; ".join(f"{name} ({what})" for name, what in _KNOWN.items()))
+@writes
 def send(
     gateway: Annotated[str, typer.Argument(metavar="GATEWAY", help="The gateway's name.")],
     name: Annotated[str, typer.Argument(metavar="COMMAND", help="One of those below.")],
@@ -46,15 +48,15 @@ def send(
     if json_:
         emit_json(found)
     elif found["state"] == commands.CommandState.DONE:
-        typer.echo(f"{gateway} has done it.")
+        say(f"{gateway} has done it.")
         if found["result"]:
-            typer.echo(json.dumps(found["result"], indent=2, ensure_ascii=False))
+            say(json.dumps(found["result"], indent=2, ensure_ascii=False))
     elif found["state"] == commands.CommandState.FAILED:
-        typer.echo(f"{gateway} could not: {found['reason']}", err=True)
+        say(f"{gateway} could not: {found['reason']}", err=True)
     elif found["state"] == commands.CommandState.EXPIRED:
-        typer.echo(f"{gateway} has not replied within {expires_s:g} s; it will not be done any more.", err=True)
+        say(f"{gateway} has not replied within {expires_s:g} s; it will not be done any more.", err=True)
     else:
-        typer.echo(f"Sent as {number}; see: stocktide cloud command list --gateway {gateway}")
+        say(f"Sent as {number}; see: stocktide cloud command list --gateway {gateway}")
     if found["state"] in {commands.CommandState.FAILED, commands.CommandState.EXPIRED}:
         raise typer.Exit(FAILED)
 

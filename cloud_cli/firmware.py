@@ -12,6 +12,7 @@ from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Tenant, TheTenant, database
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, listing
+from command_line.streams import pouring, say, writes
 
 if TYPE_CHECKING:
     from cloud_store.base.connection import Connection
@@ -32,6 +33,7 @@ Number = Annotated[
 
 
 @firmware_app.command("keygen")
+@writes
 def keygen(
     private: Annotated[Path, typer.Argument(metavar="KEY", help="Where the private key goes; keep it to yourself.")],
     public: Annotated[Path, typer.Argument(metavar="PUBLIC", help="Where the public key goes, for devices.")],
@@ -42,7 +44,7 @@ def keygen(
 
     signatures.make_pair(private, public)
     document = {"private": str(private), "public": str(public)}
-    emit_json(document) if json_ else typer.echo(f"{private} signs, {public} goes into devices.")
+    emit_json(document) if json_ else say(f"{private} signs, {public} goes into devices.")
 
 
 @firmware_app.command("manifest")
@@ -58,10 +60,12 @@ def manifest(
     openssl pkeyutl -sign -rawin -inkey KEY.pem -in MANIFEST -out SIGNATURE
     """
     made = _manifest(_read(image), model, version, number, replaces)
-    sys.stdout.buffer.write(made.signed_bytes())
+    with pouring():
+        sys.stdout.buffer.write(made.signed_bytes())
 
 
 @firmware_app.command("add")
+@writes
 def add(
     image: Image,
     tenant: TheTenant,
@@ -91,10 +95,10 @@ def add(
     if json_:
         emit_json([each.model_dump() for each in releases])
         return
-    typer.echo(f"{model} {version} is release {made.release}, {made.size} bytes.")
+    say(f"{model} {version} is release {made.release}, {made.size} bytes.")
     for back in releases[1:]:
-        typer.echo(f"Its rollback release is {back.release}, to {back.version}.")
-    typer.echo(f"Roll it out with: stocktide cloud job create --tenant {tenant} --firmware {model} {version}")
+        say(f"Its rollback release is {back.release}, to {back.version}.")
+    say(f"Roll it out with: stocktide cloud job create --tenant {tenant} --firmware {model} {version}")
 
 
 @firmware_app.command("list")

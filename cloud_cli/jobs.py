@@ -11,6 +11,7 @@ from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_cli.twins import read_patch
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, listing
+from command_line.streams import say, writes
 
 job_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Jobs: something for many gateways, in waves.")
 
@@ -18,6 +19,7 @@ Job = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.")]
 
 
 @job_app.command("create")
+@writes
 def create(
     gateways: Annotated[list[str] | None, typer.Argument(metavar="[GATEWAY…]", help="Gateways by name.")] = None,
     tenant: Tenant = None,
@@ -76,6 +78,7 @@ def show(job: Job, database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 1000
 
 
 @job_app.command("pause")
+@writes
 def pause(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Begin nothing more of a job for now; what has begun goes on."""
     from cloud_store.provisioning import jobs
@@ -86,6 +89,7 @@ def pause(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = Fals
 
 
 @job_app.command("resume")
+@writes
 def resume(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Go on with a paused job."""
     from cloud_store.provisioning import jobs
@@ -96,6 +100,7 @@ def resume(job: Job, database_url: DatabaseUrl = DATABASE_URL, json_: Json = Fal
 
 
 @job_app.command("abort")
+@writes
 def abort(
     job: Job,
     rollback: Annotated[bool, typer.Option("--rollback", help="Put twins back as they were, firmware too.")] = False,
@@ -112,4 +117,4 @@ def abort(
 
 
 def _told(document: dict[str, Any], sentence: str, *, json_: bool) -> None:
-    emit_json(document) if json_ else typer.echo(sentence)
+    emit_json(document) if json_ else say(sentence)

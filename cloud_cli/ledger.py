@@ -1,6 +1,5 @@
 """`stocktide cloud ledger|alarm`: the cloud's ledger against itself, and what operators must look at."""
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, TheTenant, database
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import FAILED, ErrorGroup, emit_json, listing
+from command_line.streams import patient, say, writes
 
 ledger_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Balances against entries.")
 alarm_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="What an operator must look at.")
@@ -20,6 +20,7 @@ def verify(tenant: TheTenant, site: Site = None, database_url: DatabaseUrl = DAT
 
 
 @ledger_app.command()
+@writes
 def rebuild(
     tenant: TheTenant, site: Site = None, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False
 ) -> None:
@@ -37,7 +38,7 @@ def _each_site(tenant: str, site: str | None, database_url: str, *, rebuild: boo
                 f"{'Rebuilding' if rebuild else 'Verifying'} {each.name}",
                 verification.entry_count(connection, each),
             )
-            with typer.progressbar(length=entries, label=label, file=sys.stderr, hidden=json_) as bar:
+            with typer.progressbar(length=entries, label=label, file=patient(), hidden=json_) as bar:
                 found = (verification.rebuild if rebuild else verification.verify)(connection, each, bar.update)
             shown.append(
                 {
@@ -56,10 +57,10 @@ def _each_site(tenant: str, site: str | None, database_url: str, *, rebuild: boo
         listing(shown, columns, json_=False, numbers=columns[1:], empty="No sites.")
         for row in shown:
             for finding in row["findings"]:
-                typer.echo(f"{'mended' if rebuild else 'differs'}: {row['site']}: {finding}")
+                say(f"{'mended' if rebuild else 'differs'}: {row['site']}: {finding}")
     if not rebuild and any(row["balances_off"] or row["variances_off"] for row in shown):
         if not json_:
-            typer.echo(f"\nhint: stocktide cloud ledger rebuild --tenant {tenant}", err=True)
+            say(f"\nhint: stocktide cloud ledger rebuild --tenant {tenant}", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -80,10 +81,11 @@ def list_alarms(
     listing(rows, columns, json_=json_, numbers=("times",), empty="No alarms.")
     if not json_:
         for kind in dict.fromkeys(row["kind"] for row in rows):
-            typer.echo(f"{kind}: {alarms.ADVICE[kind]}")
+            say(f"{kind}: {alarms.ADVICE[kind]}")
 
 
 @alarm_app.command("clear")
+@writes
 def clear_alarms(gateway: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Clear a gateway's alarms: they were dealt with."""
     from cloud_store.merge import alarms
@@ -93,4 +95,4 @@ def clear_alarms(gateway: str, database_url: DatabaseUrl = DATABASE_URL, json_: 
     if json_:
         emit_json({"gateway": gateway, "cleared": number})
     else:
-        typer.echo(f"{number} alarms of {gateway} cleared")
+        say(f"{number} alarms of {gateway} cleared")

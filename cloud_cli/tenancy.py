@@ -9,7 +9,8 @@ from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Tenant, TheTenant, database
 from cloud_cli.registry import done, tenant_app
 from cloud_ingest.defaults import DATABASE_URL
-from command_line.output import ErrorGroup, emit_json, listing
+from command_line.output import ErrorGroup, as_json, listing
+from command_line.streams import say, say_secret, writes
 
 key_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="API keys of people and programs.")
 audit_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Who did what.")
@@ -22,6 +23,7 @@ QUOTAS = ("gateways", "devices", "entries_per_s", "requests_per_minute", "names"
 
 
 @key_app.command("create")
+@writes
 def create_key(
     name: Annotated[str, typer.Argument(help="What it is for; shown in lists.")],
     tenant: TheTenant,
@@ -47,11 +49,16 @@ def create_key(
             scopes=scope or None,
             lifetime=timedelta(days=days),
         )
-    if json_:
-        emit_json({"tenant": tenant, "prefix": made.prefix, "key": made.key, "expires_at": made.expires_at})
-    else:
-        typer.echo(made.key)
-        typer.echo(f"{known} of {tenant} until {made.expires_at:%Y-%m-%d}; it is not shown again.", err=True)
+
+    def undo() -> str:
+        with database(database_url) as connection:
+            api_keys.revoke(connection, made.prefix)
+        return f"Key {made.prefix} is revoked."
+
+    document = {"tenant": tenant, "prefix": made.prefix, "key": made.key, "expires_at": made.expires_at}
+    say_secret(as_json(document) if json_ else made.key, undo)
+    if not json_:
+        say(f"{known} of {tenant} until {made.expires_at:%Y-%m-%d}; it is not shown again.", err=True)
 
 
 @key_app.command("list")
@@ -69,6 +76,7 @@ def list_keys(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, j
 
 
 @key_app.command("revoke")
+@writes
 def revoke_key(prefix: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """Refuse a key from its next request on."""
     from cloud_store.tenancy import api_keys
@@ -79,6 +87,7 @@ def revoke_key(prefix: str, database_url: DatabaseUrl = DATABASE_URL, json_: Jso
 
 
 @tenant_app.command("quota")
+@writes
 def quota(
     tenant: str,
     gateways: Annotated[int | None, typer.Option(min=-1, help="Gateways at most; -1 lifts the limit.")] = None,
@@ -128,6 +137,7 @@ def list_audit(
 
 
 @database_user_app.command("create")
+@writes
 def create_database_user(
     name: Annotated[str, typer.Argument(help="Login; visible to the server's other logins, so not a tenant's name.")],
     tenant: TheTenant,
@@ -139,9 +149,15 @@ def create_database_user(
 
     with database(database_url) as connection:
         password = database_users.create(connection, name, registry.tenant_id(connection, tenant))
-    done(password, {"name": name, "tenant": tenant, "password": password}, json_=json_)
+
+    def undo() -> str:
+        with database(database_url) as connection:
+            database_users.drop(connection, name)
+        return f"Login {name} is dropped."
+
+    say_secret(as_json({"name": name, "tenant": tenant, "password": password}) if json_ else password, undo)
     if not json_:
-        typer.echo(f"{name} reads what {tenant} has; the password is not shown again.", err=True)
+        say(f"{name} reads what {tenant} has; the password is not shown again.", err=True)
 
 
 @database_user_app.command("list")
@@ -155,6 +171,7 @@ def list_database_users(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant
 
 
 @database_user_app.command("drop")
+@writes
 def drop_database_user(name: str, database_url: DatabaseUrl = DATABASE_URL, json_: Json = False) -> None:
     """End a login and its sessions, then remove its role; run it again when something was in the way of that."""
     from cloud_store.tenancy import database_users
@@ -165,6 +182,7 @@ def drop_database_user(name: str, database_url: DatabaseUrl = DATABASE_URL, json
 
 
 @device_app.command("add")
+@writes
 def add_device(
     name: str,
     gateway: Annotated[str, typer.Option("--gateway", "-g", help="Its gateway.")],
@@ -180,6 +198,7 @@ def add_device(
 
 
 @device_app.command("key")
+@writes
 def device_key(
     name: str,
     gateway: Annotated[str, typer.Option("--gateway", "-g", help="Its gateway; the twin there must have the device.")],
@@ -201,13 +220,20 @@ def device_key(
             raise BadInput(f"The twin of {gateway} has no device {name}.", hint=hint)
         stored = None if key is None else hashed(key, salt=secrets.token_bytes(SALT_BYTES))
         list(twins.change(connection, twins.Selection((gateway,)), {"devices": {name: {"key": stored}}}, who=getuser()))
-    if json_:
-        emit_json({"gateway": gateway, "device": name, "key": key})
-    elif key is None:
-        typer.echo(f"device {name} of {gateway} has no key any more")
-    else:
-        typer.echo(key)
-        typer.echo(f"{name} connects to {gateway}'s broker with it as its password; it is not shown again.", err=True)
+    document = {"gateway": gateway, "device": name, "key": key}
+    if key is None:
+        done(f"device {name} of {gateway} has no key any more", document, json_=json_)
+        return
+
+    def undo() -> str:
+        with database(database_url) as connection:
+            taken = {"devices": {name: {"key": None}}}
+            list(twins.change(connection, twins.Selection((gateway,)), taken, who=getuser()))
+        return f"Device {name} of {gateway} has no key now."
+
+    say_secret(as_json(document) if json_ else key, undo)
+    if not json_:
+        say(f"{name} connects to {gateway}'s broker with it as its password; it is not shown again.", err=True)
 
 
 @device_app.command("list")

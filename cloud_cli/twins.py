@@ -1,7 +1,6 @@
 """`stocktide cloud twin`: what gateways and their devices should be, and what they are."""
 
 import json
-import sys
 from getpass import getuser
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from cloud_cli.errors import BadInput
 from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import FAILED, ErrorGroup, emit_json, listing, table
+from command_line.streams import patient, say, writes
 
 twin_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Twins: desired and reported state of gateways.")
 
@@ -20,6 +20,7 @@ PATCH_BYTES_MAX = 1 << 20
 
 
 @twin_app.command("set")
+@writes
 def set_(
     gateways: Annotated[list[str] | None, typer.Argument(metavar="[GATEWAY…]", help="Gateways by name.")] = None,
     patch: Annotated[str, typer.Option("--patch", "-p", help="A JSON merge patch (RFC 7396), or @FILE with one.")] = "",
@@ -44,7 +45,7 @@ def set_(
     document, done = read_patch(patch), twins.Changed(0, 0, 0)
     with (
         database(database_url) as connection,
-        typer.progressbar(length=1, label="Changing twins", file=sys.stderr, hidden=json_) as bar,
+        typer.progressbar(length=1, label="Changing twins", file=patient(), hidden=json_) as bar,
     ):
         for done in twins.change(connection, wanted, document, who=getuser()):
             bar.length = done.total
@@ -52,7 +53,7 @@ def set_(
     if json_:
         emit_json({"gateways": done.total, "changed": done.changed})
     else:
-        typer.echo(f"{done.changed} of {done.total} twins changed; see: stocktide cloud twin list")
+        say(f"{done.changed} of {done.total} twins changed; see: stocktide cloud twin list")
 
 
 @twin_app.command("show")
@@ -65,8 +66,8 @@ def show(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, json_: Json
     if json_:
         emit_json(found)
         return
-    typer.echo(f"version {found['version'] or 0}, in force at the gateway: {found['reported_version'] or 0}\n")
-    typer.echo(json.dumps(found["state"] or {}, indent=2, ensure_ascii=False))
+    say(f"version {found['version'] or 0}, in force at the gateway: {found['reported_version'] or 0}\n")
+    say(json.dumps(found["state"] or {}, indent=2, ensure_ascii=False))
 
 
 @twin_app.command("diff")
@@ -82,7 +83,7 @@ def diff(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, json_: Json
     elif rows:
         table(["what", "desired", "reported", "why"], [list(row.values()) for row in rows])
     else:
-        typer.echo(f"{gateway} is as it should be, at version {found['version'] or 0}.")
+        say(f"{gateway} is as it should be, at version {found['version'] or 0}.")
     if rows:
         raise typer.Exit(FAILED)
 

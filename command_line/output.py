@@ -2,8 +2,12 @@
 
 Exit codes: 0 done, 1 it failed or something differs, 2 the command cannot be carried out as given; an error with an
 `exit_code` of its own says which of several steps it was.
+
+Invariant: nothing fails after it was done. A command that `writes` ends with 0 once it has written, whatever becomes of
+its output: a script must not take a full pipe for a refused booking and book again.
 """
 
+import io
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -12,6 +16,8 @@ from typing import Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
+
+from command_line.streams import say
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -30,7 +36,7 @@ class ErrorGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            typer.echo("stopped", err=True)
+            say("stopped", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except Exception as caught:
             error = self.in_our_words(caught)
@@ -59,23 +65,35 @@ def _wrong_setting(error: Exception) -> str | None:
     model = next((made for made in BaseSettings.__subclasses__() if made.__name__ == error.title), BaseSettings)
     problem = error.errors(include_url=False, include_input=False)[0]
     name = "_".join(str(part) for part in problem["loc"])
-    return f"{model.model_config.get('env_prefix', '')}{name}: {problem['msg']}".replace(name, name.upper(), 1)
+    # A regular expression is no sentence.
+    said = "it does not have the form that is asked for" if "pattern" in problem.get("ctx", {}) else problem["msg"]
+    return f"{model.model_config.get('env_prefix', '')}{name}: {said}".replace(name, name.upper(), 1)
 
 
 def fail(message: str, hint: str | None, code: int) -> NoReturn:
     """Report an error on standard error, as JSON when the command was asked for JSON, and exit."""
     if "--json" in sys.argv:
-        typer.echo(json.dumps({"error": message, "hint": hint}, ensure_ascii=False), err=True)
+        say(as_json({"error": message, "hint": hint}), err=True)
     else:
-        typer.echo(f"error: {message}", err=True)
+        say(f"error: {message}", err=True)
         if hint:
-            typer.echo(f"hint:  {hint}", err=True)
+            say(f"hint:  {hint}", err=True)
     raise typer.Exit(code)
 
 
 def emit_json(value: Any) -> None:
     """One JSON document on standard output."""
-    typer.echo(json.dumps(value, ensure_ascii=False, default=_plain))
+    say(as_json(value))
+
+
+def as_json(value: Any) -> str:
+    """One JSON document. A character that the output's encoding lacks is escaped as JSON escapes it."""
+    text = json.dumps(value, ensure_ascii=False, default=_plain)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value, default=_plain)
+    return text
 
 
 def table(
@@ -108,8 +126,21 @@ def table(
     for row in cells:
         grid.add_row(*(row[number] for number in shown))
     # What people type into SKUs must not be taken for markup; a pipe has no width to fit into.
-    width = None if sys.stdout.isatty() else PIPED_WIDTH_CHARS
-    Console(markup=False, highlight=False, emoji=False, width=width).print(grid)
+    sheet = _Sheet()
+    width = None if sheet.isatty() else PIPED_WIDTH_CHARS
+    Console(file=sheet, markup=False, highlight=False, emoji=False, width=width).print(grid)
+    say(sheet.getvalue(), end="")
+
+
+class _Sheet(io.StringIO):
+    """What is drawn for standard output, with what that can show, before it goes there in one piece."""
+
+    def isatty(self) -> bool:
+        return sys.stdout is not None and sys.stdout.isatty()
+
+    @property
+    def encoding(self) -> str:
+        return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def listing(
@@ -123,7 +154,7 @@ def listing(
         right = [column.replace("_", " ") for column in numbers]
         table(heads, ([row[column] for column in columns] for row in rows), numbers=right)
     else:
-        typer.echo(empty)
+        say(empty)
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -131,7 +162,7 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     shown = [(name, value) for name, value in pairs if value is not None]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        typer.echo(f"{name:<{width}}  {value}")
+        say(f"{name:<{width}}  {value}")
 
 
 def local_time(at_ms: int | None) -> str:

@@ -13,6 +13,9 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
+from command_line import streams
+from command_line.streams import say
+
 
 @dataclass(frozen=True, slots=True)
 class CommandGroup:
@@ -97,18 +100,24 @@ def version_option(
 
 def main() -> None:
     """The console script."""
+    streams.prepare()
+    with streams.sparing_output():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
         part = PARTS.get(sys.argv[1]) if len(sys.argv) > 1 else None
         missing = (error.name or "").partition(".")[0]
         if part is not None and not part.is_here():
-            typer.echo(f"error: stocktide {sys.argv[1]} is not in stocktide-edge, which is installed here.", err=True)
-            typer.echo(f"hint:  on the machine that is to have it: pip install 'stocktide[{part.extra}]'", err=True)
+            say(f"error: stocktide {sys.argv[1]} is not in stocktide-edge, which is installed here.", err=True)
+            say(f"hint:  on the machine that is to have it: pip install 'stocktide[{part.extra}]'", err=True)
             sys.exit(2)
         if part is None or missing in OWN_PACKAGES:
             raise
         # Commands import what they need when they run, so this may come from anywhere below.
-        typer.echo(f"error: stocktide {sys.argv[1]} needs the package {missing}, which is not installed.", err=True)
-        typer.echo(f"hint:  pip install 'stocktide[{part.extra}]'", err=True)
+        say(f"error: stocktide {sys.argv[1]} needs the package {missing}, which is not installed.", err=True)
+        say(f"hint:  pip install 'stocktide[{part.extra}]'", err=True)
         sys.exit(2)

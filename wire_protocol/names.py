@@ -3,9 +3,15 @@
 A name becomes part of a topic, a file name or a database key, so each has a strict pattern and a bound. Slugs (tenant,
 site, gateway) are lower case because they are typed on command lines and spoken on the telephone; device names follow
 what makers print on the case; SKUs, lots and locations are the customer's own words, so anything printable goes.
+
+Two names that look the same must be the same, so what comes in by a door (command line, file, device, API) has one
+spelling: `misspelt` says what is wrong with another one, `respelt` mends what can be mended without guessing. What is
+stored or on the link was taken by an older door and stays what it is: `Text` is all that is asked of it.
 """
 
+import contextlib
 import re
+import unicodedata
 from typing import Annotated, Final
 
 from pydantic import StringConstraints
@@ -59,6 +65,43 @@ SCRAP: Final = "@scrap"
 ADJUST: Final = "@adjust"
 TRANSIT_PREFIX: Final = "@transit:"
 
+# A scanner's own mark before what it has read: ISO/IEC 15424, annex A.
+AIM_PATTERN: Final = r"\][A-Za-z][0-9A-Za-z]"
+# Letters and marks that show nothing, by which one name would be two: beside the categories below, what Unicode calls
+# Default_Ignorable_Code_Point, the blank of Braille, and what stands for a character that was lost.
+_INVISIBLE: Final = frozenset(
+    map(
+        chr,
+        (
+            *(0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0, 0xFFFD, 0x1D159),
+            *(*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0)),
+        ),
+    )
+)
+_NO_TEXT: Final[dict[str, str]] = {
+    "Cc": "a control character",
+    "Cf": "a character that nobody sees",
+    "Cs": "half a character",
+    "Co": "a character for private use",
+    "Cn": "no character of Unicode",
+    "Zl": "a line break",
+    "Zp": "a line break",
+    "Zs": "another kind of blank",
+}
+# Unicode names no control character; these are its aliases of the frequent ones.
+_CONTROLS: Final = {
+    "\0": "NULL",
+    "\t": "CHARACTER TABULATION",
+    "\n": "LINE FEED",
+    "\r": "CARRIAGE RETURN",
+    "\x1b": "ESCAPE",
+    "\x1d": "GROUP SEPARATOR",
+    "\x7f": "DELETE",
+}
+GTIN_DIGITS: Final = (8, 12, 13, 14)
+_SHOWN_CHARS_MAX: Final = 40
+
+_AIM = re.compile(AIM_PATTERN)
 _SLUG = re.compile(SLUG_PATTERN)
 _DEVICE = re.compile(DEVICE_PATTERN)
 _TEXT = re.compile(TEXT_PATTERN)
@@ -119,19 +162,104 @@ def device(value: str) -> str:
 
 
 def text(value: str, what: str) -> str:
-    """Return a SKU, lot, location or reference unchanged, or raise InvalidName."""
-    if _TEXT.fullmatch(value):
+    """Return a SKU, lot, serial, location, reference or actor unchanged, or raise InvalidName with what is wrong."""
+    if (problem := misspelt(value)) is None:
         return value
-    raise InvalidName(
-        f"{value!r} is not a valid {what}.",
-        hint=_sentence(TEXT_PATTERN),
+    raise InvalidName(f"{value[:_SHOWN_CHARS_MAX]!a} is not a valid {what}: {problem}.", hint=_sentence(TEXT_PATTERN))
+
+
+def misspelt(value: str, chars_max: int = TEXT_CHARS_MAX) -> str | None:
+    """What is wrong with a name that comes in by a door, in words; None when it has the one spelling.
+
+    It is 1 to `chars_max` characters in Unicode's form NFC; none of them is invisible, a control character, of private
+    use or unassigned, and the blank is U+0020 and not at the ends. A position counts from 1.
+    """
+    if not value:
+        return "it is empty"
+    if len(value) > chars_max:
+        return f"it has {len(value)} characters, {chars_max} are the most"
+    if not (value.isascii() and value.isprintable()) and (problem := _strange(value)) is not None:
+        return problem
+    if value[0] == " " or value[-1] == " ":
+        return f"it has a blank at position {1 if value[0] == ' ' else len(value)}, at the end of the name"
+    if value[0] == "]" and _AIM.match(value):
+        return f"it begins with a scanner's mark, {value[:3]}: set the scanner to leave it out"
+    return None
+
+
+def _strange(value: str) -> str | None:
+    for position, character in enumerate(value, 1):
+        category = unicodedata.category(character)
+        if character == " " or (category not in _NO_TEXT and character not in _INVISIBLE):
+            continue
+        return f"{_called(character)} at position {position} is {_NO_TEXT.get(category, _NO_TEXT['Cf'])}"
+    composed = unicodedata.normalize("NFC", value)
+    if composed == value:
+        return None
+    at = next((n for n, pair in enumerate(zip(value, composed, strict=False)) if pair[0] != pair[1]), len(composed))
+    return (
+        f"{_called(value[at])} at position {at + 1} has another form, {_called(composed[at])}"
+        if at < len(composed)
+        else f"{_called(value[at])} at position {at + 1} is not in Unicode's form NFC"
     )
+
+
+def _called(character: str) -> str:
+    name = unicodedata.name(character, _CONTROLS.get(character, ""))
+    return f"U+{ord(character):04X} {name}".rstrip()
+
+
+def respelt(value: str, *, scanned: bool = False) -> str:
+    """A name as people meant it, where their keyboard, locale or table has added something: no guesses.
+
+    Bytes of UTF-8 that a locale did not know become characters, characters become NFC, every kind of blank becomes
+    U+0020, and blanks and line ends at the ends go. Of what may be `scanned`, so does a scanner's mark (`]C1`).
+    """
+    if not value.isascii():
+        with contextlib.suppress(UnicodeError):
+            value = value.encode("utf-8", "surrogateescape").decode()
+        value = "".join(" " if unicodedata.category(each) == "Zs" else each for each in value)
+        value = unicodedata.normalize("NFC", value)
+    value = value.strip(" \t\r\n")
+    return value[3:].lstrip(" ") if scanned and _AIM.match(value) and len(value) > 3 else value  # noqa: PLR2004 - as it
+
+
+def likeness(value: str) -> str:
+    """What is left of a name when all that nobody sees is gone: names with the same are the same to a reader."""
+    seen = (
+        each
+        for each in respelt(value, scanned=True)
+        if each == " " or (unicodedata.category(each) not in _NO_TEXT and each not in _INVISIBLE)
+    )
+    return unicodedata.normalize("NFC", " ".join("".join(seen).split()))
+
+
+def gtin(value: str) -> str:
+    """Return a GTIN unchanged, or raise InvalidName: 8, 12, 13 or 14 digits, the last of which checks the others.
+
+    The check digit: GS1 General Specifications, 7.9.1.
+    """
+    what = f"{value[:_SHOWN_CHARS_MAX]!a} is no GTIN"
+    if not (value.isascii() and value.isdigit()):
+        raise InvalidName(f"{what}: it has other characters than 0 to 9.", hint="Write the digits below the barcode.")
+    if len(value) not in GTIN_DIGITS:
+        raise InvalidName(f"{what}: it has {len(value)} digits.", hint="A GTIN has 8, 12, 13 or 14.")
+    total = sum(int(digit) * (3 if place % 2 else 1) for place, digit in enumerate(reversed(value)))
+    if total % 10:
+        right = (int(value[-1]) - total) % 10
+        raise InvalidName(
+            f"{what}: its last digit is {value[-1]}, and the others give {right}.",
+            hint="One of the digits is wrong; copy them again from the package.",
+        )
+    return value
 
 
 def image_store(value: str) -> str:
     """Return the name of a shelf unchanged, or raise InvalidName; virtual locations cannot be registered."""
     if is_virtual(value):
-        raise InvalidName(f"{value!r} is not a shelf.", hint="Names that begin with @ stand for the world outside.")
+        raise InvalidName(
+            f"{value[:_SHOWN_CHARS_MAX]!a} is not a shelf.", hint="Names that begin with @ stand for the world outside."
+        )
     return text(value, "location")
 
 

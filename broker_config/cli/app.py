@@ -18,6 +18,8 @@ from broker_config.limits import BrokerLimits
 from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, TlsFiles, render
 from broker_config.policy import Side
 from command_line.output import ErrorGroup, emit_json, table
+from command_line.output import as_json as json_text
+from command_line.streams import say, say_secret, writes
 
 app = typer.Typer(
     cls=ErrorGroup,
@@ -36,6 +38,7 @@ LIMITS_HINT = "See: stocktide broker limits"
 
 
 @app.command("render")
+@writes
 def render_files(
     out: Annotated[Path, typer.Option(help="Directory to write to; the broker reads from there.")],
     side: Annotated[Side, typer.Option(help="The cloud's broker, or a gateway's own.")] = Side.CLOUD,
@@ -66,12 +69,13 @@ def render_files(
         emit_json({"files": [str(file) for file, _ in written], "start": start})
         return
     table(["file", "what"], [[str(file), what] for file, what in written])
-    typer.echo(f"\nStart it with: {start}")
+    say(f"\nStart it with: {start}")
     if auth is Auth.PASSWORD:
-        typer.echo(f"Add users with: stocktide broker passwd {config.directory / PASSWORD_FILE} USER")
+        say(f"Add users with: stocktide broker passwd {config.directory / PASSWORD_FILE} USER")
 
 
 @app.command()
+@writes
 def passwd(
     file: Annotated[Path, typer.Argument(help="Password file; it is made if need be.")],
     user: Annotated[str, typer.Argument(help="Name of a gateway, device, claim or service.")],
@@ -87,12 +91,14 @@ def passwd(
     else:
         password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
     passwords.set_password(file, user, password)
-    if as_json:
-        emit_json({"file": str(file), "user": user, **({"password": password} if generate else {})})
-    elif generate:
-        typer.echo(password)
+    if generate:
+        document = {"file": str(file), "user": user, "password": password}
+        lost = f"{user} has a password in {file} that nobody knows; the next one replaces it."
+        say_secret(json_text(document) if as_json else password, lambda: lost)
+    elif as_json:
+        emit_json({"file": str(file), "user": user})
     else:
-        typer.echo(f"{user} is in {file}.")
+        say(f"{user} is in {file}.")
 
 
 @app.command("policy")

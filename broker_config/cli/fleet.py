@@ -9,12 +9,14 @@ from broker_config import files, fleet, others, passwords
 from broker_config.fleet import FleetConfig, render_fleet
 from broker_config.mosquitto import TlsFiles
 from command_line.output import emit_json, table
+from command_line.streams import say, writes
 from wire_protocol import names
 
 _BRIDGE_PASSWORD = "bridge-password"  # noqa: S105 - the name of a file
 Port = Annotated[int, typer.Option(min=1, max=65535)]
 
 
+@writes
 def fleet_files(
     out: Annotated[Path, typer.Option(help="Directory to write to; the brokers read from there.")],
     cafile: Annotated[Path, typer.Option(help="Authorities of the gateways, PEM: bundle.pem of `cloud ca`.")],
@@ -68,5 +70,5 @@ def fleet_files(
         emit_json({"files": [str(home / place) for place in made], "start": starts})
         return
     table(["file"], [[str(home / place)] for place in made])
-    typer.echo("\nStart them with:\n  " + "\n  ".join(starts))
-    typer.echo(f"Give workers a password with: stocktide broker passwd {users} {names.INGEST_USER}")
+    say("\nStart them with:\n  " + "\n  ".join(starts))
+    say(f"Give workers a password with: stocktide broker passwd {users} {names.INGEST_USER}")

@@ -17,6 +17,7 @@ from broker_config.errors import BrokerError, InvalidConfig, SimExtraMissing
 from broker_config.limits import EMBEDDED_CONNECTIONS_MAX
 from broker_config.mosquitto import TlsFiles
 from broker_config.policy import Side
+from command_line.streams import say
 
 if TYPE_CHECKING:
     from broker_config.embedded.listeners import Listener
@@ -126,6 +127,6 @@ async def _read_again(
             await put(wanted())
         except BrokerError as error:
             # The operator who sent the signal reads the log; a bad file must not end connections.
-            typer.echo(f"error: {error}\nhint:  everything is as it was; mend it and send SIGHUP again", err=True)
+            say(f"error: {error}\nhint:  everything is as it was; mend it and send SIGHUP again", err=True)
         else:
-            typer.echo("read again", err=True)
+            say("read again", err=True)

@@ -18,7 +18,8 @@ from cloud_store.base.errors import StoreError, UnknownName
 from cloud_store.base.rows import ReadRows, read_each
 from cloud_store.merge.dead_letters import storable
 from wire_protocol import twin
-from wire_protocol.twin import DesiredState, DesiredTwin, ReportedTwin
+from wire_protocol.names import misspelt
+from wire_protocol.twin import DesiredState, DesiredTwin, InvalidTwin, ReportedTwin
 
 BATCH_GATEWAYS: Final = 200
 # Changes that a failover to an older database can have lost: a gateway further ahead of us is not believed.
@@ -208,6 +209,7 @@ def _locked(connection: Connection, gateway_id: int) -> _Row:
 
 def _store(connection: Connection, row: _Row, patch: Mapping[str, Any], who: str) -> int:
     """Store a document after a patch. Returns by how much its version has grown."""
+    _require_spelling(patch)
     made = twin.merged(row.state, patch).model_dump(mode="json", exclude_defaults=True)
     if made == row.state and row.version:
         return 0
@@ -219,6 +221,15 @@ def _write(connection: Connection, row: _Row, content: Mapping[str, Any], patch:
     key = {"gateway_id": row.gateway_id, "version": row.version + 1}
     connection.execute(_SQL["store"], key | {"state": Jsonb(content)})
     connection.execute(_SQL["note_change"], key | {"who": who, "patch": Jsonb(patch)})
+
+
+def _require_spelling(patch: Mapping[str, Any]) -> None:
+    """What an operator writes now has the one spelling; documents of before are left as they are."""
+    devices = patch.get("devices")
+    for device in devices.values() if isinstance(devices, Mapping) else ():
+        location = device.get("location") if isinstance(device, Mapping) else None
+        if isinstance(location, str) and (problem := misspelt(location)) is not None:
+            raise InvalidTwin(f"location: {problem}")
 
 
 def document(version: int, state: Mapping[str, Any]) -> DesiredTwin:

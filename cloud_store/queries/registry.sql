@@ -70,6 +70,22 @@ WHERE i.stub OR (%(replace)s AND (
 ))
 RETURNING item_id
 
+-- name: items_named
+SELECT sku, name, gtin, unit, scale, lot_tracked, serial_tracked, expiry_tracked, reorder_point, retired
+FROM item
+WHERE tenant_id = %(tenant_id)s AND sku = ANY(%(skus)s) AND NOT stub
+
+-- name: shared_gtin
+-- GTINs of 8, 12 and 13 digits are GTINs of 14 with zeros before them.
+SELECT lpad(gtin, 14, '0'), array_agg(sku ORDER BY sku)
+FROM item
+WHERE tenant_id = %(tenant_id)s
+    AND lpad(gtin, 14, '0') IN (SELECT lpad(given, 14, '0') FROM unnest(%(gtins)s::text[]) AS given)
+GROUP BY 1
+HAVING count(*) > 1
+ORDER BY 1
+LIMIT 1
+
 -- name: next_catalog_version
 -- Locks the tenant's catalogue to the end of the transaction, so that versions are committed in their order.
 INSERT INTO catalog AS c (tenant_id, version)

@@ -3,7 +3,7 @@
 Invariant: which tenant and site a gateway belongs to is written here once and never taken from a topic or payload.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
 from psycopg.rows import dict_row
@@ -12,10 +12,13 @@ from cloud_store.base import audit_log, gateways, sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import AlreadyExists, UnknownName
 from cloud_store.tenancy import quotas
+from cloud_store.tenancy.catalog_door import require_item
 from wire_protocol import names, topics
 from wire_protocol.catalog import CatalogItem
+from wire_protocol.errors import InvalidName
 
 PAGE_ROWS: Final = 1000
+_ITEM_COLUMNS: Final = frozenset(CatalogItem.model_fields) - {"sku"}
 _SQL: Final = sql.load("registry")
 
 
@@ -98,24 +101,66 @@ def set_gateway_state(connection: Connection, gateway: str, state: Literal["acti
         audit_log.record(connection, f"gateway.{state}", gateway, tenant_id=row[0])
 
 
-def add_items(connection: Connection, tenant: str, items: Iterable[CatalogItem], *, replace: bool = False) -> int:
+def add_items(
+    connection: Connection,
+    tenant: str,
+    items: Iterable[CatalogItem],
+    *,
+    replace: bool = False,
+    columns: Collection[str] = _ITEM_COLUMNS,
+) -> int:
     """Register items, all or none; those that exist are left alone unless `replace`. Stubs become real items.
+
+    Args:
+        connection: as an administrator.
+        tenant: whose.
+        items: each SKU once.
+        replace: change items that exist.
+        columns: the fields that were given; of an item that exists the others stay as they are.
 
     Returns:
         How many were added or changed.
+
+    Raises:
+        InvalidName: a name or a GTIN cannot be used, or two items have the same GTIN.
     """
     with connection.transaction(), connection.cursor() as cursor:
         number = tenant_id(connection, tenant)
-        ordered = sorted(items, key=lambda item: item.sku)
+        ordered = sorted(map(require_item, items), key=lambda item: item.sku)
         if not ordered:
             return 0
+        if replace:
+            ordered = _with_the_rest(connection, number, ordered, columns)
         keys = {"tenant_id": number, "replace": replace, "catalog_version": _next_version(connection, number)}
         cursor.executemany(_SQL["add_item"], [item.model_dump() | keys for item in ordered])
         changed = cursor.rowcount
+        _require_own_gtins(connection, number, ordered)
         if changed:
             subject = ordered[0].sku if changed == len(ordered) == 1 else f"{changed} items"
             audit_log.record(connection, "item.add", subject, tenant_id=number, replace=replace)
         return changed
+
+
+def _with_the_rest(
+    connection: Connection, tenant: int, items: Sequence[CatalogItem], columns: Collection[str]
+) -> list[CatalogItem]:
+    """Items with the fields that were not given as they are."""
+    rest = [name for name in _ITEM_COLUMNS if name not in columns]
+    if not rest:
+        return list(items)
+    rows = _all(connection, "items_named", tenant_id=tenant, skus=[item.sku for item in items])
+    known = {row["sku"]: {name: row[name] for name in rest} for row in rows}
+    return [item.model_copy(update=known.get(item.sku, {})) for item in items]
+
+
+def _require_own_gtins(connection: Connection, tenant: int, items: Sequence[CatalogItem]) -> None:
+    """Refuse a GTIN that two items have, also one as UPC and one as EAN: a scan could mean either."""
+    gtins = [item.gtin for item in items if item.gtin is not None]
+    if gtins and (row := _one(connection, "shared_gtin", tenant_id=tenant, gtins=gtins)) is not None:
+        raise InvalidName(
+            f"The GTIN {row[0]} is that of {' and '.join(row[1][:2])}.",
+            hint="Give one of them another GTIN, or none (item import --replace, column gtin).",
+        )
 
 
 def add_locations(connection: Connection, tenant: str, site: str, locations: Iterable[str]) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from command_line.output import FAILED, emit_json, facts, local_time, short_time, table
+from command_line.streams import patient, say, writes
 from edge_agent.cli import booking
 from edge_agent.cli.devices import device_app, firmware, letters_app
 from edge_agent.cli.enroll import certificate, enroll
@@ -54,6 +55,7 @@ def _reading(path: Path) -> "Iterator[Connection]":
 
 
 @app.command()
+@writes
 def init(
     ledger: LedgerPath,
     gateway: Annotated[str, typer.Option("--gateway", "-g", help="This gateway's name, unique across all tenants.")],
@@ -77,7 +79,7 @@ def init(
             emit_json({"ledger": str(ledger), "gateway": made.gateway, "epoch": made.epoch, "devices": devices})
             return
         facts([("ledger", ledger), ("gateway", made.gateway), ("epoch", made.epoch), ("devices", len(devices))])
-        typer.echo("\nNext: stocktide edge device add NAME, then stocktide edge run")
+        say("\nNext: stocktide edge device add NAME, then stocktide edge run")
 
 
 @app.command()
@@ -101,6 +103,7 @@ def run(
 
 
 @app.command()
+@writes
 def restore(
     ledger: LedgerPath,
     gateway: Annotated[str, typer.Option("--gateway", "-g", help="The name of the gateway that is replaced.")],
@@ -115,7 +118,6 @@ def restore(
 ) -> None:
     """Replace a dead gateway: a new ledger with everything that the cloud has of its site."""
     import logging
-    import sys
 
     from edge_agent.logs import configure
     from edge_agent.restore import restore as fetch
@@ -123,7 +125,7 @@ def restore(
 
     settings = EdgeSettings.model_validate({"ledger": ledger, "mqtt_version": mqtt_version})
     configure(logging.WARNING)
-    with typer.progressbar(length=1, label="Fetching", file=sys.stderr, hidden=json_) as bar:
+    with typer.progressbar(length=1, label="Fetching", file=patient(), hidden=json_) as bar:
 
         def progress(fetched: int, known: int) -> None:
             bar.length = max(1, known)
@@ -142,7 +144,7 @@ def restore(
             ("devices", ", ".join(done.devices) or "none had reported"),
         ]
     )
-    typer.echo("\nNext: stocktide edge run")
+    say("\nNext: stocktide edge run")
 
 
 @app.command("twin")
@@ -159,11 +161,11 @@ def twin_(ledger: LedgerPath, json_: Json = False) -> None:
         emit_json({"version": version, "limits": limits, "devices": devices})
         return
     if not version:
-        typer.echo("The cloud has given this gateway no twin yet.")
+        say("The cloud has given this gateway no twin yet.")
         return
     facts([("version", version), *((name.replace("_", " ") + " at most", value) for name, value in limits.items())])
     if rows:
-        typer.echo()
+        say()
         table(
             ["device", "sent", "confirmed", "state", "configuration"],
             [[row.name, row.version, row.confirmed or None, _twin_state(row), row.body] for row in rows],
@@ -189,7 +191,7 @@ def item_(
         emit_json([each.model_dump() for each in found])
         return
     if not found:
-        typer.echo(f"There is no item {sku} in the catalogue." if sku else "The cloud has sent no catalogue yet.")
+        say(f"There is no item {sku} in the catalogue." if sku else "The cloud has sent no catalogue yet.")
         raise typer.Exit(FAILED if sku else 0)
     tracked = ("lot_tracked", "serial_tracked", "expiry_tracked")
     rows = [
@@ -212,7 +214,7 @@ def item_(
     )
     if not sku:
         more = "" if complete else "; more is on its way"
-        typer.echo(f"\n{len(found)} of {known} items, {locations} locations{more}")
+        say(f"\n{len(found)} of {known} items, {locations} locations{more}")
 
 
 @app.command()
@@ -229,9 +231,9 @@ def recount(ledger: LedgerPath, json_: Json = False) -> None:
         columns = ("location", "sku", "lot", "note")
         cells = [[*(row[name] for name in columns), local_time(row["asked_ms"])] for row in rows]
         table([*columns, "asked"], cells)
-        typer.echo("\nCount with: stocktide edge count SKU QUANTITY LOCATION")
+        say("\nCount with: stocktide edge count SKU QUANTITY LOCATION")
     else:
-        typer.echo("Nothing is asked to be counted.")
+        say("Nothing is asked to be counted.")
 
 
 def _twin_state(row: "ConfigRow") -> str:
@@ -259,7 +261,7 @@ def stock(
         emit_json([queries.as_json(row) for row in rows])
         return
     if not rows:
-        typer.echo("No stock." if sku is None and location is None else "No stock there.")
+        say("No stock." if sku is None and location is None else "No stock there.")
         return
     table(
         ["SKU", "location", "lot", "on hand", "counted"],
@@ -269,7 +271,7 @@ def stock(
         optional=["lot", "counted"],
     )
     if len(rows) == limit:
-        typer.echo(f"\nThe first {limit} rows; more with --limit.", err=True)
+        say(f"\nThe first {limit} rows; more with --limit.", err=True)
 
 
 @app.command()
@@ -291,7 +293,7 @@ def history(
         emit_json([queries.as_json(row) for row in rows])
         return
     if not rows:
-        typer.echo("Nothing has happened there yet.")
+        say("Nothing has happened there yet.")
         return
     table(
         ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud", "delivered"],
@@ -335,7 +337,7 @@ def readings(
         emit_json([queries.as_json(row) for row in rows])
         return
     if not rows:
-        typer.echo("No readings.")
+        say("No readings.")
         return
     table(
         ["time", "device", "metric", "value"],

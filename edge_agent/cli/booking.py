@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from command_line.output import emit_json
+from command_line.streams import say, writes
 from edge_agent.cli.options import Json, LedgerPath
 
 if TYPE_CHECKING:
@@ -30,11 +31,12 @@ def _book(path: Path, kind: "EntryKind", sku: str, quantity: int, *, json_: bool
     if json_:
         emit_json(booked.as_json())
         return
-    typer.echo(booked.sentence())
+    say(booked.sentence())
     for warning in booked.warnings():
-        typer.echo(f"note: {warning}", err=True)
+        say(f"note: {warning}", err=True)
 
 
+@writes
 def receive(
     ledger: LedgerPath,
     sku: Sku,
@@ -63,6 +65,7 @@ def receive(
     )
 
 
+@writes
 def pick(
     ledger: LedgerPath,
     sku: Sku,
@@ -78,6 +81,7 @@ def pick(
     _book(ledger, "pick", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
 
 
+@writes
 def move(
     ledger: LedgerPath,
     sku: Sku,
@@ -106,6 +110,7 @@ def move(
     )
 
 
+@writes
 def ship(
     ledger: LedgerPath,
     sku: Sku,
@@ -136,6 +141,7 @@ def ship(
     )
 
 
+@writes
 def arrive(
     ledger: LedgerPath,
     sku: Sku,
@@ -166,6 +172,7 @@ def arrive(
     )
 
 
+@writes
 def scrap(
     ledger: LedgerPath,
     sku: Sku,
@@ -181,6 +188,7 @@ def scrap(
     _book(ledger, "scrap", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
 
 
+@writes
 def count(
     ledger: LedgerPath,
     sku: Sku,

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from command_line.output import FAILED, emit_json, local_time, table
+from command_line.streams import say, writes
 from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.options import Json, LedgerPath, Limit
 from edge_agent.errors import BadInput
@@ -16,6 +17,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The device's name, as
 
 
 @device_app.command("add")
+@writes
 def add(
     ledger: LedgerPath,
     devices: Annotated[list[str], typer.Argument(metavar="NAME…", help="Device names, as in their topics.")],
@@ -33,10 +35,11 @@ def add(
     if json_:
         emit_json({"added": devices, "kind": kind})
     else:
-        typer.echo(f"{len(rows)} device(s) may speak here now: {', '.join(devices)}")
+        say(f"{len(rows)} device(s) may speak here now: {', '.join(devices)}")
 
 
 @device_app.command("remove")
+@writes
 def remove(ledger: LedgerPath, device: Name, json_: Json = False) -> None:
     """Stop listening to a device; what it said stays in the ledger."""
     from edge_agent.ledger import database
@@ -45,7 +48,7 @@ def remove(ledger: LedgerPath, device: Name, json_: Json = False) -> None:
     with database.writing(ledger) as connection:
         if not connection.execute(statement("delete_device"), (device,)).rowcount:
             raise BadInput(f"Device {device} is not registered here.", hint="See: stocktide edge device list")
-    emit_json({"removed": device}) if json_ else typer.echo(f"{device} is no longer listened to.")
+    emit_json({"removed": device}) if json_ else say(f"{device} is no longer listened to.")
 
 
 @device_app.command("list")
@@ -90,7 +93,7 @@ def firmware(ledger: LedgerPath, json_: Json = False) -> None:
         ],
         numbers=["release", "here"],
     )
-    typer.echo("")
+    say("")
     table(
         ["device", "model", "runs", "release", "state", "why"],
         [[row.name, row.model, row.version, row.release, row.state, row.reason] for row in rows],
@@ -119,6 +122,7 @@ def letters(ledger: LedgerPath, limit: Limit = 50, json_: Json = False) -> None:
 
 
 @letters_app.command("retry")
+@writes
 def retry(ledger: LedgerPath, json_: Json = False) -> None:
     """Try the dead letters again, for instance after their device was registered."""
     from edge_agent.devices.dead_letters import retry_dead_letters
@@ -128,6 +132,6 @@ def retry(ledger: LedgerPath, json_: Json = False) -> None:
     if json_:
         emit_json({"taken": taken, "left": left})
     else:
-        typer.echo(f"{taken} taken into the ledger, {left} left.")
+        say(f"{taken} taken into the ledger, {left} left.")
     if left:
         raise typer.Exit(FAILED)

@@ -7,12 +7,14 @@ from typing import Annotated
 import typer
 
 from command_line.output import emit_json, facts, local_time
+from command_line.streams import say, writes
 from edge_agent.cli.errors import shows
 from edge_agent.cli.options import Json, LedgerPath
 from edge_agent.errors import BadInput
 from edge_agent.paths import identity_folder
 
 
+@writes
 def enroll(
     claim: Annotated[
         str, typer.Argument(help="The one-time claim; - to type or pipe it in, so that no list shows it.")
@@ -48,7 +50,7 @@ def enroll(
         ca_file=ca_file,
         wait_s=wait_s,
         make_ledger=not no_ledger,
-        report=lambda step, text: typer.echo(f"{step:<12} {text}", err=True),
+        report=lambda step, text: say(f"{step:<12} {text}", err=True),
         mqtt_5=mqtt_version == "5",
     )
     identity = done.identity
@@ -74,10 +76,11 @@ def enroll(
             ("renewed from", local_time(identity.renew_ms)),
         ]
     )
-    typer.echo("\nNext: stocktide edge run")
+    say("\nNext: stocktide edge run")
 
 
 @shows
+@writes
 def certificate(
     ledger: LedgerPath,
     renew: Annotated[bool, typer.Option("--renew", help="Have the running agent ask for the next one now.")] = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from command_line.output import FAILED, emit_json, facts
+from command_line.streams import patient, pouring, say, writes
 from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.options import Json, LedgerPath
 
@@ -50,7 +51,7 @@ def verify(ledger: LedgerPath, json_: Json = False) -> None:
     with database.reading(ledger) as connection:
         status = queries.status(connection, ledger)
         entries = status["entries"] + sum(log["entries"] for log in status["site_logs"])
-        with typer.progressbar(length=entries, label="Verifying", file=sys.stderr, hidden=json_) as bar:
+        with typer.progressbar(length=entries, label="Verifying", file=patient(), hidden=json_) as bar:
             found = audit.verify(connection, bar.update)
     if json_:
         emit_json(
@@ -64,12 +65,12 @@ def verify(ledger: LedgerPath, json_: Json = False) -> None:
         )
     else:
         facts([("entries", found.entries), ("frames kept", found.frames), ("balances", found.cells)])
-        typer.echo("\nThe ledger is whole." if not found.findings else "")
+        say("\nThe ledger is whole." if not found.findings else "")
         for finding in found.findings:
-            typer.echo(f"differs: {finding}")
+            say(f"differs: {finding}")
     if found.findings:
         if not json_:
-            typer.echo(f"\nhint: {_way_out(found)}", err=True)
+            say(f"\nhint: {_way_out(found)}", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -82,6 +83,7 @@ def _way_out(found: "Audit") -> str:
 
 
 @ledger_app.command()
+@writes
 def migrate(ledger: LedgerPath, json_: Json = False) -> None:
     """Bring the ledger of an older version up to date; it can be interrupted and run again. Whatever writes does it."""
     from edge_agent.ledger import database
@@ -89,7 +91,7 @@ def migrate(ledger: LedgerPath, json_: Json = False) -> None:
     def progress(version: int) -> None:
         if made[-1] != version:
             made.append(version)
-            typer.echo(f"Schema {version} …", err=True)
+            say(f"Schema {version} …", err=True)
 
     made = [0]
     with contextlib.closing(database.open_writer(ledger, progress)) as connection:
@@ -97,9 +99,10 @@ def migrate(ledger: LedgerPath, json_: Json = False) -> None:
     if json_:
         emit_json({"schema": now, "migrations": len(made) - 1})
     else:
-        typer.echo(f"The ledger has schema {now}." if made[1:] else f"The ledger has schema {now} already.")
+        say(f"The ledger has schema {now}." if made[1:] else f"The ledger has schema {now} already.")
 
 
+@writes
 def backup(
     ledger: LedgerPath,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="New file; else beside the ledger.")] = None,
@@ -111,7 +114,7 @@ def backup(
     from edge_agent.upkeep import backup as backups
 
     file = file or ledger.with_name(f"{ledger.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.backup")
-    with typer.progressbar(length=1, label="Copying", file=sys.stderr, hidden=json_) as bar:
+    with typer.progressbar(length=1, label="Copying", file=patient(), hidden=json_) as bar:
 
         def progress(done: int, of: int) -> None:
             bar.length = max(1, of)
@@ -129,12 +132,11 @@ def backup(
             ("entries", made.entries),
         ]
     )
-    typer.echo(
-        f"\nKeep it on another disk. To use it: stop the agent, move {ledger.name} away with its -wal, copy it there."
-    )
+    say(f"\nKeep it on another disk. To use it: stop the agent, move {ledger.name} away with its -wal, copy it there.")
 
 
 @ledger_app.command()
+@writes
 def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
     """Derive balances and history again from the entries."""
     from edge_agent.ledger import audit, database
@@ -143,9 +145,9 @@ def rebuild(ledger: LedgerPath, json_: Json = False) -> None:
 
     with database.in_our_words(), Ledger.open(ledger, SystemClock()) as opened:
         entries = opened.tail().seq
-        with typer.progressbar(length=entries, label="Rebuilding", file=sys.stderr, hidden=json_) as bar:
+        with typer.progressbar(length=entries, label="Rebuilding", file=patient(), hidden=json_) as bar:
             done = audit.rebuild(opened, bar.update)
-    emit_json({"entries": done}) if json_ else typer.echo(f"Derived again from {done} entries.")
+    emit_json({"entries": done}) if json_ else say(f"Derived again from {done} entries.")
 
 
 @ledger_app.command()
@@ -167,6 +169,8 @@ def export(
             sink = stack.enter_context(out.open("x", encoding="utf-8", newline="")) if out else sys.stdout
         except OSError as error:
             raise BadInput(f"{out} cannot be written: {error.strerror}.", hint="Name a new file with --out.") from None
+        if not out:
+            stack.enter_context(pouring())
         rows = queries.export(connection, after)
         if format_ == "csv" and not json_:
             writer = csv.DictWriter(sink, EXPORT_COLUMNS, restval="", lineterminator="\n")

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import typer
-
 from command_line.output import emit_json, facts, local_time, table
+from command_line.streams import say
 from edge_agent.cli.enroll import cloud_brokers
 from edge_agent.cli.errors import shows
 from edge_agent.cli.options import Json, LedgerPath
@@ -44,7 +43,7 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
             *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
         ]
     )
-    typer.echo()
+    say()
     table(
         ["stream", "frames sealed", "in cloud", "waiting", "last contact"],
         [
@@ -55,7 +54,7 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
         whole=["last contact"],
     )
     if found["site_logs"]:
-        typer.echo()
+        say()
         table(
             ["other logs of the site", "epoch", "entries"],
             [[log["gateway"], log["epoch"], log["entries"]] for log in found["site_logs"]],
@@ -63,9 +62,9 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
         )
     for name, at in found["streams"].items():
         if at["fork"]:
-            typer.echo(f"\nThe cloud keeps {name} in quarantine: {at['fork']}.")
-            typer.echo("hint: this ledger and the cloud have different histories, as after restoring a backup.")
-            typer.echo("      Nothing is lost: on contact the agent fetches what it lacks and opens a new epoch.")
+            say(f"\nThe cloud keeps {name} in quarantine: {at['fork']}.")
+            say("hint: this ledger and the cloud have different histories, as after restoring a backup.")
+            say("      Nothing is lost: on contact the agent fetches what it lacks and opens a new epoch.")
 
 
 def _file_state(checked: "Checked | None") -> str | None:

@@ -68,7 +68,7 @@ class Booked:
 
 
 def book(path: Path, kind: EntryKind, sku: str, quantity: int, **fields: str | None) -> Booked:
-    """Append one entry to the ledger, durably.
+    """Append one entry to the ledger, durably. Names are mended where that takes no guess (`names.respelt`).
 
     Raises:
         BadInput: the entry is malformed or impossible.
@@ -76,7 +76,8 @@ def book(path: Path, kind: EntryKind, sku: str, quantity: int, **fields: str | N
     """
     if quantity == 0 and kind != "count":
         raise BadInput(f"There is nothing to {kind}: the quantity is 0.", hint="To say that a shelf is empty: count.")
-    made = draft(kind, sku, quantity, **fields)
+    meant = {name: names.respelt(value, scanned=True) for name, value in fields.items() if value is not None}
+    made = draft(kind, names.respelt(sku, scanned=True), quantity, **meant)
     with (
         database.in_our_words(),
         Ledger.open(path, SystemClock()) as ledger,

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from edge_agent.errors import BadInput
 from edge_agent.ledger.clock import Instant
+from wire_protocol import names
 from wire_protocol.entries import Count, EntryKind, LedgerEntry, Movement, Reading, default_route
 from wire_protocol.errors import InvalidEntry
 from wire_protocol.messages import DeviceEvent, DeviceReading
-from wire_protocol.problems import first_problem
+from wire_protocol.problems import REASON_CHARS_MAX, first_problem
 from wire_protocol.times import TimeDoubt, device_time
 
 LATE_MS_MAX: Final = 30 * 24 * 3600 * 1000  # the default of edge.device_late_s_max
@@ -113,9 +114,14 @@ class ReadingDraft:
 def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | Arrival | None) -> Draft:
     """Make a draft, filling in the location that follows from the kind.
 
+    It is a door: names have the one spelling here (`names.misspelt`), which entries of other gateways need not have.
+
     Raises:
         BadInput: it is malformed or impossible; the message names the field.
     """
+    _require_spelling("sku", sku)
+    for name in _NAMES:
+        _require_spelling(name, fields.get(name))
     source, destination, location = (_text(fields.pop(name, None)) for name in ("source", "destination", "location"))
     if kind == "count":
         if source is not None or destination is not None:
@@ -174,8 +180,14 @@ def from_reading(device: str, reading: DeviceReading, arrival: Arrival | None = 
     return ReadingDraft(device, reading.id, reading.values, reading.at_ms, arrival)
 
 
+def _require_spelling(name: str, value: str | int | Arrival | None) -> None:
+    if isinstance(value, str) and (problem := names.misspelt(value)) is not None:
+        raise BadInput(f"{name}: {problem}"[:REASON_CHARS_MAX], hint=names.PATTERNS[names.TEXT_PATTERN])
+
+
 def _text(value: str | int | Arrival | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
+_NAMES: Final = ("source", "destination", "location", "lot", "serial", "actor", "reference")
 _TRIAL: Final = Stamp(0, "0" * 26, 0)
