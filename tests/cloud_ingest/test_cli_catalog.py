@@ -1,4 +1,4 @@
-"""The catalogue from files and by hand: what people's table programs, keyboards and scanners make of names (F13, F17)."""
+"""The catalogue from files and by hand: what table programs, keyboards and scanners make of names (F13, F17)."""
 
 import json
 import unicodedata

@@ -69,7 +69,14 @@ def test_an_entry_below_zero_is_booked_and_pointed_out(ready: Run) -> None:
     [
         (["pick", "tea", "0", "A-01"], 2, "nothing to pick"),
         (["pick", "tea", "1", "@supplier"], 2, "cannot come from"),
-        (["pick", " tea", "1", "A-01"], 2, "sku"),
+        (["pick", "t\u200bea", "1", "A-01"], 2, "sku: U+200B ZERO WIDTH SPACE at position 2"),
+        (["pick", "tea", "1", "A\u2028"], 2, "source: U+2028 LINE SEPARATOR"),
+        (["pick", "tea", "1", "A-01", "--lot", "\ufe0f"], 2, "lot: U+FE0F VARIATION SELECTOR-16"),
+        (["pick", "tea", "1", "A-01", "--serial", "\U000e0041"], 2, "serial: U+E0041"),
+        (["pick", "tea", "1", "A-01", "--ref", "a\u2066b"], 2, "reference: U+2066 LEFT-TO-RIGHT ISOLATE"),
+        (["pick", "tea", "1", "A-01", "--by", "\ue000"], 2, "actor: U+E000"),
+        (["count", "tea", "1", "A\x1b[2J"], 2, "location: U+001B ESCAPE"),
+        (["pick", "", "1", "A-01"], 2, "sku: it is empty"),
         (["pick", "tea", "-1", "A-01"], 2, "quantity"),
         (["pick", "tea", "many", "A-01"], 2, "integer"),
         (["move", "tea", "1", "A-01", "A-01"], 2, "same location"),
@@ -186,3 +193,11 @@ def test_reading_commands_import_no_broker_client() -> None:
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     heavy = {"paho", "aiomqtt", "sqlite_utils", "structlog", "pydantic_settings", "psycopg", "fastapi", "asyncio"}
     assert not heavy & set(shown.stdout.split())
+
+
+def test_what_a_keyboard_or_scanner_added_is_mended(ready: Run) -> None:
+    """One shelf, one SKU, however it was typed: what is mended needs no guess."""
+    for sku in ("caf\u00e9", "cafe\u0301", " caf\u00e9\r", "]C1caf\u00e9", "caf\u00e9\u00a0"):
+        assert ready("receive", sku, "1", "A\u00a002").exit_code == 0
+    rows = json.loads(ready("stock", "--json").output)
+    assert [(row["sku"], row["on_hand"]) for row in rows if row["location"] == "A 02"] == [("caf\u00e9", 5)]
