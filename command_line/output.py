@@ -139,7 +139,7 @@ class _Sheet(io.StringIO):
         return sys.stdout is not None and sys.stdout.isatty()
 
     @property
-    def encoding(self) -> str:
+    def encoding(self) -> str:  # type: ignore[override]  # rich only reads it
         return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import wraps
-from typing import IO, Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, ParamSpec, TextIO, TypeVar
 
 from command_line.errors import StocktideError
 
@@ -129,7 +129,7 @@ def pouring() -> Iterator[None]:
         raise Unshown(f"The output could not be written: {_reason(error)}.") from None
 
 
-class _Patient:
+class _Patient(io.TextIOBase):
     """Standard error, for progress: what it does not take is left out."""
 
     def write(self, text: str) -> int:
@@ -146,7 +146,7 @@ class _Patient:
         return sys.stderr is not None and sys.stderr.isatty()
 
 
-def patient() -> IO[str]:
+def patient() -> TextIO:
     """Where progress is drawn while something is written: standard error, as far as it takes it."""
     return _Patient()  # type: ignore[return-value]  # as much of a file as a progress bar uses
 
@@ -165,7 +165,7 @@ def sparing_output() -> Iterator[None]:
                 _close(stream)
 
 
-def _write(stream: IO[str] | None, text: str) -> None:
+def _write(stream: Any, text: str) -> None:
     """Write and flush. Not `typer.echo`, which takes an ASCII stream for UTF-8."""
     if stream is not None:
         stream.write(text)
