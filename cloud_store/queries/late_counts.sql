@@ -23,23 +23,23 @@ FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS
 JOIN balance b ON (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
 LEFT JOIN LATERAL (
     SELECT m.hlc FROM movement m
-    WHERE m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+    WHERE m.kind NOT IN (1, 5) AND m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
     ORDER BY m.hlc
     LIMIT 1
 ) AS given ON true
 LEFT JOIN LATERAL (
     SELECT m.hlc FROM movement m
-    WHERE m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+    WHERE m.kind NOT IN (2, 4, 6) AND m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
     ORDER BY m.hlc
     LIMIT 1
 ) AS taken ON true
 LEFT JOIN LATERAL (
     SELECT greatest(b.last_hlc, (
         SELECT max(m.hlc) FROM movement m
-        WHERE m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+        WHERE m.kind NOT IN (1, 5) AND m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
     ), (
         SELECT max(m.hlc) FROM movement m
-        WHERE m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
+        WHERE m.kind NOT IN (2, 4, 6) AND m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
     )) AS last_hlc
 ) AS bounds ON true
 
@@ -61,23 +61,23 @@ SELECT r.place - 1, (coalesce(came.quantity, 0) - coalesce(went.quantity, 0) + c
 FROM range r
 CROSS JOIN LATERAL (
     SELECT sum(m.quantity) AS quantity FROM movement m
-    WHERE m.destination_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
+    WHERE m.kind NOT IN (2, 4, 6) AND m.destination_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
         AND m.hlc > r.after_hlc AND m.hlc < r.before_hlc
 ) AS came
 CROSS JOIN LATERAL (
     SELECT sum(m.quantity) AS quantity FROM movement m
-    WHERE m.source_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
+    WHERE m.kind NOT IN (1, 5) AND m.source_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
         AND m.hlc > r.after_hlc AND m.hlc < r.before_hlc
 ) AS went
 CROSS JOIN LATERAL (
     SELECT sum(m.quantity) AS quantity
     FROM (
         SELECT hlc, gateway_id, epoch_id, seq, quantity FROM movement
-        WHERE destination_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
+        WHERE kind NOT IN (2, 4, 6) AND destination_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
             AND hlc = ANY(ARRAY[r.after_hlc, r.before_hlc])
         UNION ALL
         SELECT hlc, gateway_id, epoch_id, seq, -quantity FROM movement
-        WHERE source_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
+        WHERE kind NOT IN (1, 5) AND source_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
             AND hlc = ANY(ARRAY[r.after_hlc, r.before_hlc])
     ) AS m
     JOIN gateway g USING (gateway_id)

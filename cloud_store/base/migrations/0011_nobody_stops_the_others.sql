@@ -1,10 +1,12 @@
 -- Bounds that count what things cost, and no lock that every login may take.
 
 -- Late counts and the past are read by cell: both sides of a movement, each by one walk of an index. The index by item
--- made a count of one shelf read what had moved on all the others.
-CREATE INDEX movement_source_cell ON movement (source_id, item_id, lot_id, hlc);
+-- made a count of one shelf read what had moved on all the others. Only the sides that are shelves are in them: goods
+-- are received (1) and arrive (5) from virtual locations, are picked (2), shipped (4) and scrapped (6) to such. So most
+-- movements have one entry, as before; what a virtual location has is found by the shelves at the other side.
+CREATE INDEX movement_from_shelf ON movement (source_id, item_id, lot_id, hlc) WHERE kind NOT IN (1, 5);
 
-CREATE INDEX movement_destination_cell ON movement (destination_id, item_id, lot_id, hlc);
+CREATE INDEX movement_to_shelf ON movement (destination_id, item_id, lot_id, hlc) WHERE kind NOT IN (2, 4, 6);
 
 DROP INDEX movement_item_hlc;
 
