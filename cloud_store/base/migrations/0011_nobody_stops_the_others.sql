@@ -10,6 +10,19 @@ CREATE INDEX movement_to_shelf ON movement (destination_id, item_id, lot_id, hlc
 
 DROP INDEX movement_item_hlc;
 
+-- What was moved into or out of a shelf's cell in each hour, by the clock that orders entries: a late count adds up hours
+-- and reads single movements at the ends only. The hours of a cell must add up to its `moved`; where they do not, as in
+-- cells from before this table and while older workers run beside, they are made again when they are needed. It takes
+-- the place of stock_hourly, which nothing has ever read: that is written no more.
+CREATE TABLE cell_hour (
+    location_id integer NOT NULL,
+    item_id integer NOT NULL,
+    lot_id integer NOT NULL,
+    hour integer NOT NULL,
+    moved bigint NOT NULL,
+    PRIMARY KEY (location_id, item_id, lot_id, hour)
+) WITH (fillfactor = 60);
+
 -- Leases. Advisory locks would do, but any login may take those. A session is alive while its backend runs and it has
 -- been seen lately: a backend's number may come again. Not logged: after a crash or a failover nobody holds anything.
 CREATE UNLOGGED TABLE worker_session (
@@ -117,6 +130,7 @@ DO $$
 BEGIN
     PERFORM protect_tenant_rows('worker_session', NULL);
     PERFORM protect_tenant_rows('shard_lease', NULL);
+    PERFORM protect_tenant_rows('cell_hour', 'location_id');
     PERFORM protect_tenant_rows('tenant_names', 'tenant_id');
 END
 $$;
