@@ -10,6 +10,7 @@ Invariant: this package knows no topic; what is published, and what a lost conne
 from mqtt_client.connection import Connection, Incoming, connect
 from mqtt_client.errors import ConnectionLost, MessageTooLarge, MqttClientError, TlsUnusable
 from mqtt_client.options import ConnectionOptions, LastWill
+from mqtt_client.problems import Problem, Stage, explain
 from mqtt_client.reconnect import Backoff, in_a_task, stay_connected
 from mqtt_client.tls import client_context
 
@@ -22,9 +23,12 @@ __all__ = [
     "LastWill",
     "MessageTooLarge",
     "MqttClientError",
+    "Problem",
+    "Stage",
     "TlsUnusable",
     "client_context",
     "connect",
+    "explain",
     "in_a_task",
     "stay_connected",
 ]

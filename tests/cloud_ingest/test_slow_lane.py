@@ -170,6 +170,52 @@ async def test_while_the_database_answers_nobody_nothing_is_quarantined() -> Non
 
 
 @turned
+async def test_an_outage_that_ends_between_an_attempt_and_a_question_costs_no_frame() -> None:
+    """Attempts of before the database came back say nothing about the batch."""
+    store, link, letters = MemoryStore(away=True), AckCollector(), list[DeadLetter]()
+    questions = 0
+
+    def back() -> None:
+        nonlocal questions
+        questions += 1
+        if questions < 8:
+            raise DatabaseUnavailable
+        store.away = False
+
+    stands = context({dead_letters.add: letters.extend, answers: back}, link.publish, now_s, batch_delay_ms=0)
+    merging = MergeLoop(stands, inbox=Inbox(frames_max=16, bytes_max=1 << 20), merge_frames=store.merge)
+    merging.offer(arrival(sealed("gw-a", 1)[0], "gw-a"))
+    async with running([merging.run()]):
+        await pass_time(60)
+    assert letters == []
+    assert acked(link, "gw-a") == 1
+
+
+@turned
+async def test_a_database_that_answers_and_cannot_write_costs_no_frame() -> None:
+    """A full disk and a read-only replica answer questions; when they can write again, everybody is listened to."""
+    store, link, letters = MemoryStore(away=True), AckCollector(), list[DeadLetter]()
+
+    def add(more: list[DeadLetter]) -> None:
+        if store.away:
+            raise DatabaseUnavailable("could not extend file: No space left on device")
+        letters.extend(more)
+
+    stands = context({dead_letters.add: add, answers: lambda: None}, link.publish, now_s, batch_delay_ms=50)
+    merging = MergeLoop(stands, inbox=Inbox(frames_max=16, bytes_max=1 << 20), merge_frames=store.merge)
+    for gateway in ("gw-a", "gw-b"):
+        merging.offer(arrival(sealed(gateway, 1)[0], gateway))
+    async with running([merging.run()]):
+        await pass_time(600)
+        store.away = False
+        await pass_time(10)
+    assert letters == []
+    assert isinstance(stands.failed, Failed)
+    assert list(stands.failed) == []
+    assert [acked(link, gateway) for gateway in ("gw-a", "gw-b")] == [1, 1]
+
+
+@turned
 async def test_an_item_that_the_database_never_finishes_is_dropped_and_one_of_an_absent_database_is_not() -> None:
     """The same of every service."""
     box: Mailbox[str, int] = Mailbox("box", items_max=10)
