@@ -23,6 +23,8 @@ CREATE TABLE cell_hour (
     PRIMARY KEY (location_id, item_id, lot_id, hour)
 ) WITH (fillfactor = 60);
 
+REVOKE SELECT ON stock_hourly FROM stocktide_api, stocktide_dashboard, stocktide_reader;
+
 -- Leases. Advisory locks would do, but any login may take those. A session is alive while its backend runs and it has
 -- been seen lately: a backend's number may come again. Not logged: after a crash or a failover nobody holds anything.
 CREATE UNLOGGED TABLE worker_session (
