@@ -12,6 +12,7 @@ BENCHMARKS: Final = {
     "ingest": "movements through one ingestor, acknowledged, beside raw COPY",
     "twin": "a changed twin, in force at the gateway and reported back, beside a broker's round trip",
     "tenants": "a quiet tenant beside a noisy one at ten times its quota",
+    "hostile": "a quiet tenant beside a gateway of another that does its worst",
     "uplink": "bytes a movement",
     "cli": "cold start of the technician's command",
     "verify": "ledger verify on a million entries",
