@@ -75,6 +75,8 @@ def _network_problem(error: OSError, address: BrokerAddress) -> Problem:
     if isinstance(error, ConnectionRefusedError):
         why = f"Nothing listens on port {address.port} of {address.host}."
         return Problem(Stage.TCP, why, "Does the broker run there, on this port?")
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return _tls_problem(ssl.SSLEOFError(), address) if address.tls else _refusal(ANSWERED_NOTHING, address)
     if isinstance(error, TimeoutError):
         return Problem(
             Stage.TCP,
@@ -104,6 +106,9 @@ def _tls_problem(error: ssl.SSLError, address: BrokerAddress) -> Problem:
     elif error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}:
         why = f"Port {address.port} of {address.host} does not speak TLS."
         hint = "TLS has its own port, usually 8883; an address that begins with mqtt:// is without TLS."
+    elif isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        why = f"{address.host} closed the connection when TLS began."
+        hint = f"Does port {address.port} speak TLS? It has its own port, usually 8883. If so, see the broker's log."
     elif "ALERT" in str(error.reason):
         alert = str(error.reason).replace("SSLV3_ALERT_", "").replace("TLSV1_ALERT_", "").replace("_", " ").lower()
         why = f"The broker refuses this machine's certificate: {alert}."

@@ -22,7 +22,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.conditions import Conditions, Part
 from edge_agent.signals import Signal
-from mqtt_client import MessageTooLarge, Problem, Stage, client_context, explain
+from mqtt_client import ANSWERED_NOTHING, MessageTooLarge, Problem, Stage, client_context, explain
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.names import AGENT_USER
@@ -95,6 +95,7 @@ class DeviceBroker:
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._too_large: set[str] = set()
         self._probe = 0
+        self._is_answered = False
         self.received: Signal[[Received]] = Signal()
         self.subscribed: Signal[[]] = Signal()
         self.connected = threading.Event()
@@ -165,6 +166,7 @@ class DeviceBroker:
     def _on_connect(
         self, client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        self._is_answered = True
         if reason.is_failure:
             self._failed(ConnectionError(str(reason)))
             return
@@ -229,6 +231,9 @@ class DeviceBroker:
             )
             self._conditions.note(Part.DEVICES, "away (lost)", ok=False, why=problem.why, hint=problem.hint)
             log.warning("local_broker_disconnected", broker=repr(self._address), reason=str(reason))
+        elif not self._is_answered:
+            self._failed(ConnectionError(ANSWERED_NOTHING))
+        self._is_answered = False
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         # paho's own property raises where the topic is not UTF-8.
