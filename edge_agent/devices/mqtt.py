@@ -10,8 +10,9 @@ Invariant: with an `mqtts://` address there is TLS and the broker's certificate 
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, ParamSpec, Self
 
 import structlog
 from paho.mqtt.client import Client, MQTTMessage
@@ -38,6 +39,8 @@ TOO_LARGE_REMEMBERED_MAX: Final = 100
 PROBE_TOPIC: Final = topics.RULES[Channel.DEVICE_RECEIPT].pattern.format(device=AGENT_USER)
 TLS_HINT: Final = "See STOCKTIDE_EDGE_LOCAL_CA_FILE."
 
+P = ParamSpec("P")
+
 log = structlog.get_logger("edge_agent.devices.mqtt")
 
 
@@ -55,6 +58,19 @@ class Received(NamedTuple):
     topic: str
     payload: bytes
     delivery: Delivery
+
+
+def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
+    """A callback of the client's thread; one that raises would end the thread, and with it the gateway's hearing."""
+
+    @wraps(callback)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            callback(*args, **kwargs)
+        except Exception:
+            log.exception("local_broker_callback_failed")
+
+    return run
 
 
 class DeviceBroker:
@@ -163,6 +179,7 @@ class DeviceBroker:
         if delivery.qos and delivery.session == self._session:
             self._client.ack(delivery.mid, delivery.qos)
 
+    @_guarded
     def _on_connect(
         self, client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
@@ -175,6 +192,7 @@ class DeviceBroker:
         self._session += 1
         client.subscribe(self._subscriptions)
 
+    @_guarded
     def _on_subscribe(
         self, client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
     ) -> None:
@@ -186,6 +204,7 @@ class DeviceBroker:
         client.on_publish = self._on_probed
         self._probe = client.publish(PROBE_TOPIC, b"", qos=1).mid
 
+    @_guarded
     def _on_probed(
         self, client: Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None
     ) -> None:
@@ -220,6 +239,7 @@ class DeviceBroker:
             event = "local_broker_refused" if problem.stage is Stage.CONNECT else "local_broker_away"
             log.warning(event, broker=repr(self._address), reason=problem.why, hint=problem.hint)
 
+    @_guarded
     def _on_disconnect(
         self, _client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
     ) -> None:
@@ -257,9 +277,8 @@ class _Client(Client):
         """Part of paho: called for each attempt, in the client's thread; it tries again after an OSError alone."""
         try:
             return super().reconnect()
-        except UnicodeError as error:
+        except Exception as error:
             self._failed(error)
-            raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-        except OSError as error:
-            self._failed(error)
-            raise
+            if isinstance(error, OSError):
+                raise
+            raise OSError(str(error)) from error
