@@ -75,6 +75,8 @@ def _network_problem(error: OSError, address: BrokerAddress) -> Problem:
     if isinstance(error, ConnectionRefusedError):
         why = f"Nothing listens on port {address.port} of {address.host}."
         return Problem(Stage.TCP, why, "Does the broker run there, on this port?")
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return _tls_problem(ssl.SSLEOFError(), address) if address.tls else _refusal(ANSWERED_NOTHING, address)
     if isinstance(error, TimeoutError):
         return Problem(
             Stage.TCP,
@@ -86,7 +88,8 @@ def _network_problem(error: OSError, address: BrokerAddress) -> Problem:
 
 
 def _tls_problem(error: ssl.SSLError, address: BrokerAddress) -> Problem:
-    why, hint = f"TLS with {address.host} failed: {error.reason or error}.", "Look at the broker's log."
+    reason = str(getattr(error, "reason", None) or error)
+    why, hint = f"TLS with {address.host} failed: {reason}.", "Look at the broker's log."
     code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else None
     today = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     if code in _UNKNOWN_AUTHORITIES:
@@ -101,11 +104,14 @@ def _tls_problem(error: ssl.SSLError, address: BrokerAddress) -> Problem:
     elif code == _NOT_YET:
         why = f"The certificate of {address.host} is not valid yet; this machine's clock says {today}."
         hint = "Set the clock: timedatectl"
-    elif error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}:
+    elif reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}:
         why = f"Port {address.port} of {address.host} does not speak TLS."
         hint = "TLS has its own port, usually 8883; an address that begins with mqtt:// is without TLS."
-    elif "ALERT" in str(error.reason):
-        alert = str(error.reason).replace("SSLV3_ALERT_", "").replace("TLSV1_ALERT_", "").replace("_", " ").lower()
+    elif isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        why = f"{address.host} closed the connection when TLS began."
+        hint = f"Does port {address.port} speak TLS? It has its own port, usually 8883. If so, see the broker's log."
+    elif "ALERT" in reason:
+        alert = reason.replace("SSLV3_ALERT_", "").replace("TLSV1_ALERT_", "").replace("_", " ").lower()
         why = f"The broker refuses this machine's certificate: {alert}."
         hint = "See when it ends: stocktide edge status. Enrol again with a new claim: stocktide edge enroll CLAIM"
     return Problem(Stage.TLS, why, hint)

@@ -10,8 +10,9 @@ Invariant: with an `mqtts://` address there is TLS and the broker's certificate 
 import socket
 import threading
 from collections.abc import Callable, Sequence
+from functools import wraps
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, ParamSpec, Self
 
 import structlog
 from paho.mqtt.client import Client, MQTTMessage
@@ -22,7 +23,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.conditions import Conditions, Part
 from edge_agent.signals import Signal
-from mqtt_client import MessageTooLarge, Problem, Stage, client_context, explain
+from mqtt_client import ANSWERED_NOTHING, MessageTooLarge, Problem, Stage, client_context, explain
 from wire_protocol import topics
 from wire_protocol.address import BrokerAddress
 from wire_protocol.names import AGENT_USER
@@ -37,6 +38,8 @@ TOO_LARGE_REMEMBERED_MAX: Final = 100
 # The agent alone may publish here, and no device has the agent's name: a broker that takes it takes us for the agent.
 PROBE_TOPIC: Final = topics.RULES[Channel.DEVICE_RECEIPT].pattern.format(device=AGENT_USER)
 TLS_HINT: Final = "See STOCKTIDE_EDGE_LOCAL_CA_FILE."
+
+P = ParamSpec("P")
 
 log = structlog.get_logger("edge_agent.devices.mqtt")
 
@@ -55,6 +58,19 @@ class Received(NamedTuple):
     topic: str
     payload: bytes
     delivery: Delivery
+
+
+def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
+    """A callback of the client's thread; one that raises would end the thread, and with it the gateway's hearing."""
+
+    @wraps(callback)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            callback(*args, **kwargs)
+        except Exception:
+            log.exception("local_broker_callback_failed")
+
+    return run
 
 
 class DeviceBroker:
@@ -95,6 +111,7 @@ class DeviceBroker:
         self._packet_bytes_max = PACKET_BYTES_MAX
         self._too_large: set[str] = set()
         self._probe = 0
+        self._is_answered = False
         self.received: Signal[[Received]] = Signal()
         self.subscribed: Signal[[]] = Signal()
         self.connected = threading.Event()
@@ -162,9 +179,11 @@ class DeviceBroker:
         if delivery.qos and delivery.session == self._session:
             self._client.ack(delivery.mid, delivery.qos)
 
+    @_guarded
     def _on_connect(
         self, client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, properties: Properties | None
     ) -> None:
+        self._is_answered = True
         if reason.is_failure:
             self._failed(ConnectionError(str(reason)))
             return
@@ -173,6 +192,7 @@ class DeviceBroker:
         self._session += 1
         client.subscribe(self._subscriptions)
 
+    @_guarded
     def _on_subscribe(
         self, client: Client, _userdata: Any, _mid: int, reasons: list[ReasonCode], _properties: Properties | None
     ) -> None:
@@ -184,6 +204,7 @@ class DeviceBroker:
         client.on_publish = self._on_probed
         self._probe = client.publish(PROBE_TOPIC, b"", qos=1).mid
 
+    @_guarded
     def _on_probed(
         self, client: Client, _userdata: Any, mid: int, reason: ReasonCode, _properties: Properties | None
     ) -> None:
@@ -218,6 +239,7 @@ class DeviceBroker:
             event = "local_broker_refused" if problem.stage is Stage.CONNECT else "local_broker_away"
             log.warning(event, broker=repr(self._address), reason=problem.why, hint=problem.hint)
 
+    @_guarded
     def _on_disconnect(
         self, _client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Properties | None
     ) -> None:
@@ -229,6 +251,9 @@ class DeviceBroker:
             )
             self._conditions.note(Part.DEVICES, "away (lost)", ok=False, why=problem.why, hint=problem.hint)
             log.warning("local_broker_disconnected", broker=repr(self._address), reason=str(reason))
+        elif not self._is_answered:
+            self._failed(ConnectionError(ANSWERED_NOTHING))
+        self._is_answered = False
 
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         # paho's own property raises where the topic is not UTF-8.
@@ -252,9 +277,8 @@ class _Client(Client):
         """Part of paho: called for each attempt, in the client's thread; it tries again after an OSError alone."""
         try:
             return super().reconnect()
-        except UnicodeError as error:
+        except Exception as error:
             self._failed(error)
-            raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-        except OSError as error:
-            self._failed(error)
-            raise
+            if isinstance(error, OSError):
+                raise
+            raise OSError(str(error)) from error

@@ -192,6 +192,34 @@ def test_the_link_and_the_cloud_behind_it_have_states(path: Path, agents: Agents
     assert status(path)["conditions"] == {}, "of an agent that does not run nothing is known"
 
 
+@pytest.mark.parametrize("tls", [False, True])
+def test_tls_and_plain_tcp_on_the_wrong_port_are_named(
+    path: Path, agents: Agents, tmp_path: Path, *, tls: bool
+) -> None:
+    """An address that says the one where the broker speaks the other is the first mistake of a first day."""
+    with PrivateBroker(Local(tmp_path, tls=tls)) as broker:
+        new_ledger(path, local_url=f"{'mqtt' if tls else 'mqtts'}://agent:{WORD}@{HOST}:{broker.port}")
+        agent = agents(path).start("local_broker_away" if not tls else "local_broker_refused")
+        eventually(lambda: "TLS" in str(conditions.last(path).get("devices")), "the state names TLS")
+        assert agent.is_running
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+def test_a_host_that_no_dns_can_be_asked_for_does_not_end_the_agent(
+    path: Path, agents: Agents, private_broker: Brokers, host: str
+) -> None:
+    """The library's error for it is none of the network's, and devices must be served all the same."""
+    local = private_broker()
+    new_ledger(path, local_url=local.url, cloud_url=f"mqtt://{host}")
+    agent = agents(path).start("uplink_down")
+    assert wait_for(path, Part.LINK, "down (name)")["hint"]
+    with Scanner(local.port, "till-1") as scanner:
+        scanner.scan("e-1")
+        assert scanner.wait_for_receipts(1)
+    assert agent.is_running
+    assert agent.times("uplink_down") == 1
+
+
 def test_a_change_is_a_change_and_a_repetition_is_none() -> None:
     """Since when is the first time, whatever the reason is called meanwhile; the log says each once."""
     now = [1_000]
