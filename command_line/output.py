@@ -9,7 +9,9 @@ its output: a script must not take a full pipe for a refused booking and book ag
 
 import io
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
@@ -23,6 +25,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 INTERRUPTED: Final = 130
 PIPED_WIDTH_CHARS: Final = 240
+FOLD_INDENT: Final = 4
 
 
 class ErrorGroup(TyperGroup):
@@ -162,7 +165,22 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     shown = [(name, value) for name, value in pairs if value is not None]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:
-        say(f"{name:<{width}}  {value}")
+        say(_folded(f"{name:<{width}}  ", str(value)))
+
+
+def _folded(head: str, text: str) -> str:
+    """A line that a terminal has room for, or several with an indent; a pipe has no width to fit into."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return head + text
+    columns = shutil.get_terminal_size().columns
+    indent = " " * (len(head) if columns >= 3 * len(head) else FOLD_INDENT)
+    return textwrap.fill(
+        head + text,
+        max(columns, 2 * FOLD_INDENT),
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
 
 
 def local_time(at_ms: int | None) -> str:

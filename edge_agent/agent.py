@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from edge_agent import files
+from edge_agent.conditions import Conditions, Part
 from edge_agent.devices.device_keys import KeyKeeper, PasswordFile
 from edge_agent.devices.firmware_server import FirmwareServer
 from edge_agent.devices.intake import SUBSCRIPTIONS, Intake
@@ -26,7 +27,7 @@ from edge_agent.devices.mqtt import DeviceBroker
 from edge_agent.devices.notices import Notices
 from edge_agent.errors import AgentRunning
 from edge_agent.identity.keystore import IdentityFolder
-from edge_agent.identity.renewal import Renewal
+from edge_agent.identity.renewal import Renewal, note_certificate
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.database import Connection
@@ -49,13 +50,14 @@ from edge_agent.provisioning.twin import Configured
 from edge_agent.settings import EdgeSettings, watchdog_interval_s
 from edge_agent.signals import Signals
 from edge_agent.systemd import keep_watchdog, notify
-from edge_agent.upkeep.file_check import FileCheck
+from edge_agent.upkeep.file_check import Checked, FileCheck
 from edge_agent.upkeep.stock_scan import StockScan
 from wire_protocol.address import BrokerAddress
 from wire_protocol.topics import Channel
 
 log = structlog.get_logger("edge_agent")
 
+OFFLINE = "No broker of the cloud is named: this gateway works offline."
 MIGRATION_STEP_S_MAX = 120  # between two signs of life of a migration
 
 
@@ -77,6 +79,7 @@ class Foundation:
     writer: LedgerWriter
     signals: Signals
     loop: asyncio.AbstractEventLoop
+    conditions: Conditions
 
 
 async def run(settings: EdgeSettings) -> None:
@@ -104,6 +107,7 @@ async def run(settings: EdgeSettings) -> None:
             ),
             signals,
             asyncio.get_running_loop(),
+            Conditions(settings.ledger),
         )
         log.info(
             "agent_started",
@@ -134,7 +138,8 @@ class Agent:
     def __init__(self, foundation: Foundation, brokers: Brokers, readers: Sequence[Connection]) -> None:
         settings, signals, writer = foundation.settings, foundation.signals, foundation.writer
         self._settings, self._gateway, self._signals, self._writer = settings, foundation.gateway, signals, writer
-        self._loop = foundation.loop
+        self._loop, self._conditions, self._clock = foundation.loop, foundation.conditions, foundation.clock
+        self._identity = IdentityFolder.beside(settings.ledger)
         for_link, for_devices, for_keys = readers
         self._scan = StockScan(settings.ledger, settings.stock_scan_interval_s)
         self._known = KnownDevices(for_devices, foundation.images)
@@ -145,6 +150,8 @@ class Agent:
             mqtt_5=settings.mqtt_version == "5",
             keepalive_s=settings.keepalive_s,
             inflight_max=settings.local_inflight_max,
+            ca_file=None if settings.local_ca_file is None else str(settings.local_ca_file),
+            conditions=self._conditions,
         )
         self._notices = Notices(self._broker)
         self._intake = Intake(
@@ -165,6 +172,11 @@ class Agent:
             else None
         )
         self._uplink = _uplink(foundation, brokers.cloud, for_link, self._scan) if brokers.cloud else None
+        self._conditions.note(Part.DEVICES, "connecting", ok=True)
+        for part in (Part.LINK, Part.CLOUD):
+            self._conditions.note(
+                part, "connecting" if brokers.cloud else "none", ok=True, why=None if brokers.cloud else OFFLINE
+            )
         self._connect()
 
     def _connect(self) -> None:
@@ -215,10 +227,18 @@ class Agent:
         yield "scan", self._scan.run()
         yield "file-check", FileCheck(self._settings.ledger, self._settings.file_check_interval_s).run()
         yield "firmware", self._images.run()
+        yield "conditions", self._conditions.run()
+        yield "certificate", self._watch_certificate()
         if self._keys is not None:
             yield "keys", self._keys.run()
         if self._uplink is not None:
             yield "uplink", self._uplink.run()
+
+    async def _watch_certificate(self) -> None:
+        """Also without a link: nothing else would say that it has run out meanwhile."""
+        while True:
+            await asyncio.to_thread(note_certificate, self._conditions, self._identity, self._clock.now_ms())
+            await asyncio.sleep(self._settings.certificate_look_s)
 
     async def _watch_writer(self) -> None:
         """The writer's thread ends only when asked to; if it fails, so does the agent."""
@@ -239,6 +259,7 @@ class Agent:
 def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: Connection, scan: StockScan) -> Uplink:
     """The link to the cloud, with everything that goes over it."""
     settings, signals, clock, gateway = foundation.settings, foundation.signals, foundation.clock, foundation.gateway
+    conditions = foundation.conditions
     write = PatientWrites(foundation.writer.submit)
     firmware = FirmwareSync(reader, foundation.images, clock.mono_ms, signals)
     twin = TwinSync(reader, write, signals, firmware.report)
@@ -258,8 +279,17 @@ def _uplink(foundation: Foundation, brokers: tuple[BrokerAddress, ...], reader: 
         return None if shipping.offset_ms is None else clock.now_ms() + shipping.offset_ms
 
     identity = IdentityFolder.beside(settings.ledger)
-    status = StatusReport(reader, settings.ledger, clock, lambda: shipping.offset_ms, lambda: scan.damaged)
-    uplink = Uplink(brokers, gateway, reader, status, shipping, settings, clock, tls=identity.tls)
+
+    def problems() -> dict[str, str]:
+        """What the cloud's operator cannot see: the link is up when this is sent."""
+        checked = Checked.last(settings.ledger)
+        damage = {} if checked is None or checked.problem is None else {"file": checked.problem}
+        return conditions.problems() | damage
+
+    status = StatusReport(reader, settings.ledger, clock, lambda: shipping.offset_ms, lambda: scan.damaged, problems)
+    uplink = Uplink(
+        brokers, gateway, reader, status, shipping, settings, clock, tls=identity.tls, conditions=conditions
+    )
     catalog = CatalogSync(reader, write, settings, clock.mono_ms)
     certificate = CertificateSync(Renewal(identity, gateway, true_ms), settings.certificate_look_s)
     commands = Commands(settings.ledger, clock.now_ms, write, settings, signals)

@@ -23,6 +23,9 @@ class EdgeSettings(BaseSettings):
     local_url: Annotated[str, Field(description="The gateway's own broker, where devices publish.")] = (
         "mqtt://127.0.0.1:1883"
     )
+    local_ca_file: Annotated[
+        Path | None, Field(description="Authorities the gateway's own broker is trusted by; none: the system's.")
+    ] = None
     device_password_file: Annotated[
         Path | None, Field(description="The gateway's broker's password file, where keys of the twin's devices go.")
     ] = None

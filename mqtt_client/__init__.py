@@ -10,10 +10,12 @@ Invariant: this package knows no topic; what is published, and what a lost conne
 from mqtt_client.connection import Connection, Incoming, connect
 from mqtt_client.errors import ConnectionLost, MessageTooLarge, MqttClientError, TlsUnusable
 from mqtt_client.options import ConnectionOptions, LastWill
+from mqtt_client.problems import ANSWERED_NOTHING, Problem, Stage, explain
 from mqtt_client.reconnect import Backoff, in_a_task, stay_connected
 from mqtt_client.tls import client_context
 
 __all__ = [
+    "ANSWERED_NOTHING",
     "Backoff",
     "Connection",
     "ConnectionLost",
@@ -22,9 +24,12 @@ __all__ = [
     "LastWill",
     "MessageTooLarge",
     "MqttClientError",
+    "Problem",
+    "Stage",
     "TlsUnusable",
     "client_context",
     "connect",
+    "explain",
     "in_a_task",
     "stay_connected",
 ]

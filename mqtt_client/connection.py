@@ -23,6 +23,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from mqtt_client.errors import ConnectionLost, MessageTooLarge
 from mqtt_client.options import ConnectionOptions
+from mqtt_client.problems import ANSWERED_NOTHING
 
 # Small messages one after the other: Nagle's algorithm (RFC 896) would hold each back until the broker's delayed
 # acknowledgement of the one before, 40 ms later.
@@ -153,7 +154,12 @@ def _call() -> Iterator[None]:
     before = _cancellations()
     try:
         yield
-    except (aiomqtt.MqttError, OSError, TimeoutError) as error:
+    except (
+        aiomqtt.MqttError,
+        OSError,
+        TimeoutError,
+        UnicodeError,
+    ) as error:  # the last: a host that no DNS can be asked
         if _cancellations() > before:
             raise asyncio.CancelledError from error
         raise ConnectionLost(str(error) or NO_ANSWER) from error
@@ -285,7 +291,7 @@ class _Client(aiomqtt.Client):
             return
         if not self._connected.done():
             # As a broker that starts, or a proxy before it, does: not waited for until the time limit.
-            self._connected.set_exception(aiomqtt.MqttError("the broker closed the connection without an answer"))
+            self._connected.set_exception(aiomqtt.MqttError(ANSWERED_NOTHING))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_publish(

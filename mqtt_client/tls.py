@@ -27,6 +27,9 @@ def client_context(
     if not address.tls:
         if cert_file is not None:
             raise TlsUnusable("A certificate is shown over TLS only.", hint="Use an mqtts:// address.")
+        if ca_file is not None:
+            why = f"{address!r} is spoken to without TLS, although authorities are given for it: {ca_file}."
+            raise TlsUnusable(why, hint="Use an mqtts:// address, or give no file of authorities.")
         return None
     try:
         made = ssl.create_default_context(cafile=ca_file)

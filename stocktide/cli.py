@@ -94,7 +94,7 @@ def version_option(
     if version:
         from command_line.version import version as installed
 
-        typer.echo(installed())
+        say(installed())
         raise typer.Exit
 
 

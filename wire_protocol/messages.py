@@ -25,6 +25,7 @@ TWIN_CHARS_MAX: Final = 48 * 1024  # in the answer to a claim
 TimeMs = Annotated[int, Field(ge=0, le=EPOCH_MS_MAX)]
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Reason = Annotated[str, StringConstraints(max_length=REASON_CHARS_MAX)]
+PartName = Annotated[str, StringConstraints(pattern=names.SLUG_PATTERN)]
 VersionText = Annotated[str, StringConstraints(max_length=64)]
 # Why no certificate was given: the first five are final, after `busy` and `unavailable` it pays to ask again.
 Refused = Literal["unknown", "used", "expired", "other-gateway", "revoked", "invalid", "busy", "unavailable"]
@@ -237,7 +238,8 @@ class GatewayStatus(Message):
     """A gateway announces itself on contact and then regularly; `offline` is its last will.
 
     `arrived` is true in the first one of a contact; the cloud answers with where the gateway's streams stand.
-    `stock` is the digest of its balances at a moment when everything was in a frame.
+    `stock` is the digest of its balances at a moment when everything was in a frame. `problems` are what is wrong at
+    the gateway, in words, by part: its own broker, its certificate, its file; absent when all is well.
     """
 
     bytes_max: ClassVar[int] = 32 * 1024
@@ -253,6 +255,7 @@ class GatewayStatus(Message):
     readings_dropped: Count = 0
     devices_online: Count = 0
     stock: StockDigest | None = None
+    problems: Annotated[dict[PartName, Reason], Field(max_length=8)] | None = None
 
 
 class Command(Message):

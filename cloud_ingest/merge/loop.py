@@ -20,10 +20,10 @@ from cloud_ingest.inbound import Inbound
 from cloud_ingest.merge.answers import Answer, Answers
 from cloud_ingest.merge.denylist import Denylist, Strikes
 from cloud_ingest.merge.inbox import Inbox, window
-from cloud_ingest.merge.slow_lane import SLOW_S, SlowLane
+from cloud_ingest.merge.slow_lane import Pace, SlowLane
 from cloud_ingest.merge.throttle import Throttle
 from cloud_store.base.connection import answers
-from cloud_store.base.errors import NamesExhausted, StoreError, StoreTimeout
+from cloud_store.base.errors import NamesExhausted, StoreError, StoreTimeout, Unstorable
 from cloud_store.merge import dead_letters
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergedFrame, MergeReport
 from cloud_store.merge.dead_letters import DeadLetter, LetterKind
@@ -35,7 +35,7 @@ from wire_protocol.topics import Channel
 RETRY_DELAY_S: Final = 0.1
 RETRY_DELAY_S_MAX: Final = 2.0
 QUARANTINE_QUIET_S: Final = 300.0  # a frame that no merge can stand costs the database much each time
-ATTEMPTS_MAX: Final = 3  # failures of a batch, while the database answers others, before it is taken apart
+ATTEMPTS_MAX: Final = 3  # of a batch, each after the database answered another question, before it is taken apart
 _LOG = structlog.get_logger()
 MergeFrames: TypeAlias = Callable[[Sequence[ArrivedFrame]], Awaitable[MergeReport]]
 
@@ -73,8 +73,10 @@ class MergeLoop:
         self._context, self._settings, self._metrics = context, context.settings, context.metrics
         self._inbox, self._merge_frames, self._merged, self._acknowledged = inbox, merge_frames, merged, acknowledged
         self._slow_lane: SlowLane | None = None
+        self._pace = Pace()
         if merge_apart is not None:
-            self._slow_lane = SlowLane(partial(self._merge_in_time, merge_apart), self._settle, context.mono_s)
+            merge = partial(self._merge_in_time, merge_apart)
+            self._slow_lane = SlowLane(merge, self._settle, self._pace, context.mono_s)
         self._answers = Answers()
         self.throttle = Throttle(
             lambda spent: context.database.run(quotas.charge, spent), self._release, context.mono_s
@@ -137,37 +139,42 @@ class MergeLoop:
             TooSlow: the database did not finish it in time, and there is a slow lane for it.
         """
         seconds = await self._merge_in_time(self._merge_frames, batch)
-        if self._slow_lane is not None and seconds > SLOW_S:
+        if self._slow_lane is not None and self._pace.is_slow(batch, seconds):
             self._slow_lane.suspect(batch)
+        self._pace.learn(batch, seconds)
 
     async def _merge_in_time(self, merge_frames: MergeFrames, batch: Sequence[ArrivedFrame]) -> float:
         """As `merge`, in one of the lanes. Returns how many seconds the merge that succeeded took."""
-        delay_s, failures = RETRY_DELAY_S, 0
+        delay_s, failures, answered = RETRY_DELAY_S, 0, False
+        fast = merge_frames is self._merge_frames
         while True:
             began = self._context.mono_s()
             try:
                 report = await merge_frames(batch)
             except NamesExhausted as error:
-                return await self._isolate(merge_frames, batch, error)
+                isolated = await self._isolate(merge_frames, batch, error)
             except StoreError as error:
-                failures += 1
                 self._metrics.merge_failures.inc()
                 _LOG.warning("merge_failed", frames=len(batch), reason=str(error), hint=error.hint)
-                fast = merge_frames is self._merge_frames
                 if fast and self._slow_lane is not None and isinstance(error, StoreTimeout):
                     raise TooSlow from error
-                if failures >= ATTEMPTS_MAX and await self._database_answers():
-                    return await self._isolate(merge_frames, batch, error)
-                if fast:
-                    self._publish(self._answers.stall(batch, self._context.now_ms()))
-                await self._context.pause(delay_s)
-                delay_s = min(RETRY_DELAY_S_MAX, delay_s * 2)
+                # An attempt counts against the batch only if the database was there before it: one that began in an
+                # outage says nothing about the frames, even when the database has come back since.
+                failures += answered
+                isolated = await self._isolate(merge_frames, batch, error) if failures >= ATTEMPTS_MAX else None
             except Exception as error:  # noqa: BLE001 - a defect of ours must not stop every other gateway's merge
-                return await self._isolate(merge_frames, batch, error)
+                isolated = await self._isolate(merge_frames, batch, error)
             else:
                 seconds = self._context.mono_s() - began
                 self._report_guarded(batch, report, seconds)
                 return seconds
+            if isolated is not None:
+                return isolated
+            if fast:
+                self._publish(self._answers.stall(batch, self._context.now_ms()))
+            await self._context.pause(delay_s)
+            delay_s = min(RETRY_DELAY_S_MAX, delay_s * 2)
+            answered = await self._database_answers()
 
     async def _database_answers(self) -> bool:
         """Whether the database answers another question, on another connection."""
@@ -177,18 +184,24 @@ class MergeLoop:
             return False
         return True
 
-    async def _isolate(self, merge_frames: MergeFrames, batch: Sequence[ArrivedFrame], error: Exception) -> float:
+    async def _isolate(
+        self, merge_frames: MergeFrames, batch: Sequence[ArrivedFrame], error: Exception
+    ) -> float | None:
         """Find the frame that a merge cannot stand: it is quarantined and not acknowledged, the others are merged.
 
         Its gateway is not listened to for a while: it sends the frame again, and it would cost as much again.
+
+        Returns how many seconds the merges took. None when the database does not take the dead letter either: a full
+        disk answers questions, and is no fault of the frame.
         """
         if len(batch) == 1:
             arrived = batch[0]
-            self._context.failed("merge", arrived.gateway, error)
             reason = f"the merge failed: {type(error).__name__}: {error}"
-            await self._quarantine(
-                [DeadLetter(LetterKind.FRAME, arrived.gateway, arrived.topic, reason, arrived.payload)]
-            )
+            letter = DeadLetter(LetterKind.FRAME, arrived.gateway, arrived.topic, reason, arrived.payload)
+            if not await self._stored([letter]):
+                return None
+            self._note_bad([letter])
+            self._context.failed("merge", arrived.gateway, error)
             self._denylist.add(arrived.gateway, self._context.mono_s(), QUARANTINE_QUIET_S)
             return 0.0
         halves = (batch[: len(batch) // 2], batch[len(batch) // 2 :])
@@ -252,14 +265,24 @@ class MergeLoop:
             self._idle.set()
 
     async def _quarantine(self, letters: list[DeadLetter]) -> None:
+        """What is not stored as a dead letter is not acknowledged: it comes again and is quarantined then."""
+        self._note_bad(letters)
+        await self._stored(letters)
+
+    def _note_bad(self, letters: list[DeadLetter]) -> None:
         self._metrics.frames.labels("undecodable").inc(len(letters))
         _LOG.warning("frames_undecodable", frames=len(letters), gateway=letters[0].gateway, reason=letters[0].reason)
         for letter in letters:
             self._strike(letter.gateway or "", 1)
+
+    async def _stored(self, letters: list[DeadLetter]) -> bool:
+        """Store dead letters. Returns False when the database takes none now, whatever they say."""
         try:
             await self._context.database.run(dead_letters.add, letters)
-        except Exception as error:  # noqa: BLE001 - it is not acknowledged: it comes again and is quarantined then
+        except Exception as error:  # noqa: BLE001 - a letter that cannot be stored must not stop every gateway's merge
             _LOG.warning("quarantine_failed", gateway=letters[0].gateway, reason=str(error))
+            return not isinstance(error, StoreError) or isinstance(error, Unstorable)
+        return True
 
     def _strike(self, gateway: str, frames: int) -> None:
         """A gateway sent frames that cannot be used; after too many of them it is not listened to for a while."""

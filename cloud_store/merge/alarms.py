@@ -3,7 +3,7 @@
 Invariant: bounded. A gateway has at most one open alarm of a kind; the same thing again only raises its count.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -26,6 +26,7 @@ class AlarmKind(StrEnum):
     REPEATED_EVENTS = "repeated-events"
     STOCK_DIFFERS = "stock-differs"
     ITEM_DROPPED = "item-dropped"
+    GATEWAY_PROBLEM = "gateway-problem"
 
 
 ADVICE: Final[dict[AlarmKind, str]] = {
@@ -41,6 +42,9 @@ ADVICE: Final[dict[AlarmKind, str]] = {
         "stocktide cloud ledger verify, stocktide edge ledger verify"
     ),
     AlarmKind.ITEM_DROPPED: "A worker could not use something that this gateway sent. Its log has the details.",
+    AlarmKind.GATEWAY_PROBLEM: (
+        "The gateway says so of itself; the alarm ends when it is over. On site: stocktide edge status"
+    ),
 }
 _SQL: Final = sql.load("alarms")
 
@@ -83,6 +87,21 @@ def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
 def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:
     """End the open alarm of a kind, because its cause is over: a worker found that, no operator acted."""
     connection.execute(_SQL["clear"], {"gateway": gateway, "kind": kind})
+
+
+def take_reports(connection: Connection, problems: Mapping[str, Mapping[str, str]]) -> None:
+    """What gateways say is wrong with them, by gateway and part: raised while it is so, ended when nothing is.
+
+    A gateway that says so now and then has one row a day, not one each time.
+    """
+    for gateway, parts in sorted(problems.items()):
+        if parts:
+            detail = printable("; ".join(f"{part}: {why}" for part, why in sorted(parts.items()))[:DETAIL_CHARS_MAX])
+            values = {"gateway": gateway, "kind": AlarmKind.GATEWAY_PROBLEM, "detail": detail}
+            connection.execute(_SQL["reopen"], values)
+            connection.execute(_SQL["report"], values)
+    if well := sorted(gateway for gateway, parts in problems.items() if not parts):
+        connection.execute(_SQL["end"], {"gateways": well, "kind": AlarmKind.GATEWAY_PROBLEM})
 
 
 def clear(connection: Connection, gateway: str, kind: AlarmKind | None = None) -> int:

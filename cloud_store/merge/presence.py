@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
-from cloud_store.merge import cursors, dead_letters
+from cloud_store.merge import alarms, cursors, dead_letters
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.dead_letters import DeadLetter
 from wire_protocol.messages import GatewayStatus, Rejected
@@ -56,6 +56,10 @@ def exchange(connection: Connection, contacts: Contacts) -> Standing:
     dead_letters.add(connection, contacts.letters)
     statuses = contacts.statuses
     record(connection, ((gateway, status, received_ms) for gateway, (status, received_ms) in statuses.items()))
+    alarms.take_reports(
+        connection,
+        {name: status.problems or {} for name, (status, _) in statuses.items() if status.state == "online"},
+    )
     found = cursors.of_shards(connection, contacts.shards) if contacts.shards else {}
     if announced := announced_by(contacts):
         found |= to_be_sent(contacts, cursors.of_gateways(connection, announced))

@@ -5,6 +5,28 @@ SELECT tenant_id, site_id, name, %(kind)s, %(detail)s FROM gateway WHERE name = 
 ON CONFLICT (gateway, kind) WHERE cleared_at IS NULL DO UPDATE
 SET detail = excluded.detail, last_at = now(), times = a.times + 1
 
+-- name: reopen
+-- The one that ended within a day goes on.
+UPDATE alarm SET cleared_at = NULL, last_at = now(), times = times + 1
+WHERE alarm_id = (
+    SELECT alarm_id FROM alarm
+    WHERE gateway = %(gateway)s AND kind = %(kind)s AND cleared_at > now() - interval '1 day'
+    ORDER BY cleared_at DESC LIMIT 1
+)
+AND NOT EXISTS (SELECT FROM alarm WHERE gateway = %(gateway)s AND kind = %(kind)s AND cleared_at IS NULL)
+
+-- name: report
+-- One that says the same as before is not written again.
+INSERT INTO alarm AS a (tenant_id, site_id, gateway, kind, detail)
+SELECT tenant_id, site_id, name, %(kind)s, %(detail)s FROM gateway WHERE name = %(gateway)s
+ON CONFLICT (gateway, kind) WHERE cleared_at IS NULL DO UPDATE
+SET detail = excluded.detail, last_at = now(), times = a.times + 1
+WHERE a.detail IS DISTINCT FROM excluded.detail
+
+-- name: end
+UPDATE alarm SET cleared_at = now()
+WHERE gateway = ANY(%(gateways)s) AND kind = %(kind)s AND cleared_at IS NULL
+
 -- name: clear
 UPDATE alarm SET cleared_at = now()
 WHERE gateway = %(gateway)s AND (%(kind)s::text IS NULL OR kind = %(kind)s) AND cleared_at IS NULL

@@ -1,6 +1,6 @@
 """What the agent sends to devices: receipts, configuration, firmware, and to show where they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,9 @@ class Publisher(Protocol):
     def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
         """As `devices.mqtt.DeviceBroker`."""
 
+    def payload_bytes_max(self, topic: str) -> int:
+        """As `devices.mqtt.DeviceBroker`."""
+
 
 @dataclass(slots=True)
 class Notices:
@@ -24,8 +27,16 @@ class Notices:
     broker: Publisher
 
     def receipt(self, device: str, receipt: DeviceReceipt) -> None:
-        """These events are durable, or refused; a receipt that is lost is sent again when the device repeats itself."""
-        self._send(device, Channel.DEVICE_RECEIPT, receipt.encode())
+        """These events are durable, or refused; a receipt that is lost is sent again when the device repeats itself.
+
+        One that is larger than the broker takes goes out in pieces.
+        """
+        payload, number = receipt.encode(), len(receipt.committed) + len(receipt.refused)
+        if number > 1 and len(payload) > self.broker.payload_bytes_max(topics.device(device, Channel.DEVICE_RECEIPT)):
+            for part in _halves(receipt):
+                self.receipt(device, part)
+            return
+        self._send(device, Channel.DEVICE_RECEIPT, payload)
 
     def configure(self, configs: Sequence[Configured]) -> None:
         """Tell devices what they are to be; kept by the broker for those that are not there now."""
@@ -48,3 +59,15 @@ class Notices:
     def _send(self, device: str, channel: Channel, payload: bytes) -> None:
         rule = RULES[channel]
         self.broker.publish(topics.device(device, channel), payload, qos=rule.qos, retain=rule.retain)
+
+
+def _halves(receipt: DeviceReceipt) -> Iterator[DeviceReceipt]:
+    """The same events in two receipts, or in one of each kind."""
+    committed, refused = receipt.committed, receipt.refused
+    if committed and refused:
+        yield DeviceReceipt(committed=committed)
+        yield DeviceReceipt(refused=refused)
+        return
+    half = (len(committed) + len(refused)) // 2
+    for part in (slice(half), slice(half, None)):
+        yield DeviceReceipt(committed=committed[part], refused=refused[part])

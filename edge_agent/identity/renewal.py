@@ -7,12 +7,21 @@ Invariant: the old identity holds until the new one is complete.
 
 import secrets
 from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final
 
 import structlog
 
+from edge_agent.conditions import Conditions, Part
 from edge_agent.errors import EdgeError
 from edge_agent.identity.keystore import IdentityFolder
 from wire_protocol.messages import CertificateRequest, CertificateResponse
+
+AGAIN_HINT: Final = (
+    "Enrol again with a new claim, which keeps the ledger: stocktide edge enroll CLAIM --broker URL. "
+    "If the clock here is wrong, set it: timedatectl"
+)
+CLOCK_HINT: Final = "Set the clock: timedatectl"
 
 log = structlog.get_logger("edge_agent.identity.renewal")
 
@@ -58,3 +67,36 @@ class Renewal:
             return False
         log.info("certificate_renewed", serial=f"{made.serial:x}", ends_ms=made.ends_ms)
         return True
+
+
+def note_certificate(conditions: Conditions, identity: IdentityFolder, now_ms: int) -> None:
+    """Look at how long the certificate is good for. Touches files: call it in a thread."""
+    try:
+        current = identity.current()
+    except (EdgeError, OSError) as error:
+        hint = getattr(error, "hint", None) or "Look at the files beside the ledger."
+        changed = conditions.note(Part.CERTIFICATE, "unusable", ok=False, why=str(error), hint=hint)
+    else:
+        if current is None:
+            conditions.note(Part.CERTIFICATE, "none", ok=True, why="This gateway is not enrolled.")
+            return
+        ends = _date(current.ends_ms)
+        if now_ms >= current.ends_ms:
+            why = f"This gateway's certificate ran out at {ends}; the cloud lets it in no more."
+            changed = conditions.note(Part.CERTIFICATE, "expired", ok=False, why=why, hint=AGAIN_HINT)
+        elif now_ms < current.begins_ms:
+            why = f"The certificate begins at {_date(current.begins_ms)}, and the clock here says {_date(now_ms)}."
+            changed = conditions.note(Part.CERTIFICATE, "not valid yet", ok=False, why=why, hint=CLOCK_HINT)
+        elif now_ms >= current.renew_ms:
+            why = f"It is to be renewed, which the cloud does by itself on contact; it ends at {ends}."
+            changed = conditions.note(Part.CERTIFICATE, "renewal due", ok=True, why=why)
+        else:
+            why = f"It ends at {ends} and is renewed from {_date(current.renew_ms)} on."
+            changed = conditions.note(Part.CERTIFICATE, "valid", ok=True, why=why)
+    now = conditions[Part.CERTIFICATE]
+    if changed and now is not None and not now.ok:
+        log.error("certificate_problem", state=now.state, reason=now.why, hint=now.hint)
+
+
+def _date(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -14,9 +14,10 @@ has its device event, or a technician's very entry, already.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import itemgetter
 from typing import Final
 
 from edge_agent.ledger import database, outbox
@@ -26,6 +27,7 @@ from edge_agent.ledger.derivation import rebuild
 from edge_agent.ledger.ledger import EMPTY, Ledger, Tail, chain
 from edge_agent.ledger.site_logs import SiteLogWriter, log_row
 from edge_agent.ledger.sql import statement
+from wire_protocol import clock as hlc_clock
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY
 from wire_protocol.replication import NO_CURSOR, Cursor
@@ -82,8 +84,9 @@ class Recovery:
         connection.execute(statement("copy_entries"), {"log": staged.log, "seq": shared_seq})
         older = self._beyond(heads)
         known = {_identity(body) for (body,) in connection.execute(statement("own_older_entries"))}
-        fresh = {_identity(body): body for body in (*rest, *older)}
-        carried = sorted((body for identity, body in fresh.items() if identity not in known), key=_clock)
+        recorded = sorted((each for log in (rest, *older) for each in _recorded(log)), key=itemgetter(0))
+        fresh = {_identity(body): body for _, body in recorded}
+        carried = [body for identity, body in fresh.items() if identity not in known]
         latest = ledger.latest()
         self._restart(epoch := new_epoch(ledger.clock))
         connection.execute(statement("unstage"), (latest, staged.log))
@@ -94,7 +97,7 @@ class Recovery:
         self._append(carried)
         connection.execute(statement("set_meta"), (outbox.CARRIED, str(len(carried))))
         rebuild(connection)
-        return Opened(epoch, len(carried), len(older) + len(rest) - len(carried))
+        return Opened(epoch, len(carried), len(recorded) - len(carried))
 
     def _split(self, staged: int) -> tuple[int, list[str]]:
         """The last own entry that the cloud has under the same number, and the bodies of those it has not."""
@@ -108,22 +111,23 @@ class Recovery:
                 rest.append(body)
         return begin, rest
 
-    def _beyond(self, heads: Sequence[LogCursor]) -> list[str]:
-        """Entries of older own logs that the cloud has less of, or otherwise: it fell back further than frames go.
+    def _beyond(self, heads: Sequence[LogCursor]) -> list[list[str]]:
+        """Entries by log, of older own logs that the cloud has less of, or otherwise: it fell back beyond all frames.
 
         Such a log is given up as a whole, because the gateway cannot tell which of it the cloud still has. The next
         epoch is then refused for not knowing the log; it is fetched, and what the cloud has of it is not carried over
         again.
         """
         connection = self.ledger.connection
-        bodies: list[str] = []
+        logs: list[list[str]] = []
         for log in _unlike(connection, heads):
+            logs.append(bodies := [])
             for body, at_ms in connection.execute(statement("site_entries_after"), (log, 0)).fetchall():
                 bodies.append(body)
                 self._keep_time(body, at_ms)
             connection.execute(statement("delete_site_entries"), (log, 0))
             connection.execute(statement("delete_log"), (log,))
-        return bodies
+        return logs
 
     def _keep_time(self, body: str, at_ms: int) -> None:
         """The boot may be another machine's: what its frame said of the true time must be said again in ours."""
@@ -161,9 +165,18 @@ def _identity(body: str) -> tuple[str, str] | str:
     return (entry["device"], entry["event"]) if entry.get("device") and entry.get("event") else body
 
 
-def _clock(body: str) -> int:
-    hlc: int = json.loads(body)["hlc"]
-    return hlc
+def _recorded(bodies: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """The entries of one log, each with the clock reading at which it was recorded.
+
+    Numbers are in the order of recording, and the ledger finds the place of what comes late by it. What came late has
+    an earlier reading of its own: it was recorded right after the entry before it.
+    """
+    latest = 0
+    for body in bodies:
+        entry = json.loads(body)
+        if (late_ms := entry.get("late_ms")) is None:
+            latest = max(latest, entry["hlc"])
+        yield latest or entry["hlc"] + ((late_ms or 0) << hlc_clock.COUNTER_BITS), body
 
 
 def next_step(connection: Connection, heads: Sequence[LogCursor]) -> Staging | None:

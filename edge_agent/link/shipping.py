@@ -165,6 +165,10 @@ class Shipping:
 
     # --- down ---------------------------------------------------------------------------------------------------
 
+    def is_waiting(self) -> bool:
+        """Whether frames are on their way that the cloud has not acknowledged."""
+        return any(state.sender.in_flight > 0 for state in self.stream_states.values())
+
     async def acknowledged(self, ack: Ack) -> None:
         """Take what the cloud says of a stream."""
         if ack.epoch not in {self.epoch, None}:

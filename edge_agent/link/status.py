@@ -10,6 +10,7 @@ from edge_agent.ledger import outbox, queries, stock_digest
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
+from wire_protocol.problems import REASON_CHARS_MAX
 from wire_protocol.proof import StockDigest
 from wire_protocol.topics import STREAMS
 
@@ -24,6 +25,7 @@ class StatusReport:
         clock: this gateway's.
         offset_ms: how far the cloud's clock is ahead, once an acknowledgement gave its time.
         damaged: the stock as it is in the file, when a scan found that it is not what was kept.
+        problems: what is not as it should be at this gateway, in words, by part.
     """
 
     reader: Connection
@@ -31,6 +33,7 @@ class StatusReport:
     clock: Clock
     offset_ms: Callable[[], int | None]
     damaged: Callable[[], StockDigest | None] = lambda: None
+    problems: Callable[[], dict[str, str]] = dict
 
     def __call__(self, state: Literal["online", "offline"]) -> GatewayStatus:
         """The status now."""
@@ -55,4 +58,5 @@ class StatusReport:
             readings_dropped=facts["dropped"].get("readings_dropped", 0),
             devices_online=facts["devices_online"],
             stock=self.damaged() or stock_digest.sealed(self.reader),
+            problems={part: why[:REASON_CHARS_MAX] for part, why in self.problems().items() if part != "cloud"} or None,
         )

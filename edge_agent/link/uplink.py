@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Protocol
 
 import structlog
 
+from edge_agent.conditions import Conditions, Part
 from edge_agent.errors import EdgeError
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import Clock
@@ -30,7 +31,10 @@ from mqtt_client import (
     ConnectionOptions,
     LastWill,
     MessageTooLarge,
+    Problem,
+    Stage,
     connect,
+    explain,
     stay_connected,
 )
 from wire_protocol import topics
@@ -47,6 +51,9 @@ RECONNECT_DELAY_S: Final = 0.5
 STEADY_S: Final = 10.0  # a contact that lasts so long was none of a row of failures
 CONNECT_TIMEOUT_S: Final = 10.0
 OFFLINE_TIMEOUT_S: Final = 2.0
+ANSWER_S: Final = 30.0  # without an answer to what waits for one, for so long, nobody acknowledges
+LOOK_S: Final = 5.0
+SILENT_HINT: Final = "Does a worker run (stocktide cloud ingest), and is this gateway registered and active there?"
 
 log = structlog.get_logger("edge_agent.link.uplink")
 
@@ -78,6 +85,7 @@ class Uplink:
         shipping: ships the ledger.
         settings, clock: as everywhere.
         tls: what an attempt to connect proves itself with; given how many have failed before it.
+        conditions: where it is kept how the link and the cloud are.
     """
 
     brokers: tuple[BrokerAddress, ...]
@@ -88,6 +96,7 @@ class Uplink:
     settings: EdgeSettings
     clock: Clock
     tls: Callable[[int], ssl.SSLContext] = lambda _attempt: ssl.create_default_context()
+    conditions: Conditions = field(default_factory=Conditions)
     _handlers: dict[Channel, Handler] = field(default_factory=dict)
     _polls: dict[Channel, Poll] = field(default_factory=dict)
     _loops: list[tuple[str, Callable[[Contact], Coroutine[Any, Any, None]]]] = field(default_factory=list)
@@ -96,6 +105,9 @@ class Uplink:
     _backoff: Backoff = field(init=False)
     _connection: Connection | None = None
     _too_large: tuple[Stream, int] | None = None
+    # Why each broker could not be reached, since there was a connection; and when an answer began to be waited for.
+    _problems: dict[BrokerAddress, Problem] = field(default_factory=dict)
+    _waiting_since_ms: int | None = None
 
     def __post_init__(self) -> None:
         self._backoff = Backoff(RECONNECT_DELAY_S, self.settings.reconnect_delay_s_max)
@@ -156,19 +168,46 @@ class Uplink:
         except* EpochOpened:
             log.info("epoch_goes_on", gateway=self.gateway)
         except* EdgeError as errors:
-            log.exception("uplink_failed", reason=str(errors.exceptions[0]))
+            error = _first_of(errors)
+            if self._note_problem(self.brokers[0], Problem(Stage.TLS, str(error), error.hint or "See the log.")):
+                log.exception("uplink_failed", reason=str(error))
+            self._connection = None
             self._backoff.slow_down()
 
     def _lost(self, error: ConnectionLost) -> None:
-        broker = self.brokers[0]
-        if self._backoff.failures == 0 or self._connection is not None:
-            log.warning("uplink_down", broker=repr(broker), reason=str(error))
-        if self._connection is not None and self._connection.was_taken_over:
+        broker, connection = self.brokers[0], self._connection
+        self._connection = None
+        self.brokers = (*self.brokers[1:], broker)
+        if connection is not None and connection.was_taken_over:
+            why = "Another client connected under this gateway's name: a clone of its disk, or another agent."
+            hint = "Look for a second machine with this ledger. Only one of them may go on as this gateway."
+            self._note_problem(broker, Problem(Stage.LOST, why, hint))
             log.warning("uplink_taken_over", broker=repr(broker))
             # By a clone of this disk, or to shut us out: a gateway that comes back at once only takes it back.
             self._backoff.slow_down()
-        self._connection = None
-        self.brokers = (*self.brokers[1:], broker)
+            return
+        self._note_problem(broker, explain(error, broker, was_connected=connection is not None))
+
+    def _note_problem(self, broker: BrokerAddress, problem: Problem) -> bool:
+        """Say once why there is no link, for each broker that was tried. Returns whether it is another reason now."""
+        certificate = self.conditions[Part.CERTIFICATE]
+        if (
+            broker.tls
+            and problem.stage in {Stage.TLS, Stage.CONNECT}
+            and certificate is not None
+            and not certificate.ok
+        ):
+            # What TLS says of it names no file and no date.
+            problem = problem._replace(why=certificate.why or problem.why, hint=certificate.hint or problem.hint)
+        is_new = self._problems.get(broker) != problem
+        self._problems[broker] = problem
+        known = sorted(self._problems.items(), key=lambda each: repr(each[0]))
+        why = known[0][1].why if len(known) == 1 else "; ".join(f"{address!r}: {each.why}" for address, each in known)
+        self.conditions.note(Part.LINK, f"down ({known[0][1].stage})", ok=False, why=why, hint=known[0][1].hint)
+        self.conditions.note(Part.CLOUD, "out of reach", ok=False, why="There is no link to the cloud's broker.")
+        if is_new:
+            log.warning("uplink_down", broker=repr(broker), reason=problem.why, hint=problem.hint)
+        return is_new
 
     def _options(self, epoch: str | None = None) -> ConnectionOptions:
         broker, settings = self.brokers[0], self.settings
@@ -196,6 +235,9 @@ class Uplink:
         for poll in self._polls.values():
             poll.timer.connected(self.clock.mono_ms())
         await self._announce(connection, "online", arrived=True)
+        self._problems.clear()
+        self._waiting_since_ms = self.clock.mono_ms()
+        self.conditions.note(Part.LINK, "up", ok=True)
         log.info("uplink_up", broker=repr(self.brokers[0]))
         async with asyncio.TaskGroup() as tasks:
             contact = Contact(self.gateway, connection, tasks)
@@ -207,6 +249,7 @@ class Uplink:
             contact.start(self._pump(contact), "uplink.pump")
             contact.start(self._announce_regularly(connection), "uplink.status")
             contact.start(self._steady(), "uplink.steady")
+            contact.start(self._watch_answers(), "uplink.answers")
             for name, loop in self._loops:
                 contact.start(loop(contact), f"uplink.{name}")
             await self._receive(connection, contact)
@@ -215,6 +258,18 @@ class Uplink:
         """A contact that lasts was no failure; a broker that ends each soon is asked ever less often."""
         await asyncio.sleep(STEADY_S)
         self._backoff.reset()
+
+    async def _watch_answers(self) -> None:
+        """Notice a broker behind which nobody acknowledges; `_acknowledged` notices that somebody does."""
+        while True:
+            since_ms = self._waiting_since_ms
+            if since_ms is not None and self.clock.mono_ms() - since_ms > ANSWER_S * 1_000:
+                why = "The broker takes what this gateway sends, and nobody acknowledges it."
+                if self.conditions.note(Part.CLOUD, "silent", ok=False, why=why, hint=SILENT_HINT):
+                    log.warning("cloud_silent", broker=repr(self.brokers[0]), hint=SILENT_HINT)
+            elif since_ms is None and self.shipping.is_waiting():
+                self._waiting_since_ms = self.clock.mono_ms()
+            await asyncio.sleep(LOOK_S)
 
     async def _receive(self, connection: Connection, contact: Contact) -> None:
         async for message in connection.messages():
@@ -282,9 +337,34 @@ class Uplink:
                 log.error("frame_too_large", stream=stream, frame=frame, reason=reason, hint=hint)  # noqa: TRY400
 
     async def _acknowledged(self, _contact: Contact, payload: bytes) -> None:
-        await self.shipping.acknowledged(Ack.decode(payload))
+        ack = Ack.decode(payload)
+        self._note_answer(ack)
+        await self.shipping.acknowledged(ack)
+
+    def _note_answer(self, ack: Ack) -> None:
+        self._waiting_since_ms = None
+        if ack.fork is not None:
+            why = f"The cloud has another history of {ack.stream}: {ack.fork}."
+            hint = "The agent fetches what it lacks and opens a new epoch by itself."
+            self.conditions.note(Part.CLOUD, "quarantine", ok=False, why=why, hint=hint)
+        elif ack.window == 0:
+            why = "The cloud takes nothing just now: its database is away, or this tenant is above its quota."
+            if self.conditions.note(
+                Part.CLOUD, "holding", ok=False, why=why, hint="Nothing is lost; it goes on by itself."
+            ):
+                log.warning("cloud_holding", broker=repr(self.brokers[0]))
+        elif self.conditions.note(Part.CLOUD, "acknowledging", ok=True):
+            log.info("cloud_acknowledging", broker=repr(self.brokers[0]))
 
     async def _passed_down(self, _contact: Contact, payload: bytes) -> None:
         for piece in unpack(payload):
             await self.shipping.passed_down(piece)
         self._wake.set()
+
+
+def _first_of(errors: BaseExceptionGroup[EdgeError]) -> EdgeError:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, EdgeError)  # noqa: S101 - the group holds nothing else
+    return error

@@ -23,7 +23,7 @@ from cloud_store.base import connection
 from cloud_store.base.database import Database
 from cloud_store.base.gateways import Gateway
 from cloud_store.base.leases import Survey
-from cloud_store.merge import plan, presence
+from cloud_store.merge import dead_letters, plan, presence
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergedFrame, MergeReport
 from cloud_store.merge.plan import Plan
 from cloud_store.provisioning import sites
@@ -86,6 +86,7 @@ class VirtualDatabase:
         self._pause = worker.step
         self._twins: dict[Callable[..., Any], Callable[..., Any]] = {
             connection.answers: store.require,
+            dead_letters.add: lambda _: store.require(),  # what is isolated ends the run: see `SimWorker._failed`
             presence.exchange: partial(answers.exchange, store),
             sites.peers: partial(_required, store, partial(answers.peers, registry)),
             sites.answer: partial(answers.answer, store, registry),
@@ -327,7 +328,7 @@ class SimWorker(Process):
             self.crash_point("inside its transaction")
             self.write_cursors(planned)
         self.committed(planned)
-        if self.world.happens(f"{self.name}.unheard", self.world.fault_rates.commit_unheard):
+        if planned.merged and self.world.happens(f"{self.name}.unheard", self.world.fault_rates.commit_unheard):
             self.note("does not hear of its commit")
             raise DatabaseAway
         self.crash_point("after its commit")

@@ -14,6 +14,7 @@ from cloud_ingest.leases import rebalance
 from cloud_ingest.merge.denylist import Denylist
 from cloud_ingest.merge.inbox import Inbox, window
 from cloud_ingest.merge.loop import MergeLoop, decode
+from cloud_store.base.connection import answers
 from cloud_store.base.errors import DatabaseUnavailable
 from cloud_store.base.gateways import Gateway
 from cloud_store.base.leases import Survey
@@ -164,7 +165,9 @@ async def test_while_the_database_is_away_windows_are_zero_and_nothing_is_acknow
     """The gateway is told once to hold its frames, and the frame in hand is merged when the database is back."""
     store, link = MemoryStore(), AckCollector()
     inbox = Inbox(frames_max=16, bytes_max=1 << 20)
-    merging = MergeLoop(context({}, link.publish, batch_delay_ms=0), inbox=inbox, merge_frames=store.merge)
+    merging = MergeLoop(
+        context({answers: lambda: None}, link.publish, batch_delay_ms=0), inbox=inbox, merge_frames=store.merge
+    )
     payloads = sealed("gw-a", 2)
     async with running([merging.run()]), asyncio.timeout(30):
         merging.offer(arrival(payloads[0]))

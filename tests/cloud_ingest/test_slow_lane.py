@@ -10,7 +10,7 @@ from cloud_ingest.mailbox import ATTEMPTS_MAX, Mailbox, serve
 from cloud_ingest.merge.denylist import Strikes
 from cloud_ingest.merge.inbox import Inbox
 from cloud_ingest.merge.loop import MergeLoop
-from cloud_ingest.merge.slow_lane import SLOW_S
+from cloud_ingest.merge.slow_lane import SLOW_S, Pace
 from cloud_store.base.connection import answers
 from cloud_store.base.errors import DatabaseUnavailable, StoreTimeout
 from cloud_store.merge import dead_letters
@@ -93,7 +93,7 @@ async def test_a_gateway_leaves_the_slow_lane_when_its_merges_are_quick() -> Non
     """A machine that was busy for a moment must not leave gateways one by one in the slow lane for good."""
     store, link = CostlyStore(), AckCollector()
     payloads = sealed("gw-a", 3)
-    store.fast_s[payloads[0]] = SLOW_S * 1.5
+    store.fast_s[payloads[0]] = 20 * SLOW_S
     merging = merge_loop(store, link, [])
     async with running([merging.run()]):
         for payload in payloads:
@@ -101,6 +101,24 @@ async def test_a_gateway_leaves_the_slow_lane_when_its_merges_are_quick() -> Non
             await pass_time(3)
     assert acked(link, "gw-a") == 3
     assert store.apart == [["gw-a"]], "the second frame was merged apart, and quick; the third was merged as usual"
+
+
+def test_a_machine_that_is_slow_makes_nobody_slow() -> None:
+    """What is usual follows what is measured, and one slow gateway does not make it."""
+    store = [ArrivedFrame.read("gw-a", "ledger", payload, 0) for payload in sealed("gw-a", 20)]
+    pace = Pace()
+    for _ in range(200):
+        pace.learn(store, 0.01)
+    assert not pace.is_slow(store, 0.08)
+    assert pace.is_slow(store, 0.5)
+    for _ in range(10):
+        pace.learn(store[:1], 60.0)  # a hostile frame now and then
+        for _ in range(20):
+            pace.learn(store, 0.01)
+    assert pace.is_slow(store[:1], 0.5)
+    for _ in range(200):
+        pace.learn(store, 1.0)
+    assert not pace.is_slow(store, 1.5)
 
 
 @turned
@@ -167,6 +185,52 @@ async def test_while_the_database_answers_nobody_nothing_is_quarantined() -> Non
         store.away = False
         await pass_time(10)
     assert acked(link, "gw-a") == 1
+
+
+@turned
+async def test_an_outage_that_ends_between_an_attempt_and_a_question_costs_no_frame() -> None:
+    """Attempts of before the database came back say nothing about the batch."""
+    store, link, letters = MemoryStore(away=True), AckCollector(), list[DeadLetter]()
+    questions = 0
+
+    def back() -> None:
+        nonlocal questions
+        questions += 1
+        if questions < 8:
+            raise DatabaseUnavailable
+        store.away = False
+
+    stands = context({dead_letters.add: letters.extend, answers: back}, link.publish, now_s, batch_delay_ms=0)
+    merging = MergeLoop(stands, inbox=Inbox(frames_max=16, bytes_max=1 << 20), merge_frames=store.merge)
+    merging.offer(arrival(sealed("gw-a", 1)[0], "gw-a"))
+    async with running([merging.run()]):
+        await pass_time(60)
+    assert letters == []
+    assert acked(link, "gw-a") == 1
+
+
+@turned
+async def test_a_database_that_answers_and_cannot_write_costs_no_frame() -> None:
+    """A full disk and a read-only replica answer questions; when they can write again, everybody is listened to."""
+    store, link, letters = MemoryStore(away=True), AckCollector(), list[DeadLetter]()
+
+    def add(more: list[DeadLetter]) -> None:
+        if store.away:
+            raise DatabaseUnavailable("could not extend file: No space left on device")
+        letters.extend(more)
+
+    stands = context({dead_letters.add: add, answers: lambda: None}, link.publish, now_s, batch_delay_ms=50)
+    merging = MergeLoop(stands, inbox=Inbox(frames_max=16, bytes_max=1 << 20), merge_frames=store.merge)
+    for gateway in ("gw-a", "gw-b"):
+        merging.offer(arrival(sealed(gateway, 1)[0], gateway))
+    async with running([merging.run()]):
+        await pass_time(600)
+        store.away = False
+        await pass_time(10)
+    assert letters == []
+    assert isinstance(stands.failed, Failed)
+    assert list(stands.failed) == []
+    assert [acked(link, gateway) for gateway in ("gw-a", "gw-b")] == [1, 1]
 
 
 @turned

@@ -12,6 +12,7 @@ import pytest
 from cloud_store.base.connection import Connection
 from cloud_store.merge import cursors, presence
 from cloud_store.merge.arrivals import LogKey
+from cloud_store.merge.presence import Contacts
 from cloud_store.tenancy import registry
 from testbed.store import MergeSession, StoreModule
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, movement
@@ -60,3 +61,26 @@ def test_what_was_rejected_is_told_again_on_contact(
     assert {key: [verdict.seq for verdict in verdicts] for key, verdicts in told.items()} == {log: [2]}
     assert "quantity" in told[log][0].reason
     assert cursors.verdicts(connection, [], limit=presence.VERDICT_FRAMES_MAX) == {}
+
+
+def test_what_a_gateway_says_of_itself_is_an_alarm_while_it_is_so(store: StoreModule, connection: Connection) -> None:
+    """Nobody in the cloud sees a gateway's own broker; and one that says so by turns must not fill the table."""
+    well = GatewayStatus(state="online", epoch=EPOCH, version="1")
+    ill = well.model_copy(update={"problems": {"devices": "Nothing listens on port 1883.\0", "file": "table x"}})
+
+    def say(status: GatewayStatus, gateway: str = "gw-a") -> list[tuple[Any, ...]]:
+        store.exchange(Contacts((), {gateway: (status, NOW_MS)}, frozenset(), frozenset()))
+        return connection.execute("SELECT gateway, kind, times, cleared_at IS NULL FROM alarm").fetchall()
+
+    assert say(well) == []
+    assert say(ill) == [("gw-a", "gateway-problem", 1, True)]
+    assert say(ill) == [("gw-a", "gateway-problem", 1, True)], "the same again is no news"
+    assert say(well, "gw-b") == [("gw-a", "gateway-problem", 1, True)]
+    assert say(well) == [("gw-a", "gateway-problem", 1, False)]
+    for number in range(10):
+        assert len(say(ill if number % 2 else well)) == 1
+    assert say(ill, "gw-unknown") == say(ill)
+    (detail,) = connection.execute("SELECT detail FROM alarm").fetchone() or ("",)
+    assert detail.startswith("devices: Nothing listens")
+    offline = ill.model_copy(update={"state": "offline", "problems": None})
+    assert say(offline)[0][3], "one that says nothing of it is not well"

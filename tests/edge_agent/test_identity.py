@@ -16,6 +16,7 @@ from cloud_identity import certificates
 from cloud_identity.authority import Authority, KeyFileSigner, SigningRequest
 from edge_agent import files
 from edge_agent.cli.app import app
+from edge_agent.conditions import Conditions, Part
 from edge_agent.identity.keystore import (
     CERTIFICATE,
     BadCertificate,
@@ -24,7 +25,7 @@ from edge_agent.identity.keystore import (
     IdentityUnusable,
     Pending,
 )
-from edge_agent.identity.renewal import Renewal
+from edge_agent.identity.renewal import Renewal, note_certificate
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from wire_protocol.messages import CertificateResponse
@@ -193,6 +194,40 @@ def test_a_new_certificate_that_no_broker_takes_does_not_shut_the_gateway_out(
     home.tls(1)
     with pytest.raises(IdentityUnusable):
         home.tls(2)
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "ok", "words"),
+    [
+        (-1, "not valid yet", False, "clock"),
+        (1, "valid", True, "ends at"),
+        (70, "renewal due", True, "by itself"),
+        (91, "expired", False, "ran out at"),
+    ],
+)
+def test_the_certificates_state_is_a_sentence_with_a_date(
+    tmp_path: Path, authority: Authority, days: int, state: str, *, ok: bool, words: str
+) -> None:
+    """A certificate that ran out while the gateway was offline was shown as a line of OpenSSL's, if at all."""
+    home, kept = IdentityFolder(tmp_path / "identity"), Conditions()
+    installed(home, authority)
+    note_certificate(kept, home, NOW_MS + days * DAY_MS)
+    condition = kept[Part.CERTIFICATE]
+    assert condition is not None
+    assert (condition.state, condition.ok) == (state, ok)
+    assert words in (condition.why or "")
+    assert ok or condition.hint
+
+
+def test_a_damaged_certificate_and_none_are_states_too(tmp_path: Path, authority: Authority) -> None:
+    """The look at it must not end the agent."""
+    home, kept = IdentityFolder(tmp_path / "identity"), Conditions()
+    note_certificate(kept, home, NOW_MS)
+    assert kept[Part.CERTIFICATE] == ("none", True, *kept[Part.CERTIFICATE][2:])  # type: ignore[index]
+    identity = installed(home, authority)
+    (identity.folder / CERTIFICATE).write_bytes(b"\x00")
+    note_certificate(kept, home, NOW_MS)
+    assert "damaged" in kept.problems()["certificate"]
 
 
 def test_status_names_the_brokers_of_the_enrolment(tmp_path: Path, authority: Authority) -> None:

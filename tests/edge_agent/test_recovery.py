@@ -1,6 +1,7 @@
 """Opening a new epoch: whatever the cloud has or has lost, each entry is afterwards somewhere, and once."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing
@@ -200,6 +201,22 @@ def test_what_is_booked_in_a_new_epoch_is_later_than_the_old(gateway: SiteGatewa
     gateway.append(draft("count", "screw", 1, location="A-1"))
     assert gateway.ledger.tail().hlc > latest
     assert set(gateway.stock().variance.values()) == {0}
+
+
+def test_what_came_late_is_carried_over_in_the_order_of_recording(gateway: SiteGateway) -> None:
+    """The place of what comes late next is found by that order: by clock readings it would be before what was first."""
+    clock = gateway.clock
+    clock.turn(500)
+    gateway.append(scan(1))
+    clock.turn(60_000)
+    gateway.append(scan(2), late_ms=600_000)
+    gateway.append(scan(3), late_ms=30_000)
+    recover(gateway)
+    first = json.loads(gateway.ledger.connection.execute("SELECT body FROM entry WHERE seq = 1").fetchone()[0])
+    assert first["event"] == "e-1"
+    gateway.append(scan(4), late_ms=58_000)
+    assert gateway.ledger.tail().hlc > first["hlc"], "it happened two seconds after the first was recorded"
+    assert audit.verify(gateway.ledger.connection).findings == []
 
 
 def contact(gateway: SiteGateway, folder: Path, there: list[SiteFrame], *, forked: bool) -> Opened | CloudLost | None:

@@ -30,7 +30,7 @@ READS: Final = {
     "edge ledger": "verify export",
     "edge device": "list",
     "edge dead-letter": "list",
-    "cloud": "ingest api status stock",
+    "cloud": "ingest api status stock movements",
     "cloud tenant": "list",
     "cloud site": "list",
     "cloud gateway": "list certificates",
