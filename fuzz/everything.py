@@ -12,13 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from itertools import count, cycle
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -49,6 +49,7 @@ WITHIN_S: Final = 30.0
 GOOD_FRAMES: Final = 2_000
 GOOD_ENTRIES: Final = 3  # in each
 EVIL_GATEWAYS: Final = 60
+EVEN: Final = 0.5
 AGENT: Final = "gw-attacked"
 IMPATIENT: Final = {
     "STOCKTIDE_EDGE_RESEND_DELAY_MS": "500",
@@ -230,7 +231,7 @@ class Everything:
                 await asyncio.to_thread(cloud.send, batches[0])
                 await asyncio.to_thread(devices.send, batches[1])
                 if number % 3 == 0:
-                    victim: WorkerProcess | AgentProcess = random.choice([worker, agent])
+                    victim = worker if random.random() < EVEN else agent
                     self._require(victim.is_running, f"round {number}: {victim.log_file.name} has ended", victim)
                     victim.kill()
                     await asyncio.to_thread(victim.start)
@@ -284,7 +285,7 @@ class Everything:
             raise Broken(f"seed {self.seed}, {what}\n{process.log_file.read_text()[-6_000:]}")
 
 
-def _environment() -> Mapping[str, Any]:
+def _environment() -> dict[str, str]:
     return os.environ | IMPATIENT
 
 
