@@ -12,11 +12,13 @@ BENCHMARKS: Final = {
     "ingest": "movements through one ingestor, acknowledged, beside raw COPY",
     "twin": "a changed twin, in force at the gateway and reported back, beside a broker's round trip",
     "tenants": "a quiet tenant beside a noisy one at ten times its quota",
+    "hostile": "a quiet tenant beside a gateway of another that does its worst",
     "uplink": "bytes a movement",
     "cli": "cold start of the technician's command",
     "verify": "ledger verify on a million entries",
     "rollout": "a twin changed for ten thousand gateways at once, beside what the bound on pushes admits",
     "tls": "movements through one ingestor from gateways with certificates over TLS, beside plain TCP",
+    "late_counts": "500 counts that come late over ten million movements of one SKU, beside 500 in time",
     "enrol": "a thousand gateways by claim over TLS",
 }
 

@@ -74,19 +74,20 @@ def _measured(*, noisy: bool, quota: bool) -> tuple[float, float, float]:
     with databases.database(services.database_url(), f"bench_{time.time_ns()}") as url:
         migrations.apply(url)
         with closing(connect(url, application="bench")) as connection:
-            quiet = _registered(connection, "quiet", QUIET_GATEWAYS)
-            loud = _registered(connection, "noisy", NOISY_GATEWAYS)
+            quiet = registered(connection, "quiet", QUIET_GATEWAYS)
+            loud = registered(connection, "noisy", NOISY_GATEWAYS)
             if quota:
                 limits = {"entries_per_s_max": QUOTA_PER_S}
                 quotas.change(connection, registry.tenant_id(connection, "noisy"), "noisy", limits)
             with running_worker(url, services.mqtt_url()), _shouting(loud if noisy else []):
-                waited = asyncio.run(_listen(quiet, connection))
+                waited = asyncio.run(listen(quiet, connection))
                 merged = _entries(connection, "noisy")
     pending = statistics.quantiles(waited, n=100)
     return pending[49] * 1000, pending[98] * 1000, merged / (SECONDS + WARM_S)
 
 
-def _registered(connection: Connection, tenant: str, number: int) -> list[str]:
+def registered(connection: Connection, tenant: str, number: int) -> list[str]:
+    """The names of a tenant's new gateways."""
     names = [f"{tenant}-{time.time_ns():x}-{n}" for n in range(number)]
     registry.add_tenant(connection, tenant)
     registry.add_site(connection, tenant, "site")
@@ -117,7 +118,7 @@ def _shout(names: list[str], mqtt_url: str, ready: Any) -> None:
     asyncio.run(_play(sealed, mqtt_url, settle_s=3_600.0))
 
 
-async def _listen(names: list[str], connection: Connection) -> list[float]:
+async def listen(names: list[str], connection: Connection) -> list[float]:
     """How long each frame of the quiet tenant waited, in seconds; the first seconds do not count."""
     sealed = _sealed(names, QUIET_ENTRIES, SECONDS + WARM_S)
     await until_subscribed(connection)

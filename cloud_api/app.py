@@ -15,7 +15,7 @@ from fastapi import FastAPI, Query, Request, Response
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from pydantic import AwareDatetime
 
-from cloud_api import administration, problems
+from cloud_api import administration, problems, registered
 from cloud_api.access import Access, access, verifier
 from cloud_api.bounds import BodyLimit, TenantBudget
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
@@ -23,6 +23,7 @@ from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import READ_ONLY_OPTIONS
 from cloud_store.base.database import Database
 from cloud_store.reports import history, stock_levels
+from cloud_store.reports.paging import PAGE_ROWS_MAX, RowPage
 from wire_protocol.entries import MovementKind
 from wire_protocol.names import TEXT_CHARS_MAX, TEXT_PATTERN
 
@@ -62,6 +63,7 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
         ("/v1/gateways", _gateways, "Gateways and how far their streams are"),
     ):
         app.get(path, tags=["inventory"], summary=summary, responses=problems.RESPONSES)(endpoint)
+    registered.install(app)
     administration.install(app)
     return app
 
@@ -79,7 +81,7 @@ KnownAt = Annotated[
     AwareDatetime | None,
     Query(description="Only what had been received by this time; with `at` it repeats a report as it was."),
 ]
-Limit = Annotated[int | None, Query(ge=1, le=stock_levels.PAGE_ROWS_MAX, description="Rows in the page at most.")]
+Limit = Annotated[int | None, Query(ge=1, le=PAGE_ROWS_MAX, description="Rows in the page at most.")]
 
 
 def _healthz() -> Health:
@@ -159,7 +161,7 @@ def _rows(request: Request, limit: int | None) -> int:
     return settings.page_rows_default if limit is None else limit
 
 
-def _document(page: stock_levels.RowPage) -> dict[str, Any]:
+def _document(page: RowPage) -> dict[str, Any]:
     return {"items": page.rows, "next": page.after}
 
 

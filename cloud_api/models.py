@@ -77,6 +77,53 @@ class GatewayRow(BaseModel):
     readings_seq: int | None = None
 
 
+class ItemRow(BaseModel):
+    """What a SKU names."""
+
+    sku: str = Field(examples=["85123A"])
+    name: str | None = Field(None, examples=["White hanging heart"])
+    gtin: str | None = None
+    unit: str = Field(examples=["piece"])
+    scale: int = Field(examples=[0])
+    reorder_point: int | None = None
+    lot_tracked: bool = False
+    serial_tracked: bool = False
+    expiry_tracked: bool = False
+    retired: bool = False
+    stub: bool = Field(description="Scanned before the item was registered.")
+
+
+class SiteRow(BaseModel):
+    """A site."""
+
+    site: str = Field(examples=["berlin"])
+    created_at: datetime
+    gateways: int
+
+
+class LocationRow(BaseModel):
+    """A place for goods."""
+
+    site: str = Field(examples=["berlin"])
+    location: str = Field(examples=["A-01-3"])
+    virtual: bool
+    stub: bool = Field(description="Scanned before the location was registered.")
+
+
+class AlarmRow(BaseModel):
+    """What an operator must look at."""
+
+    site: str | None = None
+    gateway: str = Field(examples=["gw-berlin-1"])
+    kind: str = Field(examples=["fork"])
+    detail: str
+    advice: str = Field(description="What to do about it.")
+    first_at: datetime
+    last_at: datetime
+    times: int
+    cleared_at: datetime | None = None
+
+
 class Health(BaseModel):
     """Whether the process runs, or can serve."""
 

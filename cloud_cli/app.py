@@ -15,7 +15,7 @@ from cloud_cli.commands import command_app
 from cloud_cli.firmware import firmware_app
 from cloud_cli.jobs import job_app
 from cloud_cli.ledger import alarm_app, ledger_app
-from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, database
+from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, TheTenant, database
 from cloud_cli.registry import gateway_app, item_app, location_app, site_app, tenant_app
 from cloud_cli.tenancy import audit_app, database_user_app, device_app, key_app
 from cloud_cli.twins import twin_app
@@ -23,7 +23,7 @@ from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import ErrorGroup, emit_json, fail, listing
 
 if TYPE_CHECKING:
-    from cloud_store.reports.stock_levels import RowPage
+    from cloud_store.reports.paging import RowPage
 
 app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__.split(":")[0])
 dead_letter_app = typer.Typer(no_args_is_help=True, help="What could not be used, and why.")
@@ -99,12 +99,13 @@ def ingest(
 def status(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json_: Json = False) -> None:
     """Show the cloud as a whole: fleet, entries, dead letters, the last merge."""
     from cloud_store.reports import stock_levels
+    from cloud_store.reports.paging import PAGE_ROWS_MAX
 
     with database(database_url) as connection:
         if tenant is not None:
             stock_levels.require_tenant(connection, tenant)
         totals = stock_levels.totals(connection)
-        gateways = stock_levels.gateways(connection, limit=stock_levels.PAGE_ROWS_MAX, tenant=tenant)
+        gateways = stock_levels.gateways(connection, limit=PAGE_ROWS_MAX, tenant=tenant)
     if json_:
         emit_json({**totals, "gateways_listed": gateways.rows})
         return
@@ -147,7 +148,7 @@ def stock(
     from cloud_store.reports import stock_levels
 
     wanted = stock_levels.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual)
-    read: Callable[..., stock_levels.RowPage] = stock_levels.stock
+    read: Callable[..., RowPage] = stock_levels.stock
     head: str | None = None
     if at is not None or known_at is not None:
         from cloud_store.reports import history
@@ -162,6 +163,49 @@ def stock(
         typer.echo(f"{head}\n")
     columns = ("tenant", "site", "location", "sku", "lot", "on_hand", "unit", "stub")
     listing(rows, columns, json_=json_, numbers=("on_hand",), empty="Nothing on hand.")
+    if not complete and not json_:
+        typer.echo(f"More than {limit} rows: narrow the question or raise --limit.", err=True)
+
+
+@app.command()
+def movements(
+    tenant: TheTenant,
+    database_url: DatabaseUrl = DATABASE_URL,
+    site: Site = None,
+    sku: Annotated[str | None, typer.Option(help="Only this SKU.")] = None,
+    location: Annotated[str | None, typer.Option("--location", "-l", help="Only from or to this location.")] = None,
+    gateway: Annotated[str | None, typer.Option("--gateway", "-g", help="Only of this gateway.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only this kind: receive, pick, move, ship …")] = None,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help="From this time on.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Before this time.")] = None,
+    limit: Limit = 50,
+    json_: Json = False,
+) -> None:
+    """Show what was moved, newest first. TIME is ISO 8601 with a zone, as for `stock`."""
+    from typing import get_args
+
+    from cloud_store.base.errors import InvalidName
+    from cloud_store.reports import history, stock_levels
+    from wire_protocol.entries import MovementKind
+
+    kinds = get_args(MovementKind)
+    if kind is not None and kind not in kinds:
+        raise InvalidName(f"There is no kind {kind}.", hint=f"Kinds: {', '.join(kinds)}.")
+    wanted = stock_levels.MovementFilter(
+        tenant=tenant,
+        site=site,
+        sku=sku,
+        location=location,
+        gateway=gateway,
+        kind=kind,
+        since=history.parse_time(since),
+        until=history.parse_time(until),
+    )
+    with database(database_url) as connection:
+        stock_levels.require_tenant(connection, tenant)
+        rows, complete = _whole(partial(stock_levels.movements, connection, wanted), limit)
+    columns = ("at", "site", "gateway", "kind", "sku", "lot", "quantity", "source", "destination", "actor", "reference")
+    listing(rows, columns, json_=json_, numbers=("quantity",), empty="Nothing was moved.")
     if not complete and not json_:
         typer.echo(f"More than {limit} rows: narrow the question or raise --limit.", err=True)
 

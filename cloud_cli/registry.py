@@ -118,14 +118,13 @@ def list_gateways(
 ) -> None:
     """List gateways with what they last said."""
     from cloud_store.reports import stock_levels
+    from cloud_store.reports.paging import PAGE_ROWS_MAX
 
     rows: list[dict[str, Any]] = []
     after: str | None = None
     with database(database_url) as connection:
         while True:
-            page = stock_levels.gateways(
-                connection, limit=stock_levels.PAGE_ROWS_MAX, tenant=tenant, site=site, after=after
-            )
+            page = stock_levels.gateways(connection, limit=PAGE_ROWS_MAX, tenant=tenant, site=site, after=after)
             rows += page.rows
             after = page.after
             if after is None:

@@ -20,7 +20,7 @@ from cloud_ingest.inbound import Inbound
 from cloud_ingest.merge.answers import Answer, Answers
 from cloud_ingest.merge.denylist import Denylist, Strikes
 from cloud_ingest.merge.inbox import Inbox, window
-from cloud_ingest.merge.slow_lane import SLOW_S, SlowLane
+from cloud_ingest.merge.slow_lane import Pace, SlowLane
 from cloud_ingest.merge.throttle import Throttle
 from cloud_store.base.connection import answers
 from cloud_store.base.errors import NamesExhausted, StoreError, StoreTimeout, Unstorable
@@ -73,8 +73,10 @@ class MergeLoop:
         self._context, self._settings, self._metrics = context, context.settings, context.metrics
         self._inbox, self._merge_frames, self._merged, self._acknowledged = inbox, merge_frames, merged, acknowledged
         self._slow_lane: SlowLane | None = None
+        self._pace = Pace()
         if merge_apart is not None:
-            self._slow_lane = SlowLane(partial(self._merge_in_time, merge_apart), self._settle, context.mono_s)
+            merge = partial(self._merge_in_time, merge_apart)
+            self._slow_lane = SlowLane(merge, self._settle, self._pace, context.mono_s)
         self._answers = Answers()
         self.throttle = Throttle(
             lambda spent: context.database.run(quotas.charge, spent), self._release, context.mono_s
@@ -137,8 +139,9 @@ class MergeLoop:
             TooSlow: the database did not finish it in time, and there is a slow lane for it.
         """
         seconds = await self._merge_in_time(self._merge_frames, batch)
-        if self._slow_lane is not None and seconds > SLOW_S:
+        if self._slow_lane is not None and self._pace.is_slow(batch, seconds):
             self._slow_lane.suspect(batch)
+        self._pace.learn(batch, seconds)
 
     async def _merge_in_time(self, merge_frames: MergeFrames, batch: Sequence[ArrivedFrame]) -> float:
         """As `merge`, in one of the lanes. Returns how many seconds the merge that succeeded took."""

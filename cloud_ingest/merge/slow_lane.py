@@ -1,8 +1,8 @@
 """The slow lane: gateways whose frames cost the database too much time are merged apart, one gateway at a time.
 
 With one lane for all, the dearest gateway would be every tenant's wait. A gateway comes here when a batch that it was
-part of took too long, and leaves when a merge of its own frames alone was quick. The lane has a connection of its own,
-so the others go on meanwhile.
+part of took much longer than batches of that size do on this machine these days, and leaves when a merge of its own
+frames alone did not. The lane has a connection of its own, so the others go on meanwhile.
 
 Invariant: bounded. What waits here was taken into the inbox, and counts there until it is settled.
 """
@@ -15,11 +15,34 @@ import structlog
 
 from cloud_store.merge.arrivals import ArrivedFrame
 
-SLOW_S: Final = 1.0  # a batch that takes longer has a slow gateway in it
-QUICK_S: Final = 0.25  # a merge of one gateway's frames that takes less was not slow
+SLOW_S: Final = 0.05  # beyond what is usual: nobody notices less
+SLOW_FACTOR: Final = 4.0
+FRAME_ENTRIES: Final = 50  # what a frame costs beside its entries, in entries
+USUAL_S_AT_FIRST: Final = 0.0002  # an entry, before anything was measured
+LEARNED: Final = 0.05  # of each batch
 GATEWAYS_MAX: Final = 10_000
 FRAMES_MAX: Final = 20  # of one gateway in one merge
 _LOG = structlog.get_logger()
+
+
+class Pace:
+    """How long batches usually take; a machine that is slow today makes nobody slow."""
+
+    def __init__(self) -> None:
+        self._usual_s = USUAL_S_AT_FIRST
+
+    def is_slow(self, frames: Sequence[ArrivedFrame], seconds: float) -> bool:
+        """Whether a merge took much longer than such a merge does."""
+        return seconds > SLOW_S + SLOW_FACTOR * self._usual_s * _cost(frames)
+
+    def learn(self, frames: Sequence[ArrivedFrame], seconds: float) -> None:
+        """A merge of the fast lane took so long; one that was slow counts as four times the usual and no more."""
+        measured_s = min(seconds / _cost(frames), SLOW_FACTOR * self._usual_s)
+        self._usual_s += LEARNED * (measured_s - self._usual_s)
+
+
+def _cost(frames: Sequence[ArrivedFrame]) -> int:
+    return sum(FRAME_ENTRIES + arrived.frame.header.count for arrived in frames)
 
 
 class SlowLane:
@@ -28,6 +51,7 @@ class SlowLane:
     Args:
         merge: merges frames of one gateway, apart from the others, and answers it.
         settle: called with frames that are dealt with.
+        pace: what is usual.
         mono_s: a clock that is never set.
     """
 
@@ -35,9 +59,10 @@ class SlowLane:
         self,
         merge: Callable[[Sequence[ArrivedFrame]], Awaitable[object]],
         settle: Callable[[Sequence[ArrivedFrame]], None],
+        pace: Pace,
         mono_s: Callable[[], float],
     ) -> None:
-        self._merge, self._settle, self._mono_s = merge, settle, mono_s
+        self._merge, self._settle, self._pace, self._mono_s = merge, settle, pace, mono_s
         self._slow: dict[str, None] = {}
         self._waiting: dict[str, list[ArrivedFrame]] = {}
         self._filled = asyncio.Event()
@@ -80,7 +105,7 @@ class SlowLane:
             began_s = self._mono_s()
             await self._merge(frames)
             self._settle(frames)
-            if self._mono_s() - began_s < QUICK_S:
+            if not self._pace.is_slow(frames, self._mono_s() - began_s):
                 self._slow.pop(gateway, None)
 
     def _take(self, arrived: ArrivedFrame) -> None:

@@ -1,4 +1,4 @@
-"""Booking a batch into balances, counts and the hourly roll-up: the SQL form of `wire_protocol.stock`.
+"""Booking a batch into balances, their hours and counts: the SQL form of `wire_protocol.stock`.
 
 Three ways, from the common to the rare:
 
@@ -51,6 +51,7 @@ def book(connection: Connection, rows: LedgerRows) -> Mapping[CellKey, int]:
     changed = {cell: change.moved for cells in (rows.shelves, rows.adjust) for cell, change in cells.items()}
     if rows.shelves:
         booked = _book_shelves(connection, rows)
+        _book_hours(connection, rows)
         added = _settle(connection, rows, booked) if booked else {}
         taken: defaultdict[CellKey, int] = defaultdict(int)
         for cell, quantity in added.items():
@@ -59,7 +60,6 @@ def book(connection: Connection, rows: LedgerRows) -> Mapping[CellKey, int]:
         for cell, quantity in taken.items():
             changed[cell] = changed.get(cell, 0) + quantity
         _book_adjust(connection, rows.adjust, taken)
-        _book_hourly(connection, rows)
     return changed
 
 
@@ -242,18 +242,15 @@ def _book_adjust(
     )
 
 
-def _book_hourly(connection: Connection, rows: LedgerRows) -> None:
-    keys = sorted(rows.hourly, key=lambda key: (key[1:], key[0]))
+def _book_hours(connection: Connection, rows: LedgerRows) -> None:
+    keys = sorted(rows.hours)
     if keys:
-        totals = [rows.hourly[key] for key in keys]
         connection.execute(
-            _SQL["book_hourly"],
+            _SQL["book_hours"],
             {
-                "hours": Integers(key[0] for key in keys),
-                **key_columns(CellKey(*key[1:]) for key in keys),
-                "quantity_in": Integers(total[0] for total in totals),
-                "quantity_out": Integers(total[1] for total in totals),
-                "movements": Integers(total[2] for total in totals),
+                **key_columns(CellKey(*key[:3]) for key in keys),
+                "hours": Integers(key[3] for key in keys),
+                "moved": Integers(rows.hours[key] for key in keys),
             },
         )
 

@@ -5,9 +5,9 @@ The variances between two counts add up to what the later one had, so a new coun
     variance(n) = n.quantity - c.quantity - (movements between c and n)      n: the next count after c
     variance(c) = what is left of n's variance before; without a next count, of the change of on hand
 
-Movements between two points of a cell are added up directly, or as all that was ever moved minus those outside of the
-points, whichever is less to read. So a stocktake that was made offline costs little, whether its time was at the
-beginning of a year of movements or at its end.
+Movements between two points of a cell are added up by its hours (`cell_hour`), and one by one at the two ends only.
+To the end of a cell it is all that was ever moved minus what came before, where that is less to read. So a stocktake
+that was made offline costs little, whatever its time, and however much its shelves have moved.
 
 Invariant: in the merge's transaction, after the batch's movements were booked and its late ones covered.
 """
@@ -19,13 +19,15 @@ from typing import Any, Final, NamedTuple
 from cloud_store.base import sql
 from cloud_store.base.arrays import Integers
 from cloud_store.base.connection import Connection
-from cloud_store.merge.ledger_rows import NEVER, CellKey
+from cloud_store.merge.ledger_rows import HOUR_OF_HLC, NEVER, CellKey
 from wire_protocol.stock import EntryKey
 
 _SQL: Final = sql.load("late_counts")
 _INSERT: Final = sql.load("balances")["insert_count"]
 _BEGINNING: Final = EntryKey(NEVER, "", "", 0)
 _END: Final = EntryKey((1 << 63) - 1, "", "", 0)
+_AFTER_ALL: Final = "~"  # after every gateway's name
+HOUR_MAX: Final = (1 << 31) - 1
 
 
 class _Next(NamedTuple):
@@ -38,12 +40,13 @@ class _Next(NamedTuple):
 
 
 class _CellNow(NamedTuple):
-    """A cell's balance, and the clock of its earliest movement."""
+    """A cell's balance, and its hours: their sum, the first and the last."""
 
     on_hand: int
     moved: int
-    first_hlc: int
-    last_hlc: int
+    moved_by_hours: int
+    first_hour: int
+    last_hour: int
 
 
 class _Range(NamedTuple):
@@ -52,6 +55,20 @@ class _Range(NamedTuple):
     cell: CellKey
     after: EntryKey
     before: EntryKey
+
+    @property
+    def hours(self) -> tuple[int, int]:
+        """The hours in which it begins and ends; what lies between them is whole hours."""
+        return _hour(self.after), _hour(self.before)
+
+    def ends(self) -> list["_Range"]:
+        """What of it is no whole hour."""
+        begin, end = self.hours
+        if begin == end:
+            return [self]
+        head = self._replace(before=EntryKey((begin + 1) * HOUR_OF_HLC, "", "", 0))
+        tail = self._replace(after=EntryKey(end * HOUR_OF_HLC - 1, _AFTER_ALL, "", 0))
+        return [part for part, bound in ((head, self.after), (tail, self.before)) if bound not in (_BEGINNING, _END)]
 
 
 @dataclass(slots=True)
@@ -114,9 +131,19 @@ def _following(connection: Connection, counts: Sequence[tuple[CellKey, dict[str,
 
 
 def _cells_now(connection: Connection, cells: Iterable[CellKey]) -> dict[CellKey, _CellNow]:
-    return {
-        CellKey(*row[:3]): _CellNow(*row[3:]) for row in connection.execute(_SQL["cells"], _cell_columns(sorted(cells)))
-    }
+    columns = _cell_columns(sorted(cells))
+    now = _read_cells(connection, columns)
+    # From before there were hours, or merged by a worker that knows none: their balances are locked, so nobody else
+    # changes them now.
+    if unfit := [cell for cell, state in now.items() if state.moved_by_hours != state.moved]:
+        connection.execute(_SQL["forget_hours"], _cell_columns(unfit))
+        connection.execute(_SQL["make_hours"], {**_cell_columns(unfit), "hour_of_hlc": HOUR_OF_HLC})
+        now |= _read_cells(connection, _cell_columns(unfit))
+    return now
+
+
+def _read_cells(connection: Connection, columns: Mapping[str, Any]) -> dict[CellKey, _CellNow]:
+    return {CellKey(*row[:3]): _CellNow(*row[3:]) for row in connection.execute(_SQL["cells"], columns)}
 
 
 def _runs(counts: Sequence[tuple[CellKey, dict[str, Any]]], following: Mapping[int, _Next]) -> list[_Run]:
@@ -132,23 +159,31 @@ def _runs(counts: Sequence[tuple[CellKey, dict[str, Any]]], following: Mapping[i
 
 def _moved(connection: Connection, ranges: Sequence[_Range], cells: Mapping[CellKey, _CellNow]) -> Iterator[int]:
     """What was moved in each range, one after the other."""
-    asked: list[_Range] = []
-    sums: list[tuple[int, list[int]]] = []  # of each range: where it begins, and the places in `asked` to take away
-    for each in ranges:
-        now = cells[each.cell]
-        inside = min(each.before.hlc, now.last_hlc) - max(each.after.hlc, now.first_hlc)
-        if 2 * inside <= now.last_hlc - now.first_hlc:
-            sums.append((len(asked), []))
-            asked.append(each)
-            continue
-        outside = [_Range(each.cell, _BEGINNING, each.after)]
-        if each.before is not _END:
-            outside.append(_Range(each.cell, each.before, _END))
-        sums.append((-1, list(range(len(asked), len(asked) + len(outside)))))
-        asked += outside
-    found: dict[int, int] = dict(connection.execute(_SQL["moved"], _range_columns(asked)).fetchall())
-    for each, (direct, outside_places) in zip(ranges, sums, strict=True):
-        yield found[direct] if direct >= 0 else cells[each.cell].moved - sum(found[place] for place in outside_places)
+    # To the end of a cell, the part before may be the shorter one.
+    before = [_is_shorter_before(each, cells[each.cell]) for each in ranges]
+    asked = [
+        each._replace(after=_BEGINNING, before=each.after) if is_before else each
+        for each, is_before in zip(ranges, before, strict=True)
+    ]
+    ends = [(place, end) for place, each in enumerate(asked) for end in each.ends()]
+    totals = [0] * len(asked)
+    if ends:
+        columns = _range_columns([end for _, end in ends])
+        for place, moved in connection.execute(_SQL["moved"], columns):
+            totals[ends[place][0]] += moved
+    for place, moved in connection.execute(_SQL["hours"], _hour_columns(asked)):
+        totals[place] += moved
+    for each, is_before, total in zip(ranges, before, totals, strict=True):
+        yield cells[each.cell].moved - total if is_before else total
+
+
+def _is_shorter_before(each: _Range, now: _CellNow) -> bool:
+    begin, _ = each.hours
+    return each.before is _END and begin - now.first_hour < now.last_hour - begin
+
+
+def _hour(key: EntryKey) -> int:
+    return min(HOUR_MAX, key.hlc // HOUR_OF_HLC)
 
 
 def _write(
@@ -181,6 +216,11 @@ def _key_columns(prefix: str, keys: Sequence[EntryKey]) -> dict[str, Any]:
         f"{prefix}epochs": [key.epoch for key in keys],
         f"{prefix}seqs": Integers(key.seq for key in keys),
     }
+
+
+def _hour_columns(ranges: Sequence[_Range]) -> dict[str, Any]:
+    begins, ends = zip(*(each.hours for each in ranges), strict=True)
+    return {**_cell_columns(each.cell for each in ranges), "after": Integers(begins), "before": Integers(ends)}
 
 
 def _range_columns(ranges: Sequence[_Range]) -> dict[str, Any]:

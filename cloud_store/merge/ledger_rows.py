@@ -12,12 +12,12 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.dictionary import Dictionary
 from cloud_store.merge.plan import PlannedFrame
-from wire_protocol import names, times
+from wire_protocol import clock, names, times
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.messages import ClampedTime
 
 CLAMPED_REPORTED_MAX: Final = 200
-HOUR_MS: Final = 3600 * 1000
+HOUR_OF_HLC: Final = clock.pack(3600 * 1000)  # of the hybrid logical clock, whose upper bits are milliseconds
 NO_LOT: Final = 0
 NEVER: Final = -1  # the hybrid logical clock of nothing; real ones are not negative
 
@@ -73,7 +73,7 @@ class LedgerRows:
     counts: list[dict[str, Any]] = field(default_factory=list)
     shelves: dict[CellKey, CellChange] = field(default_factory=dict)
     adjust: dict[CellKey, CellChange] = field(default_factory=dict)
-    hourly: dict[tuple[int, int, int, int], list[int]] = field(default_factory=dict)
+    hours: dict[tuple[int, int, int, int], int] = field(default_factory=dict)
     gateway_names: dict[int, str] = field(default_factory=dict)
     epoch_names: dict[int, str] = field(default_factory=dict)
     bounded: dict[LogKey, list[ClampedTime]] = field(default_factory=dict)
@@ -153,13 +153,13 @@ class _FrameRows:
                 entry.reference,
             )
         )
-        hour = at_ms // HOUR_MS
+        hour = entry.hlc // HOUR_OF_HLC
         self._move((source_id, item_id, lot_id), entry.hlc, -quantity)
         if not names.is_virtual(entry.source):
-            self._hourly((hour, source_id, item_id, lot_id), 1, quantity)
+            self._hour((source_id, item_id, lot_id, hour), -quantity)
         self._move((destination_id, item_id, lot_id), entry.hlc, quantity)
         if not names.is_virtual(entry.destination):
-            self._hourly((hour, destination_id, item_id, lot_id), 0, quantity)
+            self._hour((destination_id, item_id, lot_id, hour), quantity)
 
     def _move(self, cell: tuple[int, int, int], hlc: int, moved: int) -> None:
         cells = self.rows.adjust if cell[0] == self.adjust_id else self.rows.shelves
@@ -174,13 +174,9 @@ class _FrameRows:
         elif change.first_hlc > hlc:
             change.first_hlc = hlc
 
-    def _hourly(self, key: tuple[int, int, int, int], way: int, quantity: int) -> None:
-        """Add to the roll-up of an hour; `way` is 0 for what comes in and 1 for what goes out."""
-        totals = self.rows.hourly.get(key)
-        if totals is None:
-            totals = self.rows.hourly[key] = [0, 0, 0]
-        totals[way] += quantity
-        totals[2] += 1
+    def _hour(self, key: tuple[int, int, int, int], moved: int) -> None:
+        """Add to what was moved in a cell in an hour."""
+        self.rows.hours[key] = self.rows.hours.get(key, 0) + moved
 
     def _goods(self, sku: str, lot: str | None) -> tuple[int, int]:
         item_id = self.ids.items[self.gateway.tenant_id, sku]

@@ -82,15 +82,11 @@ INSERT INTO count (
     %(epoch)s, %(serial)s, %(event)s, %(actor)s, %(reference)s
 )
 
--- name: book_hourly
-INSERT INTO stock_hourly AS h (hour, location_id, item_id, lot_id, quantity_in, quantity_out, movements)
-SELECT timestamptz 'epoch' + hour * interval '1 hour', location_id, item_id, lot_id, quantity_in, quantity_out,
-    movements
+-- name: book_hours
+INSERT INTO cell_hour AS h (location_id, item_id, lot_id, hour, moved)
+SELECT location_id, item_id, lot_id, hour, moved
 FROM unnest(
-    %(hours)s::bigint[], %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[],
-    %(quantity_in)s::bigint[], %(quantity_out)s::bigint[], %(movements)s::bigint[]
-) AS t (hour, location_id, item_id, lot_id, quantity_in, quantity_out, movements)
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hours)s::bigint[], %(moved)s::bigint[]
+) AS t (location_id, item_id, lot_id, hour, moved)
 ORDER BY location_id, item_id, lot_id, hour
-ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE
-SET quantity_in = h.quantity_in + excluded.quantity_in, quantity_out = h.quantity_out + excluded.quantity_out,
-    movements = h.movements + excluded.movements
+ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE SET moved = h.moved + excluded.moved

@@ -3,7 +3,8 @@
 -- latest count of a cell among them, or 0, plus the movements among them that are later by (hlc, gateway, epoch, seq).
 -- A log is received in order, so what was known of it is a prefix: its length is looked up once for each log.
 -- A cell that ever held goods has a balance. @adjust may lack one, and is what all other locations of its site leave.
--- One page looks at so many cells, empty ones included. Movements are found by cell, from its count on.
+-- One page looks at so many cells, empty ones included. Movements are found by shelf, from its count on; those of a virtual location
+-- by the shelves at their other side.
 WITH wanted AS (
     SELECT location_id, item_id, lot_id, adjust
     FROM (
@@ -69,18 +70,38 @@ WITH wanted AS (
         ORDER BY c.hlc DESC, c.gateway_name DESC, log.epoch DESC, c.seq DESC
         LIMIT 1
     ) AS latest ON true
+), step AS (
+    SELECT c.location_id, c.item_id, c.lot_id, m.hlc, m.epoch_id, m.seq, m.at, m.quantity
+    FROM counted c
+    JOIN location here ON here.location_id = c.location_id AND NOT here.virtual
+    CROSS JOIN LATERAL (
+        SELECT hlc, epoch_id, seq, at, -quantity AS quantity FROM movement
+        WHERE kind NOT IN (1, 5) AND source_id = c.location_id AND item_id = c.item_id AND lot_id = c.lot_id
+            AND hlc >= coalesce(c.hlc, 0)
+        UNION ALL
+        SELECT hlc, epoch_id, seq, at, quantity FROM movement
+        WHERE kind NOT IN (2, 4, 6) AND destination_id = c.location_id AND item_id = c.item_id AND lot_id = c.lot_id
+            AND hlc >= coalesce(c.hlc, 0)
+    ) AS m
+    UNION ALL
+    SELECT c.location_id, c.item_id, c.lot_id, m.hlc, m.epoch_id, m.seq, m.at, m.quantity
+    FROM counted c
+    JOIN location here ON here.location_id = c.location_id AND here.virtual
+    JOIN location shelf ON shelf.site_id = here.site_id AND NOT shelf.virtual
+    JOIN balance b ON (b.location_id, b.item_id, b.lot_id) = (shelf.location_id, c.item_id, c.lot_id)
+    CROSS JOIN LATERAL (
+        SELECT hlc, epoch_id, seq, at, quantity FROM movement
+        WHERE kind NOT IN (1, 5) AND source_id = b.location_id AND item_id = b.item_id AND lot_id = b.lot_id
+            AND destination_id = c.location_id
+        UNION ALL
+        SELECT hlc, epoch_id, seq, at, -quantity FROM movement
+        WHERE kind NOT IN (2, 4, 6) AND destination_id = b.location_id AND item_id = b.item_id AND lot_id = b.lot_id
+            AND source_id = c.location_id
+    ) AS m
 ), moved AS (
     SELECT counted.location_id, counted.item_id, counted.lot_id, sum(m.quantity) AS quantity
     FROM counted
-    CROSS JOIN LATERAL (
-        SELECT hlc, epoch_id, seq, at, -quantity AS quantity FROM movement
-        WHERE source_id = counted.location_id AND item_id = counted.item_id AND lot_id = counted.lot_id
-            AND hlc >= coalesce(counted.hlc, 0)
-        UNION ALL
-        SELECT hlc, epoch_id, seq, at, quantity FROM movement
-        WHERE destination_id = counted.location_id AND item_id = counted.item_id AND lot_id = counted.lot_id
-            AND hlc >= coalesce(counted.hlc, 0)
-    ) AS m
+    JOIN step m USING (location_id, item_id, lot_id)
     JOIN log ON log.epoch_id = m.epoch_id AND m.seq <= log.last_seq
     WHERE m.at <= coalesce(%(at)s::timestamptz, 'infinity')
         AND (counted.hlc IS NULL

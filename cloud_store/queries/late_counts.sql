@@ -16,32 +16,44 @@ CROSS JOIN LATERAL (
 ) AS next
 
 -- name: cells
--- Balances of some cells, with the clocks of their first and last movements; of a cell without any, both are its last.
-SELECT b.location_id, b.item_id, b.lot_id, b.on_hand, b.moved, coalesce(least(given.hlc, taken.hlc), bounds.last_hlc),
-    bounds.last_hlc
+-- Balances of some cells with their hours: the sum, the first and the last.
+SELECT b.location_id, b.item_id, b.lot_id, b.on_hand, b.moved, coalesce(h.moved, 0)::bigint, coalesce(h.first, 0),
+    coalesce(h.last, 0)
 FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
 JOIN balance b ON (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
-LEFT JOIN LATERAL (
-    SELECT m.hlc FROM movement m
-    WHERE m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
-    ORDER BY m.hlc
-    LIMIT 1
-) AS given ON true
-LEFT JOIN LATERAL (
-    SELECT m.hlc FROM movement m
-    WHERE m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
-    ORDER BY m.hlc
-    LIMIT 1
-) AS taken ON true
-LEFT JOIN LATERAL (
-    SELECT greatest(b.last_hlc, (
-        SELECT max(m.hlc) FROM movement m
-        WHERE m.source_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
-    ), (
-        SELECT max(m.hlc) FROM movement m
-        WHERE m.destination_id = t.location_id AND m.item_id = t.item_id AND m.lot_id = t.lot_id
-    )) AS last_hlc
-) AS bounds ON true
+CROSS JOIN LATERAL (
+    SELECT sum(moved) AS moved, min(hour) AS first, max(hour) AS last
+    FROM cell_hour
+    WHERE (location_id, item_id, lot_id) = (t.location_id, t.item_id, t.lot_id)
+) AS h
+
+-- name: forget_hours
+DELETE FROM cell_hour h
+USING unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
+WHERE (h.location_id, h.item_id, h.lot_id) = (t.location_id, t.item_id, t.lot_id)
+
+-- name: make_hours
+INSERT INTO cell_hour (location_id, item_id, lot_id, hour, moved)
+SELECT t.location_id, t.item_id, t.lot_id, m.hlc / %(hour_of_hlc)s, sum(m.quantity)
+FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
+CROSS JOIN LATERAL (
+    SELECT hlc, quantity FROM movement
+    WHERE kind NOT IN (2, 4, 6) AND destination_id = t.location_id AND item_id = t.item_id AND lot_id = t.lot_id
+    UNION ALL
+    SELECT hlc, -quantity FROM movement
+    WHERE kind NOT IN (1, 5) AND source_id = t.location_id AND item_id = t.item_id AND lot_id = t.lot_id
+) AS m
+GROUP BY 1, 2, 3, 4
+
+-- name: hours
+-- What was moved in the whole hours between two, by the range's place from 0.
+SELECT r.place - 1, coalesce(sum(h.moved), 0)::bigint
+FROM unnest(
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(after)s::bigint[], %(before)s::bigint[]
+) WITH ORDINALITY AS r (location_id, item_id, lot_id, after, before, place)
+JOIN cell_hour h ON (h.location_id, h.item_id, h.lot_id) = (r.location_id, r.item_id, r.lot_id)
+    AND h.hour > r.after AND h.hour < r.before
+GROUP BY r.place
 
 -- name: moved
 -- What was moved in some ranges of cells, each after one key and before another: entries with a clock between theirs, and
@@ -61,23 +73,23 @@ SELECT r.place - 1, (coalesce(came.quantity, 0) - coalesce(went.quantity, 0) + c
 FROM range r
 CROSS JOIN LATERAL (
     SELECT sum(m.quantity) AS quantity FROM movement m
-    WHERE m.destination_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
+    WHERE m.kind NOT IN (2, 4, 6) AND m.destination_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
         AND m.hlc > r.after_hlc AND m.hlc < r.before_hlc
 ) AS came
 CROSS JOIN LATERAL (
     SELECT sum(m.quantity) AS quantity FROM movement m
-    WHERE m.source_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
+    WHERE m.kind NOT IN (1, 5) AND m.source_id = r.location_id AND m.item_id = r.item_id AND m.lot_id = r.lot_id
         AND m.hlc > r.after_hlc AND m.hlc < r.before_hlc
 ) AS went
 CROSS JOIN LATERAL (
     SELECT sum(m.quantity) AS quantity
     FROM (
         SELECT hlc, gateway_id, epoch_id, seq, quantity FROM movement
-        WHERE destination_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
+        WHERE kind NOT IN (2, 4, 6) AND destination_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
             AND hlc = ANY(ARRAY[r.after_hlc, r.before_hlc])
         UNION ALL
         SELECT hlc, gateway_id, epoch_id, seq, -quantity FROM movement
-        WHERE source_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
+        WHERE kind NOT IN (1, 5) AND source_id = r.location_id AND item_id = r.item_id AND lot_id = r.lot_id
             AND hlc = ANY(ARRAY[r.after_hlc, r.before_hlc])
     ) AS m
     JOIN gateway g USING (gateway_id)

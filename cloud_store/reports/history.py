@@ -21,7 +21,9 @@ from cloud_store.base import sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import StoreError, UnknownName
 from cloud_store.merge.cursors import STREAM_NUMBERS
-from cloud_store.reports.stock_levels import PAGE_ROWS_MAX, RowPage, StockFilter, _decode, _encode
+from cloud_store.reports import paging
+from cloud_store.reports.paging import PAGE_ROWS_MAX, RowPage
+from cloud_store.reports.stock_levels import StockFilter
 from wire_protocol.names import ADJUST
 
 CELLS_MAX: Final = 1_000
@@ -53,11 +55,7 @@ class AsOf:
 
     def __post_init__(self) -> None:
         for time in (self.at, self.known_at):
-            if time is not None and time.utcoffset() is None:
-                raise InvalidAsOf(
-                    f"{time.isoformat()} has no time zone.",
-                    hint=f"Write {time.isoformat()}Z for UTC, or your own offset: {time.isoformat()}+01:00.",
-                )
+            _require_zone(time)
 
     @classmethod
     def parse(cls, at: str | None, known_at: str | None) -> "AsOf":
@@ -66,7 +64,7 @@ class AsOf:
         Raises:
             InvalidMoment: not such a time, or one without a zone.
         """
-        return cls(_time(at), _time(known_at))
+        return cls(parse_time(at), parse_time(known_at))
 
     def require_past(self, now: datetime) -> "AsOf":
         """Return the moment; a time up to five minutes ahead passes, since no clock is exact.
@@ -98,7 +96,7 @@ def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: in
     """
     if wanted.tenant is None:
         raise UnknownName("Stock in the past is read for one tenant.", hint="Name it with --tenant.")
-    key = _decode(after, (int, int, int)) or (0, 0, -1)
+    key = paging.decode(after, (int, int, int)) or (0, 0, -1)
     parameters = {
         "tenant": wanted.tenant,
         "site": wanted.site,
@@ -122,15 +120,30 @@ def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: in
     shown = [row for row in cells if row["on_hand"] or wanted.zero]
     rows = shown[:size]
     last = rows[-1] if len(shown) > size else cells[-1] if len(cells) == CELLS_MAX else None
-    following = None if last is None else _encode([last[name] for name in _KEY])
+    following = None if last is None else paging.encode([last[name] for name in _KEY])
     return RowPage([{name: value for name, value in row.items() if name not in _KEY} for row in rows], following)
 
 
-def _time(text: str | None) -> datetime | None:
+def parse_time(text: str | None) -> datetime | None:
+    """A time in ISO 8601 as a person types it, with a zone; None for none.
+
+    Raises:
+        InvalidAsOf: it is no such time.
+    """
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except ValueError:
         hint = "Write it as in ISO 8601: 2026-11-17T18:00:00+01:00, or 2026-11-17T17:00:00Z."
         raise InvalidAsOf(f"{text!r} is not a time.", hint=hint) from None
+    _require_zone(found)
+    return found
+
+
+def _require_zone(time: datetime | None) -> None:
+    if time is not None and time.utcoffset() is None:
+        raise InvalidAsOf(
+            f"{time.isoformat()} has no time zone.",
+            hint=f"Write {time.isoformat()}Z for UTC, or your own offset: {time.isoformat()}+01:00.",
+        )

@@ -1,7 +1,8 @@
 """The cloud's ledger against itself: every balance and variance of a site beside what its entries give.
 
 The entries are read once, in the order of their key, and booked by the definition in `wire_protocol.stock`: no code is
-shared with the merge, so no mistake is either. The hourly roll-up is not looked at; it holds no stock.
+shared with the merge, so no mistake is either. The hours of cells are not looked at: the
+merge makes them again where they do not add up.
 
 Invariant: `verify` writes nothing. Invariant: nothing is merged at a site between reading and writing in `rebuild`.
 """
@@ -87,6 +88,7 @@ def rebuild(connection: Connection, site: VerifiedSite, progress: Progress = lam
     with patient(connection):
         cursors.own_site(connection, site.site_id)
         found = _audit(connection, site, progress)
+        connection.execute(_SQL["forget_hours"], {"site_id": site.site_id})
         for cell, (_, defined) in found.cells.items():
             statement = "delete_balance" if defined == CellState() else "set_balance"
             connection.execute(_SQL[statement], {**cell._asdict(), **defined._asdict()})

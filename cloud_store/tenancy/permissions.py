@@ -10,13 +10,21 @@ Role: TypeAlias = Literal["viewer", "technician", "operator", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 Permission: TypeAlias = Literal[
-    "stock:read", "movements:read", "gateways:read", "quota:read", "keys:read", "keys:write", "audit:read"
+    "stock:read",
+    "movements:read",
+    "gateways:read",
+    "alarms:read",
+    "quota:read",
+    "keys:read",
+    "keys:write",
+    "audit:read",
 ]
 # The lowest role that has each permission.
 PERMISSIONS: Final[Mapping[Permission, Role]] = {
     "stock:read": "viewer",
     "movements:read": "viewer",
     "gateways:read": "technician",
+    "alarms:read": "technician",
     "quota:read": "operator",
     "keys:read": "admin",
     "keys:write": "admin",

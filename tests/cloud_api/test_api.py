@@ -10,12 +10,15 @@ import pytest
 from cloud_api.app import create
 from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import connect
+from cloud_store.merge import alarms
+from cloud_store.merge.alarms import Alarm, AlarmKind
 from cloud_store.tenancy import registry
 from stocktide.demo.servers import free_port
 from testbed.store import MergeSession
 from tests.cloud_api.serving import Client, key, served
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock
+from wire_protocol.catalog import CatalogItem
 
 # The headers of both tenants' administrators; each test's database has its own keys, so the fixture fills them in.
 ACME: dict[str, str] = {}
@@ -128,3 +131,53 @@ def test_metrics_have_a_port_of_their_own() -> None:
         client.get("/healthz")
         figures = Client(f"http://127.0.0.1:{port}").get("/metrics").text
     assert 'stocktide_api_request_seconds_count{route="/healthz",status="200"} 1.0' in figures
+
+
+@pytest.fixture
+def registered(client: Client, database_url: str) -> Client:
+    """Items, places and alarms of both tenants."""
+    with closing(connect(database_url, application="test")) as connection:
+        for tenant in ("acme", "other"):
+            items = [CatalogItem(sku=f"{tenant}-{n:02}", name=f"Tea 100% {n}", gtin=None) for n in range(12)]
+            registry.add_items(connection, tenant, items)
+            registry.add_locations(connection, tenant, "berlin", [f"{tenant}_{n}" for n in range(5)])
+            for kind in (AlarmKind.FORK, AlarmKind.STOCK_DIFFERS):
+                alarms.raise_all(connection, [Alarm(f"gw-{tenant}", kind, f"{tenant}: {kind}")])
+    return client
+
+
+@pytest.mark.parametrize("path", ["/v1/items", "/v1/locations", "/v1/sites", "/v1/alarms"])
+def test_what_is_registered_is_read_in_pages_and_by_its_tenant_alone(registered: Client, path: str) -> None:
+    """Every row once, none of another's; a forged cursor is refused."""
+    whole = registered.get(path, ACME, limit=1000).json()
+    assert whole["items"]
+    assert "other-" not in json.dumps(whole)
+    assert "other_" not in json.dumps(whole)
+    pages, after = [], None
+    while True:
+        page = registered.get(path, ACME, limit=1, **({"after": after} if after else {})).json()
+        pages += page["items"]
+        after = page["next"]
+        if after is None:
+            break
+    assert pages == whole["items"]
+    assert registered.get(path, ACME, after=cursor({"no": "key"})).status == 400
+    assert registered.get(path).status == 401
+
+
+def test_items_and_places_are_found_by_a_part_of_their_names(registered: Client) -> None:
+    """As it is written: % and _ are no wildcards."""
+    found = registered.get("/v1/items", ACME, search="TEA 100% 1").json()["items"]
+    assert [row["sku"] for row in found] == ["acme-01", "acme-10", "acme-11"]
+    assert registered.get("/v1/items", ACME, search="Te_").json()["items"] == []
+    assert [row["location"] for row in registered.get("/v1/locations", ACME, search="e_3").json()["items"]] == [
+        "acme_3"
+    ]
+    assert registered.get("/v1/locations", ACME, site="paris").json()["items"] == []
+
+
+def test_an_alarm_says_what_to_do(registered: Client) -> None:
+    """The latest first, with advice."""
+    rows = registered.get("/v1/alarms", ACME).json()["items"]
+    assert [row["kind"] for row in rows] == ["stock-differs", "fork"]
+    assert all(row["advice"] and row["gateway"] == "gw-acme" for row in rows)

@@ -9,6 +9,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cloud_cli.app import app
+from testbed.store import MergeSession
+from tests.cloud_store.histories import NOW_MS, Chain, movement
+from wire_protocol import clock
 
 Run = Callable[..., Result]
 
@@ -98,3 +101,22 @@ def test_an_empty_database_is_told_to_migrate(empty_database_url: str) -> None:
     assert CliRunner().invoke(app, ["migrate", "--check"], env=environment).exit_code == 1
     assert len(answer(CliRunner().invoke(app, ["migrate", "--json"], env=environment))["applied"]) >= 3
     assert CliRunner().invoke(app, ["migrate", "--check"], env=environment).exit_code == 0
+
+
+def test_movements_are_shown_newest_first_and_narrowed(registered: Run, database_url: str) -> None:
+    """What was moved, by whom, from where to where; a kind that does not exist and a time without a zone are said."""
+    made = [
+        movement(clock.pack(NOW_MS, 1), "receive", "@supplier", "A-1", 5),
+        movement(clock.pack(NOW_MS, 2), "pick", "A-1", "@customer", 2, actor="kim"),
+    ]
+    with MergeSession(database_url) as merger:
+        merger.merge([Chain("gw-cli").seal(made)])
+    rows = answer(registered("movements", "-t", "acme", "--json"))
+    assert [(row["kind"], row["quantity"], row["actor"]) for row in rows] == [("pick", 2, "kim"), ("receive", 5, None)]
+    assert len(answer(registered("movements", "-t", "acme", "--kind", "pick", "--json"))) == 1
+    assert "Nothing was moved." in registered("movements", "-t", "acme", "--since", "2100-01-01T00:00:00Z").output
+    for wrong in (["--kind", "steal"], ["--since", "2026-11-17"], ["--until", "yesterday"]):
+        refused = registered("movements", "-t", "acme", *wrong)
+        assert refused.exit_code == 2, refused.output
+        assert "hint" in refused.output
+    assert registered("movements", "-t", "nobody").exit_code == 2

@@ -10,7 +10,7 @@ from cloud_ingest.mailbox import ATTEMPTS_MAX, Mailbox, serve
 from cloud_ingest.merge.denylist import Strikes
 from cloud_ingest.merge.inbox import Inbox
 from cloud_ingest.merge.loop import MergeLoop
-from cloud_ingest.merge.slow_lane import SLOW_S
+from cloud_ingest.merge.slow_lane import SLOW_S, Pace
 from cloud_store.base.connection import answers
 from cloud_store.base.errors import DatabaseUnavailable, StoreTimeout
 from cloud_store.merge import dead_letters
@@ -93,7 +93,7 @@ async def test_a_gateway_leaves_the_slow_lane_when_its_merges_are_quick() -> Non
     """A machine that was busy for a moment must not leave gateways one by one in the slow lane for good."""
     store, link = CostlyStore(), AckCollector()
     payloads = sealed("gw-a", 3)
-    store.fast_s[payloads[0]] = SLOW_S * 1.5
+    store.fast_s[payloads[0]] = 20 * SLOW_S
     merging = merge_loop(store, link, [])
     async with running([merging.run()]):
         for payload in payloads:
@@ -101,6 +101,24 @@ async def test_a_gateway_leaves_the_slow_lane_when_its_merges_are_quick() -> Non
             await pass_time(3)
     assert acked(link, "gw-a") == 3
     assert store.apart == [["gw-a"]], "the second frame was merged apart, and quick; the third was merged as usual"
+
+
+def test_a_machine_that_is_slow_makes_nobody_slow() -> None:
+    """What is usual follows what is measured, and one slow gateway does not make it."""
+    store = [ArrivedFrame.read("gw-a", "ledger", payload, 0) for payload in sealed("gw-a", 20)]
+    pace = Pace()
+    for _ in range(200):
+        pace.learn(store, 0.01)
+    assert not pace.is_slow(store, 0.08)
+    assert pace.is_slow(store, 0.5)
+    for _ in range(10):
+        pace.learn(store[:1], 60.0)  # a hostile frame now and then
+        for _ in range(20):
+            pace.learn(store, 0.01)
+    assert pace.is_slow(store[:1], 0.5)
+    for _ in range(200):
+        pace.learn(store, 1.0)
+    assert not pace.is_slow(store, 1.5)
 
 
 @turned

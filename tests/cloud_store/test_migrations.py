@@ -41,9 +41,9 @@ def test_big_tables_are_hypertables_with_three_indexes(database_url: str) -> Non
         assert [name for (name,) in tables] == ["frame", "movement", "reading"]
         indexes = connection.execute("SELECT indexname FROM pg_indexes WHERE tablename = 'movement' ORDER BY 1")
         assert [name for (name,) in indexes] == [
-            "movement_destination_cell",
-            "movement_source_cell",
+            "movement_from_shelf",
             "movement_tenant_at",
+            "movement_to_shelf",
         ]
 
 

@@ -15,7 +15,7 @@ from edge_agent.errors import LedgerExists
 from edge_agent.identity.keystore import Identity, IdentityFolder
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
-from edge_agent.ledger.drafts import draft
+from edge_agent.ledger.drafts import Stamp, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.schema import ledger_migrations
 from edge_agent.ledger.sql import script
@@ -114,7 +114,7 @@ def _fill(connection: sqlite3.Connection, entries: int) -> None:
     )
     start_ms, last = 1_700_000_000_000, (0, b"")
     template = json.loads(
-        draft("receive", "tea", 1, destination="A-01", device="till-1", event="e").entry(1, BOOT, 1).body()
+        draft("receive", "tea", 1, destination="A-01", device="till-1", event="e").entry(Stamp(1, BOOT, 1)).body()
     )
 
     def rows() -> Iterable[tuple[int, int, str, bytes]]:

@@ -15,6 +15,7 @@ PLAIN: Final = {
     "tests/broker_config/test_mosquitto.py",
     "tests/broker_config/test_role_matrix.py",
     "testbed/brokers.py",  # its clients are those tests', and the witness of the next one
+    "tests/enrolment/test_enrolment.py",
     "tests/enrolment/test_revocation.py",
     # They look behind the wrapper.
     "tests/mqtt_client/test_silence.py",

@@ -1,12 +1,29 @@
 -- Bounds that count what things cost, and no lock that every login may take.
 
 -- Late counts and the past are read by cell: both sides of a movement, each by one walk of an index. The index by item
--- made a count of one shelf read what had moved on all the others.
-CREATE INDEX movement_source_cell ON movement (source_id, item_id, lot_id, hlc);
+-- made a count of one shelf read what had moved on all the others. Only the sides that are shelves are in them: goods
+-- are received (1) and arrive (5) from virtual locations, are picked (2), shipped (4) and scrapped (6) to such. So most
+-- movements have one entry, as before; what a virtual location has is found by the shelves at the other side.
+CREATE INDEX movement_from_shelf ON movement (source_id, item_id, lot_id, hlc) WHERE kind NOT IN (1, 5);
 
-CREATE INDEX movement_destination_cell ON movement (destination_id, item_id, lot_id, hlc);
+CREATE INDEX movement_to_shelf ON movement (destination_id, item_id, lot_id, hlc) WHERE kind NOT IN (2, 4, 6);
 
 DROP INDEX movement_item_hlc;
+
+-- What was moved into or out of a shelf's cell in each hour, by the clock that orders entries: a late count adds up hours
+-- and reads single movements at the ends only. The hours of a cell must add up to its `moved`; where they do not, as in
+-- cells from before this table and while older workers run beside, they are made again when they are needed. It takes
+-- the place of stock_hourly, which nothing has ever read: that is written no more.
+CREATE TABLE cell_hour (
+    location_id integer NOT NULL,
+    item_id integer NOT NULL,
+    lot_id integer NOT NULL,
+    hour integer NOT NULL,
+    moved bigint NOT NULL,
+    PRIMARY KEY (location_id, item_id, lot_id, hour)
+) WITH (fillfactor = 60);
+
+REVOKE SELECT ON stock_hourly FROM stocktide_api, stocktide_dashboard, stocktide_reader;
 
 -- Leases. Advisory locks would do, but any login may take those. A session is alive while its backend runs and it has
 -- been seen lately: a backend's number may come again. Not logged: after a crash or a failover nobody holds anything.
@@ -115,6 +132,7 @@ DO $$
 BEGIN
     PERFORM protect_tenant_rows('worker_session', NULL);
     PERFORM protect_tenant_rows('shard_lease', NULL);
+    PERFORM protect_tenant_rows('cell_hour', 'location_id');
     PERFORM protect_tenant_rows('tenant_names', 'tenant_id');
 END
 $$;
