@@ -1,7 +1,8 @@
 """`python -m fuzz [NAME…] [--seconds N]`: coverage-guided fuzzing (libFuzzer, by way of atheris) of every decoder.
 
 Each decoder is fuzzed in a process of its own, which ends with an error when an input raises anything but `WireError`,
-takes longer than five seconds or needs more than 512 MiB. The input is then in build/fuzz/.
+takes longer than five seconds or needs more than 512 MiB. The input is then in build/fuzz/. `everything` is no
+decoder: it attacks a real worker and a real agent (`fuzz.everything`).
 """
 
 import argparse
@@ -22,19 +23,22 @@ FOLDER: Final = Path("build/fuzz")
 INPUT_S_MAX: Final = 5
 RSS_MIB_MAX: Final = 512
 INPUT_BYTES_MAX: Final = 16 * 1024
+EVERYTHING: Final = "everything"
 
 
 def main() -> None:
     """Fuzz the named decoders, or all, one after the other."""
     parser = argparse.ArgumentParser(prog="fuzz", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(DECODERS)}; all when absent")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join((*DECODERS, EVERYTHING))}; all when absent"
+    )
     parser.add_argument("--seconds", type=int, default=20, help="for each decoder")
     parser.add_argument("--inside", metavar="NAME", help=argparse.SUPPRESS)
     arguments, rest = parser.parse_known_args()
     if arguments.inside:
         inside(arguments.inside, [*rest, *arguments.names])  # what argparse took for a name is the corpus
         return
-    failed = [name for name in arguments.names or DECODERS if not fuzzed(name, arguments.seconds)]
+    failed = [name for name in arguments.names or (*DECODERS, EVERYTHING) if not fuzzed(name, arguments.seconds)]
     if failed:
         print(f"failed: {', '.join(failed)}; the inputs are in {FOLDER}")
         sys.exit(1)
@@ -42,6 +46,9 @@ def main() -> None:
 
 def fuzzed(name: str, seconds: int) -> bool:
     """Fuzz one decoder in a process of its own. Returns whether it held."""
+    if name == EVERYTHING:
+        attack = [sys.executable, "-m", "fuzz.everything", "--seconds", str(seconds)]
+        return subprocess.run(attack, check=False).returncode == 0
     corpus = FOLDER / name / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(samples().get(name, [])):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -13,12 +14,14 @@ from edge_agent.ledger import audit, database, queries
 from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.site_logs import SiteLogWriter, known_logs
 from testbed import sites
-from testbed.sites import SiteGateway, Step, defined
+from testbed.gateways import epoch
+from testbed.sites import START_MS, SiteGateway, Step, defined
+from testbed.workload import Sealer, Warehouse
 from wire_protocol import frames
 from wire_protocol.errors import InvalidFrame
 from wire_protocol.replication import Verdict
 from wire_protocol.site_messages import SiteFrame
-from wire_protocol.stock import Cell, imbalance
+from wire_protocol.stock import Cell, EntryKey, imbalance, oracle
 
 SHELF = Cell("A-1", "screw", "")
 
@@ -171,3 +174,16 @@ def test_a_hostile_frame_from_the_cloud_is_refused_as_a_whole(pair: list[SiteGat
         decoded = frames.decode(first.sealed[0].frame)
         lying = frames.Frame(decoded.header.model_copy(update={"stream": "readings"}), decoded.digest, decoded.rows)
         assert SiteLogWriter(second.ledger).receive(first.sealed[0], lying) is Verdict.DUPLICATE
+
+
+def test_another_gateway_whose_clock_goes_back_is_no_damage_of_this_ledger(tmp_path: Path) -> None:
+    """The cloud takes such a log, and the stock is right whatever the order: `verify` must not call it wrong."""
+    entries = list(islice(Warehouse(7, START_MS, counts=0.4).entries(), 40))
+    for here, there in ((10, 11), (3, 30)):
+        entries[here], entries[there] = entries[there], entries[here]
+    with sites.gateways(tmp_path, ["gw-1"]) as (gateway,):
+        sealed = Sealer("gw-2", epoch()).seal(entries)
+        assert gateway.receive(SiteFrame(gateway="gw-2", received_ms=START_MS, frame=sealed)) == [Verdict.MERGE]
+        assert audit.verify(gateway.ledger.connection).findings == []
+        keyed = [(EntryKey(entry.hlc, "gw-2", epoch(), n), entry) for n, entry in enumerate(entries, 1)]
+        assert gateway.stock().on_hand == oracle(keyed).on_hand

@@ -104,11 +104,16 @@ SELECT seq, hlc, kind, sku, lot, quantity, source, destination, variance FROM mo
 SELECT seq FROM late ORDER BY seq;
 
 -- name: late_entries
--- What was delivered late, of all logs that are booked.
+-- What is not in the order of its log: delivered late, or by another gateway whose clock does not rise.
 SELECT 0, seq, hlc, body FROM entry WHERE json_extract(body, '$.late_ms') IS NOT NULL
 UNION ALL
-SELECT s.log, s.seq, s.hlc, s.body FROM site_entry AS s JOIN log USING (log)
-WHERE NOT staged AND json_extract(s.body, '$.late_ms') IS NOT NULL;
+SELECT s.log, s.seq, s.hlc, s.body
+FROM (
+    SELECT log, seq, hlc, body,
+        max(hlc) OVER (PARTITION BY log ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS latest
+    FROM site_entry
+) AS s JOIN log USING (log)
+WHERE NOT staged AND (s.hlc < s.latest OR json_extract(s.body, '$.late_ms') IS NOT NULL);
 
 -- name: entries_of_log
 SELECT seq, hlc, body FROM site_entry WHERE log = ? ORDER BY seq;
