@@ -163,6 +163,7 @@ class Agent:
             clock=foundation.clock,
             late_ms_max=settings.device_late_s_max * 1_000,
         )
+        writer.refuse = self._intake.refuse
         self._images = FirmwareServer(
             foundation.images, self._notices.chunk, writer.depth, settings.firmware_chunks_per_s_max
         )

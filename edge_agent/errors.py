@@ -106,6 +106,10 @@ class BadInput(EdgeError):
     hint = "See the command's --help."
 
 
+class OutOfDomain(BadInput):
+    """A stock would be beyond what stock may be."""
+
+
 def unreadable(error: Exception) -> Exception:
     """The error of a row that is not as this program writes it; any other error as it is.
 

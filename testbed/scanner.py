@@ -57,10 +57,10 @@ class Scanner:
             self.pending[event.id] = event.encode()
         self.say(event.encode())
 
-    def say(self, payload: bytes, channel: Channel = Channel.DEVICE_EVENT) -> None:
+    def say(self, payload: bytes, channel: Channel = Channel.DEVICE_EVENT, *, retain: bool = False) -> None:
         """Publish whatever, at QoS 1."""
         assert self._client is not None
-        self._client.publish(topics.device(self.name, channel), payload, qos=1)
+        self._client.publish(topics.device(self.name, channel), payload, qos=1, retain=retain)
 
     def resend(self) -> None:
         """As firmware does after a reboot: everything without a receipt, again."""

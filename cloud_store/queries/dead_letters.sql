@@ -5,19 +5,19 @@ VALUES (%(digest)s, %(tenant_id)s, %(kind)s, %(gateway)s, %(topic)s, %(reason)s,
 ON CONFLICT (digest) DO UPDATE SET times = d.times + 1, last_at = now()
 
 -- name: trim
--- Keeps the newest of each gateway and the newest of all, so that one noisy gateway cannot push the others' out.
+-- Keeps the newest of each gateway, and of what is left the newest, so that one noisy gateway cannot push the others' out.
 DELETE FROM dead_letter
-WHERE dead_letter_id IN (
+WHERE dead_letter_id NOT IN (
     SELECT dead_letter_id
     FROM (
         SELECT dead_letter_id, row_number() OVER newest_first AS of_gateway,
-            sum(octet_length(payload)) OVER newest_first AS bytes_of_gateway,
-            row_number() OVER (ORDER BY dead_letter_id DESC) AS of_all
+            sum(octet_length(payload)) OVER newest_first AS bytes_of_gateway
         FROM dead_letter
         WINDOW newest_first AS (PARTITION BY gateway ORDER BY dead_letter_id DESC)
     ) AS ranked
-    WHERE of_gateway > %(rows_per_gateway_max)s OR bytes_of_gateway > %(bytes_per_gateway_max)s
-        OR of_all > %(rows_max)s
+    WHERE of_gateway <= %(rows_per_gateway_max)s AND bytes_of_gateway <= %(bytes_per_gateway_max)s
+    ORDER BY dead_letter_id DESC
+    LIMIT %(rows_max)s
 )
 
 -- name: newest

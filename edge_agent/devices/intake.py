@@ -18,12 +18,12 @@ import structlog
 from edge_agent.devices.dead_letters import redraft
 from edge_agent.devices.mqtt import Delivery, Received
 from edge_agent.devices.notices import Notices, Publisher
-from edge_agent.errors import BadInput, UnknownDevice
+from edge_agent.errors import BadInput, EdgeError, UnknownDevice
 from edge_agent.ledger.clock import Clock, instant
 from edge_agent.ledger.drafts import LATE_MS_MAX
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from edge_agent.ledger.writer import Append, LedgerWriter
+from edge_agent.ledger.writer import Append, Job, LedgerWriter
 from edge_agent.provisioning import firmware
 from edge_agent.signals import Signals
 from wire_protocol import topics
@@ -62,6 +62,7 @@ class Token(NamedTuple):
     delivery: Delivery
     device: str = ""
     event: str = ""
+    message: Received | None = None
 
 
 class Intake:
@@ -117,6 +118,10 @@ class Intake:
         topic = topics.parse(message.topic)
         if not isinstance(topic, DeviceTopic):
             raise BadInput("this topic is not for devices")
+        if message.retained and not topics.RULES[topic.channel].retain:
+            # The broker gives it to us at each contact. It was taken, or kept as a dead letter, when it was published.
+            self._broker.acknowledge(message.delivery)
+            return
         if topic.device not in self._known:
             raise UnknownDevice(
                 RefusalCode.UNKNOWN_DEVICE.says(f"device {topic.device} is not registered at this gateway")
@@ -127,7 +132,7 @@ class Intake:
             self._signals.firmware_requested.send(topic.device, FirmwareRequest.decode(message.payload))
         else:
             draft = redraft(message.topic, message.payload, instant(self._clock), self._late_ms_max)
-            self._writer.append(draft, Token(message.delivery, topic.device, draft.event or ""))
+            self._writer.append(draft, Token(message.delivery, topic.device, draft.event or "", message))
 
     def _note_status(self, device: str, status: DeviceStatus, delivery: Delivery) -> None:
         def note(ledger: Ledger) -> None:
@@ -145,21 +150,42 @@ class Intake:
             # It may have said for the first time what it is.
             done.add_done_callback(lambda _: self._signals.model_reported.send(device))
 
+    def refuse(self, append: Append, error: Exception) -> Job | None:
+        """What is written instead of an event that the ledger cannot take: a dead letter; in the writer's thread.
+
+        The device is answered with a refusal that says why, as for any other message that cannot be used.
+        """
+        token: Token = append.token
+        if token.message is None:
+            return None
+        reason = str(error) if isinstance(error, EdgeError) else f"internal error: {type(error).__name__}"
+        job = Job(self._keeping(token.message, reason), held=True)
+        job.future.add_done_callback(self._settling(token, refused=reason))
+        return job
+
     def _dead_letter(self, message: Received, reason: str) -> None:
         """Keep the message with its reason, then acknowledge it: the stream goes on."""
-        payload = message.payload[:DEAD_LETTER_BYTES_MAX]
-        at = instant(self._clock)
+        token = Token(message.delivery, *addressee(message.topic, message.payload))
+        self._settle_after(self._keeping(message, reason), token, refused=reason)
+
+    def _keeping(self, message: Received, reason: str) -> Callable[[Ledger], None]:
+        """The write that keeps a message as a dead letter."""
+        at, payload = instant(self._clock), message.payload[:DEAD_LETTER_BYTES_MAX]
+        log.warning("message_dead_lettered", topic=message.topic, reason=reason)
 
         def keep(ledger: Ledger) -> None:
             row = (at.wall_ms, message.topic, payload, reason, at.boot, at.mono_ms)
             ledger.connection.execute(statement("insert_dead_letter"), row)
 
-        log.warning("message_dead_lettered", topic=message.topic, reason=reason)
-        self._settle_after(keep, Token(message.delivery, *addressee(message.topic, payload)), refused=reason)
+        return keep
 
     def _settle_after(self, write: Callable[[Ledger], None], token: Token, *, refused: str | None) -> "Future[None]":
         """Acknowledge a message once `write` is committed; when it fails, the broker delivers the message again."""
+        future = self._writer.settle(write)
+        future.add_done_callback(self._settling(token, refused=refused))
+        return future
 
+    def _settling(self, token: Token, *, refused: str | None) -> "Callable[[Future[None]], None]":
         def settle(done: Future[None]) -> None:
             if done.exception() is not None:
                 return
@@ -168,9 +194,7 @@ class Intake:
                 refusal = Refusal(id=token.event, reason=refused[:200])
                 self._notices.receipt(token.device, DeviceReceipt(refused=(refusal,)))
 
-        future = self._writer.settle(write)
-        future.add_done_callback(settle)
-        return future
+        return settle
 
 
 def addressee(topic: str, payload: bytes) -> tuple[str, str]:

@@ -58,6 +58,7 @@ class Received(NamedTuple):
     topic: str
     payload: bytes
     delivery: Delivery
+    retained: bool = False
 
 
 def _guarded(callback: Callable[P, None]) -> Callable[P, None]:
@@ -258,7 +259,8 @@ class DeviceBroker:
     def _on_message(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
         # paho's own property raises where the topic is not UTF-8.
         topic = bytes(message._topic).decode(errors="replace")[:TOPIC_CHARS_MAX]  # noqa: SLF001 - as said
-        self.received.send(Received(topic, bytes(message.payload), Delivery(message.mid, message.qos, self._session)))
+        delivery = Delivery(message.mid, message.qos, self._session)
+        self.received.send(Received(topic, bytes(message.payload), delivery, message.retain))
 
 
 def _no_delay(_client: Client, _userdata: Any, opened: Any) -> None:

@@ -10,12 +10,13 @@ Invariant: everything runs in the caller's transaction. Invariant: what a count 
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
+from edge_agent.errors import OutOfDomain
 from edge_agent.ledger import stock_digest
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.sql import statement
 from wire_protocol.entries import ENTRY, Count, LedgerEntry, Movement
 from wire_protocol.names import ADJUST
-from wire_protocol.stock import Balance, Cell, EntryKey, counted_cell, deltas
+from wire_protocol.stock import BALANCE_MAX, Balance, Cell, EntryKey, counted_cell, deltas, in_domain
 
 OWN: Final = 0  # the log of the ledger's own entries
 CHUNK_ENTRIES: Final = 10_000
@@ -76,10 +77,15 @@ class Keys:
 
 
 class Derivation:
-    """Books entries of any log, in any order, and writes what changed."""
+    """Books entries of any log, in any order, and writes what changed.
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    `bounded` refuses what would take a cell beyond `stock.BALANCE_MAX`: at the door where goods are booked, where
+    somebody can act. What other gateways have booked, and the cloud has taken, is booked here too.
+    """
+
+    def __init__(self, connection: Connection, *, bounded: bool = False) -> None:
+        self._connection, self._bounded = connection, bounded
+        self._moved: dict[Cell, int] = {}
         self._keys = Keys(connection)
         self._balances: dict[Cell, Balance] = {}
         self._on_hand: dict[Cell, int] = {}
@@ -152,6 +158,8 @@ class Derivation:
     def _write(self) -> None:
         for cell, key in self._disturbed.items():
             self._replay(cell, key)
+        if self._bounded:
+            self._require_domain()
         stock_digest.add(self._connection, self._on_hand, self._balances.items())
         self._connection.executemany(
             statement("upsert_balance"),
@@ -159,7 +167,14 @@ class Derivation:
         )
         self._balances.clear()
         self._on_hand.clear()
+        self._moved.clear()
         self._disturbed.clear()
+
+    def _require_domain(self) -> None:
+        for cell, balance in self._balances.items():
+            for now, before in ((balance.on_hand, self._on_hand[cell]), (balance.moved, self._moved[cell])):
+                if not in_domain(now) and abs(now) > abs(before):
+                    raise OutOfDomain(f"The stock of {cell.sku} at {cell.location} would be beyond {BALANCE_MAX}.")
 
     def _replay(self, cell: Cell, key: EntryKey) -> None:
         """Go through a cell again from the last count before a key: on hand, and the variance of each count since."""
@@ -187,7 +202,7 @@ class Derivation:
         if known is None:
             row = self._connection.execute(statement("balance"), cell).fetchone()
             known = self._balances[cell] = self._keys.balance(row) if row else Balance()
-            self._on_hand[cell] = known.on_hand
+            self._on_hand[cell], self._moved[cell] = known.on_hand, known.moved
         return known
 
 

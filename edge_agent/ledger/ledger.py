@@ -134,6 +134,9 @@ class Ledger:
 
         Returns:
             The sequence number of each draft; None for a device event the ledger already has.
+
+        Raises:
+            OutOfDomain: a cell's stock would be beyond what stock may be; nothing is appended.
         """
         self._note_boot()
         tail = self.tail()
@@ -165,7 +168,7 @@ class Ledger:
                     self.connection.execute(statement("insert_late"), {"seq": at.seq})
         if doubted:
             self.connection.execute(statement("count_up"), ("device_times_doubted", doubted))
-        Derivation(self.connection).apply((OWN, at.seq, entry) for at, _, entry in added)
+        Derivation(self.connection, bounded=True).apply((OWN, at.seq, entry) for at, _, entry in added)
         return seqs
 
     def latest(self) -> int:

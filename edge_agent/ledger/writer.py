@@ -53,6 +53,8 @@ class Job:
 
 Work: TypeAlias = Append | Job
 Committed: TypeAlias = Callable[[list[Append]], None]
+# What is written instead of an event that cannot be committed; None for nothing.
+Refuse: TypeAlias = Callable[[Append, Exception], Job | None]
 
 
 class Submit(Protocol):
@@ -86,6 +88,8 @@ class LedgerWriter:
         self._open = ledger
         self._committed = committed
         self._refusing = refusing
+        self.refuse: Refuse = lambda _append, _error: None
+        """Called in the writer's thread for an event that fails alone, whatever is tried; set before it starts."""
         self._queue: queue.Queue[Work | None] = queue.Queue(QUEUE_JOBS_MAX)
         self._thread = threading.Thread(target=self._run, name="edge.writer", daemon=True)
         self._started: Future[None] = Future()
@@ -184,11 +188,11 @@ class LedgerWriter:
             self._hold(ledger, batch, error)
         except Exception as error:  # noqa: BLE001 - handed to the job's future, or logged for an event
             if len(batch) == 1:
-                self._fail(batch[0], error)
+                self._fail(ledger, batch[0], error)
                 return
-            # One of the jobs is at fault: run each alone, so that the others are not lost with it.
-            for work in batch:
-                self._commit(ledger, [work])
+            # One of the jobs is at fault: halve, so that the others are not lost with it, nor wait for a commit each.
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                self._commit(ledger, half)
         else:
             self._done(batch, results)
 
@@ -217,7 +221,7 @@ class LedgerWriter:
             if isinstance(work, Append) or work.held:
                 held.append(work)
             else:
-                self._fail(work, error)
+                self._fail(ledger, work, error)
         if not held:
             return
         log.error("events_held", events=len(held), reason=str(error), hint=error.hint)
@@ -236,9 +240,11 @@ class LedgerWriter:
             job.future.set_result(result)
         self._committed([work for work in batch if isinstance(work, Append)])
 
-    def _fail(self, work: Work, error: Exception) -> None:
+    def _fail(self, ledger: Ledger, work: Work, error: Exception) -> None:
         if isinstance(work, Job):
             work.future.set_exception(error)
             return
-        # A draft was validated before it was queued, so this is a defect of ours: the device keeps its event.
-        log.error("event_not_committed", draft=repr(work.draft)[:500], reason=str(error))
+        # It would fail again, and hold a place in the broker's window for good: after so many the gateway were deaf.
+        log.error("event_not_committed", device=work.draft.device, draft=repr(work.draft)[:500], reason=str(error))
+        if (instead := self.refuse(work, error)) is not None:
+            self._commit(ledger, [instead])

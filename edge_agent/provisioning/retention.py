@@ -21,6 +21,7 @@ from edge_agent.provisioning.twin import narrow
 from edge_agent.settings import EdgeSettings
 
 UPKEEP_INTERVAL_S: Final = 10.0
+OF_TOPIC_MAX: Final = 1_000  # dead letters of one topic, that is of one device and kind of message
 
 log = structlog.get_logger("edge_agent.provisioning.retention")
 
@@ -41,7 +42,8 @@ def shed_readings(ledger: Ledger, readings_max: int) -> int:
 
 def trim_dead_letters(ledger: Ledger, dead_letters_max: int) -> int:
     """Bring the dead letters within their bound; returns how many were dropped."""
-    dropped = ledger.connection.execute(statement("trim_dead_letters"), (dead_letters_max,)).rowcount
+    bounds = {"of_all_max": dead_letters_max, "of_topic_max": min(dead_letters_max, OF_TOPIC_MAX)}
+    dropped = ledger.connection.execute(statement("trim_dead_letters"), bounds).rowcount
     if dropped:
         ledger.connection.execute(statement("count_up"), ("dead_letters_dropped", dropped))
     return dropped

@@ -151,6 +151,20 @@ def test_dead_letters_of_a_gateway_are_bounded_in_bytes(connection: Connection) 
     assert kept == [("gw-acme", 5), ("gw-other", 3)]
 
 
+def test_a_flood_of_dead_letters_pushes_out_its_own_gateways_only(connection: Connection) -> None:
+    """However many come between two looks, the others' are not among the oldest of all."""
+    letters = [
+        DeadLetter(LetterKind.FRAME, gateway, f"topic/{gateway}", "forked", b"%d" % number)
+        for gateway, many in (("gw-other", 3), ("gw-acme", 300))
+        for number in range(many)
+    ]
+    for letter in letters:
+        dead_letters.add(connection, [letter])
+    dead_letters.trim(connection, rows_max=100, rows_per_gateway_max=20)
+    kept = connection.execute("SELECT gateway, count(*) FROM dead_letter GROUP BY 1 ORDER BY 1").fetchall()
+    assert kept == [("gw-acme", 20), ("gw-other", 3)]
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_stock_at_the_end_of_its_domain_rejects_what_goes_beyond_and_nothing_else(
     merger: MergeSession, connection: Connection, sign: int

@@ -24,6 +24,7 @@ from testbed.eventually import eventually
 from testbed.loopback_cloud import LoopbackCloud
 from testbed.scanner import Scanner
 from testbed.services import PrivateBroker
+from wire_protocol.stock import BALANCE_MAX
 from wire_protocol.topics import Channel
 
 Agents = Callable[..., AgentProcess]
@@ -340,3 +341,38 @@ def test_the_log_holds_no_secret(path: Path, gateway: str, agents: Agents) -> No
     agent.stop()
     assert "s3cr3t" not in agent.log_file.read_text()
     assert "s3cr3t" not in json.dumps(_status(path))
+
+
+def test_an_event_that_the_ledger_can_never_take_is_refused(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents
+) -> None:
+    """It was neither committed nor refused, and the device sent it again for good; the events beside it go on."""
+    del gateway
+    with Ledger.open(path, SystemClock()) as ledger, database.transaction(ledger.connection):
+        ledger.append([draft("receive", "tea", 1, destination="A-01")])
+        ledger.connection.execute("UPDATE balance SET on_hand = ?, moved = ?", (BALANCE_MAX, BALANCE_MAX))
+    agents(path).start()
+    with Scanner(broker.port, "till-1") as scanner:
+        for number in range(3):
+            event = {"v": 1, "id": f"big-{number}", "kind": "receive", "sku": "tea", "quantity": 10**12}
+            scanner.say(json.dumps(event | {"destination": "A-01"}).encode())
+            scanner.scan(f"good-{number}", sku="nut")
+        assert scanner.wait_for_receipts(6)
+    assert {event for event in scanner.committed if event.startswith("good")} == {"good-0", "good-1", "good-2"}
+    assert set(scanner.refused) == {"big-0", "big-1", "big-2"}
+    assert all("beyond" in reason for reason in scanner.refused.values())
+
+
+def test_a_retained_event_is_no_event(path: Path, gateway: str, broker: PrivateBroker, agents: Agents) -> None:
+    """A bad one made a dead letter at each contact."""
+    del gateway
+    with Scanner(broker.port, "till-1") as scanner:
+        scanner.say(b"{not json", retain=True)
+        for _ in range(3):
+            agent = agents(path).start()
+            scanner.scan("e-1")
+            assert scanner.wait_for_receipts(1)
+            scanner.committed.clear()
+            agent.kill()
+    with closing(database.open_reader(path)) as reader:
+        assert reader.execute(statement("dead_letters"), {"limit": 100}).fetchall() == []

@@ -230,6 +230,20 @@ def test_dead_letters_are_bounded_and_counted(ledger: Ledger) -> None:
     assert ledger.connection.execute("SELECT min(at_ms) FROM dead_letter").fetchone() == (30,)
 
 
+def test_a_device_that_is_wrong_without_end_pushes_out_its_own_dead_letters_only(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another's single bad scan is what the technician looks for."""
+    monkeypatch.setattr(retention, "OF_TOPIC_MAX", 20)
+    with database.transaction(ledger.connection):
+        ledger.connection.execute(statement("insert_dead_letter"), (0, "quiet", b"x", "no", "", 0))
+        for number in range(130):
+            ledger.connection.execute(statement("insert_dead_letter"), (number, "noisy", b"x", "no", "", 0))
+        assert retention.upkeep(ledger, EdgeSettings(dead_letters_max=100))["dead_letters_dropped"] == 110
+    kept = ledger.connection.execute("SELECT topic, count(*) FROM dead_letter GROUP BY 1 ORDER BY 1").fetchall()
+    assert kept == [("noisy", 20), ("quiet", 1)]
+
+
 def test_a_frame_holds_no_more_boots_than_its_header(ledger: Ledger, clock: HandClock) -> None:
     """A gateway that reboots all day must not make a frame that can never be sealed."""
     for number in range(70):

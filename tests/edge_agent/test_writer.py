@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.errors import LedgerBusy, LedgerFull, LedgerMissing
+from edge_agent.errors import LedgerBusy, LedgerFull, LedgerMissing, OutOfDomain
 from edge_agent.ledger import audit, database
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.writer import BATCH_JOBS_MAX, QUEUE_JOBS_MAX, Append, LedgerWriter
+from edge_agent.ledger.sql import statement
+from edge_agent.ledger.writer import BATCH_JOBS_MAX, QUEUE_JOBS_MAX, Append, Job, LedgerWriter
+from wire_protocol.entries import QUANTITY_MAX
+from wire_protocol.stock import BALANCE_MAX
 
 WAIT_S = 60
 
@@ -220,3 +223,44 @@ def test_a_ledger_that_cannot_be_opened_is_told_at_once(tmp_path: Path, clock: C
     """The error must come out of `with`, not out of a thread."""
     with pytest.raises(LedgerMissing), LedgerWriter(lambda: Ledger.open(tmp_path / "none", clock), committed=print):
         pass
+
+
+def test_an_event_that_can_never_be_committed_is_refused_and_the_others_are_not(bench: Bench) -> None:
+    """Each held a place in the broker's window for good: after two thousand the gateway was deaf."""
+    gate = threading.Event()
+    refused: list[tuple[str | None, str]] = []
+
+    def refuse(append: Append, error: Exception) -> Job:
+        refused.append((append.draft.event, type(error).__name__))
+        return Job(lambda ledger: ledger.connection.execute(statement("count_up"), ("refused", 1)), held=True)
+
+    with bench.writer() as writer:
+        writer.refuse = refuse
+        assert writer.submit(lambda ledger: _near_the_end(ledger, "A-01")).result(WAIT_S) is None
+        writer.submit(lambda _: gate.wait(WAIT_S))
+        for number in range(100):
+            writer.append(event(number) if number % 10 else _beyond(number))
+        gate.set()
+        bench.wait(lambda: len(bench.committed) == 90)
+        writer.submit(lambda _: None).result(WAIT_S)
+    assert sorted(refused) == sorted((f"big-{number}", "OutOfDomain") for number in range(0, 100, 10))
+    with Ledger.open(bench.path, bench.clock) as ledger:
+        assert ledger.connection.execute("SELECT on_hand FROM balance WHERE location = 'A-01'").fetchone()[0] > 0
+        for number in range(2):
+            with pytest.raises(OutOfDomain, match="tea at A-01"), database.transaction(ledger.connection):
+                ledger.append([_beyond(1_000 + number)])
+        with database.transaction(ledger.connection):
+            ledger.append([draft("pick", "tea", QUANTITY_MAX, source="A-01")])  # the way back is open
+
+
+def _near_the_end(ledger: Ledger, location: str) -> None:
+    """A cell at the end of its domain, as years of the largest receipts would leave it."""
+    ledger.append([draft("receive", "tea", 1, destination=location)])
+    ledger.connection.execute(
+        "UPDATE balance SET on_hand = ?, moved = ? WHERE location = ?", (BALANCE_MAX - 200, BALANCE_MAX - 200, location)
+    )
+
+
+def _beyond(number: int) -> Draft:
+    """An event that no cell near its end takes."""
+    return draft("receive", "tea", QUANTITY_MAX, destination="A-01", device="till-1", event=f"big-{number}")

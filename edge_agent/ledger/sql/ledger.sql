@@ -52,8 +52,16 @@ INSERT OR IGNORE INTO reading (hlc, device, event, body) VALUES (?, ?, ?, ?);
 INSERT INTO dead_letter (at_ms, topic, payload, reason, boot, mono_ms) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: trim_dead_letters
--- Keep the newest: the bound is on how many there are, not on how long.
-DELETE FROM dead_letter WHERE id <= (SELECT max(id) FROM dead_letter) - ?;
+-- Keep the newest of each topic, which has its device in it, and of what is left the newest: a device that is wrong
+-- without end pushes out its own only.
+DELETE FROM dead_letter
+WHERE id NOT IN (
+    SELECT id
+    FROM (SELECT id, row_number() OVER (PARTITION BY topic ORDER BY id DESC) AS place FROM dead_letter)
+    WHERE place <= :of_topic_max
+    ORDER BY id DESC
+    LIMIT :of_all_max
+);
 
 -- name: delete_dead_letter
 DELETE FROM dead_letter WHERE id = ?;
