@@ -162,8 +162,13 @@ def stock(
         if tenant is not None:
             stock_levels.require_tenant(connection, tenant)
         rows, complete = _whole(partial(read, connection, wanted), limit)
-    if head is not None and not json_:
-        say(f"{head}\n")
+    if not json_:
+        from wire_protocol.catalog import shown
+
+        for row in rows:
+            row["on_hand"] = shown(row["on_hand"], row["scale"])
+        if head is not None:
+            say(f"{head}\n")
     columns = ("tenant", "site", "location", "sku", "lot", "on_hand", "unit", "stub")
     listing(rows, columns, json_=json_, numbers=("on_hand",), empty="Nothing on hand.")
     if not complete and not json_:

@@ -56,6 +56,8 @@ class Alarm:
     gateway: str
     kind: AlarmKind
     detail: str
+    unless_sent: str | None = None
+    """A command that explains it: none is raised when an operator has sent it to the gateway a short while ago."""
 
 
 def of_plan(planned: Plan) -> Iterable[Alarm]:
@@ -68,7 +70,7 @@ def of_plan(planned: Plan) -> Iterable[Alarm]:
         if header.frame == 1 and header.after:
             # The gateway may have noticed before its first frame was refused; the alarm must be raised all the same.
             detail = f"went on in epoch {header.epoch}, after {', '.join(sorted(header.after))}"
-            yield Alarm(frame.arrived.gateway, AlarmKind.FORK, detail)
+            yield Alarm(frame.arrived.gateway, AlarmKind.FORK, detail, unless_sent="open-epoch")
         repeated = [bad.sentence for bad in frame.rejected if bad.code is RejectCode.REPEATED]
         if repeated:
             detail = f"{len(repeated)} scans, such as: {repeated[0]}"
@@ -77,11 +79,11 @@ def of_plan(planned: Plan) -> Iterable[Alarm]:
 
 def raise_all(connection: Connection, alarms: Iterable[Alarm]) -> None:
     """Raise alarms, in key order so that two workers cannot deadlock."""
-    latest = {(alarm.gateway, alarm.kind): alarm.detail for alarm in alarms}
-    for (gateway, kind), detail in sorted(latest.items()):
-        connection.execute(
-            _SQL["raise"], {"gateway": gateway, "kind": kind, "detail": printable(detail[:DETAIL_CHARS_MAX])}
-        )
+    latest = {(alarm.gateway, alarm.kind): alarm for alarm in alarms}
+    for (gateway, kind), alarm in sorted(latest.items(), key=lambda each: each[0]):
+        detail = printable(alarm.detail[:DETAIL_CHARS_MAX])
+        parameters = {"gateway": gateway, "kind": kind, "detail": detail, "unless_sent": alarm.unless_sent}
+        connection.execute(_SQL["raise"], parameters)
 
 
 def settle(connection: Connection, gateway: str, kind: AlarmKind) -> None:

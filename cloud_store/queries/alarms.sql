@@ -1,7 +1,11 @@
 -- name: raise
--- An open alarm of the kind is only counted up.
+-- An open alarm of the kind is only counted up. None for what an operator has asked the gateway to do within a day.
 INSERT INTO alarm AS a (tenant_id, site_id, gateway, kind, detail)
-SELECT tenant_id, site_id, name, %(kind)s, %(detail)s FROM gateway WHERE name = %(gateway)s
+SELECT tenant_id, site_id, name, %(kind)s, %(detail)s FROM gateway g
+WHERE name = %(gateway)s AND NOT EXISTS (
+    SELECT FROM command c
+    WHERE c.gateway_id = g.gateway_id AND c.name = %(unless_sent)s AND c.sent_at > now() - interval '1 day'
+)
 ON CONFLICT (gateway, kind) WHERE cleared_at IS NULL DO UPDATE
 SET detail = excluded.detail, last_at = now(), times = a.times + 1
 

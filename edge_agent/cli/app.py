@@ -253,6 +253,7 @@ def stock(
 ) -> None:
     """On hand, by SKU and location."""
     from edge_agent.ledger import database, queries, stock_digest
+    from wire_protocol.catalog import shown
 
     with _reading(ledger) as connection, database.snapshot(connection):
         stock_digest.require_intact(connection)
@@ -264,11 +265,14 @@ def stock(
         say("No stock." if sku is None and location is None else "No stock there.")
         return
     table(
-        ["SKU", "location", "lot", "on hand", "counted"],
-        [[row.sku, row.location, row.lot, row.on_hand, local_time(row.counted_ms)] for row in rows],
+        ["SKU", "location", "lot", "on hand", "unit", "counted"],
+        [
+            [row.sku, row.location, row.lot, shown(row.on_hand, row.scale), row.unit, local_time(row.counted_ms)]
+            for row in rows
+        ],
         numbers=["on hand"],
         whole=["counted"],
-        optional=["lot", "counted"],
+        optional=["lot", "unit", "counted"],
     )
     if len(rows) == limit:
         say(f"\nThe first {limit} rows; more with --limit.", err=True)

@@ -24,13 +24,18 @@ EXPORT_PAGE_ENTRIES: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class StockRow:
-    """On hand of one SKU and lot at one location; `counted_ms` is when it was last counted."""
+    """On hand of one SKU and lot at one location; `counted_ms` is when it was last counted.
+
+    `on_hand` is in base units; `unit` and `scale` are the item's, where the catalogue has it.
+    """
 
     sku: str
     location: str
     lot: str
     on_hand: int
     counted_ms: int | None
+    unit: str | None = None
+    scale: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +96,8 @@ def stock(
         statement("stock"), {"sku": sku, "location": location, "virtual": virtual, "zero": zero, "limit": rows_max}
     )
     return [
-        StockRow(sku_, place, lot, on_hand, clock.wall_ms(hlc) if hlc is not None else None)
-        for sku_, place, lot, on_hand, hlc in found
+        StockRow(sku_, place, lot, on_hand, clock.wall_ms(hlc) if hlc is not None else None, unit, scale or 0)
+        for sku_, place, lot, on_hand, hlc, unit, scale in found
     ]
 
 

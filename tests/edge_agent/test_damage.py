@@ -73,7 +73,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
             ledger.append([draft("count", "tea", 7, location="A-00")])
             ledger.append_readings([ReadingDraft("till-1", f"r-{n}", {"temperature_c": n / 3}) for n in range(50)])
-            ledger.connection.execute(statement("insert_dead_letter"), (1, "a/b", b"\xff{", "because"))
+            ledger.connection.execute(statement("insert_dead_letter"), (1, "a/b", b"\xff{", "because", "", 0))
         ledger.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number in range(40):
             with database.transaction(ledger.connection):

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cloud_cli.app import app as cloud
+from cloud_store.merge import alarms
 from cloud_store.provisioning import commands
 from edge_agent.ledger import database
 from edge_agent.provisioning import recounts
@@ -69,6 +70,8 @@ def test_a_new_epoch_on_demand_loses_and_doubles_nothing(site: SiteStack) -> Non
     site.require_agreement()
     with closing(database.open_reader(post.agent.ledger)) as reader:
         assert database.meta(reader)["epoch"] != before
+    # "A backup was restored, a disk was cloned" is no news to the operator who asked for it.
+    assert [row for row in alarms.listing(site.cloud, limit=100) if row["gateway"] == post.name] == []
 
 
 async def test_a_device_shows_where_it_is(site: SiteStack) -> None:

@@ -4,12 +4,15 @@ SELECT key, value FROM meta;
 -- name: stock
 -- On hand of shelves, zero cells included when they were ever used, so that an empty shelf is seen as empty. From the
 -- table itself, as the digest of all balances is, which vouches for it: an index may have lost a row.
-SELECT sku, location, lot, on_hand, counted_hlc FROM balance NOT INDEXED
-WHERE (:sku IS NULL OR sku = :sku)
-  AND (:location IS NULL OR location = :location)
-  AND (:virtual OR location NOT LIKE '@%')
-  AND (:zero OR on_hand <> 0)
-ORDER BY sku, location, lot
+SELECT b.sku, b.location, b.lot, b.on_hand, b.counted_hlc, json_extract(c.body, '$.unit'),
+       json_extract(c.body, '$.scale')
+FROM balance AS b NOT INDEXED
+LEFT JOIN catalog_item AS c ON c.sku = b.sku
+WHERE (:sku IS NULL OR b.sku = :sku)
+  AND (:location IS NULL OR b.location = :location)
+  AND (:virtual OR b.location NOT LIKE '@%')
+  AND (:zero OR b.on_hand <> 0)
+ORDER BY b.sku, b.location, b.lot
 LIMIT :limit;
 
 -- name: history
