@@ -195,8 +195,9 @@ class IdentityFolder:
             files.write_whole(pending.folder / name, text.encode(), mode=files.FILE_MODE)
         made = self._read(pending.folder)
         self._point(CURRENT, pending.folder.name)
-        for done in (PENDING, RENEW):
-            (self.folder / done).unlink(missing_ok=True)
+        (self.folder / RENEW).unlink(missing_ok=True)
+        if self._waiting() == pending.folder:  # else another has begun since, with a key of its own
+            (self.folder / PENDING).unlink()
         files.sync(self.folder)
         self._forget()
         return made
@@ -227,9 +228,14 @@ class IdentityFolder:
         folders = [place for place in self.folder.iterdir() if not place.is_symlink() and (place / FACTS).is_file()]
         return sorted(folders, key=lambda place: (place / FACTS).stat().st_mtime_ns, reverse=True)
 
+    def _waiting(self) -> Path | None:
+        """The folder of the key that waits for its certificate."""
+        link = self.folder / PENDING
+        return self.folder / link.readlink() if link.is_symlink() else None
+
     def _forget(self) -> None:
         """Remove what is older than the identity before, and keys that came to nothing."""
-        kept = self._complete()[:KEPT_MAX]
+        kept = [*self._complete()[:KEPT_MAX], self._waiting()]
         for place in self.folder.iterdir():
             if place.is_dir() and not place.is_symlink() and place not in kept:
                 shutil.rmtree(place, ignore_errors=True)
