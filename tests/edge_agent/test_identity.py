@@ -253,13 +253,12 @@ def test_status_names_the_brokers_of_the_enrolment(tmp_path: Path, authority: Au
     assert "damaged" in problem
 
 
-def test_one_enrolment_that_ends_leaves_the_key_of_another_that_has_begun(
-    home: IdentityFolder, authority: Authority
-) -> None:
+def test_one_enrolment_that_ends_leaves_the_key_of_another_that_has_begun(tmp_path: Path, authority: Authority) -> None:
     """Four terminals at once: the last to install took away the key that another had just asked a certificate for."""
-    first = home.pending("gw-1")
+    home = IdentityFolder(tmp_path / "identity")
+    first = home.pending("gw-a")
     home.install(first, claim=None, **answer(authority, first.csr_pem))
-    second = home.pending("gw-1")
+    second = home.pending("gw-a")
     assert second.folder != first.folder
     home.install(first, claim=None, **answer(authority, first.csr_pem))  # a third, which had read the first key too
     home.install(second, claim=None, **answer(authority, second.csr_pem))
