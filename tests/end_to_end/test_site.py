@@ -62,7 +62,8 @@ def test_a_restored_backup_fetches_what_it_lacks_and_goes_on_in_a_new_epoch(site
     site.require_agreement(technician=12)
     assert restored.times("epoch_opened") == 1
     kinds = {(alarm["gateway"], alarm["kind"]) for alarm in alarms.listing(site.cloud, limit=10, tenant=site.tenant)}
-    assert kinds == {(restored.name, "fork")}
+    # The gateway may have said of itself, too, that the cloud did not take its frames for a moment.
+    assert kinds - {(restored.name, "gateway-problem")} == {(restored.name, "fork")}
     restored.scan(5)
     site.require_agreement(technician=12)
 
@@ -80,7 +81,8 @@ def test_a_cloned_disk_in_a_second_live_gateway_counts_beside_the_first(site: Si
         eventually(lambda: first.settled() and clone.settled(), within_s=SETTLE_S, explain=site.difference)
     site.require_agreement()
     assert first.times("epoch_opened") + clone.times("epoch_opened") >= 1
-    assert [alarm["kind"] for alarm in alarms.listing(site.cloud, limit=10, tenant=site.tenant)] == ["fork"]
+    kinds = {alarm["kind"] for alarm in alarms.listing(site.cloud, limit=10, tenant=site.tenant)}
+    assert kinds - {"gateway-problem"} == {"fork"}
 
 
 def test_a_replacement_with_an_empty_ledger_fetches_the_past_by_itself(site: SiteStack) -> None:
