@@ -19,13 +19,12 @@ from cloud_api import administration, problems, registered
 from cloud_api.access import Access, access, verifier
 from cloud_api.bounds import BodyLimit, TenantBudget
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
+from cloud_api.pages import After, Limit, Text, document, rows_of
 from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import READ_ONLY_OPTIONS
 from cloud_store.base.database import Database
 from cloud_store.reports import history, stock_levels
-from cloud_store.reports.paging import PAGE_ROWS_MAX, RowPage
 from wire_protocol.entries import MovementKind
-from wire_protocol.names import TEXT_CHARS_MAX, TEXT_PATTERN
 
 
 def create(settings: ApiSettings | None = None) -> FastAPI:
@@ -71,8 +70,6 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
 Stock = Annotated[Access, access("stock:read")]
 Movements = Annotated[Access, access("movements:read")]
 Gateways = Annotated[Access, access("gateways:read")]
-Text = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX, pattern=TEXT_PATTERN)]
-After = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
 At = Annotated[
     AwareDatetime | None,
     Query(description="What was truly on hand at this time (ISO 8601 with a zone), as well as it is known."),
@@ -81,7 +78,6 @@ KnownAt = Annotated[
     AwareDatetime | None,
     Query(description="Only what had been received by this time; with `at` it repeats a report as it was."),
 ]
-Limit = Annotated[int | None, Query(ge=1, le=PAGE_ROWS_MAX, description="Rows in the page at most.")]
 
 
 def _healthz() -> Health:
@@ -112,11 +108,11 @@ def _stock(
         tenant=reader.tenant, site=site, sku=sku, location=location, virtual=virtual, zero=zero
     )
     if at is None and known_at is None:
-        page = stock_levels.stock(reader.connection, wanted, limit=_rows(request, limit), after=after)
+        page = stock_levels.stock(reader.connection, wanted, limit=rows_of(request, limit), after=after)
     else:
         as_of = history.AsOf(at, known_at).require_past(datetime.now(UTC))
-        page = history.stock(reader.connection, wanted, as_of, limit=_rows(request, limit), after=after)
-    return Page[StockRow].model_validate(_document(page))
+        page = history.stock(reader.connection, wanted, as_of, limit=rows_of(request, limit), after=after)
+    return Page[StockRow].model_validate(document(page))
 
 
 def _movements(
@@ -143,26 +139,17 @@ def _movements(
         since=since,
         until=until,
     )
-    page = stock_levels.movements(reader.connection, wanted, limit=_rows(request, limit), after=after)
-    return Page[MovementRow].model_validate(_document(page))
+    page = stock_levels.movements(reader.connection, wanted, limit=rows_of(request, limit), after=after)
+    return Page[MovementRow].model_validate(document(page))
 
 
 def _gateways(
     request: Request, reader: Gateways, *, site: Text = None, limit: Limit = None, after: After = None
 ) -> Page[GatewayRow]:
     page = stock_levels.gateways(
-        reader.connection, limit=_rows(request, limit), tenant=reader.tenant, site=site, after=after
+        reader.connection, limit=rows_of(request, limit), tenant=reader.tenant, site=site, after=after
     )
-    return Page[GatewayRow].model_validate(_document(page))
-
-
-def _rows(request: Request, limit: int | None) -> int:
-    settings: ApiSettings = request.app.state.settings
-    return settings.page_rows_default if limit is None else limit
-
-
-def _document(page: RowPage) -> dict[str, Any]:
-    return {"items": page.rows, "next": page.after}
+    return Page[GatewayRow].model_validate(document(page))
 
 
 def _measure(app: FastAPI, registry: CollectorRegistry) -> None:

@@ -118,7 +118,7 @@ class BodyLimit:
             await self._refuse(scope, receive, send)
             return
         body, received = bytearray(), False
-        # Read here, before the application does: it would read all of it, whoever asks.
+        # Read here, before the application does: it would read all of it, with a credential or without.
         while not received:
             message = await receive()
             if message["type"] != "http.request":

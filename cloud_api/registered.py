@@ -1,23 +1,21 @@
 """What is registered, and what needs somebody: items, sites, locations, alarms over HTTP."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import FastAPI, Query, Request
 
 from cloud_api import problems
 from cloud_api.access import Access, access
 from cloud_api.models import AlarmRow, ItemRow, LocationRow, Page, SiteRow
+from cloud_api.pages import After, Limit, Text, document, rows_of
 from cloud_store.merge.alarms import ADVICE, AlarmKind
 from cloud_store.reports import listings
-from cloud_store.reports.paging import PAGE_ROWS_MAX, RowPage
+from cloud_store.reports.paging import RowPage
 from wire_protocol.names import TEXT_CHARS_MAX, TEXT_PATTERN
 
 Stock = Annotated[Access, access("stock:read")]
 Alarms = Annotated[Access, access("alarms:read")]
-Text = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX, pattern=TEXT_PATTERN)]
 Part = Annotated[str | None, Query(max_length=TEXT_CHARS_MAX, pattern=TEXT_PATTERN, description="A part of a name.")]
-After = Annotated[str | None, Query(max_length=512, description="`next` of the page before.")]
-Limit = Annotated[int | None, Query(ge=1, le=PAGE_ROWS_MAX, description="Rows in the page at most.")]
 
 
 def install(app: FastAPI) -> None:
@@ -34,13 +32,13 @@ def install(app: FastAPI) -> None:
 def _items(
     request: Request, reader: Stock, *, search: Part = None, limit: Limit = None, after: After = None
 ) -> Page[ItemRow]:
-    page = listings.items(reader.connection, reader.tenant, limit=_rows(request, limit), after=after, part=search)
-    return Page[ItemRow].model_validate(_document(page))
+    page = listings.items(reader.connection, reader.tenant, limit=rows_of(request, limit), after=after, part=search)
+    return Page[ItemRow].model_validate(document(page))
 
 
 def _sites(request: Request, reader: Stock, *, limit: Limit = None, after: After = None) -> Page[SiteRow]:
-    page = listings.sites(reader.connection, reader.tenant, limit=_rows(request, limit), after=after)
-    return Page[SiteRow].model_validate(_document(page))
+    page = listings.sites(reader.connection, reader.tenant, limit=rows_of(request, limit), after=after)
+    return Page[SiteRow].model_validate(document(page))
 
 
 def _locations(
@@ -56,27 +54,20 @@ def _locations(
     page = listings.locations(
         reader.connection,
         reader.tenant,
-        limit=_rows(request, limit),
+        limit=rows_of(request, limit),
         after=after,
         site=site,
         part=search,
         virtual=virtual,
     )
-    return Page[LocationRow].model_validate(_document(page))
+    return Page[LocationRow].model_validate(document(page))
 
 
 def _alarms(
     request: Request, reader: Alarms, *, cleared: bool = False, limit: Limit = None, after: After = None
 ) -> Page[AlarmRow]:
-    page = listings.alarms(reader.connection, reader.tenant, limit=_rows(request, limit), after=after, cleared=cleared)
+    page = listings.alarms(
+        reader.connection, reader.tenant, limit=rows_of(request, limit), after=after, cleared=cleared
+    )
     rows = [row | {"advice": ADVICE[AlarmKind(row["kind"])]} for row in page.rows]
-    return Page[AlarmRow].model_validate(_document(RowPage(rows, page.after)))
-
-
-def _rows(request: Request, limit: int | None) -> int:
-    usual: int = request.app.state.settings.page_rows_default
-    return usual if limit is None else limit
-
-
-def _document(page: RowPage) -> dict[str, Any]:
-    return {"items": page.rows, "next": page.after}
+    return Page[AlarmRow].model_validate(document(RowPage(rows, page.after)))

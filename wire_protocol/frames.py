@@ -89,7 +89,7 @@ class FrameHeader(BaseModel):
     epoch, because the cloud did not have them there.
     """
 
-    # Strict about what nobody knows: the cloud keeps frames as they came, for ever and for the whole site.
+    # Strict about what nobody knows: the cloud keeps frames as they came, and passes them to the whole site.
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
     v: Literal[1] = PROTOCOL_VERSION

@@ -244,7 +244,7 @@ class LedgerWriter:
         if isinstance(work, Job):
             work.future.set_exception(error)
             return
-        # It would fail again, and hold a place in the broker's window for good: after so many the gateway were deaf.
+        # It would fail again, and hold a place in the broker's window: with all places held, the gateway is deaf.
         log.error("event_not_committed", device=work.draft.device, draft=repr(work.draft)[:500], reason=str(error))
         if (instead := self.refuse(work, error)) is not None:
             self._commit(ledger, [instead])
