@@ -244,9 +244,9 @@ class _Order:
     What waited in the writer's queue is recorded as of its arrival, unless something was recorded since: then it is
     recorded after that, and late if that is more than `ON_TIME_MS` after it happened.
 
-    `latest` is the latest clock reading known here, `own` that of the own log; `observed_ms` is the latest time at which
-    another gateway recorded something that is known here, `recorded_ms` the time of the last entry here by this boot's
-    monotonic clock; `end` is the last number before this transaction.
+    `latest` is the latest clock reading known here, `own` that of the own log; `observed_ms` is the latest time at
+    which another gateway recorded something that is known here, `recorded_ms` the time of the last entry here by this
+    boot's monotonic clock; `end` is the last number before this transaction.
     """
 
     ledger: Ledger
