@@ -33,8 +33,7 @@ from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.writer import LedgerWriter
-from edge_agent.ledger.writes import PatientWrites
+from edge_agent.ledger.writer import LedgerWriter, PatientWrites
 from edge_agent.link.catalog_sync import CatalogSync
 from edge_agent.link.certificate_sync import CertificateSync
 from edge_agent.link.commands import Commands
