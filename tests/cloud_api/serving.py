@@ -36,7 +36,7 @@ class Client:
     """Asks one server."""
 
     def __init__(self, base: str) -> None:
-        self._base = base
+        self.base = base
 
     def get(self, path: str, headers: Mapping[str, str] | None = None, **query: object) -> Answer:
         """GET a path; an error status is an answer too."""
@@ -46,7 +46,7 @@ class Client:
         """A request, with a JSON body if there is a document."""
         body = None if document is None else json.dumps(document).encode()
         given = {**(headers or {}), **({} if body is None else {"Content-Type": "application/json"})}
-        request = Request(self._base + path, data=body, headers=given, method=method)  # noqa: S310 - our own server
+        request = Request(self.base + path, data=body, headers=given, method=method)  # noqa: S310 - our own server
         try:
             response = urlopen(request, timeout=60)  # noqa: S310 - as above
         except HTTPError as error:

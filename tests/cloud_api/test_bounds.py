@@ -106,7 +106,7 @@ def test_a_body_ends_at_its_bound_before_anybody_is_asked_who_it_is(client: Clie
     long = client.ask("POST", "/v1/keys", document={"name": "x" * BODY_BYTES_MAX})
     assert (long.status, long.content_type) == (413, "application/problem+json")
     assert str(BODY_BYTES_MAX) in long.json()["detail"]
-    address = urlsplit(client._base)
+    address = urlsplit(client.base)
     with socket.create_connection((address.hostname, address.port), timeout=60) as raw:
         raw.sendall(b"POST /v1/keys HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         raw.settimeout(60)
