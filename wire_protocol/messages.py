@@ -3,7 +3,8 @@
 Messages a device sends are checked strictly, unknown fields included: a misspelt optional field must not be lost in
 silence. Messages on the link ignore unknown fields, so that old gateways and new workers understand each other.
 
-Invariant: `decode` returns a whole, valid message or raises InvalidMessage; nothing is guessed or coerced.
+Invariant: `decode` returns a whole, valid message or raises InvalidMessage; nothing is guessed or coerced, and a name
+that stands twice is refused.
 """
 
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from wire_protocol import PROTOCOL_VERSION, names
+from wire_protocol import PROTOCOL_VERSION, names, strict_json
 from wire_protocol.claims import SECRET_PATTERN
 from wire_protocol.entries import EntryKind, Quantity, QuantityOrZero, ReadingValues
 from wire_protocol.errors import WireError
@@ -53,14 +54,36 @@ class Message(BaseModel):
         """Parse a payload.
 
         Raises:
-            InvalidMessage: too large, not JSON, a missing, wrong or (from a device) unknown field, another version.
+            InvalidMessage: too large, not JSON, a missing, wrong, repeated or (from a device) unknown field, another
+                version.
         """
         if len(payload) > cls.bytes_max:
             raise InvalidMessage(f"{len(payload)} bytes; a {cls.__name__} has at most {cls.bytes_max}.")
         try:
-            return cls.model_validate_json(payload)
+            message = cls.model_validate_json(payload)
         except ValidationError as error:
             raise InvalidMessage(first_problem(error)) from None
+        # Each name has a colon after it: where there are as many as distinct names, none stands twice. The next look
+        # leaves out colons within texts, such as those of `urn:epc:id`; the last one, rarely needed, is exact.
+        more = payload.count(b":") - message.names_said()
+        if more and (b"\\" in payload or more != message.colons_in_texts()):
+            _require_each_name_once(payload)
+        return message
+
+    def names_said(self) -> int:
+        """How many distinct names of the payload are known to be in it; at most as many as there are."""
+        return len(self.model_fields_set)
+
+    def colons_in_texts(self) -> int:
+        """Colons in its texts, not in those of its parts."""
+        return sum(value.count(":") for value in self.__dict__.values() if isinstance(value, str))
+
+
+def _require_each_name_once(payload: bytes) -> None:
+    try:
+        strict_json.load(payload)
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(str(error)[:REASON_CHARS_MAX]) from None
 
 
 class _Strict(Message):
@@ -113,6 +136,10 @@ class DeviceReading(_Strict):
     values: ReadingValues
     at_ms: TimeMs | None = None
     age_ms: TimeMs | None = None
+
+    def names_said(self) -> int:
+        """As of any message, and the names of the values."""
+        return len(self.model_fields_set) + len(self.values)
 
 
 class UpdateState(StrEnum):

@@ -51,6 +51,7 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
             ("dead letters", found["dead_letters"] or None),
             ("rejected by cloud", found["verdicts"] or None),
             ("device times doubted", found["device_times_doubted"] or None),
+            ("event ids used twice", found["event_ids_used_twice"] or None),
             *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
         ]
     )

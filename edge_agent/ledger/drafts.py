@@ -3,8 +3,9 @@
 Invariant: a draft that is made without an error becomes an entry; nothing is refused after it was queued.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -62,6 +63,10 @@ class Draft:
     device_at_ms: int | None = None
     arrival: Arrival | None = None
 
+    def same_as(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry says that the same happened, without its times: an age is of its sending, a clock is set."""
+        return all(entry.get(name) == getattr(self, name) for name in _CONTENT)
+
     def entry(self, stamp: Stamp) -> LedgerEntry:
         """The ledger entry this draft becomes."""
         common = {
@@ -95,6 +100,10 @@ class ReadingDraft:
     values: dict[str, float]
     device_at_ms: int | None = None
     arrival: Arrival | None = None
+
+    def same_as(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a reading says the same, without its times."""
+        return bool(entry["values"] == self.values)
 
     def entry(self, stamp: Stamp) -> Reading:
         """The ledger entry this draft becomes."""
@@ -189,5 +198,9 @@ def _text(value: str | int | Arrival | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
+_CONTENT: Final = (
+    *("kind", "sku", "quantity", "source", "destination", "location"),
+    *("lot", "serial", "actor", "reference"),
+)
 _NAMES: Final = ("source", "destination", "location", "lot", "serial", "actor", "reference")
 _TRIAL: Final = Stamp(0, "0" * 26, 0)

@@ -205,7 +205,7 @@ def _own_epoch(connection: Connection) -> str:
 
 
 def counters(connection: Connection) -> dict[str, int]:
-    """What was dropped by a bound, and whose time was not believed."""
+    """What was dropped by a bound, whose time was not believed, and how often an id was used twice."""
     return dict(connection.execute(statement("counters")).fetchall())
 
 
@@ -217,7 +217,7 @@ def _single(connection: Connection, name: str) -> int:
 def status(connection: Connection, path: Path) -> dict[str, Any]:
     """Everything `stocktide edge status` shows."""
     facts, dropped = database.meta(connection), counters(connection)
-    doubted = dropped.pop("device_times_doubted", 0)
+    doubted, used_twice = dropped.pop("device_times_doubted", 0), dropped.pop("event_ids_used_twice", 0)
     entries = _single(connection, "entry_count")
     streams = {}
     for name in STREAMS:
@@ -245,6 +245,7 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
         "below_zero": _single(connection, "below_zero"),
         "devices_online": _single(connection, "online_devices"),
         "device_times_doubted": doubted,
+        "event_ids_used_twice": used_twice,
         "dropped": dropped,
         "streams": streams,
         "site_logs": [

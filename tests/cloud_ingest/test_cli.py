@@ -120,3 +120,16 @@ def test_movements_are_shown_newest_first_and_narrowed(registered: Run, database
         assert refused.exit_code == 2, refused.output
         assert "hint" in refused.output
     assert registered("movements", "-t", "nobody").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "patch", ['{"limits":{},"limits":{"window_frames":9}}', '{"devices":{"p":{"kind":"a","kind":"b"}}}']
+)
+def test_a_patch_in_which_a_name_stands_twice_is_refused(registered: Run, tmp_path: Path, patch: str) -> None:
+    """The last of two was taken, on the command line and from a file."""
+    file = tmp_path / "patch.json"
+    file.write_text(patch)
+    for given in (patch, f"@{file}"):
+        refused = registered("twin", "set", "gw-cli", "--patch", given)
+        assert refused.exit_code == 2
+        assert "stands twice" in refused.stderr

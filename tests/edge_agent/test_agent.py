@@ -363,6 +363,33 @@ def test_an_event_that_the_ledger_can_never_take_is_refused(
     assert all("beyond" in reason for reason in scanner.refused.values())
 
 
+def test_an_id_that_a_device_uses_twice_is_refused_and_kept(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents
+) -> None:
+    """The second event was answered "committed" and was nowhere; now the device, the technician and the log know."""
+    del gateway
+    agent = agents(path).start()
+    with Scanner(broker.port, "till-1") as scanner:
+        scanner.scan("e-1", quantity=5)
+        scanner.scan("e-2", quantity=1)
+        assert scanner.wait_for_receipts(2)
+        for number in range(20):
+            scanner.scan("e-1", quantity=7 + number)
+        assert scanner.wait_for_receipts(3)
+        scanner.scan("e-2", quantity=1)  # a repetition, after all of them
+        scanner.scan("e-3", quantity=1)
+        assert scanner.wait_for_receipts(4)
+    assert scanner.committed == {"e-1", "e-2", "e-3"}
+    assert scanner.refused["e-1"].startswith("id-used: ")
+    assert booked(path) == {"tea": 7}
+    assert retry_dead_letters(path) == (0, 20), "a retry must not take it for a repetition and forget it"
+    with closing(database.open_reader(path)) as reader:
+        status = queries.status(reader, path)
+        assert (status["dead_letters"], status["event_ids_used_twice"]) == (20, 20)
+    assert len([line for line in agent.log() if line["event"] == "message_dead_lettered"]) <= 5
+    assert_whole(path)
+
+
 def test_a_retained_event_is_no_event(path: Path, gateway: str, broker: PrivateBroker, agents: Agents) -> None:
     """A bad one made a dead letter at each contact."""
     del gateway
