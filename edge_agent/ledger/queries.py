@@ -63,6 +63,7 @@ class HistoryRow:
     verdict: str | None
     late_ms: int | None
     time_doubt: str | None
+    serial: str | None
 
     def delivered(self) -> str:
         """What there is to say of its way from a device: late, or with a time that was not believed."""
@@ -101,12 +102,25 @@ def stock(
     ]
 
 
-def history(
-    connection: Connection, *, sku: str | None = None, location: str | None = None, rows_max: int = 50
-) -> list[HistoryRow]:
+@dataclass(frozen=True, slots=True)
+class HistoryFilter:
+    """Which movements and counts are wanted; times in Unix milliseconds, `until_ms` excluded."""
+
+    sku: str | None = None
+    location: str | None = None
+    device: str | None = None
+    actor: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+ALL: Final = HistoryFilter()
+
+
+def history(connection: Connection, filter_: HistoryFilter = ALL, *, rows_max: int = 50) -> list[HistoryRow]:
     """Movements and counts of the whole site, newest first, those that the cloud rejected among them."""
     zeros = dict(connection.execute(statement("zeros")).fetchall())
-    wanted = {"sku": sku, "location": location, "limit": rows_max}
+    wanted = {**asdict(filter_), "limit": rows_max}
     # Log by log, because each is in the order of time by itself and no index of all is worth its weight.
     asked = [(statement("history"), {**wanted, "log": log}) for log in Keys(connection).all()]
     rows = []
@@ -134,6 +148,7 @@ def history(
                         verdict,
                         entry.get("late_ms"),
                         entry.get("time_doubt"),
+                        entry.get("serial"),
                     ),
                 )
             )

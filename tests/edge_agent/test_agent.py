@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.desk.booking import book
 from edge_agent.devices.dead_letters import retry_dead_letters
 from edge_agent.ledger import audit, database, queries
-from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.ledger import Ledger
