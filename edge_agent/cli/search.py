@@ -26,7 +26,7 @@ def find(
     from edge_agent.desk import search
     from edge_agent.errors import BadInput
     from edge_agent.ledger import database, stock_digest
-    from wire_protocol.catalog import shown
+    from wire_protocol.quantities import shown
 
     if not text.strip():
         raise BadInput("There is nothing to look for.", hint="For everything: stocktide edge stock")
@@ -69,7 +69,7 @@ def low(ledger: LedgerPath, limit: Limit = 1_000, json_: Json = False) -> None:
 
     from edge_agent.desk import search
     from edge_agent.ledger import database, stock_digest
-    from wire_protocol.catalog import shown
+    from wire_protocol.quantities import shown
 
     with database.reading(ledger) as connection, database.snapshot(connection):
         stock_digest.require_intact(connection)
