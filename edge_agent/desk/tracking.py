@@ -68,7 +68,7 @@ class Report:
 
 def item(connection: Connection, sku: str) -> CatalogItem | None:
     """What the catalogue says of an item."""
-    row = connection.execute(statement("catalog_items"), {"sku": sku, "limit": 1}).fetchone()
+    row = connection.execute(statement("catalog_item"), (sku,)).fetchone()
     return None if row is None else CatalogItem.model_validate_json(row[0])
 
 
