@@ -18,6 +18,11 @@ from wire_protocol.messages import DeviceEvent, DeviceReading
 from wire_protocol.problems import REASON_CHARS_MAX, first_problem
 from wire_protocol.times import TimeDoubt, device_time
 
+CONTENT: Final = (
+    *("kind", "sku", "quantity", "source", "destination", "location"),
+    *("lot", "serial", "actor", "reference"),
+)
+"""What makes an event another one: everything but its times and its id."""
 LATE_MS_MAX: Final = 30 * 24 * 3600 * 1000  # the default of edge.device_late_s_max
 
 
@@ -69,7 +74,7 @@ class Draft:
 
     def same_as(self, entry: Mapping[str, Any]) -> bool:
         """Whether an entry says that the same happened, without its times: an age is of its sending, a clock is set."""
-        return all(entry.get(name) == getattr(self, name) for name in _CONTENT)
+        return all(entry.get(name) == getattr(self, name) for name in CONTENT)
 
     def entry(self, stamp: Stamp) -> LedgerEntry:
         """The ledger entry this draft becomes.
@@ -179,6 +184,11 @@ def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | Arriva
     return made
 
 
+def same_content(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two entries say that the same happened; as `Draft.same_as`."""
+    return all(entry.get(name) == other.get(name) for name in CONTENT)
+
+
 def from_event(device: str, event: DeviceEvent, arrival: Arrival | None = None) -> Draft:
     """The draft of a device's event; one without an arrival happens when it is recorded.
 
@@ -217,9 +227,5 @@ def _text(value: str | int | Arrival | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-_CONTENT: Final = (
-    *("kind", "sku", "quantity", "source", "destination", "location"),
-    *("lot", "serial", "actor", "reference"),
-)
 _NAMES: Final = ("source", "destination", "location", "lot", "serial", "actor", "reference")
 _NO_STAMP: Final = {"hlc": 0, "boot": "0" * 26, "mono_ms": 0}

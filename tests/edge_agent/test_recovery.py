@@ -161,6 +161,27 @@ def test_an_entry_of_two_logs_is_carried_over_once(gateway: SiteGateway, tmp_pat
     assert audit.verify(gateway.ledger.connection).findings == []
 
 
+def test_an_id_that_was_used_for_two_things_leaves_one_of_them_a_dead_letter(
+    gateway: SiteGateway, tmp_path: Path
+) -> None:
+    """A device's memory was wiped, and the backup knew nothing of its first event: the second vanished in silence."""
+    with sites.gateways(tmp_path / "old", ["gw-1"], epoch=OLD) as (old,):
+        old.append(scan(1, 2))
+        old.append(scan(2))
+        first = old.seal()
+        gateway.append(scan(1, 7))
+        gateway.append(scan(2))
+        gateway.receive(*first)
+    recover(gateway, head(first[0]))
+    assert queries.balances(gateway.ledger.connection)[SHELF] == 3
+    letters = gateway.ledger.connection.execute("SELECT topic, payload, reason FROM dead_letter").fetchall()
+    assert [(topic, json.loads(payload)["quantity"]) for topic, payload, _ in letters] == [
+        ("stocktide/v1/dev/till-1/event", 7)
+    ]
+    assert letters[0][2].startswith("id-used: ")
+    assert audit.verify(gateway.ledger.connection).findings == []
+
+
 @pytest.mark.parametrize("longer", [False, True])
 def test_an_older_log_that_the_cloud_has_otherwise_is_brought_again(
     gateway: SiteGateway, tmp_path: Path, *, longer: bool
