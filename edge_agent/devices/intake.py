@@ -212,10 +212,11 @@ def addressee(topic: str, payload: bytes) -> tuple[str, str]:
     """The device and the event id of a message that could not be used, as far as they can be read; "" otherwise."""
     try:
         parsed = topics.parse(topic)
-        values = json.loads(payload)
+        values = json.loads(payload, object_pairs_hook=tuple)
     except (WireError, ValueError, RecursionError):
         return "", ""
-    event = values.get("id") if isinstance(values, dict) else None
-    if not isinstance(parsed, DeviceTopic) or not isinstance(event, str) or not re.fullmatch(EVENT_ID_PATTERN, event):
+    # Of two ids nobody knows which is meant, and a refusal makes the device forget that event.
+    said = [value for name, value in values if name == "id"] if isinstance(values, tuple) else []
+    if not isinstance(parsed, DeviceTopic) or len(said) != 1 or not isinstance(event := said[0], str):
         return "", ""
-    return parsed.device, event
+    return (parsed.device, event) if re.fullmatch(EVENT_ID_PATTERN, event) else ("", "")

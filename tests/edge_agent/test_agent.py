@@ -90,12 +90,14 @@ def test_what_cannot_be_used_is_kept_refused_and_the_stream_goes_on(
         scanner.say(b'{"v":1,"id":"bad-1","kind":"pick","sku":"tea","quantity":"two","source":"A-01"}')
         scanner.say(b'{"v":9,"id":"bad-2","kind":"pick","sku":"tea","quantity":2,"source":"A-01"}')
         scanner.say(b'{"v":1,"id":"bad-3","kind":"pick","sku":"tea","quantity":2,"source":"@supplier"}')
+        scanner.say(b'{"v":1,"id":"bad-4","kind":"pick","sku":"tea","quantity":2,"quantity":3,"source":"A-01"}')
+        scanner.say(b'{"v":1,"id":"one","id":"other","kind":"pick","sku":"tea","quantity":2,"source":"A-01"}')
         scanner.say(b"x" * 20_000)
         scanner.say(b"\xff\xfe\x00")
         scanner.say(b'{"v":1,"id":"r-1","values":{"temperature_c":4.5}}', Channel.DEVICE_READING)
         stranger.scan("s-1")
         scanner.scan("good")
-        assert scanner.wait_for_receipts(5)
+        assert scanner.wait_for_receipts(6)
         assert stranger.wait_for_receipts(1)
     assert "good" in scanner.committed
     assert "r-1" in scanner.committed
@@ -103,11 +105,12 @@ def test_what_cannot_be_used_is_kept_refused_and_the_stream_goes_on(
         "bad-1": "quantity",
         "bad-2": "v",
         "bad-3": "a pick cannot come from @supplier",
-    }
+        "bad-4": "quantity",
+    }, "of two ids neither is refused: the device would forget an event that may be another"
     assert "not registered" in stranger.refused["s-1"]
     with closing(database.open_reader(path)) as reader:
         letters = reader.execute(statement("dead_letters"), {"limit": 100}).fetchall()
-    assert len(letters) == 7
+    assert len(letters) == 9
     assert {bytes(row[3])[:4] for row in letters} >= {b"{not", b"xxxx", b"\xff\xfe\x00"}
 
 
