@@ -104,8 +104,8 @@ class DeviceEvent(_Strict):
     """A scan: one movement or one count.
 
     `id` is unique per device, for its whole life: a device sends an event again, with the same id, until it gets a
-    receipt, and the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left
-    out.
+    receipt, and the ledger takes it once; the same id with other content is refused. Locations that follow from the
+    kind (`@supplier`, `@customer`, …) may be left out.
 
     `age_ms` is how long ago it happened, at this sending, by a clock that runs on and is never set: each sending has
     its own. It gives the event its place among what was booked meanwhile; `at_ms`, the device's wall clock when it

@@ -10,6 +10,7 @@ import typer
 
 from broker_config.cli.app import app as broker_app
 from edge_agent.cli.app import app as edge_app
+from edge_agent.desk.booking import book
 from edge_agent.ledger import database
 from stocktide.cloud import app as cloud_app
 from tests.stocktide.terminals import ENCODINGS, SINKS, stocktide
@@ -102,6 +103,7 @@ def test_the_other_writes_of_the_edge_are_done_as_well(ledger: Path, tmp_path: P
     """Also those that draw their progress while they write."""
     new, there, table = tmp_path / "new.db", str(ledger), tmp_path / "counts.csv"
     table.write_text("location,sku,quantity\nA-01,tea,7\n")
+    book(ledger, "receive", "tea", 1, destination="A-01")
     for arguments in (
         ["init", "-g", "gw-2", "--ledger", str(new)],
         ["device", "add", "till-1", "--ledger", there],
@@ -110,7 +112,6 @@ def test_the_other_writes_of_the_edge_are_done_as_well(ledger: Path, tmp_path: P
         ["ledger", "migrate", "--ledger", there],
         ["ledger", "rebuild", "--ledger", there],
         ["backup", str(tmp_path / "copy"), "--ledger", there],
-        ["receive", "tea", "1", "A-01", "--ledger", there],
         ["undo", "--ledger", there],
         ["import-counts", str(table), "--book", "--ledger", there],
     ):
