@@ -4,6 +4,7 @@ Nothing is deleted, so both entries stay in history. A count cannot be taken bac
 to be right; and neither can what a later count has already set right.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from wire_protocol import names
 from wire_protocol.entries import EntryKind
 
 UNDO: Final = "undo "
+MARK_BYTES: Final = 5
 # The way back of each kind, where another kind goes exactly that way; the others are corrected at their shelf.
 _BACK: Final[dict[str, EntryKind]] = {"move": "move", "ship": "arrive", "arrive": "ship", "correct": "correct"}
 
@@ -55,16 +57,18 @@ def undo(path: Path, seq: int | None = None, *, actor: str | None = None) -> Und
         Ledger.open(path, SystemClock()) as ledger,
         database.transaction(ledger.connection),
     ):
-        found, hlc, entry = _wanted(ledger.connection, seq, actor)
-        reference = f"{UNDO}{found} {hlc:x}"  # the clock reading stays what it is when an epoch numbers entries again
-        _require_not_done(ledger.connection, found, reference)
-        made = _reverse(entry, found, reference, actor)
+        found, body = _wanted(ledger.connection, seq, actor)
+        entry: dict[str, Any] = json.loads(body)
+        # An epoch that is opened numbers entries again and leaves them what they are.
+        mark = hashlib.blake2b(body.encode(), digest_size=MARK_BYTES).hexdigest()
+        _require_not_done(ledger.connection, found, mark)
+        made = _reverse(entry, found, f"{UNDO}{found} {mark}", actor)
         for place in _shelves(entry):
-            _require_not_counted_since(ledger.connection, place, entry, found, hlc)
+            _require_not_counted_since(ledger.connection, place, entry, found)
         return Undone(found, entry, booked(ledger, made))
 
 
-def _wanted(connection: Connection, seq: int | None, actor: str | None) -> tuple[int, int, dict[str, Any]]:
+def _wanted(connection: Connection, seq: int | None, actor: str | None) -> tuple[int, str]:
     if seq is not None:
         row = connection.execute(statement("entry_to_undo"), (seq,)).fetchone()
         missing = f"There is no entry {seq} in this gateway's ledger."
@@ -73,23 +77,23 @@ def _wanted(connection: Connection, seq: int | None, actor: str | None) -> tuple
         missing = f"Nothing was booked here by hand by {actor}." if actor else "Nothing was booked here without a name."
     if row is None:
         raise NotUndone(missing, hint="Name an entry: stocktide edge undo ENTRY. See: stocktide edge history")
-    found, hlc, body, rejected = row
+    found, body, rejected = row
     if rejected:
         raise NotUndone(
             f"The cloud has rejected entry {found}: it is not in the stock.", hint="There is nothing to do."
         )
-    entry: dict[str, Any] = json.loads(body)
-    if seq is None and str(entry.get("reference", "")).startswith(UNDO):
-        what = str(entry["reference"]).split()[1]
+    reference = json.loads(body).get("reference") or ""
+    if seq is None and reference.startswith(UNDO):
+        what = reference.split()[1]
         raise NotUndone(
             f"The last booking, entry {found}, took entry {what} back itself.",
             hint="Name the entry that you mean: stocktide edge undo ENTRY. See: stocktide edge history",
         )
-    return found, hlc, entry
+    return found, body
 
 
-def _require_not_done(connection: Connection, seq: int, reference: str) -> None:
-    row = connection.execute(statement("with_reference_after"), {"seq": seq, "reference": reference}).fetchone()
+def _require_not_done(connection: Connection, seq: int, mark: str) -> None:
+    row = connection.execute(statement("undo_of"), {"seq": seq, "mark": mark}).fetchone()
     if row is not None:
         raise NotUndone(f"Entry {seq} was taken back already, by entry {row[0]}.", hint="There is nothing to do.")
 
@@ -121,10 +125,10 @@ def _shelves(entry: dict[str, Any]) -> list[str]:
     return [place for place in (entry["source"], entry["destination"]) if not names.is_virtual(place)]
 
 
-def _require_not_counted_since(connection: Connection, place: str, entry: dict[str, Any], seq: int, hlc: int) -> None:
+def _require_not_counted_since(connection: Connection, place: str, entry: dict[str, Any], seq: int) -> None:
     cell = (place, entry["sku"], entry.get("lot", ""))
     row = connection.execute(statement("counted_at"), cell).fetchone()
-    if row is not None and row[0] is not None and row[0] > hlc:
+    if row is not None and row[0] is not None and row[0] > entry["hlc"]:
         raise NotUndone(
             f"{place} was counted after entry {seq}, so its stock is what was counted.",
             hint=f"If it is wrong, count again: stocktide edge count {entry['sku']} QUANTITY {place}",

@@ -71,16 +71,18 @@ SELECT sku FROM catalog_item UNION SELECT sku FROM balance LIMIT :limit;
 SELECT name FROM catalog_location UNION SELECT location FROM balance LIMIT :limit;
 
 -- name: entry_to_undo
-SELECT seq, hlc, body, seq IN (SELECT seq FROM verdict WHERE stream = 'ledger') FROM entry WHERE seq = ?;
+SELECT seq, body, seq IN (SELECT seq FROM verdict WHERE stream = 'ledger') FROM entry WHERE seq = ?;
 
 -- name: last_by_hand
 -- The last entry that a person has booked here; without a name, the last of those without one.
-SELECT seq, hlc, body, seq IN (SELECT seq FROM verdict WHERE stream = 'ledger') FROM entry
+SELECT seq, body, seq IN (SELECT seq FROM verdict WHERE stream = 'ledger') FROM entry
 WHERE json_extract(body, '$.device') IS NULL AND json_extract(body, '$.actor') IS :actor
 ORDER BY seq DESC LIMIT 1;
 
--- name: with_reference_after
-SELECT seq FROM entry WHERE seq > :seq AND instr(body, :reference) AND json_extract(body, '$.reference') = :reference
+-- name: undo_of
+-- The entry that takes another back, found by the mark at the end of its reference.
+SELECT seq FROM entry
+WHERE seq > :seq AND instr(body, :mark) AND json_extract(body, '$.reference') LIKE 'undo % ' || :mark
 LIMIT 1;
 
 -- name: counted_at
