@@ -301,6 +301,8 @@ class MergeLoop:
 
     def _report(self, batch: Sequence[ArrivedFrame], report: MergeReport, seconds: float) -> None:
         self.throttle.merged(report)
+        if self._slow_lane is not None:
+            self._slow_lane.note_late(report.late_counts)
         now_ms = self._context.now_ms()
         self._publish(self._answers.merged(report, now_ms, self.window_of))
         self._acknowledged(report.streams)

@@ -1,14 +1,15 @@
 """The slow lane: gateways whose frames cost the database too much time are merged apart, one gateway at a time.
 
 With one lane for all, the dearest gateway would be every tenant's wait. A gateway comes here when a batch that it was
-part of took much longer than batches of that size do on this machine these days, and leaves when a merge of its own
-frames alone did not. The lane has a connection of its own, so the others go on meanwhile.
+part of took much longer than batches of that size do on this machine these days, or had many counts of it that look
+back, which cost ten times what others do. It leaves when a merge of its own frames alone had neither. The lane has a
+connection of its own, so the others go on meanwhile.
 
 Invariant: bounded. What waits here was taken into the inbox, and counts there until it is settled.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -22,6 +23,7 @@ USUAL_S_AT_FIRST: Final = 0.0002  # an entry, before anything was measured
 LEARNED: Final = 0.05  # of each batch
 GATEWAYS_MAX: Final = 10_000
 FRAMES_MAX: Final = 20  # of one gateway in one merge
+LATE_COUNTS_MAX: Final = 50  # of one gateway in one merge of the fast lane: some 10 ms
 _LOG = structlog.get_logger()
 
 
@@ -64,6 +66,7 @@ class SlowLane:
     ) -> None:
         self._merge, self._settle, self._pace, self._mono_s = merge, settle, pace, mono_s
         self._slow: dict[str, None] = {}
+        self._late: set[str] = set()  # of the slow ones: their last merge had many late counts
         self._waiting: dict[str, list[ArrivedFrame]] = {}
         self._filled = asyncio.Event()
 
@@ -85,12 +88,26 @@ class SlowLane:
 
     def suspect(self, frames: Sequence[ArrivedFrame]) -> None:
         """These were merged and took too long: what their gateways send from now on comes here."""
-        gateways = {arrived.gateway for arrived in frames}
+        self._add({arrived.gateway for arrived in frames})
+
+    def note_late(self, counts: Mapping[str, int]) -> None:
+        """In a merge, of either lane, gateways had so many counts that look back."""
+        late = {gateway for gateway, number in counts.items() if number > LATE_COUNTS_MAX}
+        self._add(late - self._slow.keys())
+        self._late |= late & self._slow.keys()
+
+    def _add(self, gateways: Collection[str]) -> None:
+        if not gateways:
+            return
         _LOG.warning("gateways_slow", gateways=len(gateways), examples=sorted(gateways)[:5])
         for gateway in sorted(gateways):
             if len(self._slow) >= GATEWAYS_MAX:
-                del self._slow[next(iter(self._slow))]
+                self._leave(next(iter(self._slow)))
             self._slow[gateway] = None
+
+    def _leave(self, gateway: str) -> None:
+        self._slow.pop(gateway, None)
+        self._late.discard(gateway)
 
     async def run(self) -> None:
         """Merge until cancelled."""
@@ -102,11 +119,12 @@ class SlowLane:
                 self._waiting[gateway] = rest  # to the end of the line
             if not self._waiting:
                 self._filled.clear()
+            self._late.discard(gateway)
             began_s = self._mono_s()
             await self._merge(frames)
             self._settle(frames)
-            if not self._pace.is_slow(frames, self._mono_s() - began_s):
-                self._slow.pop(gateway, None)
+            if gateway not in self._late and not self._pace.is_slow(frames, self._mono_s() - began_s):
+                self._leave(gateway)
 
     def _take(self, arrived: ArrivedFrame) -> None:
         self._waiting.setdefault(arrived.gateway, []).append(arrived)

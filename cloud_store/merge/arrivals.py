@@ -81,8 +81,9 @@ class MergeReport:
     """What one merge did. `streams` has every log that must be answered; `refused` the gateways that must not.
 
     `merged` are the ledger frames that the other gateways of their sites want. `tenants` says whose each
-    gateway is, `taken` how many frames and entries of it were merged, and `forked` how many of its frames were another
-    history. `surcharge` is what tenants' frames cost beyond their entries, in entries: bytes and new names.
+    gateway is, `taken` how many frames and entries of it were merged, `forked` how many of its frames were another
+    history, and `late_counts` how many of its counts had to look back over what is later in their cells. `surcharge`
+    is what tenants' frames cost beyond their entries, in entries: bytes and new names.
     """
 
     streams: dict[LogKey, StreamOutcome] = field(default_factory=dict)
@@ -91,6 +92,7 @@ class MergeReport:
     tenants: dict[str, int] = field(default_factory=dict)
     taken: dict[str, tuple[int, int]] = field(default_factory=dict)
     forked: dict[str, int] = field(default_factory=dict)
+    late_counts: dict[str, int] = field(default_factory=dict)
     surcharge: dict[int, int] = field(default_factory=dict)
     frames: int = 0
     movements: int = 0
@@ -131,6 +133,8 @@ class MergeReport:
             self.take(gateway, *taken)
         for gateway, forked in other.forked.items():
             self.forked[gateway] = self.forked.get(gateway, 0) + forked
+        for gateway, counts in other.late_counts.items():
+            self.late_counts[gateway] = self.late_counts.get(gateway, 0) + counts
         for tenant, surcharge in other.surcharge.items():
             self.charge(tenant, surcharge)
         for name in (

@@ -14,6 +14,7 @@ Invariant: everything runs in the caller's transaction, after the batch's moveme
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from cloud_store.base import sql
@@ -113,6 +114,9 @@ def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, B
         late = sorted(touched - fresh)
         _cover_late(connection, [(cell, booked[cell], steps[cell]) for cell in late], added)
         late_counts = {cell: counts[cell] for cell in late if cell in counts}
+        for count in chain.from_iterable(late_counts.values()):
+            gateway = count["gateway_name"]
+            rows.late_counts[gateway] = rows.late_counts.get(gateway, 0) + 1
         for cell, quantity in lateness.insert(connection, late_counts).items():
             added[cell] += quantity
         _raise_last(connection, {cell: rows.shelves[cell].last_hlc for cell in late_counts})

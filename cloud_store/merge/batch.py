@@ -161,6 +161,7 @@ def _merge_once(
     with connection.transaction():
         _require_fresh(connection, planned)
         _write(connection, planned, rows, ids)
+    planned.report.late_counts = rows.late_counts
     return planned.report
 
 

@@ -77,6 +77,7 @@ class LedgerRows:
     gateway_names: dict[int, str] = field(default_factory=dict)
     epoch_names: dict[int, str] = field(default_factory=dict)
     bounded: dict[LogKey, list[ClampedTime]] = field(default_factory=dict)
+    late_counts: dict[str, int] = field(default_factory=dict)
 
     def adjust_cell(self, cell: CellKey) -> CellKey:
         """The cell that what a count adds to this one is taken from."""

@@ -10,7 +10,7 @@ from cloud_ingest.mailbox import ATTEMPTS_MAX, Mailbox, serve
 from cloud_ingest.merge.denylist import Strikes
 from cloud_ingest.merge.inbox import Inbox
 from cloud_ingest.merge.loop import MergeLoop
-from cloud_ingest.merge.slow_lane import SLOW_S, Pace
+from cloud_ingest.merge.slow_lane import LATE_COUNTS_MAX, SLOW_S, Pace
 from cloud_store.base.connection import answers
 from cloud_store.base.errors import DatabaseUnavailable, StoreTimeout
 from cloud_store.merge import dead_letters
@@ -28,20 +28,28 @@ class CostlyStore(MemoryStore):
     fast_s: dict[bytes, float] = field(default_factory=dict)
     slow_s: dict[bytes, float] = field(default_factory=dict)
     apart: list[list[str]] = field(default_factory=list)
+    late: dict[bytes, int] = field(default_factory=dict)
     fast_limit_s: float = 5.0
     slow_limit_s: float = 30.0
 
     async def merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
         """In the fast lane."""
         await self._spend(max(self.fast_s.get(arrived.payload, 0) for arrived in frames), self.fast_limit_s)
-        return await super().merge(frames)
+        return await self._merge(frames)
 
     async def merge_apart(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
         """In the slow lane."""
         self.apart.append(sorted({arrived.gateway for arrived in frames}))
         costs = [self.slow_s.get(arrived.payload, self.fast_s.get(arrived.payload, 0)) for arrived in frames]
         await self._spend(max(costs), self.slow_limit_s)
-        return await super().merge(frames)
+        return await self._merge(frames)
+
+    async def _merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
+        report = await super().merge(frames)
+        for arrived in frames:
+            if (counts := self.late.get(arrived.payload, 0)) > 0:
+                report.late_counts[arrived.gateway] = report.late_counts.get(arrived.gateway, 0) + counts
+        return report
 
     async def _spend(self, seconds: float, limit_s: float) -> None:
         await asyncio.sleep(min(seconds, limit_s))
@@ -101,6 +109,24 @@ async def test_a_gateway_leaves_the_slow_lane_when_its_merges_are_quick() -> Non
             await pass_time(3)
     assert acked(link, "gw-a") == 3
     assert store.apart == [["gw-a"]], "the second frame was merged apart, and quick; the third was merged as usual"
+
+
+@turned
+async def test_a_gateway_whose_counts_come_late_is_merged_apart_as_long_as_they_do() -> None:
+    """Each costs the database little more than is usual, and four a second would still be everybody's wait."""
+    store, link = CostlyStore(), AckCollector()
+    late, quick = sealed("gw-a", 6), sealed("gw-b", 6)
+    store.late = dict.fromkeys(late[:4], LATE_COUNTS_MAX + 1) | dict.fromkeys(quick, LATE_COUNTS_MAX)
+    merging = merge_loop(store, link, [])
+    async with running([merging.run()]):
+        for number, payloads in enumerate(zip(late, quick, strict=True), 1):
+            for gateway, payload in zip(("gw-a", "gw-b"), payloads, strict=True):
+                merging.offer(arrival(payload, gateway))
+                await pass_time(1)
+                assert acked(link, gateway) == number
+    assert store.apart == [["gw-a"]] * 4, (
+        "the first was not known, and after a frame without late counts it is as usual"
+    )
 
 
 def test_a_machine_that_is_slow_makes_nobody_slow() -> None:

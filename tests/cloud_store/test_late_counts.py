@@ -100,7 +100,7 @@ def test_late_counts_are_added_up_by_hours(database_url: str, monkeypatch: pytes
         for start in range(0, MOVEMENTS, 500):
             merger.merge([chain.seal(movements[start : start + 500])])
         early = [count(clock.pack(NOW_MS - 1), f"A-{shelf}", 0) for shelf in range(SHELVES)]
-        merger.merge([late.seal(early)])
+        assert merger.merge([late.seal(early)]).late_counts == {"gw-b": SHELVES}
         for part in (0.99, 0.5, 0.25):
             at_ms = NOW_MS + round(part * 1_000 * HOUR_MS)
             merger.merge([late.seal([count(clock.pack(at_ms), f"A-{shelf}", 0) for shelf in range(SHELVES)])])
