@@ -76,8 +76,9 @@ class Message(BaseModel):
         return len(self.model_fields_set)
 
     def colons_in_texts(self) -> int:
-        """Colons in its texts, not in those of its parts."""
-        return sum(value.count(":") for value in self.__dict__.values() if isinstance(value, str))
+        """Colons in the texts that were said, not in those of its parts."""
+        said = (self.__dict__[name] for name in self.model_fields_set)
+        return sum(value.count(":") for value in said if isinstance(value, str))
 
 
 def _require_each_name_once(payload: bytes) -> None:
