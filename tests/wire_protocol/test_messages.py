@@ -1,9 +1,12 @@
 """Messages: strict about what devices say, tolerant on the link, bounded everywhere."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.wire_protocol.strategies import EPOCH
 from wire_protocol.messages import Ack, DeviceEvent, DeviceReading, DeviceStatus, GatewayStatus, InvalidMessage, Message
@@ -70,6 +73,20 @@ def test_a_name_that_stands_twice_is_refused_by_name(kind: type[Message], payloa
     """A parser takes the last one: what the sender wrote first was lost, and nobody knew which was meant."""
     with pytest.raises(InvalidMessage, match=f"^{name}: the name stands twice"):
         kind.decode(payload.encode())
+
+
+WORDS = st.sampled_from(["a", "a:b", "::", "\\u003a", "b\\u003ac", "urn:x", '\\"', '\\":\\"'])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["lot", "actor", "reference", "source"]), WORDS), max_size=4))
+def test_no_repetition_escapes_the_count_of_colons(more: list[tuple[str, str]]) -> None:
+    """Whatever is in the texts, before and after: a repeated name is refused, and nothing else is."""
+    pairs = [("id", "a:1"), ("kind", "pick"), ("sku", "x"), ("source", "A"), *more]
+    text = ",".join([f'"{name}":"{value}"' for name, value in pairs] + ['"quantity":2'])
+    repeated = len({name for name, _ in pairs}) < len(pairs)
+    expected = pytest.raises(InvalidMessage, match="stands twice") if repeated else nullcontext()
+    with expected:
+        DeviceEvent.decode(f"{{{text}}}".encode())
 
 
 @pytest.mark.parametrize("sku", ["urn:epc:id:sgtin:1", "a\\b:", '":"', "sku", "x"])
