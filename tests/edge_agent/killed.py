@@ -21,6 +21,7 @@ from edge_agent.ledger.connections import Connection
 CHANGES: Final = frozenset({"os.rename", "os.remove", "os.mkdir", "os.symlink", "os.link", "os.truncate"})
 TO_WRITE: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 WAIT_S: Final = 60.0
+_READS: Final = re.compile(r"(?:\s|--[^\n]*\n)*(?:SELECT\b|PRAGMA \w+$)")  # what is on the disk stays as it was
 _ENDS: Final = re.compile("BEGIN|COMMIT")  # in between, SQLite has changed nothing that anybody sees
 
 Act = Callable[[Path], object]
@@ -35,7 +36,7 @@ def die_at(step: int, act: Act, path: Path, stages: bool = False) -> None:  # no
 
     def tick(what: object = None) -> None:
         nonlocal count
-        if stages and isinstance(what, str) and not _ENDS.match(what):
+        if isinstance(what, str) and (_READS.match(what) or (stages and not _ENDS.match(what))):
             return
         count += 1
         if count == step:
