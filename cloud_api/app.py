@@ -52,7 +52,12 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
     app.state.database, app.state.settings, app.state.verifier = database, chosen, verifier(chosen)
     app.state.budget = TenantBudget(chosen.connections_per_tenant_max, chosen.database_share_per_tenant)
     problems.install(app)
-    app.add_middleware(BodyLimit, bytes_max=chosen.body_bytes_max, refuse=problems.too_long(chosen.body_bytes_max))
+    app.add_middleware(
+        BodyLimit,
+        bytes_max=chosen.body_bytes_max,
+        refuse=problems.too_long(chosen.body_bytes_max),
+        unusable=problems.unusable,
+    )
     _measure(app, registry)
     app.get("/healthz", tags=["operation"], summary="The process runs")(_healthz)
     app.get("/readyz", tags=["operation"], summary="The database answers", responses=problems.RESPONSES)(_readyz)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, Final
 
+from wire_protocol import strict_json
+
 TENANTS_REMEMBERED_MAX: Final = 10_000
 BURST_S: Final = 60.0  # of the budget's refill that may be spent at once
 
@@ -104,10 +106,13 @@ class BodyLimit:
         app: what is asked.
         bytes_max: of a body.
         refuse: answers a request that is too long.
+        unusable: makes the answer to a body in which a name stands twice; the parser would take the last silently.
     """
 
-    def __init__(self, app: Application, bytes_max: int, refuse: Application) -> None:
-        self._app, self._bytes_max, self._refuse = app, bytes_max, refuse
+    def __init__(
+        self, app: Application, bytes_max: int, refuse: Application, unusable: Callable[[str], Application]
+    ) -> None:
+        self._app, self._bytes_max, self._refuse, self._unusable = app, bytes_max, refuse, unusable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -128,6 +133,9 @@ class BodyLimit:
                 await self._refuse(scope, receive, send)
                 return
             received = not message.get("more_body", False)
+        if (ambiguous := _ambiguous(body)) is not None:
+            await self._unusable(ambiguous)(scope, receive, send)
+            return
 
         async def replay() -> Message:
             nonlocal received
@@ -137,3 +145,13 @@ class BodyLimit:
             return await receive()
 
         await self._app(scope, replay, send)
+
+
+def _ambiguous(body: bytes | bytearray) -> str | None:
+    try:
+        strict_json.load(bytes(body or b"null"))
+    except strict_json.RepeatedName as error:
+        return str(error)
+    except (ValueError, RecursionError):
+        return None  # the endpoint that reads it says what is wrong
+    return None

@@ -73,6 +73,11 @@ def too_long(bytes_max: int) -> JSONResponse:
     return _answer(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers={"Connection": "close"})
 
 
+def unusable(detail: str) -> JSONResponse:
+    """The answer to a body that says two things; it is an ASGI application."""
+    return _answer(HTTPStatus.UNPROCESSABLE_ENTITY, f"body.{detail}")
+
+
 def _store_error(_: Request, error: Exception) -> JSONResponse:
     status = _STATUS.get(type(error), HTTPStatus.INTERNAL_SERVER_ERROR)  # type: ignore[arg-type]  # of StoreError only
     if status in {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.INTERNAL_SERVER_ERROR}:

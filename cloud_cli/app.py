@@ -16,7 +16,7 @@ from cloud_cli.commands import command_app
 from cloud_cli.firmware import firmware_app
 from cloud_cli.jobs import job_app
 from cloud_cli.ledger import alarm_app, ledger_app
-from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, TheTenant, database
+from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Sku, SkuOption, Tenant, TheTenant, database
 from cloud_cli.registry import gateway_app, site_app, tenant_app
 from cloud_cli.tenancy import audit_app, database_user_app, device_app, key_app
 from cloud_cli.twins import twin_app
@@ -126,7 +126,8 @@ def stock(
     database_url: DatabaseUrl = DATABASE_URL,
     tenant: Tenant = None,
     site: Site = None,
-    sku: Annotated[str | None, typer.Option(help="Only this SKU.")] = None,
+    sku: Sku = None,
+    sku_option: SkuOption = None,
     location: Annotated[str | None, typer.Option("--location", "-l", help="Only this location.")] = None,
     virtual: Annotated[bool, typer.Option("--virtual", help="Virtual locations too.")] = False,
     at: Annotated[
@@ -150,7 +151,9 @@ def stock(
     """
     from cloud_store.reports import stock_levels
 
-    wanted = stock_levels.StockFilter(tenant=tenant, site=site, sku=sku, location=location, virtual=virtual)
+    wanted = stock_levels.StockFilter(
+        tenant=tenant, site=site, sku=sku or sku_option, location=location, virtual=virtual
+    )
     read: Callable[..., RowPage] = stock_levels.stock
     head: str | None = None
     if at is not None or known_at is not None:
@@ -180,7 +183,8 @@ def movements(
     tenant: TheTenant,
     database_url: DatabaseUrl = DATABASE_URL,
     site: Site = None,
-    sku: Annotated[str | None, typer.Option(help="Only this SKU.")] = None,
+    sku: Sku = None,
+    sku_option: SkuOption = None,
     location: Annotated[str | None, typer.Option("--location", "-l", help="Only from or to this location.")] = None,
     gateway: Annotated[str | None, typer.Option("--gateway", "-g", help="Only of this gateway.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only this kind: receive, pick, move, ship …")] = None,
@@ -202,7 +206,7 @@ def movements(
     wanted = stock_levels.MovementFilter(
         tenant=tenant,
         site=site,
-        sku=sku,
+        sku=sku or sku_option,
         location=location,
         gateway=gateway,
         kind=kind,

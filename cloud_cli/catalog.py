@@ -75,13 +75,13 @@ def import_locations(
     json_: Json = False,
 ) -> None:
     """Register the locations of a CSV file, all or none."""
-    from cloud_cli import tables
     from cloud_cli.errors import InvalidCatalog
     from cloud_store.tenancy import registry
+    from command_line import tables
     from wire_protocol import names
     from wire_protocol.errors import InvalidName
 
-    table = tables.read(file, ("name",), required="name")
+    table = tables.read(file, ("name",), required=("name",), mend=names.respelt)
     for row in table.rows:
         try:
             names.image_store(row.cells["name"] or "")
@@ -189,10 +189,11 @@ def import_items(
     json_: Json = False,
 ) -> None:
     """Register the items of a CSV file, all or none. With --replace, what the file has no column for stays as it is."""
-    from cloud_cli import tables
     from cloud_store.tenancy import registry
+    from command_line import tables
+    from wire_protocol import names
 
-    table = tables.read(file, COLUMNS, required="sku")
+    table = tables.read(file, COLUMNS, required=("sku",), mend=names.respelt)
     items = [_item(row.cells, row.where) for row in table.rows]
     with database(database_url) as connection:
         changed = registry.add_items(connection, tenant, items, replace=replace, columns=table.columns)

@@ -16,6 +16,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of
 Tenant = Annotated[str | None, typer.Option("--tenant", "-t", help="Only this tenant.")]
 TheTenant = Annotated[str, typer.Option("--tenant", "-t", help="The tenant.")]
 Site = Annotated[str | None, typer.Option("--site", "-s", help="Only this site.")]
+Sku = Annotated[str | None, typer.Argument(metavar="[SKU]", help="Only this SKU.")]
+SkuOption = Annotated[str | None, typer.Option("--sku", hidden=True, help="As the argument, which it was once.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="Rows at most.")]
 
 

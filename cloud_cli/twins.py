@@ -12,6 +12,7 @@ from cloud_cli.options import DatabaseUrl, Json, Limit, Site, Tenant, database
 from cloud_ingest.defaults import DATABASE_URL
 from command_line.output import FAILED, ErrorGroup, emit_json, listing, table
 from command_line.streams import patient, say, writes
+from wire_protocol import strict_json
 
 twin_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Twins: desired and reported state of gateways.")
 
@@ -159,7 +160,9 @@ def read_patch(patch: str) -> dict[str, Any]:
             raise BadInput(f"{path} is larger than {PATCH_BYTES_MAX} bytes.")
         text = path.read_text(encoding="utf-8")
     try:
-        document = json.loads(text)
+        document = strict_json.load(text)
+    except strict_json.RepeatedName as error:
+        raise BadInput(f"The patch is ambiguous: {error}.", hint="Nobody can tell which of the two is meant.") from None
     except (ValueError, RecursionError) as error:
         raise BadInput(f"The patch is not JSON: {error}", hint="""For example --patch '{"limits": {}}'""") from None
     if not isinstance(document, dict):

@@ -3,9 +3,10 @@
 Invariant: bounded in memory; what is left out is counted, and the next line of the same thing says how many.
 """
 
-from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import Final
+import time
+from collections.abc import Callable, Hashable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 LINES_MAX: Final = 5
 WINDOW_S: Final = 60.0
@@ -41,3 +42,27 @@ class LogBudget:
             return None
         window.written += 1
         return left_out
+
+
+@dataclass(slots=True)
+class Sparing:
+    """A processor of structlog's: of each event about a sender a few lines are written, the others are counted.
+
+    `about` are the fields that name a sender, the first that a line has decides; a line without any is always written.
+    `drop` is what structlog wants raised for a line that is left out.
+    """
+
+    about: tuple[str, ...]
+    drop: type[BaseException]
+    budget: LogBudget = field(default_factory=LogBudget)
+    now_s: Callable[[], float] = time.monotonic
+
+    def __call__(self, _logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """The line, or the error that drops it."""
+        sender = next((event[name] for name in self.about if event.get(name)), None)
+        if sender is None:
+            return event
+        left_out = self.budget.admit((event["event"], sender), self.now_s())
+        if left_out is None:
+            raise self.drop
+        return {**event, "left_out": left_out} if left_out else event

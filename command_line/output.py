@@ -12,7 +12,7 @@ import json
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
@@ -26,6 +26,8 @@ USAGE: Final = 2
 INTERRUPTED: Final = 130
 PIPED_WIDTH_CHARS: Final = 240
 FOLD_INDENT: Final = 4
+FOLDED_CHARS_MIN: Final = 6
+_BETWEEN: Final = "  "  # columns of a table
 
 
 class ErrorGroup(TyperGroup):
@@ -122,6 +124,11 @@ def table(
 
     cells = [[_text(cell) for cell in row] for row in rows]
     shown = [n for n, name in enumerate(columns) if name not in optional or any(row[n] for row in cells)]
+    if _too_wide([columns[n] for n in shown], [[row[n] for n in shown] for row in cells], {*numbers, *whole}):
+        for row in cells:
+            facts((columns[n], row[n] or None) for n in shown)
+            say()
+        return
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", collapse_padding=True)
     for name in (columns[number] for number in shown):
         right = name in numbers
@@ -133,6 +140,15 @@ def table(
     width = None if sheet.isatty() else PIPED_WIDTH_CHARS
     Console(file=sheet, markup=False, highlight=False, emoji=False, width=width).print(grid)
     say(sheet.getvalue(), end="")
+
+
+def _too_wide(columns: Sequence[str], cells: Sequence[Sequence[str]], whole: Collection[str]) -> bool:
+    """Whether a terminal has no room for a table, which would crush its columns: then each row is a list of facts."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        return False
+    widths = [max(len(text) for text in (name, *(row[n] for row in cells))) for n, name in enumerate(columns)]
+    least = (w if name in whole else min(w, FOLDED_CHARS_MIN) for name, w in zip(columns, widths, strict=True))
+    return sum(least) + len(_BETWEEN) * (len(columns) - 1) > shutil.get_terminal_size().columns
 
 
 class _Sheet(io.StringIO):

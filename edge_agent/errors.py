@@ -106,6 +106,12 @@ class BadInput(EdgeError):
     hint = "See the command's --help."
 
 
+class EventIdUsed(EdgeError):
+    """The device has used this id for something else."""
+
+    hint = "A device must never use an id twice; see docs/firmware.md. What it says here was not booked."
+
+
 class OutOfDomain(BadInput):
     """A stock would be beyond what stock may be."""
 

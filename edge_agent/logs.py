@@ -3,12 +3,11 @@
 import asyncio
 import logging
 import sys
-import time
 from typing import Any, Final
 
 import structlog
 
-from command_line.log_budget import LogBudget
+from command_line.log_budget import Sparing
 
 LEVEL: Final = "info"
 
@@ -31,22 +30,6 @@ class TemporaryLevel:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(60 * minutes, set_level, LEVEL)
         structlog.get_logger("edge_agent").info("log_level_set", level=level, minutes=minutes)
-
-
-class _Sparing:
-    """Of each event about a device or a topic a few lines a minute are written, the others are counted."""
-
-    def __init__(self) -> None:
-        self._budget = LogBudget()
-
-    def __call__(self, _logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        about = event.get("device") or event.get("topic")
-        if about is None:
-            return event
-        left_out = self._budget.admit((event["event"], about), time.monotonic())
-        if left_out is None:
-            raise structlog.DropEvent
-        return {**event, "left_out": left_out} if left_out else event
 
 
 class _Filter:
@@ -74,7 +57,7 @@ def configure(level: int = logging.INFO) -> None:
     structlog.configure(
         processors=[
             _filter,
-            _Sparing(),
+            Sparing(("device", "topic"), structlog.DropEvent),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

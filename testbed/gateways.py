@@ -18,8 +18,9 @@ from typing import Final, Self
 from mqtt_client import Backoff, Connection, ConnectionOptions, connect, stay_connected
 from wire_protocol import names, topics
 from wire_protocol.address import BrokerAddress
+from wire_protocol.effects import Acked, Forked, Send
 from wire_protocol.messages import Ack, GatewayStatus, InvalidMessage
-from wire_protocol.replication import Acked, Forked, Send, Sender, SenderLimits
+from wire_protocol.replication import Sender, SenderLimits
 from wire_protocol.topics import Channel, Stream
 
 RECONNECT_DELAY_S: Final = 0.05

@@ -28,7 +28,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from wire_protocol import PROTOCOL_VERSION, clock, names
+from wire_protocol import PROTOCOL_VERSION, clock, names, strict_json
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
 from wire_protocol.messages import EPOCH_MS_MAX, Digest
@@ -169,6 +169,10 @@ def decode(encoded: bytes) -> Frame:
     plain = _decompress(encoded)
     try:
         envelope = json.loads(plain)
+        if plain.count(b":") != _names_in(envelope):
+            strict_json.load(plain)
+    except strict_json.RepeatedName as error:
+        raise InvalidFrame(str(error)) from None
     except (ValueError, RecursionError) as error:
         raise InvalidFrame(f"A frame is not JSON: {error}"[:200]) from None
     if not isinstance(envelope, dict):
@@ -186,6 +190,20 @@ def decode(encoded: bytes) -> Frame:
         return Frame(header, _hash(plain), _from_columns(columns, header.count))
     except InvalidFrame as error:
         return Frame(header, _hash(plain), [], problem=str(error))
+
+
+def _names_in(envelope: Any) -> int:
+    """How many names a frame of ours has, each with a colon; another number means colons in texts, or a repetition."""
+    if not isinstance(envelope, dict):
+        return 0
+    boots, columns = envelope.get("boots"), envelope.get("entries")
+    values = columns.get("values") if isinstance(columns, dict) else None
+    rows = values if isinstance(values, list) and set(map(type, values)) == {dict} else ()
+    return (
+        len(envelope)
+        + sum(len(each) for each in (boots, columns, values) if isinstance(each, dict))
+        + sum(map(len, rows))
+    )
 
 
 def _decompress(encoded: bytes) -> bytes:

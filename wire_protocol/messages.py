@@ -3,7 +3,8 @@
 Messages a device sends are checked strictly, unknown fields included: a misspelt optional field must not be lost in
 silence. Messages on the link ignore unknown fields, so that old gateways and new workers understand each other.
 
-Invariant: `decode` returns a whole, valid message or raises InvalidMessage; nothing is guessed or coerced.
+Invariant: `decode` returns a whole, valid message or raises InvalidMessage; nothing is guessed or coerced, and a name
+that stands twice is refused.
 """
 
 from enum import StrEnum
@@ -11,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from wire_protocol import PROTOCOL_VERSION, names
+from wire_protocol import PROTOCOL_VERSION, names, strict_json
 from wire_protocol.claims import SECRET_PATTERN
 from wire_protocol.entries import EntryKind, Quantity, QuantityOrZero, ReadingValues
 from wire_protocol.errors import WireError
@@ -54,14 +55,37 @@ class Message(BaseModel):
         """Parse a payload.
 
         Raises:
-            InvalidMessage: too large, not JSON, a missing, wrong or (from a device) unknown field, another version.
+            InvalidMessage: too large, not JSON, a missing, wrong, repeated or (from a device) unknown field, another
+                version.
         """
         if len(payload) > cls.bytes_max:
             raise InvalidMessage(f"{len(payload)} bytes; a {cls.__name__} has at most {cls.bytes_max}.")
         try:
-            return cls.model_validate_json(payload)
+            message = cls.model_validate_json(payload)
         except ValidationError as error:
             raise InvalidMessage(first_problem(error)) from None
+        # Each name has a colon after it: where there are as many as distinct names, none stands twice. The next look
+        # leaves out colons within texts, such as those of `urn:epc:id`; the last one, rarely needed, is exact.
+        more = payload.count(b":") - message.names_said()
+        if more and (b"\\" in payload or more != message.colons_in_texts()):
+            _require_each_name_once(payload)
+        return message
+
+    def names_said(self) -> int:
+        """How many distinct names of the payload are known to be in it; at most as many as there are."""
+        return len(self.model_fields_set)
+
+    def colons_in_texts(self) -> int:
+        """Colons in the texts that were said, not in those of its parts."""
+        said = (self.__dict__[name] for name in self.model_fields_set)
+        return sum(value.count(":") for value in said if isinstance(value, str))
+
+
+def _require_each_name_once(payload: bytes) -> None:
+    try:
+        strict_json.load(payload)
+    except (ValueError, RecursionError) as error:
+        raise InvalidMessage(str(error)[:REASON_CHARS_MAX]) from None
 
 
 class _Strict(Message):
@@ -81,8 +105,8 @@ class DeviceEvent(_Strict):
     """A scan: one movement or one count.
 
     `id` is unique per device, for its whole life: a device sends an event again, with the same id, until it gets a
-    receipt, and the ledger takes it once. Locations that follow from the kind (`@supplier`, `@customer`, …) may be left
-    out.
+    receipt, and the ledger takes it once; the same id with other content is refused. Locations that follow from the
+    kind (`@supplier`, `@customer`, …) may be left out.
 
     `age_ms` is how long ago it happened, at this sending, by a clock that runs on and is never set: each sending has
     its own. It gives the event its place among what was booked meanwhile; `at_ms`, the device's wall clock when it
@@ -114,6 +138,10 @@ class DeviceReading(_Strict):
     values: ReadingValues
     at_ms: TimeMs | None = None
     age_ms: TimeMs | None = None
+
+    def names_said(self) -> int:
+        """As of any message, and the names of the values."""
+        return len(self.model_fields_set) + len(self.values)
 
 
 class UpdateState(StrEnum):

@@ -77,6 +77,8 @@ class RefusalCode(ReasonCode):
     """Why a gateway does not take a device's event (`Refusal.reason`)."""
 
     UNKNOWN_DEVICE = "unknown-device"
+    ID_USED = "id-used"
+    """The ledger has something else under this id of the device."""
 
 
 # What was written without a code: regular expressions, matched from the start.

@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from itertools import islice
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from wire_protocol import frames
+from wire_protocol.effects import Acked, Effect, Forked, Seal, Send, SteppedBack
 from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader
 from wire_protocol.messages import Ack, ClampedTime, Rejected
@@ -41,44 +42,6 @@ class SenderLimits:
     resend_delay_ms: int = 2_000
     resend_delay_ms_max: int = 60_000
     ask_age_ms_max: int = 60_000
-
-
-@dataclass(frozen=True, slots=True)
-class Seal:
-    """Seal up to `entries_max` of the waiting entries into the next frame, then call `sealed`."""
-
-    entries_max: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Publish a sealed frame, byte for byte."""
-
-    frame: int
-
-
-@dataclass(frozen=True, slots=True)
-class Acked:
-    """Frames up to this one are durable in the cloud."""
-
-    frame: int
-
-
-@dataclass(frozen=True, slots=True)
-class SteppedBack:
-    """The cloud fell back to an older cursor (a stale replica took over): frames after `frame` are sent again."""
-
-    frame: int
-
-
-@dataclass(frozen=True, slots=True)
-class Forked:
-    """The cloud has another history than this ledger. Sending has stopped."""
-
-    reason: str
-
-
-Effect: TypeAlias = Seal | Send | Acked | SteppedBack | Forked
 
 
 class Sender:

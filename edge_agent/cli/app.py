@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from command_line.output import FAILED, emit_json, facts, local_time, short_time, table
+from command_line.output import FAILED, emit_json, facts, local_time, table
 from command_line.streams import patient, say, writes
-from edge_agent.cli import booking
+from edge_agent.cli import booking, counts, history, search
 from edge_agent.cli.devices import device_app, firmware, letters_app
 from edge_agent.cli.enroll import certificate, enroll
 from edge_agent.cli.errors import EdgeGroup, shows
 from edge_agent.cli.ledger import backup, ledger_app
-from edge_agent.cli.options import Json, LedgerPath, Limit
+from edge_agent.cli.options import Json, LedgerPath, Limit, LocationFilter, SkuFilter
 from edge_agent.cli.status import status
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ app.command()(enroll)
 app.command()(certificate)
 app.command()(status)
 app.command()(backup)
-
-SkuFilter = Annotated[str | None, typer.Argument(metavar="[SKU]", help="Only this SKU.")]
-LocationFilter = Annotated[str | None, typer.Option("--location", "-l", help="Only this location.")]
 
 
 @contextlib.contextmanager
@@ -278,78 +275,6 @@ def stock(
         say(f"\nThe first {limit} rows; more with --limit.", err=True)
 
 
-@app.command()
-@shows
-def history(
-    ledger: LedgerPath,
-    sku: SkuFilter = None,
-    location: LocationFilter = None,
-    limit: Limit = 30,
-    json_: Json = False,
-) -> None:
-    """Movements and counts, newest first."""
-    from edge_agent.ledger import queries
-
-    with _reading(ledger) as connection:
-        rows = queries.history(connection, sku=sku, location=location, rows_max=limit)
-        here = queries.gateway(connection)
-    if json_:
-        emit_json([queries.as_json(row) for row in rows])
-        return
-    if not rows:
-        say("Nothing has happened there yet.")
-        return
-    table(
-        ["entry", "time", "what", "quantity", "SKU", "lot", "where", "by", "ref", "gateway", "cloud", "delivered"],
-        [
-            [
-                row.seq,
-                short_time(row.at_ms),
-                row.kind,
-                row.quantity if row.variance is None else f"{row.quantity} ({row.variance:+d})",
-                row.sku,
-                row.lot,
-                row.destination if row.source is None else f"{row.source} → {row.destination}",
-                row.actor or row.device,
-                row.reference,
-                "" if row.gateway == here else row.gateway,
-                row.verdict or ("" if row.in_cloud else "waits"),
-                row.delivered(),
-            ]
-            for row in rows
-        ],
-        numbers=["entry", "quantity"],
-        whole=["time", "what"],
-        optional=["lot", "by", "ref", "gateway", "cloud", "delivered"],
-    )
-
-
-@app.command()
-@shows
-def readings(
-    ledger: LedgerPath,
-    device: Annotated[str | None, typer.Argument(metavar="[DEVICE]", help="Only this device.")] = None,
-    limit: Limit = 30,
-    json_: Json = False,
-) -> None:
-    """Sensor readings, newest first."""
-    from edge_agent.ledger import queries
-
-    with _reading(ledger) as connection:
-        rows = queries.readings(connection, device=device, rows_max=limit)
-    if json_:
-        emit_json([queries.as_json(row) for row in rows])
-        return
-    if not rows:
-        say("No readings.")
-        return
-    table(
-        ["time", "device", "metric", "value"],
-        [[local_time(row.at_ms), row.device, row.metric, f"{row.value:g}"] for row in rows],
-        numbers=["value"],
-    )
-
-
 for command in (
     booking.receive,
     booking.pick,
@@ -358,5 +283,12 @@ for command in (
     booking.arrive,
     booking.scrap,
     booking.count,
+    booking.undo,
+    counts.import_counts,
+    search.find,
+    search.low,
+    search.tracking,
+    history.history,
+    history.readings,
 ):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""`stocktide edge receive|pick|move|ship|arrive|scrap|count`: what a technician books by hand, agent or no agent."""
+"""`stocktide edge receive|pick|move|ship|arrive|scrap|count|undo`: what a technician books, agent or no agent."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,12 +10,16 @@ from command_line.streams import say, writes
 from edge_agent.cli.options import Json, LedgerPath
 
 if TYPE_CHECKING:
+    from edge_agent.desk.booking import Booked
     from wire_protocol.entries import EntryKind
 
 Sku = Annotated[str, typer.Argument(help="What.")]
 Quantity = Annotated[int, typer.Argument(min=0, help="How many base units.")]
 Lot = Annotated[str | None, typer.Option("--lot", help="Lot or batch.")]
 Serial = Annotated[str | None, typer.Option("--serial", help="Serial number.")]
+Untracked = Annotated[
+    bool, typer.Option("--untracked", help="Also without the lot or serial that the catalogue wants.")
+]
 Reference = Annotated[str | None, typer.Option("--ref", help="Order, delivery note, …")]
 Actor = Annotated[str | None, typer.Option("--by", envvar="STOCKTIDE_ACTOR", help="Who.")]
 From = Annotated[str, typer.Argument(metavar="FROM", help="Taken from this location.")]
@@ -23,11 +27,16 @@ To = Annotated[str, typer.Argument(metavar="TO", help="Put at this location.")]
 Site = Annotated[str, typer.Argument(metavar="SITE", help="The receiving site.")]
 
 
-def _book(path: Path, kind: "EntryKind", sku: str, quantity: int, *, json_: bool, **fields: str | None) -> None:
+def _book(
+    path: Path, kind: "EntryKind", sku: str, quantity: int, *, json_: bool, untracked: bool, **fields: str | None
+) -> None:
     """Append a technician's own entry and show what it did."""
-    from edge_agent.ledger.booking import book
+    from edge_agent.desk.booking import book
 
-    booked = book(path, kind, sku, quantity, **fields)
+    _show(book(path, kind, sku, quantity, untracked=untracked, **fields), json_=json_)
+
+
+def _show(booked: "Booked", *, json_: bool) -> None:
     if json_:
         emit_json(booked.as_json())
         return
@@ -47,6 +56,7 @@ def receive(
     serial: Serial = None,
     ref: Reference = None,
     by: Actor = None,
+    untracked: Untracked = False,
     json_: Json = False,
 ) -> None:
     """Goods have come in."""
@@ -61,6 +71,7 @@ def receive(
         serial=serial,
         reference=ref,
         actor=by,
+        untracked=untracked,
         json_=json_,
     )
 
@@ -75,10 +86,23 @@ def pick(
     serial: Serial = None,
     ref: Reference = None,
     by: Actor = None,
+    untracked: Untracked = False,
     json_: Json = False,
 ) -> None:
     """Goods have gone to a customer."""
-    _book(ledger, "pick", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
+    _book(
+        ledger,
+        "pick",
+        sku,
+        quantity,
+        source=source,
+        lot=lot,
+        serial=serial,
+        reference=ref,
+        actor=by,
+        untracked=untracked,
+        json_=json_,
+    )
 
 
 @writes
@@ -92,6 +116,7 @@ def move(
     serial: Serial = None,
     ref: Reference = None,
     by: Actor = None,
+    untracked: Untracked = False,
     json_: Json = False,
 ) -> None:
     """Goods have moved from one location to another."""
@@ -106,6 +131,7 @@ def move(
         serial=serial,
         reference=ref,
         actor=by,
+        untracked=untracked,
         json_=json_,
     )
 
@@ -121,6 +147,7 @@ def ship(
     serial: Serial = None,
     ref: Reference = None,
     by: Actor = None,
+    untracked: Untracked = False,
     json_: Json = False,
 ) -> None:
     """Goods are on their way to another site."""
@@ -137,6 +164,7 @@ def ship(
         serial=serial,
         reference=ref,
         actor=by,
+        untracked=untracked,
         json_=json_,
     )
 
@@ -152,6 +180,7 @@ def arrive(
     serial: Serial = None,
     ref: Reference = None,
     by: Actor = None,
+    untracked: Untracked = False,
     json_: Json = False,
 ) -> None:
     """Goods from another site have come in."""
@@ -168,6 +197,7 @@ def arrive(
         serial=serial,
         reference=ref,
         actor=by,
+        untracked=untracked,
         json_=json_,
     )
 
@@ -182,10 +212,23 @@ def scrap(
     serial: Serial = None,
     ref: Reference = None,
     by: Actor = None,
+    untracked: Untracked = False,
     json_: Json = False,
 ) -> None:
     """Goods are spoilt, broken or lost."""
-    _book(ledger, "scrap", sku, quantity, source=source, lot=lot, serial=serial, reference=ref, actor=by, json_=json_)
+    _book(
+        ledger,
+        "scrap",
+        sku,
+        quantity,
+        source=source,
+        lot=lot,
+        serial=serial,
+        reference=ref,
+        actor=by,
+        untracked=untracked,
+        json_=json_,
+    )
 
 
 @writes
@@ -197,7 +240,41 @@ def count(
     lot: Lot = None,
     ref: Reference = None,
     by: Actor = None,
+    untracked: Untracked = False,
     json_: Json = False,
 ) -> None:
     """Set the quantity that was counted: absolute, and true from now on."""
-    _book(ledger, "count", sku, quantity, location=location, lot=lot, reference=ref, actor=by, json_=json_)
+    _book(
+        ledger,
+        "count",
+        sku,
+        quantity,
+        location=location,
+        lot=lot,
+        reference=ref,
+        actor=by,
+        untracked=untracked,
+        json_=json_,
+    )
+
+
+@writes
+def undo(
+    ledger: LedgerPath,
+    entry: Annotated[
+        int | None, typer.Argument(metavar="[ENTRY]", min=1, help="The entry's number, else your last booking by hand.")
+    ] = None,
+    by: Actor = None,
+    json_: Json = False,
+) -> None:
+    """Take a booking back: a new entry moves the goods the other way and names the first. Counts are counted again."""
+    from edge_agent.desk.undo import undo as take_back
+
+    done = take_back(ledger, entry, actor=by)
+    if json_:
+        emit_json(done.as_json())
+        return
+    what = done.entry
+    goods = f"{what['quantity']} × {what['sku']}  {what['source']} → {what['destination']}"
+    say(f"took back entry {done.seq}: {what['kind']} {goods}")
+    _show(done.by, json_=False)

@@ -20,10 +20,12 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
     """What this gateway has, and how far the cloud has it."""
     from edge_agent import conditions
     from edge_agent.ledger import database, queries
+    from edge_agent.ledger.sql import statement
     from edge_agent.upkeep import file_check
 
     with database.reading(ledger) as connection:
         found = queries.status(connection, ledger)
+        found["without_lot"] = connection.execute(statement("without_lot")).fetchone()[0]
     checked = file_check.Checked.last(ledger)
     found["file_check"] = checked._asdict() if checked is not None else None
     brokers = cloud_brokers(ledger, found["cloud_url"])
@@ -48,9 +50,14 @@ def status(ledger: LedgerPath, json_: Json = False) -> None:
             ("readings", found["readings"]),
             ("devices online", found["devices_online"]),
             ("shelves below zero", found["below_zero"] or None),
+            (
+                "shelves without a lot",
+                f"{found['without_lot']}: stocktide edge tracking" if found["without_lot"] else None,
+            ),
             ("dead letters", found["dead_letters"] or None),
             ("rejected by cloud", found["verdicts"] or None),
             ("device times doubted", found["device_times_doubted"] or None),
+            ("event ids used twice", found["event_ids_used_twice"] or None),
             *((name.replace("_", " "), value) for name, value in found["dropped"].items()),
         ]
     )

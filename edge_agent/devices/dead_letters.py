@@ -1,9 +1,10 @@
 """Dead letters, tried again: the message goes through the same checks as on its first arrival."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from edge_agent.errors import BadInput, UnknownDevice
+from edge_agent.errors import BadInput, EventIdUsed, UnknownDevice
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import Instant, SystemClock
 from edge_agent.ledger.drafts import LATE_MS_MAX, Arrival, Draft, ReadingDraft, from_event, from_reading
@@ -61,11 +62,12 @@ def _take(ledger: Ledger, topic: str, payload: bytes, at: Instant, late_ms_max: 
         _require_known(ledger, made.device or "")
     except (WireError, BadInput, UnknownDevice):
         return False
-    if isinstance(made, Draft):
-        ledger.append([made])
-    else:
-        ledger.append_readings([made])
-    return True
+    new = ledger.append([made])[0] is not None if isinstance(made, Draft) else ledger.append_readings([made])[0]
+    if not new:
+        with suppress(EventIdUsed):
+            ledger.require_same(made)
+            return True
+    return new
 
 
 def _require_known(ledger: Ledger, device: str) -> None:

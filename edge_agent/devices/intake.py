@@ -18,7 +18,7 @@ import structlog
 from edge_agent.devices.dead_letters import redraft
 from edge_agent.devices.mqtt import Delivery, Received
 from edge_agent.devices.notices import Notices, Publisher
-from edge_agent.errors import BadInput, EdgeError, UnknownDevice
+from edge_agent.errors import BadInput, EdgeError, EventIdUsed, UnknownDevice
 from edge_agent.ledger.clock import Clock, instant
 from edge_agent.ledger.drafts import LATE_MS_MAX
 from edge_agent.ledger.ledger import Ledger
@@ -159,7 +159,8 @@ class Intake:
         if token.message is None:
             return None
         reason = str(error) if isinstance(error, EdgeError) else f"internal error: {type(error).__name__}"
-        job = Job(self._keeping(token.message, reason), held=True)
+        keep = self._keeping(token.message, reason)
+        job = Job(_counting(keep) if isinstance(error, EventIdUsed) else keep, held=True)
         job.future.add_done_callback(self._settling(token, refused=reason))
         return job
 
@@ -197,14 +198,25 @@ class Intake:
         return settle
 
 
+def _counting(keep: Callable[[Ledger], None]) -> Callable[[Ledger], None]:
+    """The write that also counts an id which a device used for two events."""
+
+    def count(ledger: Ledger) -> None:
+        keep(ledger)
+        ledger.connection.execute(statement("count_up"), ("event_ids_used_twice", 1))
+
+    return count
+
+
 def addressee(topic: str, payload: bytes) -> tuple[str, str]:
     """The device and the event id of a message that could not be used, as far as they can be read; "" otherwise."""
     try:
         parsed = topics.parse(topic)
-        values = json.loads(payload)
+        values = json.loads(payload, object_pairs_hook=tuple)
     except (WireError, ValueError, RecursionError):
         return "", ""
-    event = values.get("id") if isinstance(values, dict) else None
-    if not isinstance(parsed, DeviceTopic) or not isinstance(event, str) or not re.fullmatch(EVENT_ID_PATTERN, event):
+    # Of two ids nobody knows which is meant, and a refusal makes the device forget that event.
+    said = [value for name, value in values if name == "id"] if isinstance(values, tuple) else []
+    if not isinstance(parsed, DeviceTopic) or len(said) != 1 or not isinstance(event := said[0], str):
         return "", ""
-    return parsed.device, event
+    return (parsed.device, event) if re.fullmatch(EVENT_ID_PATTERN, event) else ("", "")

@@ -3,8 +3,9 @@
 Invariant: a draft that is made without an error becomes an entry; nothing is refused after it was queued.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic import ValidationError
 
@@ -17,6 +18,11 @@ from wire_protocol.messages import DeviceEvent, DeviceReading
 from wire_protocol.problems import REASON_CHARS_MAX, first_problem
 from wire_protocol.times import TimeDoubt, device_time
 
+CONTENT: Final = (
+    *("kind", "sku", "quantity", "source", "destination", "location"),
+    *("lot", "serial", "actor", "reference"),
+)
+"""What makes an event another one: everything but its times and its id."""
 LATE_MS_MAX: Final = 30 * 24 * 3600 * 1000  # the default of edge.device_late_s_max
 
 
@@ -66,6 +72,10 @@ class Draft:
     arrival: Arrival | None = None
     _facts: LedgerEntry | None = field(default=None, init=False, repr=False, compare=False)
 
+    def same_as(self, entry: Mapping[str, Any]) -> bool:
+        """Whether an entry says that the same happened, without its times: an age is of its sending, a clock is set."""
+        return all(entry.get(name) == getattr(self, name) for name in CONTENT)
+
     def entry(self, stamp: Stamp) -> LedgerEntry:
         """The ledger entry this draft becomes.
 
@@ -113,6 +123,10 @@ class ReadingDraft:
     values: dict[str, float]
     device_at_ms: int | None = None
     arrival: Arrival | None = None
+
+    def same_as(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a reading says the same, without its times."""
+        return bool(entry["values"] == self.values)
 
     def entry(self, stamp: Stamp) -> Reading:
         """The ledger entry this draft becomes."""
@@ -168,6 +182,11 @@ def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | Arriva
     except ValidationError as error:
         raise BadInput(first_problem(error)) from None
     return made
+
+
+def same_content(entry: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two entries say that the same happened; as `Draft.same_as`."""
+    return all(entry.get(name) == other.get(name) for name in CONTENT)
 
 
 def from_event(device: str, event: DeviceEvent, arrival: Arrival | None = None) -> Draft:

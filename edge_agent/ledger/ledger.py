@@ -13,6 +13,7 @@ clock readings rise with the numbers, except of entries with `late_ms`, which ar
 """
 
 import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from edge_agent.errors import LedgerForeign
+from edge_agent.errors import EventIdUsed, LedgerForeign
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import Clock, new_epoch
 from edge_agent.ledger.database import Connection, Progress
@@ -30,6 +31,7 @@ from edge_agent.ledger.sql import statement
 from wire_protocol import clock as hlc_clock
 from wire_protocol import frames, names
 from wire_protocol.entries import LedgerEntry
+from wire_protocol.reasons import RefusalCode
 from wire_protocol.times import AGE_MS_MAX, AHEAD_MS_MAX, ON_TIME_MS, TimeDoubt
 from wire_protocol.topics import STREAMS
 
@@ -179,6 +181,22 @@ class Ledger:
             self.connection.execute(statement("count_up"), ("device_times_doubted", doubted))
         Derivation(self.connection, bounded=True).apply((OWN, at.seq, entry) for at, _, entry in added)
         return seqs
+
+    def require_same(self, draft: Draft | ReadingDraft) -> None:
+        """Check that what the ledger has under a device's event id is this; call it where `append` gave no number.
+
+        What the ring of readings has let go is not remembered.
+
+        Raises:
+            EventIdUsed: it is something else.
+        """
+        name = "seen_entry" if isinstance(draft, Draft) else "kept_reading"
+        row = self.connection.execute(statement(name), (draft.device, draft.event)).fetchone()
+        entry = json.loads(row[0]) if row is not None and row[0] is not None else None
+        if entry is None or draft.same_as(entry):
+            return
+        was = f"{entry['kind']} of {entry['quantity']} × {entry['sku']}" if isinstance(draft, Draft) else "other values"
+        raise EventIdUsed(RefusalCode.ID_USED.says(f"this id was used for something else already, {was}"))
 
     def latest(self) -> int:
         """The latest clock reading of the own log; what comes late may have been appended after it."""

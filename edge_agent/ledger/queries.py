@@ -63,6 +63,7 @@ class HistoryRow:
     verdict: str | None
     late_ms: int | None
     time_doubt: str | None
+    serial: str | None
 
     def delivered(self) -> str:
         """What there is to say of its way from a device: late, or with a time that was not believed."""
@@ -101,12 +102,25 @@ def stock(
     ]
 
 
-def history(
-    connection: Connection, *, sku: str | None = None, location: str | None = None, rows_max: int = 50
-) -> list[HistoryRow]:
+@dataclass(frozen=True, slots=True)
+class HistoryFilter:
+    """Which movements and counts are wanted; times in Unix milliseconds, `until_ms` excluded."""
+
+    sku: str | None = None
+    location: str | None = None
+    device: str | None = None
+    actor: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+ALL: Final = HistoryFilter()
+
+
+def history(connection: Connection, filter_: HistoryFilter = ALL, *, rows_max: int = 50) -> list[HistoryRow]:
     """Movements and counts of the whole site, newest first, those that the cloud rejected among them."""
     zeros = dict(connection.execute(statement("zeros")).fetchall())
-    wanted = {"sku": sku, "location": location, "limit": rows_max}
+    wanted = {**asdict(filter_), "limit": rows_max}
     # Log by log, because each is in the order of time by itself and no index of all is worth its weight.
     asked = [(statement("history"), {**wanted, "log": log}) for log in Keys(connection).all()]
     rows = []
@@ -134,6 +148,7 @@ def history(
                         verdict,
                         entry.get("late_ms"),
                         entry.get("time_doubt"),
+                        entry.get("serial"),
                     ),
                 )
             )
@@ -205,7 +220,7 @@ def _own_epoch(connection: Connection) -> str:
 
 
 def counters(connection: Connection) -> dict[str, int]:
-    """What was dropped by a bound, and whose time was not believed."""
+    """What was dropped by a bound, whose time was not believed, and how often an id was used twice."""
     return dict(connection.execute(statement("counters")).fetchall())
 
 
@@ -217,7 +232,7 @@ def _single(connection: Connection, name: str) -> int:
 def status(connection: Connection, path: Path) -> dict[str, Any]:
     """Everything `stocktide edge status` shows."""
     facts, dropped = database.meta(connection), counters(connection)
-    doubted = dropped.pop("device_times_doubted", 0)
+    doubted, used_twice = dropped.pop("device_times_doubted", 0), dropped.pop("event_ids_used_twice", 0)
     entries = _single(connection, "entry_count")
     shown = {}
     for name in STREAMS:
@@ -245,6 +260,7 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
         "below_zero": _single(connection, "below_zero"),
         "devices_online": _single(connection, "online_devices"),
         "device_times_doubted": doubted,
+        "event_ids_used_twice": used_twice,
         "dropped": dropped,
         "streams": shown,
         "site_logs": [

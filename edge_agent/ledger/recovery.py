@@ -10,7 +10,8 @@ as an older log, and carries on with the rest, its own entries that the cloud do
 again.
 
 Invariant: every entry this ledger ever appended is afterwards in exactly one log, unless another log of this gateway
-has its device event, or a technician's very entry, already.
+has its device event, or a technician's very entry, already. Where a device had used one id for two things, one of them
+is afterwards a dead letter.
 """
 
 import json
@@ -24,15 +25,17 @@ from edge_agent.ledger import database, outbox, streams
 from edge_agent.ledger.clock import new_epoch
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import rebuild
+from edge_agent.ledger.drafts import CONTENT, same_content
 from edge_agent.ledger.ledger import EMPTY, Ledger, Tail, chain
 from edge_agent.ledger.site_logs import SiteLogWriter, log_row
 from edge_agent.ledger.sql import statement
 from wire_protocol import clock as hlc_clock
-from wire_protocol import frames
+from wire_protocol import frames, topics
 from wire_protocol.entries import ENTRY
+from wire_protocol.reasons import RefusalCode
 from wire_protocol.replication import NO_CURSOR, Cursor
 from wire_protocol.site_messages import LogCursor
-from wire_protocol.topics import STREAMS
+from wire_protocol.topics import STREAMS, Channel
 
 NOTHING_MORE: Final = (1 << 62) - 1  # greater than any frame's number
 STAGED_FROM: Final = "staged_from"  # the last entry before those that are fetched
@@ -83,10 +86,13 @@ class Recovery:
         shared_seq, rest = self._split(staged.log)
         connection.execute(statement("copy_entries"), {"log": staged.log, "seq": shared_seq})
         older = self._beyond(heads)
-        known = {_identity(body) for (body,) in connection.execute(statement("own_older_entries"))}
         recorded = sorted((each for log in (rest, *older) for each in _recorded(log)), key=itemgetter(0))
         fresh = {_identity(body): body for _, body in recorded}
+        older_bodies = (body for (body,) in connection.execute(statement("own_older_entries")))
+        known = {identity: body for body in older_bodies if (identity := _identity(body)) in fresh}
         carried = [body for identity, body in fresh.items() if identity not in known]
+        for _, body in recorded:
+            self._keep_other_use(body, known.get(identity := _identity(body), fresh[identity]))
         latest = ledger.latest()
         self._restart(epoch := new_epoch(ledger.clock))
         connection.execute(statement("unstage"), (latest, staged.log))
@@ -134,6 +140,26 @@ class Recovery:
         entry = json.loads(body)
         zero = {"boot": entry["boot"], "zero_ms": at_ms - entry["mono_ms"] + entry.get("late_ms", 0)}
         self.ledger.connection.execute(statement("note_boot_zero"), zero)
+
+    def _keep_other_use(self, body: str, counts: str) -> None:
+        """Keep an entry as a dead letter whose device has used its event id for something else, which counts."""
+        if body == counts or (entry := json.loads(body)).get("device") is None:
+            return
+        if same_content(entry, json.loads(counts)):
+            return
+        said = {name: entry[name] for name in CONTENT if entry.get(name) is not None}
+        payload = json.dumps({"v": 1, "id": entry["event"], **said}, ensure_ascii=False).encode()
+        self.ledger.connection.execute(
+            statement("insert_dead_letter"),
+            (
+                hlc_clock.wall_ms(entry["hlc"]),
+                topics.device(entry["device"], Channel.DEVICE_EVENT),
+                payload,
+                RefusalCode.ID_USED.says("another log of this gateway has something else under this id, and it counts"),
+                entry["boot"],
+                entry["mono_ms"] - entry.get("late_ms", 0),
+            ),
+        )
 
     def _restart(self, epoch: str) -> None:
         """The own log begins again, in a new epoch."""

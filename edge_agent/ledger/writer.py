@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, Self, TypeAlias, TypeVar
 
 import structlog
 
-from edge_agent.errors import EdgeError, LedgerBusy, LedgerFull
+from edge_agent.errors import EdgeError, EventIdUsed, LedgerBusy, LedgerFull
 from edge_agent.ledger import database
 from edge_agent.ledger.drafts import Draft, ReadingDraft
 from edge_agent.ledger.ledger import Ledger
@@ -36,11 +36,15 @@ log = structlog.get_logger("edge_agent.ledger.writer")
 
 @dataclass(slots=True)
 class Append:
-    """Append one movement, count or reading; `outcome` is its sequence number, None for a repeated event."""
+    """Append one movement, count or reading; `outcome` is its sequence number, None for a repeated event.
+
+    `used` says that the ledger has something else under the event's id: then it is refused.
+    """
 
     draft: Draft | ReadingDraft
     token: Any
     outcome: int | None = None
+    used: EventIdUsed | None = None
 
 
 @dataclass(slots=True)
@@ -196,7 +200,7 @@ class LedgerWriter:
             for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
                 self._commit(ledger, half)
         else:
-            self._done(batch, results)
+            self._done(ledger, batch, results)
 
     def _attempt(self, ledger: Ledger, batch: list[Work]) -> list[tuple[Job, Any]]:
         with database.transaction(ledger.connection):
@@ -210,6 +214,9 @@ class LedgerWriter:
                 taken = ledger.append_readings([w.draft for w in readings if isinstance(w.draft, ReadingDraft)])
                 for work, new in zip(readings, taken, strict=True):
                     work.outcome = 0 if new else None
+            for each in batch:
+                if isinstance(each, Append):
+                    each.used = _other_use(ledger, each.draft) if each.outcome is None else None
             return [(job, job.run(ledger)) for job in batch if isinstance(job, Job)]
 
     def _hold(self, ledger: Ledger, batch: list[Work], error: EdgeError) -> None:
@@ -234,13 +241,17 @@ class LedgerWriter:
             except (LedgerFull, LedgerBusy):
                 continue
             self._refusing(None)
-            self._done(held, results)
+            self._done(ledger, held, results)
             return
 
-    def _done(self, batch: list[Work], results: list[tuple[Job, Any]]) -> None:
+    def _done(self, ledger: Ledger, batch: list[Work], results: list[tuple[Job, Any]]) -> None:
         for job, result in results:
             job.future.set_result(result)
-        self._committed([work for work in batch if isinstance(work, Append)])
+        appended = [work for work in batch if isinstance(work, Append)]
+        self._committed([work for work in appended if work.used is None])
+        refused = [self.refuse(work, work.used) for work in appended if work.used is not None]
+        if instead := [job for job in refused if job is not None]:
+            self._commit(ledger, [*instead])
 
     def _fail(self, ledger: Ledger, work: Work, error: Exception) -> None:
         if isinstance(work, Job):
@@ -250,6 +261,15 @@ class LedgerWriter:
         log.error("event_not_committed", device=work.draft.device, draft=repr(work.draft)[:500], reason=str(error))
         if (instead := self.refuse(work, error)) is not None:
             self._commit(ledger, [instead])
+
+
+def _other_use(ledger: Ledger, draft: Draft | ReadingDraft) -> EventIdUsed | None:
+    """The error of a repeated event that is no repetition."""
+    try:
+        ledger.require_same(draft)
+    except EventIdUsed as error:
+        return error
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,11 +25,12 @@ from edge_agent.ledger.writer import Write
 from edge_agent.link.site_sync import CloudLost, SiteSync
 from edge_agent.provisioning.twin import narrow
 from edge_agent.settings import EdgeSettings
+from wire_protocol.effects import Acked, Effect, Forked, Seal, Send, SteppedBack
 from wire_protocol.frames import FRAME_BYTES_MAX
 from wire_protocol.messages import Ack, ClampedTime, Rejected
 from wire_protocol.poll_timer import PollTimer
 from wire_protocol.reasons import ForkCode
-from wire_protocol.replication import Acked, Effect, Forked, Seal, Send, Sender, SenderLimits, SteppedBack
+from wire_protocol.replication import Sender, SenderLimits
 from wire_protocol.site_messages import SiteFrame, SiteHeads
 from wire_protocol.topics import STREAMS, Stream
 

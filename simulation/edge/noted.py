@@ -11,9 +11,10 @@ from edge_agent.link.shipping import TIME_WAIT_MS, Shipping, StreamState
 from edge_agent.link.site_sync import SiteSync
 from simulation.edge.host import Host
 from wire_protocol import frames
+from wire_protocol.effects import Effect
 from wire_protocol.frames import Frame
 from wire_protocol.messages import Ack, GatewayStatus, StreamStatus
-from wire_protocol.replication import Effect, Verdict
+from wire_protocol.replication import Verdict
 from wire_protocol.site_messages import SiteFrame
 from wire_protocol.topics import STREAMS, Stream
 

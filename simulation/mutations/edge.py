@@ -11,9 +11,10 @@ from edge_agent.link.shipping import Shipping
 from simulation.edge.machine import Machine
 from simulation.network import Network
 from wire_protocol import clock, frames
+from wire_protocol.effects import Effect
 from wire_protocol.entries import ENTRIES, Count, Movement, Reading
 from wire_protocol.messages import Ack
-from wire_protocol.replication import Effect, Sender
+from wire_protocol.replication import Sender
 from wire_protocol.times import TimeDoubt, TrueTime, true_time
 from wire_protocol.topics import Stream
 

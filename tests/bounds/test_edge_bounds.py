@@ -12,11 +12,11 @@ from typing import Any, cast
 
 import pytest
 
+from edge_agent.desk.booking import book
 from edge_agent.devices.intake import SUBSCRIPTIONS, Intake, Token
 from edge_agent.devices.mqtt import DeviceBroker
 from edge_agent.devices.notices import Notices
 from edge_agent.ledger import database, queries, streams
-from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement

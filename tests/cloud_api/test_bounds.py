@@ -4,7 +4,9 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -118,6 +120,18 @@ def test_a_body_ends_at_its_bound_before_anybody_is_asked_who_it_is(client: Clie
     assert sent < ENDLESS_BYTES
     short = client.ask("POST", "/v1/keys", document={"name": "till"})
     assert short.status == 401, "a short body goes on to the credential"
+
+
+def test_a_body_in_which_a_name_stands_twice_is_refused_by_name(client: Client) -> None:
+    """The parser takes the last of two roles: what a person read first in the request was another key."""
+    twice = b'{"name": "till", "role": "viewer", "role": "admin"}'
+    headers = {"Content-Type": "application/json"}
+    asked = Request(f"{client._base}/v1/keys", data=twice, headers=headers, method="POST")  # noqa: S310 - ours
+    with pytest.raises(HTTPError) as refused:
+        urlopen(asked, timeout=60)  # noqa: S310 - ours
+    with refused.value as answer:
+        assert answer.code == 422
+        assert "role: the name stands twice" in answer.read().decode()
 
 
 def test_a_key_ends_with_the_key_that_made_it(client: Client, connection: Connection) -> None:

@@ -114,9 +114,26 @@ def test_movements_are_shown_newest_first_and_narrowed(registered: Run, database
     rows = answer(registered("movements", "-t", "acme", "--json"))
     assert [(row["kind"], row["quantity"], row["actor"]) for row in rows] == [("pick", 2, "kim"), ("receive", 5, None)]
     assert len(answer(registered("movements", "-t", "acme", "--kind", "pick", "--json"))) == 1
+    for sku in (["screw"], ["--sku", "screw"]):  # at the edge and here in one form; the older one still works
+        assert answer(registered("movements", *sku, "-t", "acme", "--json"))
+        assert answer(registered("stock", *sku, "-t", "acme", "--json"))
+    assert answer(registered("movements", "nothing", "-t", "acme", "--json")) == []
     assert "Nothing was moved." in registered("movements", "-t", "acme", "--since", "2100-01-01T00:00:00Z").output
     for wrong in (["--kind", "steal"], ["--since", "2026-11-17"], ["--until", "yesterday"]):
         refused = registered("movements", "-t", "acme", *wrong)
         assert refused.exit_code == 2, refused.output
         assert "hint" in refused.output
     assert registered("movements", "-t", "nobody").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "patch", ['{"limits":{},"limits":{"window_frames":9}}', '{"devices":{"p":{"kind":"a","kind":"b"}}}']
+)
+def test_a_patch_in_which_a_name_stands_twice_is_refused(registered: Run, tmp_path: Path, patch: str) -> None:
+    """The last of two was taken, on the command line and from a file."""
+    file = tmp_path / "patch.json"
+    file.write_text(patch)
+    for given in (patch, f"@{file}"):
+        refused = registered("twin", "set", "gw-cli", "--patch", given)
+        assert refused.exit_code == 2
+        assert "stands twice" in refused.stderr

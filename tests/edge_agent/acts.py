@@ -11,6 +11,7 @@ from sqlite_utils import Database
 
 from cloud_identity import certificates
 from cloud_identity.authority import Authority, KeyFileSigner, SigningRequest
+from edge_agent import restore as restoring
 from edge_agent.errors import LedgerExists
 from edge_agent.identity.keystore import Identity, IdentityFolder
 from edge_agent.ledger import database
@@ -19,6 +20,7 @@ from edge_agent.ledger.drafts import Stamp, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.schema import ledger_migrations
 from edge_agent.ledger.sql import script
+from edge_agent.settings import EdgeSettings
 from edge_agent.upkeep.backup import backup
 from wire_protocol import clock as hlc_clock
 from wire_protocol import frames
@@ -60,6 +62,19 @@ def migrate(path: Path) -> None:
 def copy(path: Path) -> None:
     """As `edge backup`."""
     backup(path, path.with_name("copy.db"))
+
+
+def restore(path: Path, *, aside: bool = False) -> None:
+    """As `edge restore`, from the cloud whose address is in the file beside; looking more often whether it is done."""
+    restoring.LOOK_S = 0.01  # type: ignore[misc]
+    settings = EdgeSettings(ledger=path)
+    url = path.with_name("url").read_text()
+    restoring.restore(path, "gw-1", url, settings, wait_s=30, progress=lambda *_: None, aside=aside)
+
+
+def restore_aside(path: Path) -> None:
+    """As `edge restore --set-aside`."""
+    restore(path, aside=True)
 
 
 def enrol(path: Path) -> Identity:

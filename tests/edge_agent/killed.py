@@ -6,6 +6,7 @@ rollback, no flush.
 
 import multiprocessing
 import os
+import re
 import signal
 import sqlite3
 import sys
@@ -20,6 +21,8 @@ from edge_agent.ledger.connections import Connection
 CHANGES: Final = frozenset({"os.rename", "os.remove", "os.mkdir", "os.symlink", "os.link", "os.truncate"})
 TO_WRITE: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 WAIT_S: Final = 60.0
+_READS: Final = re.compile(r"(?:\s|--[^\n]*\n)*(?:SELECT\b|PRAGMA \w+$)")  # what is on the disk stays as it was
+_ENDS: Final = re.compile("BEGIN|COMMIT")  # in between, SQLite has changed nothing that anybody sees
 
 Act = Callable[[Path], object]
 
@@ -27,12 +30,14 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.edge_agent.killed", "tests.edge_agent.acts"])
 
 
-def die_at(step: int, act: Act, path: Path) -> None:
-    """Do an act, and die at its nth step; 0 for never."""
+def die_at(step: int, act: Act, path: Path, stages: bool = False) -> None:  # noqa: FBT001, FBT002
+    """Do an act, and die at its nth step; 0 for never. With `stages`, a statement inside a transaction is no step."""
     count = 0
 
-    def tick(*_: object) -> None:
+    def tick(what: object = None) -> None:
         nonlocal count
+        if isinstance(what, str) and (_READS.match(what) or (stages and not _ENDS.match(what))):
+            return
         count += 1
         if count == step:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -58,9 +63,9 @@ def die_at(step: int, act: Act, path: Path) -> None:
     act(path)
 
 
-def run(act: Act, path: Path, step: int = 0) -> int:
+def run(act: Act, path: Path, step: int = 0, *, stages: bool = False) -> int:
     """Do an act in a process of its own; its exit code, -9 when it was killed at that step."""
-    process = _forks.Process(target=die_at, args=(step, act, path))
+    process = _forks.Process(target=die_at, args=(step, act, path, stages))
     process.start()
     process.join(WAIT_S)
     assert process.exitcode is not None, "the act hangs"

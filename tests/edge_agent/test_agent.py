@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.desk.booking import book
 from edge_agent.devices.dead_letters import retry_dead_letters
 from edge_agent.ledger import audit, database, queries
-from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.ledger import Ledger
@@ -90,12 +90,14 @@ def test_what_cannot_be_used_is_kept_refused_and_the_stream_goes_on(
         scanner.say(b'{"v":1,"id":"bad-1","kind":"pick","sku":"tea","quantity":"two","source":"A-01"}')
         scanner.say(b'{"v":9,"id":"bad-2","kind":"pick","sku":"tea","quantity":2,"source":"A-01"}')
         scanner.say(b'{"v":1,"id":"bad-3","kind":"pick","sku":"tea","quantity":2,"source":"@supplier"}')
+        scanner.say(b'{"v":1,"id":"bad-4","kind":"pick","sku":"tea","quantity":2,"quantity":3,"source":"A-01"}')
+        scanner.say(b'{"v":1,"id":"one","id":"other","kind":"pick","sku":"tea","quantity":2,"source":"A-01"}')
         scanner.say(b"x" * 20_000)
         scanner.say(b"\xff\xfe\x00")
         scanner.say(b'{"v":1,"id":"r-1","values":{"temperature_c":4.5}}', Channel.DEVICE_READING)
         stranger.scan("s-1")
         scanner.scan("good")
-        assert scanner.wait_for_receipts(5)
+        assert scanner.wait_for_receipts(6)
         assert stranger.wait_for_receipts(1)
     assert "good" in scanner.committed
     assert "r-1" in scanner.committed
@@ -103,11 +105,12 @@ def test_what_cannot_be_used_is_kept_refused_and_the_stream_goes_on(
         "bad-1": "quantity",
         "bad-2": "v",
         "bad-3": "a pick cannot come from @supplier",
-    }
+        "bad-4": "quantity",
+    }, "of two ids neither is refused: the device would forget an event that may be another"
     assert "not registered" in stranger.refused["s-1"]
     with closing(database.open_reader(path)) as reader:
         letters = reader.execute(statement("dead_letters"), {"limit": 100}).fetchall()
-    assert len(letters) == 7
+    assert len(letters) == 9
     assert {bytes(row[3])[:4] for row in letters} >= {b"{not", b"xxxx", b"\xff\xfe\x00"}
 
 
@@ -361,6 +364,33 @@ def test_an_event_that_the_ledger_can_never_take_is_refused(
     assert {event for event in scanner.committed if event.startswith("good")} == {"good-0", "good-1", "good-2"}
     assert set(scanner.refused) == {"big-0", "big-1", "big-2"}
     assert all("beyond" in reason for reason in scanner.refused.values())
+
+
+def test_an_id_that_a_device_uses_twice_is_refused_and_kept(
+    path: Path, gateway: str, broker: PrivateBroker, agents: Agents
+) -> None:
+    """The second event was answered "committed" and was nowhere; now the device, the technician and the log know."""
+    del gateway
+    agent = agents(path).start()
+    with Scanner(broker.port, "till-1") as scanner:
+        scanner.scan("e-1", quantity=5)
+        scanner.scan("e-2", quantity=1)
+        assert scanner.wait_for_receipts(2)
+        for number in range(20):
+            scanner.scan("e-1", quantity=7 + number)
+        assert scanner.wait_for_receipts(3)
+        scanner.scan("e-2", quantity=1)  # a repetition, after all of them
+        scanner.scan("e-3", quantity=1)
+        assert scanner.wait_for_receipts(4)
+    assert scanner.committed == {"e-1", "e-2", "e-3"}
+    assert scanner.refused["e-1"].startswith("id-used: ")
+    assert booked(path) == {"tea": 7}
+    assert retry_dead_letters(path) == (0, 20), "a retry must not take it for a repetition and forget it"
+    with closing(database.open_reader(path)) as reader:
+        status = queries.status(reader, path)
+        assert (status["dead_letters"], status["event_ids_used_twice"]) == (20, 20)
+    assert len([line for line in agent.log() if line["event"] == "message_dead_lettered"]) <= 5
+    assert_whole(path)
 
 
 def test_a_retained_event_is_no_event(path: Path, gateway: str, broker: PrivateBroker, agents: Agents) -> None:

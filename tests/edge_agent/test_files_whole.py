@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from edge_agent import files
+from edge_agent.desk.booking import book
 from edge_agent.errors import AgentRunning, LedgerExists, LedgerLinked, LedgerNewer, LedgerOutdated
 from edge_agent.identity.keystore import IdentityFolder
 from edge_agent.ledger import audit, connections, database, queries
-from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import SCHEMA, script

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edge_agent.desk.booking import book
 from edge_agent.errors import BadInput, LedgerExists, LedgerForeign, LedgerFull, LedgerMissing
 from edge_agent.ledger import audit, database, queries
-from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger

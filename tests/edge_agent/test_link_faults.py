@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent.ledger.booking import book
+from edge_agent.desk.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from firmware_sim.faults.proxy import FaultProxy

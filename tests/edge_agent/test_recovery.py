@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from edge_agent.desk.undo import NotUndone, undo
+from edge_agent.errors import EventIdUsed
 from edge_agent.ledger import audit, database, queries, streams
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
@@ -158,6 +160,53 @@ def test_an_entry_of_two_logs_is_carried_over_once(gateway: SiteGateway, tmp_pat
     recover(gateway, head(first[0]))
     assert queries.balances(gateway.ledger.connection)[SHELF] == 11
     assert events(gateway) == ["e-1", "e-2"]
+    assert audit.verify(gateway.ledger.connection).findings == []
+
+
+def test_an_id_of_an_older_log_is_compared_too(gateway: SiteGateway, tmp_path: Path) -> None:
+    """After a restore the events that were taken before are in an older log."""
+    with sites.gateways(tmp_path / "old", ["gw-1"], epoch=OLD) as (old,):
+        old.append(scan(1, 2))
+        gateway.fetch(old.seal())
+    assert gateway.append(scan(1, 2), scan(1, 7)) == [None, None]
+    gateway.ledger.require_same(scan(1, 2))
+    with pytest.raises(EventIdUsed, match="receive of 2 × screw"):
+        gateway.ledger.require_same(scan(1, 7))
+
+
+def test_what_was_taken_back_stays_so_in_a_new_epoch(gateway: SiteGateway) -> None:
+    """Entries have other numbers then: by its number, a booking could be taken back twice."""
+    gateway.append(scan(1))
+    gateway.append(draft("receive", "screw", 5, destination="A-1"))
+    sent = gateway.seal()
+    path = Path(gateway.ledger.connection.execute("PRAGMA database_list").fetchone()[2])
+    gateway.append(draft("receive", "screw", 3, destination="A-1"))
+    assert undo(path).seq == 3
+    recover(gateway, head(sent[0]), having=sent)
+    assert gateway.ledger.tail().seq == 2
+    with pytest.raises(NotUndone, match="Entry 1 was taken back already, by entry 2"):
+        undo(path, 1)
+    assert queries.balances(gateway.ledger.connection)[SHELF] == 6
+
+
+def test_an_id_that_was_used_for_two_things_leaves_one_of_them_a_dead_letter(
+    gateway: SiteGateway, tmp_path: Path
+) -> None:
+    """A device's memory was wiped, and the backup knew nothing of its first event: the second vanished in silence."""
+    with sites.gateways(tmp_path / "old", ["gw-1"], epoch=OLD) as (old,):
+        old.append(scan(1, 2))
+        old.append(scan(2))
+        first = old.seal()
+        gateway.append(scan(1, 7))
+        gateway.append(scan(2))
+        gateway.receive(*first)
+    recover(gateway, head(first[0]))
+    assert queries.balances(gateway.ledger.connection)[SHELF] == 3
+    letters = gateway.ledger.connection.execute("SELECT topic, payload, reason FROM dead_letter").fetchall()
+    assert [(topic, json.loads(payload)["quantity"]) for topic, payload, _ in letters] == [
+        ("stocktide/v1/dev/till-1/event", 7)
+    ]
+    assert letters[0][2].startswith("id-used: ")
     assert audit.verify(gateway.ledger.connection).findings == []
 
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,63 @@ def test_what_waits_is_committed_together_and_in_order(bench: Bench) -> None:
     assert [append.outcome for append in bench.committed[:300]] == list(range(1, 301))
     assert (bench.committed[300].outcome, bench.committed[301].outcome) == (None, 0)
     assert len([size for size in bench.batches if size]) == 1
+
+
+OTHER_USES = (
+    {"quantity": 2},
+    {"sku": "nut"},
+    {"destination": "A-02"},
+    {"lot": "L1"},
+    {"serial": "S1"},
+    {"actor": "ann"},
+    {"reference": None},
+    {"source": "@customer"},
+)
+
+
+def test_an_id_that_was_used_for_something_else_is_refused(bench: Bench) -> None:
+    """It was answered as a repetition, and visible nowhere; also within one commit, and beside what is good."""
+    refused: list[tuple[str | None, str]] = []
+
+    def refuse(append: Append, error: Exception) -> Job:
+        refused.append((append.draft.event, str(error)))
+        return Job(lambda ledger: ledger.connection.execute(statement("count_up"), ("refused", 1)), held=True)
+
+    gate = threading.Event()
+    with bench.writer() as writer:
+        writer.refuse = refuse
+        writer.submit(lambda _: gate.wait(WAIT_S))
+        writer.append(event(1))
+        for use in OTHER_USES:
+            writer.append(replace(event(1), **use))
+        writer.append(replace(event(1), device_at_ms=5))  # a device may have set its clock meanwhile
+        writer.append(ReadingDraft("probe", "r-1", {"t_c": 1.0}))
+        writer.append(ReadingDraft("probe", "r-1", {"t_c": 1.5}))
+        writer.append(ReadingDraft("probe", "r-1", {"t_c": 1}, device_at_ms=5))
+        writer.append(event(2))
+        gate.set()
+        bench.wait(lambda: len(bench.committed) == 5)
+        writer.append(replace(event(1), quantity=3))
+        writer.submit(lambda _: None).result(WAIT_S)
+    assert [event for event, _ in refused] == ["e-1"] * len(OTHER_USES) + ["r-1", "e-1"]
+    assert all(reason.startswith("id-used: ") for _, reason in refused)
+    assert "receive of 1 × tea" in refused[0][1]
+    with Ledger.open(bench.path, bench.clock) as ledger:
+        assert ledger.tail().seq == 2
+        assert ledger.connection.execute("SELECT value FROM counter").fetchone()[0] == len(refused)
+
+
+def test_an_id_whose_first_use_was_not_committed_is_free(bench: Bench) -> None:
+    """The first of two events of one id cannot be committed: the second is no other use of it."""
+    gate = threading.Event()
+    with bench.writer() as writer:
+        assert writer.submit(lambda ledger: _near_the_end(ledger, "A-01")).result(WAIT_S) is None
+        writer.submit(lambda _: gate.wait(WAIT_S))
+        writer.append(_beyond(1))
+        writer.append(replace(_beyond(1), quantity=2))
+        gate.set()
+        bench.wait(lambda: len(bench.committed) == 1)
+    assert (bench.committed[0].outcome, bench.committed[0].used) == (2, None)
 
 
 def test_a_failing_job_fails_alone(bench: Bench) -> None:

@@ -5,9 +5,9 @@ from contextlib import closing
 import pytest
 
 from cloud_store.reports import snapshots
+from edge_agent.desk.booking import book
 from edge_agent.devices.dead_letters import retry_dead_letters
 from edge_agent.ledger import database, queries
-from edge_agent.ledger.booking import book
 from edge_agent.ledger.sql import statement
 from testbed.eventually import eventually
 from testbed.scanner import Scanner

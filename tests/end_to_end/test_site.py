@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from cloud_store.merge import alarms
 from edge_agent.cli.app import app as edge
+from edge_agent.desk.booking import book
 from edge_agent.ledger import audit, database, queries
-from edge_agent.ledger.booking import book
 from testbed.eventually import eventually
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 

@@ -19,8 +19,8 @@ from cloud_identity.authority import Authority
 from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from edge_agent.desk.booking import book
 from edge_agent.identity.keystore import IdentityFolder
-from edge_agent.ledger.booking import book
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
 from testbed.services.server import HOST

@@ -13,8 +13,8 @@ from cryptography import x509
 
 from cloud_store.base.connection import connect
 from cloud_store.reports import snapshots
+from edge_agent.desk.booking import book
 from edge_agent.identity.keystore import IdentityFolder
-from edge_agent.ledger.booking import book
 from testbed.agent_process import AgentProcess
 from testbed.brokers import SECRET, FleetBrokers
 from testbed.eventually import eventually

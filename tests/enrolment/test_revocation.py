@@ -11,8 +11,8 @@ import aiomqtt
 import pytest
 
 from cloud_store.base.connection import connect
+from edge_agent.desk.booking import book
 from edge_agent.identity.keystore import IdentityFolder
-from edge_agent.ledger.booking import book
 from mqtt_client import Connection, ConnectionLost, ConnectionOptions
 from mqtt_client import connect as mqtt_connect
 from testbed.agent_process import AgentProcess

@@ -10,6 +10,7 @@ import typer
 
 from broker_config.cli.app import app as broker_app
 from edge_agent.cli.app import app as edge_app
+from edge_agent.desk.booking import book
 from edge_agent.ledger import database
 from stocktide.cloud import app as cloud_app
 from tests.stocktide.terminals import ENCODINGS, SINKS, stocktide
@@ -26,7 +27,7 @@ BOOKINGS: Final = {
 }
 # What changes nothing, and runs until it is stopped.
 READS: Final = {
-    "edge": "run twin item recount stock history readings status firmware",
+    "edge": "run twin item recount stock find low tracking history readings status firmware",
     "edge ledger": "verify export",
     "edge device": "list",
     "edge dead-letter": "list",
@@ -100,7 +101,9 @@ def test_a_booking_that_cannot_be_shown_is_booked_once(ledger: Path, command: st
 @pytest.mark.parametrize("sink", SINKS)
 def test_the_other_writes_of_the_edge_are_done_as_well(ledger: Path, tmp_path: Path, sink: str) -> None:
     """Also those that draw their progress while they write."""
-    new, there = tmp_path / "new.db", str(ledger)
+    new, there, table = tmp_path / "new.db", str(ledger), tmp_path / "counts.csv"
+    table.write_text("location,sku,quantity\nA-01,tea,7\n")
+    book(ledger, "receive", "tea", 1, destination="A-01")
     for arguments in (
         ["init", "-g", "gw-2", "--ledger", str(new)],
         ["device", "add", "till-1", "--ledger", there],
@@ -109,11 +112,14 @@ def test_the_other_writes_of_the_edge_are_done_as_well(ledger: Path, tmp_path: P
         ["ledger", "migrate", "--ledger", there],
         ["ledger", "rebuild", "--ledger", there],
         ["backup", str(tmp_path / "copy"), "--ledger", there],
+        ["undo", "--ledger", there],
+        ["import-counts", str(table), "--book", "--ledger", there],
     ):
         shown = stocktide("edge", *arguments, sink=sink)
         assert (shown.code, "Traceback" in shown.err) == (0, False), arguments
     assert new.exists()
     assert (tmp_path / "copy").exists()
+    assert entries(ledger) == 3
     assert stocktide("edge", "receive", "tea", "1", "A", "--ledger", str(new)).code == 0
 
 

@@ -142,6 +142,15 @@ def test_a_bad_header_is_refused_with_its_place(change: dict[str, object]) -> No
         frames.decode(repacked(seal([entry]), **change))
 
 
+@pytest.mark.parametrize(("once", "twice"), [('"frame":', "frame"), ('"quantity":', "quantity"), ('"epoch":', "epoch")])
+def test_a_name_that_stands_twice_in_a_frame_is_refused(once: str, twice: str) -> None:
+    """Two readers of one frame must not see two histories: its digest is of the bytes."""
+    entry = Count(hlc=1, boot=BOOT, mono_ms=0, sku="a", quantity=1, location="A")
+    plain = repacked(seal([entry])).decode().replace('": ', '":')
+    with pytest.raises(InvalidFrame, match=f"{twice}: the name stands twice"):
+        frames.decode(plain.replace(once, f"{once}7,{once}", 1).encode())
+
+
 @pytest.mark.parametrize(
     "columns",
     [None, [], {"ms": [1, 2]}, {"ms": ["x"]}, {"ms": {}}, {"tick": ["a"]}, {"drift_ms": [None]}, {"ms": [10**30]}],

@@ -1,12 +1,15 @@
 """Messages: strict about what devices say, tolerant on the link, bounded everywhere."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.wire_protocol.strategies import EPOCH
-from wire_protocol.messages import Ack, DeviceEvent, DeviceReading, GatewayStatus, InvalidMessage, Message
+from wire_protocol.messages import Ack, DeviceEvent, DeviceReading, DeviceStatus, GatewayStatus, InvalidMessage, Message
 from wire_protocol.quantities import shown
 
 HOSTILE = Path(__file__).parents[3] / "shared" / "data" / "hostile"
@@ -48,6 +51,50 @@ def test_a_wrong_field_is_refused_by_name(change: dict[str, object], where: str)
     with pytest.raises(InvalidMessage, match=where) as caught:
         DeviceEvent.decode(json.dumps(EVENT | change).encode())
     assert len(str(caught.value)) <= 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "name"),
+    [
+        (DeviceEvent, '{"id":"a","kind":"pick","sku":"x","quantity":2,"quantity":3,"source":"A"}', "quantity"),
+        (DeviceEvent, '{"v":1,"v":1,"id":"a","kind":"pick","sku":"x","quantity":2,"source":"A"}', "v"),
+        (DeviceEvent, '{"id":"a","kind":"pick","sku":"a:b","quantity":2,"source":"A","s\\u006bu":"x"}', "sku"),
+        (DeviceEvent, '{"id":"a","kind":"pick","sku":"x","quantity":2,"source":"A","sku":"a\\u003ab"}', "sku"),
+        (DeviceEvent, '{"id" : "a:1","kind":"pick","sku":"x:y","quantity":2,"source":"A:","sku":"::"}', "sku"),
+        (DeviceReading, '{"id":"a","values":{"t_c":1,"t_c":2}}', "t_c"),
+        (DeviceReading, '{"id":"a","values":{"t_c":1},"values":{"t_c":2,"h_pct":3}}', "values"),
+        (DeviceStatus, '{"state":"online","state":"offline"}', "state"),
+        (DeviceStatus, '{"state":"online","later":1,"later":2}', "later"),
+        (DeviceStatus, '{"state":"online","update":{"release":1,"release":2,"state":"testing"}}', "release"),
+        (GatewayStatus, f'{{"state":"online","epoch":"{EPOCH}","version":"1","later":[{{"a":1,"a":2}}]}}', "a"),
+    ],
+)
+def test_a_name_that_stands_twice_is_refused_by_name(kind: type[Message], payload: str, name: str) -> None:
+    """A parser takes the last one: what the sender wrote first was lost, and nobody knew which was meant."""
+    with pytest.raises(InvalidMessage, match=f"^{name}: the name stands twice"):
+        kind.decode(payload.encode())
+
+
+WORDS = st.sampled_from(["a", "a:b", "::", "\\u003a", "b\\u003ac", "urn:x", '\\"', '\\":\\"'])
+
+
+@given(st.lists(st.tuples(st.sampled_from(["lot", "actor", "reference", "source"]), WORDS), max_size=4))
+def test_no_repetition_escapes_the_count_of_colons(more: list[tuple[str, str]]) -> None:
+    """Whatever is in the texts, before and after: a repeated name is refused, and nothing else is."""
+    pairs = [("id", "a:1"), ("kind", "pick"), ("sku", "x"), ("source", "A"), *more]
+    text = ",".join([f'"{name}":"{value}"' for name, value in pairs] + ['"quantity":2'])
+    repeated = len({name for name, _ in pairs}) < len(pairs)
+    expected = pytest.raises(InvalidMessage, match="stands twice") if repeated else nullcontext()
+    with expected:
+        DeviceEvent.decode(f"{{{text}}}".encode())
+
+
+@pytest.mark.parametrize("sku", ["urn:epc:id:sgtin:1", "a\\b:", '":"', "sku", "x"])
+def test_colons_and_escapes_in_texts_are_no_names(sku: str) -> None:
+    """What looks for repeated names counts colons first."""
+    made = DeviceEvent(id="a:1", kind="pick", sku=sku, quantity=2, source="A:1", reference=":")
+    assert DeviceEvent.decode(made.encode()) == made
+    assert DeviceEvent.decode(json.dumps(json.loads(made.encode()), indent=1).encode()) == made
 
 
 def test_a_name_that_is_not_well_formed_is_explained_in_words() -> None:

@@ -9,24 +9,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.wire_protocol.strategies import EPOCH
 from wire_protocol import frames, names
+from wire_protocol.effects import Acked, Effect, Forked, Seal, Send, SteppedBack
 from wire_protocol.errors import WireError
 from wire_protocol.frames import FrameHeader, LogHead
 from wire_protocol.messages import Ack, Rejected
 from wire_protocol.reasons import ForkCode
-from wire_protocol.replication import (
-    NO_CURSOR,
-    Acked,
-    Cursor,
-    Effect,
-    Forked,
-    Receiver,
-    Seal,
-    Send,
-    Sender,
-    SenderLimits,
-    SteppedBack,
-    Verdict,
-)
+from wire_protocol.replication import NO_CURSOR, Cursor, Receiver, Sender, SenderLimits, Verdict
 
 LIMITS = SenderLimits(window_frames_max=4, live_entries_max=3, drain_entries_max=5, resend_delay_ms=100)
 OTHER_EPOCH = names.ulid(1, bytes(10))

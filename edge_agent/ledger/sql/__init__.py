@@ -19,6 +19,7 @@ NOUNS: Final = (
     "command",
     "catalog",
     "firmware",
+    "desk",
 )
 
 

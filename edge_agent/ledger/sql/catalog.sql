@@ -19,6 +19,9 @@ DELETE FROM catalog_location;
 -- name: catalog_items
 SELECT body FROM catalog_item WHERE :sku IS NULL OR sku = :sku ORDER BY sku LIMIT :limit;
 
+-- name: catalog_item
+SELECT body FROM catalog_item WHERE sku = ?;
+
 -- name: catalog_locations
 SELECT name FROM catalog_location ORDER BY name;
 

@@ -42,6 +42,16 @@ INSERT INTO entry (seq, hlc, body, digest) VALUES (?, ?, ?, ?);
 -- A repeated event id changes nothing; rowcount tells.
 INSERT OR IGNORE INTO seen (device, event, seq) VALUES (?, ?, ?);
 
+-- name: seen_entry
+-- What a device's event id stands for; no body where its entry is not here any more.
+SELECT coalesce(e.body, s.body) FROM seen
+LEFT JOIN entry AS e ON seen.log = 0 AND e.seq = seen.seq
+LEFT JOIN site_entry AS s ON s.log = seen.log AND s.seq = seen.seq
+WHERE seen.device = ? AND seen.event = ?;
+
+-- name: kept_reading
+SELECT body FROM reading WHERE device = ? AND event = ?;
+
 -- name: reading_tail
 SELECT id, hlc FROM reading ORDER BY id DESC LIMIT 1;
 

@@ -26,6 +26,12 @@ LEFT JOIN site_entry AS s ON s.log = m.log AND s.seq = m.seq
 LEFT JOIN bounded AS b ON m.log = 0 AND b.stream = 'ledger' AND b.seq = m.seq
 WHERE m.log = :log AND (:sku IS NULL OR m.sku = :sku)
   AND (:location IS NULL OR m.source = :location OR m.destination = :location)
+  AND (:device IS NULL OR json_extract(coalesce(e.body, s.body), '$.device') = :device)
+  AND (:actor IS NULL OR json_extract(coalesce(e.body, s.body), '$.actor') = :actor)
+  AND (:since_ms IS NULL AND :until_ms IS NULL OR coalesce(s.at_ms, b.at_ms,
+        (SELECT zero_ms + json_extract(e.body, '$.mono_ms') - coalesce(json_extract(e.body, '$.late_ms'), 0)
+         FROM boot WHERE boot = json_extract(e.body, '$.boot')), m.hlc >> 16)
+    BETWEEN coalesce(:since_ms, 0) AND coalesce(:until_ms - 1, 9e18))
 ORDER BY m.seq DESC
 LIMIT :limit;
 
@@ -38,6 +44,12 @@ JOIN log AS l ON l.log = 0
 WHERE v.stream = 'ledger' AND (:sku IS NULL OR json_extract(e.body, '$.sku') = :sku)
   AND (:location IS NULL OR :location IN (json_extract(e.body, '$.source'), json_extract(e.body, '$.destination'),
                                           json_extract(e.body, '$.location')))
+  AND (:device IS NULL OR json_extract(e.body, '$.device') = :device)
+  AND (:actor IS NULL OR json_extract(e.body, '$.actor') = :actor)
+  AND (:since_ms IS NULL AND :until_ms IS NULL OR coalesce(
+        (SELECT zero_ms + json_extract(e.body, '$.mono_ms') - coalesce(json_extract(e.body, '$.late_ms'), 0)
+         FROM boot WHERE boot = json_extract(e.body, '$.boot')), e.hlc >> 16)
+    BETWEEN coalesce(:since_ms, 0) AND coalesce(:until_ms - 1, 9e18))
 ORDER BY e.hlc DESC
 LIMIT :limit;
 

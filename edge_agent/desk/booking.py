@@ -1,10 +1,12 @@
 """A technician's own entry: booked into the ledger from the command line, with what it did to the shelf."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from edge_agent.desk import places, tracking
 from edge_agent.errors import BadInput
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
@@ -28,12 +30,13 @@ _DONE: Final[dict[EntryKind, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """What was booked: the entry's number, on hand afterwards by shelf, and a count's variance."""
+    """What was booked: the entry's number, on hand afterwards by shelf, a count's variance, and slips of names."""
 
     seq: int
     entry: Draft
     on_hand: dict[str, int]
     variance: int | None
+    slips: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -44,6 +47,7 @@ class Booked:
             "quantity": self.entry.quantity,
             "on_hand": self.on_hand,
             "variance": self.variance,
+            "notes": self.warnings(),
         }
 
     def sentence(self) -> str:
@@ -59,7 +63,8 @@ class Booked:
     def warnings(self) -> list[str]:
         """What deserves a second look."""
         lot = f" --lot {shlex.quote(self.entry.lot)}" if self.entry.lot else ""
-        return [
+        back = f"To take the booking back: stocktide edge undo {self.seq}"
+        return [f"{slip} {back}" for slip in self.slips] + [
             f"{place} is below zero; count it: "
             f"stocktide edge count {shlex.quote(self.entry.sku)} QUANTITY {shlex.quote(place)}{lot}"
             for place, quantity in self.on_hand.items()
@@ -67,11 +72,15 @@ class Booked:
         ]
 
 
-def book(path: Path, kind: EntryKind, sku: str, quantity: int, **fields: str | None) -> Booked:
+def book(
+    path: Path, kind: EntryKind, sku: str, quantity: int, *, untracked: bool = False, **fields: str | None
+) -> Booked:
     """Append one entry to the ledger, durably. Names are mended where that takes no guess (`names.respelt`).
 
+    `untracked`: also without the lot or serial that the catalogue wants.
+
     Raises:
-        BadInput: the entry is malformed or impossible.
+        BadInput: the entry is malformed or impossible, or lacks a lot or a serial.
         LedgerMissing, LedgerBusy, LedgerFull: the ledger does not take it.
     """
     if quantity == 0 and kind != "count":
@@ -83,13 +92,21 @@ def book(path: Path, kind: EntryKind, sku: str, quantity: int, **fields: str | N
         Ledger.open(path, SystemClock()) as ledger,
         database.transaction(ledger.connection),
     ):
-        seq = ledger.append([made])[0]
-        assert seq is not None, "an entry without a device event id is never a repetition"  # noqa: S101
-        places = [place for place in (made.source, made.destination, made.location) if place]
-        shelves = [place for place in places if not names.is_virtual(place)]
-        on_hand = {place: _on_hand(ledger, place, made) for place in shelves}
-        variance = ledger.connection.execute(statement("variance"), (seq,)).fetchone()[0]
-    return Booked(seq, made, on_hand, variance)
+        if not untracked:
+            tracking.require(tracking.item(ledger.connection, made.sku), made)
+        return booked(ledger, made, places.slips(ledger.connection, made))
+
+
+def booked(ledger: Ledger, made: Draft, slips: Sequence[str] = ()) -> Booked:
+    """Append one entry by hand, inside a transaction."""
+    seq = ledger.append([made])[0]
+    assert seq is not None, "an entry without a device event id is never a repetition"  # noqa: S101
+    shelves = [
+        place for place in (made.source, made.destination, made.location) if place and not names.is_virtual(place)
+    ]
+    on_hand = {place: _on_hand(ledger, place, made) for place in shelves}
+    variance = ledger.connection.execute(statement("variance"), (seq,)).fetchone()[0]
+    return Booked(seq, made, on_hand, variance, tuple(slips))
 
 
 def _on_hand(ledger: Ledger, place: str, made: Draft) -> int:
