@@ -126,7 +126,7 @@ def test_a_body_in_which_a_name_stands_twice_is_refused_by_name(client: Client) 
     """The parser takes the last of two roles: what a person read first in the request was another key."""
     twice = b'{"name": "till", "role": "viewer", "role": "admin"}'
     headers = {"Content-Type": "application/json"}
-    asked = Request(f"{client._base}/v1/keys", data=twice, headers=headers, method="POST")  # noqa: S310 - ours
+    asked = Request(f"{client.base}/v1/keys", data=twice, headers=headers, method="POST")  # noqa: S310 - ours
     with pytest.raises(HTTPError) as refused:
         urlopen(asked, timeout=60)  # noqa: S310 - ours
     with refused.value as answer:
