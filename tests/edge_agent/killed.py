@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +23,7 @@ CHANGES: Final = frozenset({"os.rename", "os.remove", "os.mkdir", "os.symlink", 
 TO_WRITE: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 WAIT_S: Final = 60.0
 _READS: Final = re.compile(r"(?:\s|--[^\n]*\n)*(?:SELECT\b|PRAGMA \w+$)")  # what is on the disk stays as it was
-_ENDS: Final = re.compile("BEGIN|COMMIT")  # in between, SQLite has changed nothing that anybody sees
+_END: Final = re.compile("COMMIT")
 
 Act = Callable[[Path], object]
 
@@ -30,14 +31,15 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["tests.edge_agent.killed", "tests.edge_agent.acts"])
 
 
-def die_at(step: int, act: Act, path: Path, stages: bool = False) -> None:  # noqa: FBT001, FBT002
-    """Do an act, and die at its nth step; 0 for never. With `stages`, a statement inside a transaction is no step."""
+def die_at(step: int, act: Act, path: Path) -> None:
+    """Do an act, and die at its nth step; 0 for never.
+
+    A statement inside a transaction is no step, but its end is: SQLite has changed nothing by then that anybody sees.
+    """
     count = 0
 
-    def tick(what: object = None) -> None:
+    def tick() -> None:
         nonlocal count
-        if isinstance(what, str) and (_READS.match(what) or (stages and not _ENDS.match(what))):
-            return
         count += 1
         if count == step:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -50,8 +52,12 @@ def die_at(step: int, act: Act, path: Path, stages: bool = False) -> None:  # no
 
     def connect(path: Path, mode: str, factory: type[Connection] = sqlite3.Connection) -> Connection:
         made = plain_connect(path, mode, factory)
-        made.set_trace_callback(tick)
+        made.set_trace_callback(partial(traced, made))
         return made
+
+    def traced(connection: Connection, statement: str) -> None:
+        if not _READS.match(statement) and (not connection.in_transaction or _END.match(statement)):
+            tick()
 
     def sync(place: Path) -> None:
         tick()
@@ -63,9 +69,9 @@ def die_at(step: int, act: Act, path: Path, stages: bool = False) -> None:  # no
     act(path)
 
 
-def run(act: Act, path: Path, step: int = 0, *, stages: bool = False) -> int:
+def run(act: Act, path: Path, step: int = 0) -> int:
     """Do an act in a process of its own; its exit code, -9 when it was killed at that step."""
-    process = _forks.Process(target=die_at, args=(step, act, path, stages))
+    process = _forks.Process(target=die_at, args=(step, act, path))
     process.start()
     process.join(WAIT_S)
     assert process.exitcode is not None, "the act hangs"

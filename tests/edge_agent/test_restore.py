@@ -92,7 +92,7 @@ def assert_goes_on(folder: Path, lost: Lost, act: killed.Act, prepare: Callable[
         path.parent.mkdir()
         (path.parent / "url").write_text(lost.url)
         prepare(path)
-        code = killed.run(act, path, step, stages=True)
+        code = killed.run(act, path, step)
         left = state(path)
         if left not in seen:
             seen.add(left)
