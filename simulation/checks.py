@@ -278,7 +278,7 @@ class Checks:
     # --- what nobody can keep -----------------------------------------------------------------------------------
 
     def destroyed(self, store: Store, lost: Iterable[Happened], why: str) -> int:
-        """Happenings are gone from a disk for ever: those that are nowhere else are excused; returns how many."""
+        """Happenings are gone from a disk forever: those that are nowhere else are excused; returns how many."""
         elsewhere: set[Happened] = set()
         for machine in self.machines.values():
             elsewhere.update(machine.disk.content())

@@ -23,7 +23,7 @@ class VirtualClock:
         self._since_ms = 0
 
     def reboot(self) -> None:
-        """The monotonic clock starts anew; the wall clock goes on, or comes back wrong."""
+        """The monotonic clock starts again; the wall clock goes on, or comes back wrong."""
         world = self._world
         self._since_ms = world.now_ms
         self.boot = names.ulid(world.now_ms, world.rng(f"{self._machine}.boot").randbytes(10))

@@ -112,7 +112,7 @@ class Machine(Process):
         self._try_out()
 
     def _try_out(self) -> None:
-        """Whoever has switched a machine on scans something, before it has a link and a minute or two later."""
+        """The person who has switched a machine on scans something, before it has a link and a minute or two later."""
         rng = self.world.rng(f"{self.name}.down")
         for at_ms in TRIED_AFTER_MS:
             if self.devices and self.world.fault_rates is not CALM and rng.random() < TRIED_SHARE:
@@ -144,7 +144,7 @@ class Machine(Process):
         """An operator whom an alarm has told that stock differs has a log of another machine fetched again."""
         row = log_row(self.disk.connection, log.gateway, log.epoch)
         if row is not None:
-            self.note(f"is made to fetch log {log.gateway} {log.epoch[-4:]} anew")
+            self.note(f"is made to fetch log {log.gateway} {log.epoch[-4:]} again")
             self.submit(
                 lambda ledger: SiteLogWriter(ledger).forget(row.log), lambda _: self.uplink.ask_soon(), lambda: None
             )

@@ -115,5 +115,5 @@ class NotedSiteSync(SiteSync):
         await super()._stage(from_start=from_start)
 
     async def _forget(self, logs: Sequence[int]) -> None:
-        self.machine.note(f"fetches {len(logs)} logs anew")
+        self.machine.note(f"fetches {len(logs)} logs again")
         await super()._forget(logs)

@@ -61,7 +61,7 @@ def tick_without_counter(last: int, now_ms: int) -> int:
 
 
 def reseal(connection: Connection, stream: Stream, frame: int) -> bytes | None:
-    """The same entries, encoded anew."""
+    """The same entries, encoded again."""
     body = _BODY(connection, stream, frame)
     if body is None:
         return None

@@ -129,7 +129,7 @@ BUGS: Final[tuple[Bug, ...]] = (
         "a device gets its receipt on arrival",
         ((universe, "Machine", edge.ReceiptBeforeCommit),),
     ),
-    Bug("resealed", "a frame is encoded anew for each sending", ((edge_agent.ledger.outbox, "body", edge.reseal),)),
+    Bug("resealed", "a frame is encoded again for each sending", ((edge_agent.ledger.outbox, "body", edge.reseal),)),
     Bug(
         "window-off-by-one",
         "one frame more than the window is in flight",

@@ -66,7 +66,7 @@ async def test_a_change_of_the_whole_fleet_is_spread_over_time() -> None:
     async with running(service.loops()):
         while len(at_s) < 2 * RATE:
             await pass_time(0.01)
-            # Whoever was told reports at once, and that must not let the next ones through.
+            # A gateway that got one reports at once, and that must not let the next ones through.
             reporting += 1
             name = f"gw-{reporting}"
             report = reported_twin(1).encode()

@@ -86,7 +86,7 @@ def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Br
         for number in range(50):
             scanner.scan(f"e-{number}")
         for _ in range(50):
-            assert heard.acquire(timeout=60)  # the broker has given everything to whoever has room
+            assert heard.acquire(timeout=60)  # the broker has given everything to those with room
         writer.wait_for(5)
         assert len(writer.taken) == 5
         intake.committed([Append(cast("Any", None), token) for token in writer.taken[:3]])
@@ -99,7 +99,7 @@ def test_the_broker_gives_no_more_than_the_agent_has_room_for(private_broker: Br
 def test_without_acknowledgements_a_full_window_is_repeated_and_nothing_beyond_it(
     tmp_path: Path, private_broker: Brokers, agents: Agents
 ) -> None:
-    """A gateway that sends on would fill the broker; one that doubles its delay for ever would never come back."""
+    """A gateway that sends on would fill the broker; one that doubles its delay forever would never come back."""
     local, broker = private_broker(), private_broker()
     path = new_ledger(tmp_path / "ledger.db", "gw-1", "till-1", local_url=local.url, cloud_url=broker.url)
     with LoopbackCloud(broker.port, "gw-1", answering=False) as cloud:

@@ -89,7 +89,7 @@ async def test_more_gateways_than_may_wait_are_compared_with_their_next_status()
 @pytest.mark.bound("cloud.proof_answer_s_max")
 @turned
 async def test_a_gateway_that_does_not_answer_is_dropped_and_asked_again_later() -> None:
-    """Silence must neither block the others nor keep this one from being compared for ever."""
+    """Silence must neither block the others nor keep this one from being compared forever."""
     bench = Bench()
     bench.checks.reported("gw-1", PROOF)
     await bench.until(1)

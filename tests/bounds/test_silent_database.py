@@ -16,7 +16,7 @@ from testbed.services import PrivateDatabase
 def test_a_silent_database_is_given_up(
     private_database: Callable[..., PrivateDatabase], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that waits for ever neither slows its gateways down nor ends when it is told to.
+    """A worker that waits forever neither slows its gateways down nor ends when it is told to.
 
     The limits of a statement are kept by the server, and its kernel answers for it: nothing else would notice.
     """

@@ -116,7 +116,7 @@ def test_a_fleet_that_goes_on_talking_fills_no_memory(kind: Callable[[list[Any]]
 
 
 def test_replies_to_a_bisection_are_bounded_in_bytes() -> None:
-    """Whoever is asked may answer with a quarter of a megabyte."""
+    """The gateway that is asked may answer with a quarter of a megabyte."""
     checks = StockChecks(context(**SETTINGS))
     reply = Reply(id="proof-1", ok=True)
     for number in range(100):
@@ -148,7 +148,7 @@ def test_frames_for_other_gateways_are_bounded_in_bytes() -> None:
 
 
 def test_frames_that_are_being_merged_count_in_bytes() -> None:
-    """A batch is tried again for as long as the database is away; the inbox must not fill up anew behind it."""
+    """A batch is tried again for as long as the database is away; the inbox must not fill up again behind it."""
     inbox = Inbox(frames_max=1_000, bytes_max=1_000)
     offered = [inbound("gw-a", Channel.LEDGER, b"%03d" % n * 100) for n in range(5)]
     assert [inbox.offer(each) for each in offered] == ["taken", "taken", "taken", "no_room", "no_room"]

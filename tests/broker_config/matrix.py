@@ -1,4 +1,4 @@
-"""Every topic of the cloud's table, tried by every role in both directions: whoever may, and whoever may not."""
+"""Every topic of the cloud's table, tried by every role in both directions: those who may, and those who may not."""
 
 import contextlib
 from collections.abc import Awaitable, Callable
@@ -19,7 +19,7 @@ Prepare = Callable[[dict[str, Listener], list[Topic]], Awaitable[None]]
 
 
 def table() -> list[Topic]:
-    """Every concrete topic with the one who may publish and the one who may subscribe, read from the table anew."""
+    """Every concrete topic with the one who may publish and the one who may subscribe, read from the table again."""
     made = []
     for rule in TOPICS:
         for placeholder, owners in OWNERS.items():

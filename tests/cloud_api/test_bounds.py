@@ -1,4 +1,4 @@
-"""What requests may cost. Broken when one tenant's are everybody's wait, or a body is read whoever sends it."""
+"""What requests may cost. Broken when one tenant's are everybody's wait, or a body is read from anyone."""
 
 import socket
 import threading

@@ -206,7 +206,7 @@ def issued_by_subject(certificate: x509.Certificate, authority: Authority) -> bo
 
 @pytest.mark.bound("cloud.signer_answer_s_max")
 def test_a_signer_that_hangs_is_given_up(authority: Authority, csr: str) -> None:
-    """A vault that does not answer must not stop the worker's other claims for ever."""
+    """A vault that does not answer must not stop the worker's other claims forever."""
     with pytest.raises(SignerFailed, match=r"within 0\.2 s"):
         CommandSigner("sleep 60", authority.bundle, timeout_s=0.2).sign(SigningRequest.of(csr, "gw-a", 90))
     with pytest.raises(SignerFailed, match="cannot be run"):

@@ -111,7 +111,7 @@ def test_mistakes_get_a_sentence_and_exit_code_2(run: Run, tmp_path: Path) -> No
 
 
 def test_jobs_and_lists_tell_of_releases_without_their_signatures(run: Run, tmp_path: Path) -> None:
-    """Whoever reads a log of `job list --json` could send devices back before an operator does."""
+    """Anyone who reads a log of `job list --json` could send devices back before an operator does."""
     assert add(run, tmp_path, "1.0").exit_code == 0
     new, back = answer(add(run, tmp_path, "1.1", "--json"))
     job = answer(run("job", "create", "-t", "acme", "--firmware", "probe-x", "1.1", "--rollback", "--json"))["job"]
@@ -134,7 +134,7 @@ def test_jobs_and_lists_tell_of_releases_without_their_signatures(run: Run, tmp_
 
 
 def test_a_twin_tells_what_is_not_yet_as_it_should_be(run: Run, tmp_path: Path) -> None:
-    """Whoever looks for the reason of a slow rollout asks one gateway."""
+    """Anyone who looks for the reason of a slow rollout asks one gateway."""
     [made] = answer(add(run, tmp_path, "1.0", "--json"))
     patch = json.dumps({"firmware": {"probe-x": made}})
     assert run("twin", "set", "gw-cli", "--patch", patch).exit_code == 0

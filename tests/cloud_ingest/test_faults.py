@@ -224,7 +224,7 @@ async def dead_letters_of(
 
 
 def test_a_lost_session_is_a_lost_lease(database_url: str) -> None:
-    """Whoever dies leaves nothing to expire: the next survey sees the shards free."""
+    """A worker that dies leaves nothing to expire: the next survey sees the shards free."""
     with LeaseSession(database_url, "test-one") as one, LeaseSession(database_url, "test-two") as two:
         assert one.acquire(range(64)) == frozenset(range(64))
         assert two.acquire([5]) == frozenset()

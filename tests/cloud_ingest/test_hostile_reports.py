@@ -70,7 +70,7 @@ def reported(gateway: str, payload: bytes) -> Inbound:
 async def test_a_report_that_no_database_takes_keeps_nobody_waiting(
     database_url: str, pair: tuple[str, str], report: bytes
 ) -> None:
-    """One device's reason with a NUL would have stopped the twins of every tenant, for ever."""
+    """One device's reason with a NUL would have stopped the twins of every tenant, forever."""
     evil, good = pair
     with closing(connect(database_url, application="test")) as connection:
         list(twins.change(connection, Selection((good,)), {"limits": {"readings": 5_000}}, who="kim"))

@@ -23,7 +23,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_key_is_its_owners_alone_and_never_overwritten(pair: tuple[Path, Path]) -> None:
-    """Whoever has the key says what every device runs; whoever loses it can never update one again."""
+    """Anyone who has the key says what every device runs; whoever loses it can never update one again."""
     private, public = pair
     assert private.stat().st_mode & 0o777 == 0o600
     before = private.read_bytes()

@@ -1,4 +1,4 @@
-"""Frames that cost the database too much time: broken when they hold up other gateways, or are tried for ever."""
+"""Frames that cost the database too much time: broken when they hold up other gateways, or are tried forever."""
 
 import asyncio
 from collections.abc import Sequence
@@ -175,7 +175,7 @@ async def test_what_the_database_never_finishes_is_quarantined_while_the_others_
 
 @turned
 async def test_a_batch_that_breaks_each_connection_is_taken_apart_when_the_database_answers_others() -> None:
-    """Not every failure that looks like an absent server is one; a batch alone must not be tried for ever."""
+    """Not every failure that looks like an absent server is one; a batch alone must not be tried forever."""
     store, link, letters = MemoryStore(), AckCollector(), list[DeadLetter]()
     evil, good = sealed("gw-a", 1), sealed("gw-b", 3)
 

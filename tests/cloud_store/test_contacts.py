@@ -42,7 +42,7 @@ def store(connection: Connection, database_url: str) -> Iterator[StoreModule]:
 
 @pytest.mark.parametrize("said", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_status_holds_up_nobody(store: StoreModule, connection: Connection, said: dict[str, Any]) -> None:
-    """The worker stores statuses in batches and tries again for ever: one that fails would stop them all."""
+    """The worker stores statuses in batches and tries again forever: one that fails would stop them all."""
     honest = GatewayStatus(state="online", epoch=EPOCH, version="1")
     store.record([("gw-a", honest.model_copy(update=said), NOW_MS), ("gw-b", honest, NOW_MS)])
     assert connection.execute("SELECT count(*) FROM gateway_status").fetchone() == (2,)
@@ -51,7 +51,7 @@ def test_a_hostile_status_holds_up_nobody(store: StoreModule, connection: Connec
 def test_what_was_rejected_is_told_again_on_contact(
     store: StoreModule, connection: Connection, database_url: str
 ) -> None:
-    """The acknowledgement that told it may be lost, and the gateway would count the entry for ever."""
+    """The acknowledgement that told it may be lost, and the gateway would count the entry forever."""
     chain, bad = Chain("gw-a"), movement(HLC, "receive", "@supplier", "A-1").model_copy(update={"quantity": -1})
     with closing(MergeSession(database_url)) as merger:
         merger.merge([chain.seal([movement(HLC, "receive", "@supplier", "A-1"), bad]), Chain("gw-b").seal([bad])])

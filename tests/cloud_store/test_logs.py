@@ -95,7 +95,7 @@ def test_a_scan_in_two_logs_that_did_not_know_of_each_other_counts_once(
 def test_a_successor_that_knew_everything_is_not_searched_for_repetitions(
     merger: MergeSession, connection: Connection
 ) -> None:
-    """Otherwise every gateway that was ever replaced would pay for it for ever."""
+    """Otherwise every gateway that was ever replaced would pay for it forever."""
     old, new = Chain("gw-a"), Chain("gw-a", epoch=NEXT)
     merger.merge([old.seal([scan(1)])])
     merger.merge([new.seal([scan(2)], after={EPOCH: head(old)})])
@@ -132,7 +132,7 @@ def test_a_gateway_is_sent_what_it_lacks_of_its_own_site(
 
 
 def test_a_gateway_may_have_more_epochs_than_a_frame_can_name(merger: MergeSession, connection: Connection) -> None:
-    """The seventieth restore must not shut a gateway out for ever: the latest epochs are enough to know."""
+    """The seventieth restore must not shut a gateway out forever: the latest epochs are enough to know."""
     heads: dict[str, LogHead] = {}
     for number in range(EPOCHS_MAX + 3):
         epoch = names.ulid(NOW_MS + number, bytes(10))

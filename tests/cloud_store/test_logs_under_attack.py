@@ -138,7 +138,7 @@ def test_invented_epochs_leave_no_rows(merger: MergeSession, connection: Connect
 
 
 def test_every_verdict_is_told_however_many(merger: MergeSession, database_url: str) -> None:
-    """A gateway that does not hear of one counts the entry for ever."""
+    """A gateway that does not hear of one counts the entry forever."""
     old, one, new = Chain("gw-a"), Chain("gw-a"), Chain("gw-a", epoch=NEXT)
     one.seal([scan(0)])
     merger.merge([old.seal([scan(0)])])

@@ -60,7 +60,7 @@ def test_entries_of_the_same_instant_are_ordered_by_gateway(
 
 @pytest.mark.usefixtures("gateways")
 def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: MergeSession, connection: Connection) -> None:
-    """One impossible entry must not stop a stream for ever."""
+    """One impossible entry must not stop a stream forever."""
     chain = Chain("gw-a")
     good, bad = movement(HLC, "receive", "@supplier", "A-1", 5), movement(HLC + 1, "receive", "@supplier", "A-1", 6)
     bad = bad.model_copy(update={"quantity": -6})
@@ -116,7 +116,7 @@ def test_unknown_and_disabled_gateways_are_refused(
 
 @pytest.mark.usefixtures("gateways")
 def test_a_sum_beyond_64_bits_rejects_one_frame_only(merger: MergeSession, connection: Connection) -> None:
-    """A hostile gateway cannot make a whole worker fail for ever by overflowing a balance."""
+    """A hostile gateway cannot make a whole worker fail forever by overflowing a balance."""
     big, small = Chain("gw-a"), Chain("gw-b")
     merger.merge([big.seal([movement(HLC, "receive", "@supplier", "A-1", sku="gold")])])
     connection.execute("UPDATE balance SET moved = 9223372036854770000 WHERE moved = 1")

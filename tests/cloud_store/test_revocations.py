@@ -50,7 +50,7 @@ def test_a_gateway_that_is_enabled_again_is_still_disconnected(
     store.done(cut)
     assert due(store) == []
     connection.execute("UPDATE gateway SET state = 'disabled'")
-    assert due(store) == ["gw-1"], "it was revoked anew"
+    assert due(store) == ["gw-1"], "it was revoked again"
 
 
 def test_a_gateway_that_nobody_revoked_is_not_disconnected(store: StoreModule, connection: Connection) -> None:

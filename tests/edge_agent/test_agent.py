@@ -1,4 +1,4 @@
-"""The agent on a real broker: nothing acknowledged is lost and nothing is booked twice, whoever is killed."""
+"""The agent on a real broker: nothing acknowledged is lost and nothing is booked twice, whatever is killed."""
 
 import json
 import signal

@@ -109,7 +109,7 @@ def test_what_an_older_program_left_half_made_is_finished(tmp_path: Path, versio
 
 @pytest.mark.parametrize("leaving", ["nothing", "no schema", "no gateway"])
 def test_what_an_older_init_left_half_made_is_made_again(path: Path, leaving: str) -> None:
-    """F3: it said "exists already" and "table meta already exists" for ever; nothing can have been booked in it."""
+    """F3: it said "exists already" and "table meta already exists" forever; nothing can have been booked in it."""
     if leaving == "nothing":
         path.touch()
     else:

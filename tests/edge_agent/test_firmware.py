@@ -141,7 +141,7 @@ def test_what_is_damaged_or_out_of_place_never_ends_in_the_image(ledger: Ledger,
 
 @pytest.mark.bound("edge_agent.link.firmware_sync.FETCHES_MAX")
 def test_another_image_under_that_name_is_thrown_away_and_told(ledger: Ledger, tmp_path: Path) -> None:
-    """A broker that lies must cost some fetches, not the site's link for ever; and devices never see it."""
+    """A broker that lies must cost some fetches, not the site's link forever; and devices never see it."""
     wanted(ledger, 1, release("1.1.0", 1, BODY))
     gateway, name, asks = Gateway(ledger, tmp_path), hashlib.sha256(BODY).hexdigest(), 0
     while (ask := gateway.link.question()) is not None:

@@ -108,7 +108,7 @@ def test_a_crash_anywhere_can_be_repeated(
     current = home.current()
     assert current is not None
     assert current != before
-    assert len(asked) <= 2  # a key that was not yet complete is made anew; one that was asked for stays
+    assert len(asked) <= 2  # a key that was not yet complete is made again; one that was asked for stays
 
 
 def test_what_does_not_fit_is_not_stored(tmp_path: Path, authority: Authority) -> None:

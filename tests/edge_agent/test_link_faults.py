@@ -24,7 +24,7 @@ async def test_a_link_that_is_cut_and_half_open_again_and_again(
     private_broker: Callable[..., PrivateBroker],
     unique_name: Callable[..., str],
 ) -> None:
-    """A lost reconnect would leave a gateway alone for ever, with nobody on site to notice."""
+    """A lost reconnect would leave a gateway alone forever, with nobody on site to notice."""
     broker, gateway = private_broker(), unique_name()
     async with FaultProxy("127.0.0.1", broker.port) as proxy:
         url = f"mqtt://127.0.0.1:{proxy.port}"

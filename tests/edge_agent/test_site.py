@@ -107,7 +107,7 @@ def test_what_is_booked_after_hearing_of_another_gateway_is_later(pair: list[Sit
 
 
 def test_a_gateway_with_a_clock_years_ahead_drags_nobody_along(pair: list[SiteGateway]) -> None:
-    """Otherwise one bad clock would make the whole site's entries years late for ever."""
+    """Otherwise one bad clock would make the whole site's entries years late forever."""
     first, second = pair
     second.clock.turn(20 * 365 * 86_400_000)
     second.append(draft("pick", "screw", 2, source="A-1"))

@@ -144,7 +144,7 @@ def test_what_devices_answer_is_reported(ledger: Ledger) -> None:
 
 
 def test_limits_narrow_and_never_widen(ledger: Ledger) -> None:
-    """Whoever runs the gateway knows how large its disk is."""
+    """Anyone who runs the gateway knows how large its disk is."""
     document = DesiredTwin(
         version=1, state=DesiredState.model_validate_json(json.dumps({"limits": {"readings": 5000}}))
     )

@@ -179,7 +179,7 @@ def test_a_failing_job_fails_alone(bench: Bench) -> None:
 
 
 def test_a_job_that_nobody_waits_for_any_more_does_not_hurt_the_writer(bench: Bench) -> None:
-    """The event loop cancels the future of whoever stopped waiting; the writer must survive that."""
+    """The event loop cancels the future of a caller that stopped waiting; the writer must survive that."""
     gate = threading.Event()
     with bench.writer() as writer:
         writer.submit(lambda _: gate.wait(WAIT_S))
@@ -205,7 +205,7 @@ def test_a_full_disk_holds_events_and_lets_them_go_when_there_is_room(bench: Ben
 
 
 def test_a_job_learns_that_the_disk_is_full(bench: Bench) -> None:
-    """Whoever waits for a job can try again; only events cannot be asked for twice."""
+    """Anyone who waits for a job can try again; only events cannot be asked for twice."""
 
     def fill(ledger: Ledger) -> None:
         ledger.append([event(number) for number in range(1_000)])
@@ -217,7 +217,7 @@ def test_a_job_learns_that_the_disk_is_full(bench: Bench) -> None:
 
 
 def test_what_is_owed_to_a_device_is_held_too(bench: Bench) -> None:
-    """A dead letter that failed would leave its message in flight for ever; enough of them and the gateway is deaf."""
+    """A dead letter that failed would leave its message in flight forever; enough of them and the gateway is deaf."""
 
     def keep(ledger: Ledger) -> int:
         ledger.append([event(number) for number in range(400)])

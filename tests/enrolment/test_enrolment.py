@@ -133,7 +133,7 @@ def test_each_refusal_says_why(cloud: Cloud, tmp_path: Path, unique_name: Name) 
 
 
 def test_an_unknown_claim_and_a_wrong_secret_look_the_same(cloud: Cloud, tmp_path: Path, unique_name: Name) -> None:
-    """Whoever guesses must not learn which claims exist."""
+    """Anyone who guesses must not learn which claims exist."""
     real = ClaimCode.parse(cloud.claim(unique_name()))
     wrong = ClaimCode(real.name, "0" * 24).text()
     unknown = ClaimCode("zzzzzzzz", "0" * 24).text()

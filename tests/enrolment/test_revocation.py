@@ -102,7 +102,7 @@ async def test_a_revoked_gateway_is_cut_off_and_kept_out(cloud: Cloud, tmp_path:
 async def test_a_revocation_by_the_database_alone_cuts_the_connection_once(
     cloud: Cloud, tmp_path: Path, unique_name: Name, revocation: str
 ) -> None:
-    """Whoever disables a gateway from a dashboard's database has no broker at hand; the workers have."""
+    """Anyone who disables a gateway from a dashboard's database has no broker at hand; the workers have."""
     names = [unique_name(), unique_name()]
     homes = [tmp_path / name / "ledger.db" for name in names]
     for name, ledger in zip(names, homes, strict=True):

@@ -136,7 +136,7 @@ def test_a_password_is_never_shown() -> None:
 
 
 def test_list_names_everything_and_its_devices() -> None:
-    """Whoever registers devices needs their names before the run."""
+    """Anyone who registers devices needs their names before the run."""
     ours = json.loads(CliRunner().invoke(app, ["list", "--json"]).stdout)
     assert {row["name"] for row in ours} >= {"bad-radio", "day-in-a-shop", "rfid-portal", "online_retail_2010-12"}
     devices = json.loads(CliRunner().invoke(app, ["list", "online_retail_2010-12", "--json"]).stdout)

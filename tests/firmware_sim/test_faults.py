@@ -57,7 +57,7 @@ def test_reorder_swaps_neighbours() -> None:
 
 
 def test_reorder_lets_the_last_one_go() -> None:
-    """A message that nobody overtakes must not be held for ever."""
+    """A message that nobody overtakes must not be held forever."""
     assert _arrivals([Reorder(1.0, 5_000)], _messages(1)) == [(5_000, b"0")]
 
 

@@ -1,4 +1,4 @@
-"""A device's memory: kept until the receipt, sent again, bounded, unique for ever."""
+"""A device's memory: kept until the receipt, sent again, bounded, unique forever."""
 
 import pytest
 

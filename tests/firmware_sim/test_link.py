@@ -71,7 +71,7 @@ async def test_a_link_that_is_cut_loses_nothing(private_broker: Brokers) -> None
 
 
 async def test_time_goes_on_for_a_full_device_that_is_rebooting(private_broker: Brokers) -> None:
-    """At `max` speed, messages in the air must not keep a device away for ever."""
+    """At `max` speed, messages in the air must not keep a device away forever."""
     broker = private_broker()
     agent = SmallAgent(broker.port)
     firmware = Firmware(

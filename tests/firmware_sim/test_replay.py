@@ -119,7 +119,7 @@ async def test_an_agent_that_comes_late_and_is_restarted_gets_everything(
 async def test_without_an_agent_the_run_ends_and_says_what_is_missing(
     private_broker: Brokers, write_recording: WriteRecording
 ) -> None:
-    """A simulation that hangs for ever, or ends as if all were well, proves nothing."""
+    """A simulation that hangs forever, or ends as if all were well, proves nothing."""
     broker = private_broker()
     plan = replay.plan(write_recording(*busy_day(10)))
     fleet = plan.fleet({"oslo": _address(broker)}, speed=None, stall_s_max=0.3)
@@ -133,7 +133,7 @@ async def test_without_an_agent_the_run_ends_and_says_what_is_missing(
 async def test_refused_events_are_counted_with_their_reason(
     private_broker: Brokers, write_recording: WriteRecording
 ) -> None:
-    """A device that the gateway does not know must not resend for ever, nor pass for delivered."""
+    """A device that the gateway does not know must not resend forever, nor pass for delivered."""
     broker = private_broker()
     plan = replay.plan(write_recording(*busy_day(10)))
     agent = SmallAgent(broker.port, refuses=lambda device: "not registered" if device == "till-1" else None)

@@ -175,7 +175,7 @@ def test_what_must_not_be_taken_is_refused_before_a_byte_is_fetched(offer: Firmw
 
 
 def test_the_way_back_is_a_release_and_works_once() -> None:
-    """Whoever has recorded releases must not lead a device to an older version, nor to a bad one again."""
+    """Anyone who has recorded releases must not lead a device to an older version, nor to a bad one again."""
     updater = device()
     old, new, back = release(FACTORY, 1), release(NEXT, 2), release(FACTORY, 3, replaces=NEXT)
     taken(updater, new, image(NEXT))
@@ -298,7 +298,7 @@ def test_a_download_goes_on_after_a_power_cut(tmp_path: Path) -> None:
 
 
 def test_an_offer_that_is_taken_back_ends_the_download() -> None:
-    """Whoever aborts a job does not want devices to go on fetching."""
+    """Anyone who aborts a job does not want devices to go on fetching."""
     updater = device()
     updater.offer(release(NEXT, 1), 0)
     updater.withdraw()

@@ -137,7 +137,7 @@ class Forgetful:
 async def test_a_cancellation_that_comes_with_the_answer_is_raised(
     call: Callable[[Connection], Coroutine[Any, Any, None]], error: Exception | None
 ) -> None:
-    """A worker that was asked to stop just then waited for itself for ever, and held its gateways' shards."""
+    """A worker that was asked to stop just then waited for itself forever, and held its gateways' shards."""
     client = Forgetful(error)
     task = asyncio.create_task(call(Connection(cast("Any", client))))
     await client.asked.wait()
@@ -231,7 +231,7 @@ async def test_contacts_follow_each_other_until_cancelled() -> None:
 
 
 async def test_a_contact_that_forgets_its_cancellation_is_cancelled_again() -> None:
-    """One handler that swallows it would keep the process for ever."""
+    """One handler that swallows it would keep the process forever."""
     begun, forgotten = asyncio.Event(), list[int]()
 
     async def contact() -> None:

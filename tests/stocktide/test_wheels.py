@@ -71,7 +71,7 @@ def source_files(package: str) -> set[str]:
 
 @pytest.mark.slow
 def test_a_gateways_wheel_holds_the_gateway_alone(wheels: Mapping[str, Path]) -> None:
-    """Whoever takes a gateway off its wall must find nothing of the cloud on its disk."""
+    """Anyone who takes a gateway off its wall must find nothing of the cloud on its disk."""
     found = packages(wheels[EDGE])
     assert {"command_line", "edge_agent", "stocktide", "wire_protocol"} <= found
     assert found <= {"command_line", "edge_agent", "mqtt_client", "stocktide", "wire_protocol"}

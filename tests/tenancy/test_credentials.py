@@ -192,7 +192,7 @@ def test_tokens_that_must_not_open(client: Client, provider: Provider) -> None:
 
 @pytest.mark.bound("api.oidc_keys_keep_s")
 def test_an_unknown_kid_does_not_hammer_the_provider(provider: Provider) -> None:
-    """Keys are kept; whoever invents ids causes one fetch in half a minute, and an outage changes nothing known."""
+    """Keys are kept; invented ids cause one fetch in half a minute, and an outage changes nothing known."""
     clock = [0.0]
     keys = KeySet(provider.url, keep_s=100, refetch_s=30, now_s=lambda: clock[0])
     before = provider.fetches

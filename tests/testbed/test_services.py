@@ -153,7 +153,7 @@ def test_a_broker_that_cannot_start_says_why(private_broker: MakeBroker) -> None
 
 
 def test_servers_of_a_killed_run_are_found_and_removed(private_broker: MakeBroker) -> None:
-    """A test run that is killed must not leave servers behind for ever."""
+    """A test run that is killed must not leave servers behind forever."""
     scratch = private_broker().installation.scratch
     program = (
         "from testbed.services import PrivateBroker; broker = PrivateBroker(); broker.start(); "

@@ -1,6 +1,6 @@
 """Stock proof: equal stock looks equal, different stock different, and the search finds the cells.
 
-Broken when: the search misses a cell, invents one, ships the whole stock, or can be kept busy for ever.
+Broken when: the search misses a cell, invents one, ships the whole stock, or can be kept busy forever.
 """
 
 import json

@@ -225,7 +225,7 @@ def test_a_timeout_probes_with_one_frame() -> None:
 
 
 def test_a_closed_window_is_probed_and_not_forgotten() -> None:
-    """The acknowledgement that opens a window may be lost; a gateway that waits for it for ever never ships again."""
+    """The acknowledgement that opens a window may be lost; a gateway that waits for it forever never ships again."""
     edge = sender(sealed=2)
     edge.receive(ack(1, window=0), 10)
     assert edge.tick(50) == []
@@ -288,7 +288,7 @@ def test_another_history_under_the_same_numbers_is_found_before_it_is_believed()
 
 
 def test_a_new_epoch_must_know_the_older_ones() -> None:
-    """Whoever replaces a gateway without its history would take what devices send again for new."""
+    """Anyone who replaces a gateway without its history would take what devices send again for new."""
     first, digest = chain(1)[0]
     older = {OTHER_EPOCH: Cursor(7, 70, "a" * 64)}
 
@@ -303,7 +303,7 @@ def test_a_new_epoch_must_know_the_older_ones() -> None:
 
 
 def test_a_gap_is_asked_for_and_verdicts_are_told() -> None:
-    """Whoever lost a frame must learn which."""
+    """Anyone who lost a frame must learn which."""
     receiver = Receiver("gw", "ledger", EPOCH, Cursor(1, 1, chain(1)[0][1]))
     assert receiver.offer(*chain(3)[2]) is Verdict.AHEAD
     told = receiver.ack(7, 3, rejected=[Rejected(seq=1, reason="no")])

@@ -27,7 +27,7 @@ def test_every_topic_of_a_gateway_parses_back(gateway: str) -> None:
 
 @given(slugs)
 def test_shard_is_crc32_modulo_64(gateway: str) -> None:
-    """Both ends and every worker must agree on the shard, for ever."""
+    """Both ends and every worker must agree on the shard, forever."""
     assert topics.shard(gateway) == zlib.crc32(gateway.encode()) % 64
     assert topics.up(gateway, "ledger").split("/")[2] == f"{zlib.crc32(gateway.encode()) % 64:02x}"
 
@@ -66,7 +66,7 @@ def test_a_name_that_could_reach_beyond_itself_is_refused(name: str) -> None:
     ],
 )
 def test_foreign_topics_are_refused(topic: str) -> None:
-    """What is not ours must not be taken for ours, and must not crash whoever reads it."""
+    """What is not ours must not be taken for ours, and must not crash its reader."""
     with pytest.raises(WireError):
         topics.parse(topic)
 

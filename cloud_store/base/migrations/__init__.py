@@ -63,7 +63,7 @@ def apply(database_url: str) -> list[str]:
 def _apply_each(backend: Any, waiting: Any) -> None:
     """Apply in order, each in its transaction; one that a reader's lock holds up is tried again.
 
-    A session that has read a table and does nothing more keeps its lock. Whoever waits behind a waiting migration
+    A session that has read a table and does nothing more keeps its lock. What waits behind a waiting migration
     waits for that session too, so the migration gives up soon and comes back.
     """
     for migration in waiting:
