@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from prometheus_client import CollectorRegistry, Histogram, start_http_server
 from pydantic import AwareDatetime
 
@@ -19,7 +19,7 @@ from cloud_api import administration, problems, registered
 from cloud_api.access import Access, access, verifier
 from cloud_api.bounds import BodyLimit, TenantBudget
 from cloud_api.models import GatewayRow, Health, MovementRow, Page, StockRow
-from cloud_api.pages import After, Limit, Text, document, rows_of
+from cloud_api.pages import After, Limit, Text, document, exact_query, rows_of
 from cloud_api.settings import ApiSettings
 from cloud_store.base.connection import READ_ONLY_OPTIONS
 from cloud_store.base.database import Database
@@ -47,7 +47,11 @@ def create(settings: ApiSettings | None = None) -> FastAPI:
             yield
 
     app = FastAPI(
-        title="Stocktide", version="1", lifespan=lifespan, description="Stock, movements and gateways of one tenant."
+        title="Stocktide",
+        version="1",
+        lifespan=lifespan,
+        description="Stock, movements and gateways of one tenant.",
+        dependencies=[Depends(exact_query)],
     )
     app.state.database, app.state.settings, app.state.verifier = database, chosen, verifier(chosen)
     app.state.budget = TenantBudget(chosen.connections_per_tenant_max, chosen.database_share_per_tenant)

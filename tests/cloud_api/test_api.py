@@ -91,6 +91,8 @@ def test_pages_together_are_the_whole(client: Client, path: str) -> None:
         ("/v1/movements?after=WyJ4IiwxXQ", ACME, 400),
         ("/v1/movements?limit=100000", ACME, 422),
         ("/v1/movements?kind=steal", ACME, 422),
+        ("/v1/movements?kinds=pick", ACME, 422),
+        ("/v1/stock?sku=tea&sku=tea", ACME, 422),
         ("/v1/movements?since=2026-11-21T10:00:00", ACME, 422),
         ("/v1/nothing", ACME, 404),
     ],
