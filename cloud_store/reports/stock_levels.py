@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
-from cloud_store.base.errors import UnknownName
+from cloud_store.base.errors import unknown_tenant
 from cloud_store.merge.ledger_rows import MOVEMENT_KINDS
 from cloud_store.reports import paging
 from cloud_store.reports.paging import RowPage
@@ -91,7 +91,7 @@ def require_tenant(connection: Connection, tenant: str) -> None:
     """
     row = connection.execute(_SQL["tenant_exists"], {"tenant": tenant}).fetchone()
     if not (row and row[0]):
-        raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
+        raise unknown_tenant(tenant)
 
 
 def totals(connection: Connection) -> dict[str, Any]:

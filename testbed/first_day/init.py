@@ -27,9 +27,9 @@ def main() -> None:
     mount("--make-rprivate", "/")
     roots = {name: make(Path(base), Path(work), Path(wheels), name) for name in names}
     for name, root in roots.items():
-        for other in roots:
+        for other, disk in roots.items():
             if other != name:
-                mount("--bind", str(roots[other]), str(made(root / "media" / other)))
+                mount("--bind", str(disk), str(made(root / "media" / other)))
     print("ready", flush=True)  # noqa: T201 - machines waits for it
     signal.signal(signal.SIGCHLD, lambda *_: None)
     while True:
@@ -40,10 +40,12 @@ def main() -> None:
 
 
 def make(base: Path, work: Path, wheels: Path, name: str) -> Path:
-    """A machine: the base, what `machines` has put before it, and a layer in memory for what the page's commands write."""
+    """A machine: the base, what `machines` has put before it, and a layer in memory for what is written."""
     memory = made(work / name / "memory")
     mount("-t", "tmpfs", "-o", "mode=0755", "tmpfs", str(memory))
-    layers = f"lowerdir={work / name / 'given'}:{base},upperdir={made(memory / 'upper')},workdir={made(memory / 'work')}"
+    layers = (
+        f"lowerdir={work / name / 'given'}:{base},upperdir={made(memory / 'upper')},workdir={made(memory / 'work')}"
+    )
     root = made(work / name / "root")
     mount("-t", "overlay", "overlay", "-o", layers, str(root))
     mount("-t", "proc", "proc", str(root / "proc"))
@@ -67,7 +69,7 @@ def made(folder: Path) -> Path:
 
 
 def mount(*arguments: str) -> None:
-    """Run mount(8)."""
+    """Mount something."""
     subprocess.run(["mount", *arguments], check=True)
 
 

@@ -1,8 +1,8 @@
 """Empty Debian machines that see each other and nobody else, on which the commands of a page are run.
 
-Each is a Debian root, seen through a layer of its own in memory (overlayfs), in the namespaces of one process: when that ends, all
-processes of the machines are gone, and so are the mounts. Debian's packages and the libraries from pip were fetched
-before, by the host's own clients; the machines find them in their caches.
+Each is a Debian root, seen through a layer of its own in memory (overlayfs), in the namespaces of one process: when
+that ends, all processes of the machines are gone, and so are the mounts. Debian's packages and the libraries from pip
+were fetched before, by the host's own clients; the machines find them in their caches.
 
 Invariant: a command of a page is run as it stands there. What stands in for the world outside is named here: systemctl
 and scp, and pip's configuration.
@@ -62,7 +62,9 @@ _NO_START: Final = "#!/bin/sh\nexit 101\n"  # a package's own start of its servi
 
 def is_possible() -> bool:
     """Whether machines can be made here: as root, with overlayfs and namespaces."""
-    return os.geteuid() == 0 and "overlay" in Path("/proc/filesystems").read_text() and shutil.which("unshare") is not None
+    return (
+        os.geteuid() == 0 and "overlay" in Path("/proc/filesystems").read_text() and shutil.which("unshare") is not None
+    )
 
 
 class CommandFailed(ServicesError):
@@ -84,13 +86,22 @@ class Machine:
         Raises:
             CommandFailed: one failed; the message has what was printed.
         """
-        kept = f"/tmp/.terminal-{account}"
+        kept = f"{self._home(account)}/.terminal"
         script = f"set -aeuo pipefail\n[ ! -e {kept} ] || . {kept}\nset -x\n{commands}\n{{ set +x; }} 2>/dev/null\n"
         script += f"export -p | grep -E '^declare -x [A-Z][A-Z0-9_]*=' > {kept}\n"
         enter = ["nsenter", f"--target={self.init}", "--mount", "--net", "--pid", "--", "chroot", str(self.root)]
         shell = ["/usr/sbin/runuser", "-u", account, "--", "/bin/bash", "-lc", f"cd; {script}"]
         done = subprocess.run(
-            [*enter, "/usr/bin/env", "-i", "TERM=dumb", "LANG=C.UTF-8", f"PATH={_PATH}", f"HOME={self._home(account)}", *shell],
+            [
+                *enter,
+                "/usr/bin/env",
+                "-i",
+                "TERM=dumb",
+                "LANG=C.UTF-8",
+                f"PATH={_PATH}",
+                f"HOME={self._home(account)}",
+                *shell,
+            ],
             input=typed,
             capture_output=True,
             text=True,
@@ -155,9 +166,14 @@ def _furnish(given: Path, names: Sequence[str], wheels: Sequence[Path]) -> None:
     """What the machine has that its base has not: names of the others, stand-ins, pip's configuration, our wheels."""
     hosts = "127.0.0.1 localhost\n" + "".join(f"127.0.0.1 {name}.example.com\n" for name in names)
     pip = "[global]\nno-index = true\nfind-links = /var/cache/wheels\ndisable-pip-version-check = true\n"
-    programs = {"systemctl": (HERE / "systemctl.py").read_text(), "scp": _SCP}
+    programs = {"systemctl": "#!/usr/bin/python3\n" + (HERE / "systemctl.py").read_text(), "scp": _SCP}
     texts = {f"usr/local/bin/{name}": text for name, text in programs.items()}
-    texts |= {"usr/sbin/policy-rc.d": _NO_START, "etc/hosts": hosts, "etc/pip.conf": pip, "etc/apt/apt.conf.d/99once": _ONCE}
+    texts |= {
+        "usr/sbin/policy-rc.d": _NO_START,
+        "etc/hosts": hosts,
+        "etc/pip.conf": pip,
+        "etc/apt/apt.conf.d/99once": _ONCE,
+    }
     for place, text in texts.items():
         file = given / place
         file.parent.mkdir(parents=True, exist_ok=True)

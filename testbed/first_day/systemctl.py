@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 """Stands in for systemctl on a machine without systemd: it starts a unit's ExecStart as the unit says.
 
 It keeps to User, DynamicUser, Environment, EnvironmentFile, StateDirectory, Type=notify and ProtectSystem=strict, which
@@ -18,11 +17,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 FOLDERS = (Path("/etc/systemd/system"), Path("/usr/lib/systemd/system"))
 RUN = Path("/run/units")
 READY_S_MAX = 60.0
 CLONE_NEWNS = 0x00020000
+PRIVATE_TMP = "/tmp"  # noqa: S108 - an empty one is mounted there
 
 
 class Unit:
@@ -121,8 +122,12 @@ class Unit:
             self._wait(notices)
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> int:
-        if pid := os.fork():
-            return pid
+        pid = os.fork()
+        if not pid:
+            self._become(command, environment)
+        return pid
+
+    def _become(self, command: list[str], environment: dict[str, str]) -> NoReturn:
         self._detach()
         os.closerange(3, 256)
         if self.last("ProtectSystem") == "strict":
@@ -131,7 +136,7 @@ class Unit:
         os.initgroups(account.pw_name, account.pw_gid)
         os.setgid(account.pw_gid)
         os.setuid(account.pw_uid)
-        os.execve(command[0], command, environment)
+        os.execve(command[0], command, environment)  # noqa: S606 - a unit names a program, not a line for a shell
 
     def _detach(self) -> None:
         log = os.open(RUN / f"{self.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -147,7 +152,7 @@ class Unit:
         states = [f"/var/lib/{name}" for name in self.all("StateDirectory")]
         for place in (*states, *self.all("ReadWritePaths")):
             subprocess.run([*mount, "--bind", place, place], check=True)
-        subprocess.run([*mount, "-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/tmp"], check=True)
+        subprocess.run([*mount, "-t", "tmpfs", "-o", "mode=1777", "tmpfs", PRIVATE_TMP], check=True)
         subprocess.run([*mount, "-o", "remount,bind,ro", "/"], check=True)
 
     def _wait(self, notices: socket.socket) -> None:

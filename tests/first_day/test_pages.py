@@ -1,4 +1,4 @@
-"""A first day: the pages for newcomers, run as they stand, from empty Debian machines to the first number in the cloud."""
+"""A first day: the pages for newcomers, run as they stand, from empty machines to the first number in the cloud."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from testbed import first_day
 from testbed.eventually import eventually
-from testbed.first_day import Block, World
+from testbed.first_day import World
 from testbed.first_day.machines import is_possible
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -57,6 +57,6 @@ def test_the_pages_lead_from_empty_machines_to_the_first_number(world: World) ->
 
 
 def _verify_units(world: World) -> None:
-    """systemd itself must take every unit that the wheels bring; here systemctl is a stand-in."""
+    """The real systemd must take every unit that the wheels bring; here systemctl is a stand-in."""
     for name in ("cloud", "gateway"):
         world[name].run("systemd-analyze verify /etc/systemd/system/*.service")
