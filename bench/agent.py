@@ -104,16 +104,19 @@ def run() -> dict[str, Any]:
             client.publish(topics.device(names[0], topics.Channel.DEVICE_EVENT), payloads[0][1], qos=1)
             _wait_for(ledger, 1)
             time.sleep(2)  # until it is at rest: nothing says when that is
-            idle = psutil.Process(agent.child.pid).memory_info().rss
+            process = psutil.Process(agent.child.pid)
+            idle, worked = process.memory_info().rss, process.cpu_times()
             began = time.perf_counter()
             for topic, payload in payloads[1:]:
                 client.publish(topic, payload, qos=1)
             _wait_for(ledger, EVENTS)
             seconds = time.perf_counter() - began
+            cpu_s = sum(process.cpu_times()[:2]) - sum(worked[:2])
             client.disconnect()
     return {
         "events": EVENTS,
         "events_per_s": (EVENTS - 1) / seconds,
+        "agent_cpu_us_per_event": cpu_s / (EVENTS - 1) * 1e6,
         "single_commits_per_s": floor,
         "ratio_to_single_commits": (EVENTS - 1) / seconds / floor,
         "agent_idle_rss_bytes": idle,

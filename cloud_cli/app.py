@@ -163,7 +163,7 @@ def stock(
             stock_levels.require_tenant(connection, tenant)
         rows, complete = _whole(partial(read, connection, wanted), limit)
     if not json_:
-        from wire_protocol.catalog import shown
+        from wire_protocol.quantities import shown
 
         for row in rows:
             row["on_hand"] = shown(row["on_hand"], row["scale"])

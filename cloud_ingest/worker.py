@@ -43,9 +43,9 @@ from wire_protocol.messages import InvalidMessage, Reply
 from wire_protocol.topics import Channel
 
 _LOG = structlog.get_logger()
+FAST_STATEMENT_MS_MAX: Final = 5_000  # what takes longer goes to the slow lane, where a statement has 30 s
 # Batches make and drop a hundred thousand small objects at once; with the default thresholds a quarter of the merge's
 # time goes into looking at them.
-FAST_STATEMENT_MS_MAX: Final = 5_000  # what takes longer goes to the slow lane, where a statement has 30 s
 GC_THRESHOLDS: Final = (100_000, 50, 50)
 
 

@@ -7,13 +7,14 @@ instruction.
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -32,8 +33,7 @@ from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
-from edge_agent.ledger.writer import LedgerWriter
-from edge_agent.ledger.writes import PatientWrites
+from edge_agent.ledger.writer import LedgerWriter, PatientWrites
 from edge_agent.link.catalog_sync import CatalogSync
 from edge_agent.link.certificate_sync import CertificateSync
 from edge_agent.link.commands import Commands
@@ -58,6 +58,9 @@ from wire_protocol.topics import Channel
 log = structlog.get_logger("edge_agent")
 
 OFFLINE = "No broker of the cloud is named: this gateway works offline."
+# Under load thousands of messages wait for their commit, each a dozen objects and none in a circle; with the default
+# thresholds each look for circles goes through them all.
+GC_THRESHOLDS: Final = (50_000, 20, 20)
 MIGRATION_STEP_S_MAX = 120  # between two signs of life of a migration
 
 
@@ -88,6 +91,7 @@ async def run(settings: EdgeSettings) -> None:
     Raises:
         EdgeError: the ledger or the settings do not admit it.
     """
+    gc.set_threshold(*GC_THRESHOLDS)
     clock = SystemClock()
     with _sole_agent(settings.ledger), contextlib.ExitStack() as stack:
         _make_ready(settings.ledger)

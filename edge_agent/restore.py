@@ -24,7 +24,7 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
-from edge_agent.ledger.writes import PatientWrites
+from edge_agent.ledger.writer import PatientWrites
 from edge_agent.link.catalog_sync import CatalogSync
 from edge_agent.link.commands import Commands
 from edge_agent.link.shipping import Shipping, sender_limits

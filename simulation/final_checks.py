@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cloud_store.merge.arrivals import LogKey
-from edge_agent.ledger import audit, outbox, queries
+from edge_agent.ledger import audit, queries, streams
 from edge_agent.ledger.sql import statement
 from simulation.checks import Checks, Violation
 from simulation.edge.machine import Machine
@@ -40,10 +40,10 @@ def _ships(machine: Machine, store: Store) -> str | None:
     """What the machine has that the cloud has not."""
     connection = machine.disk.connection
     for stream in STREAMS:
-        at = outbox.position(connection, stream)
+        at = streams.position(connection, stream)
         if at.fork is not None:
             return f"is stopped: {at.fork}"
-        if outbox.waiting(connection, stream, at.source_id):
+        if streams.waiting(connection, stream, at.source_id):
             return f"has {stream} to seal"
         there = cursor_of(store, LogKey(machine.gateway, stream, machine.ledger.epoch))
         if (at.sealed_frame, at.sealed_frame) != (at.acked_frame, there.frame):

@@ -25,7 +25,7 @@ class InvalidCommand(WireError, ValueError):
 class Request(BaseModel):
     """Base of all commands; what operators ask for has a `summary`."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="forbid")
     summary: ClassVar[str | None] = None
 
 

@@ -65,7 +65,9 @@ class _Base(BaseModel):
     is why the time that a device gave was not believed (`times.TimeDoubt`).
     """
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    # Models of the wire are built at their first use (by one thread at a time, since pydantic 2.14): a technician's
+    # command would wait for dozens that it never uses.
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="forbid")
 
     hlc: Annotated[int, Field(ge=0, le=HLC_MAX)]
     boot: names.Ulid
@@ -127,8 +129,10 @@ class Reading(_Base):
 
 LedgerEntry: TypeAlias = Movement | Count
 Entry = Annotated[Movement | Count | Reading, Field(discriminator="kind")]
-ENTRIES: Final[TypeAdapter[list[Movement | Count | Reading]]] = TypeAdapter(list[Entry])
-ENTRY: Final[TypeAdapter[Movement | Count | Reading]] = TypeAdapter(Entry)
+ENTRIES: Final[TypeAdapter[list[Movement | Count | Reading]]] = TypeAdapter(
+    list[Entry], config=ConfigDict(defer_build=True)
+)
+ENTRY: Final[TypeAdapter[Movement | Count | Reading]] = TypeAdapter(Entry, config=ConfigDict(defer_build=True))
 
 
 def _fits(location: str, allowed: tuple[str, ...] | None) -> bool:

@@ -73,7 +73,7 @@ _COLUMNS: Final = frozenset(_FIELDS) | frozenset(_SELDOM) | frozenset(_DELTAS) |
 class LogHead(BaseModel):
     """The last frame of a log that a receiver has: its number and its digest."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="ignore")
 
     frame: Annotated[int, Field(ge=1, lt=1 << 62)]
     digest: Digest
@@ -90,7 +90,7 @@ class FrameHeader(BaseModel):
     """
 
     # Strict about what nobody knows: the cloud keeps frames as they came, and passes them to the whole site.
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="forbid")
 
     v: Literal[1] = PROTOCOL_VERSION
     stream: Stream

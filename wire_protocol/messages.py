@@ -39,7 +39,8 @@ class InvalidMessage(WireError, ValueError):
 class Message(BaseModel):
     """Base of all messages: version 1, encoded as compact JSON, at most `bytes_max` bytes."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    # As in `entries`: built at first use.
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="ignore")
     bytes_max: ClassVar[int] = 8 * 1024
 
     v: Literal[1] = PROTOCOL_VERSION
@@ -64,13 +65,13 @@ class Message(BaseModel):
 
 
 class _Strict(Message):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="forbid")
 
 
 class Part(BaseModel):
     """Base of what is inside messages."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="ignore")
 
 
 # --- devices, on the gateway's own broker -----------------------------------------------------------------------

@@ -67,6 +67,7 @@ TRANSIT_PREFIX: Final = "@transit:"
 
 # A scanner's own mark before what it has read: ISO/IEC 15424, annex A.
 AIM_PATTERN: Final = r"\][A-Za-z][0-9A-Za-z]"
+_AIM_CHARS: Final = 3
 # Letters and marks that show nothing, by which one name would be two: beside the categories below, what Unicode calls
 # Default_Ignorable_Code_Point, the blank of Braille, and what stands for a character that was lost.
 _INVISIBLE: Final = frozenset(
@@ -221,17 +222,22 @@ def respelt(value: str, *, scanned: bool = False) -> str:
         value = "".join(" " if unicodedata.category(each) == "Zs" else each for each in value)
         value = unicodedata.normalize("NFC", value)
     value = value.strip(" \t\r\n")
-    return value[3:].lstrip(" ") if scanned and _AIM.match(value) and len(value) > 3 else value  # noqa: PLR2004 - as it
+    if scanned and _AIM.match(value) and len(value) > _AIM_CHARS:
+        value = value[_AIM_CHARS:].lstrip(" ")
+    return value
 
 
 def likeness(value: str) -> str:
     """What is left of a name when all that nobody sees is gone: names with the same are the same to a reader."""
-    seen = (
+    seen = "".join(
         each
-        for each in respelt(value, scanned=True)
+        for each in respelt(value)
         if each == " " or (unicodedata.category(each) not in _NO_TEXT and each not in _INVISIBLE)
     )
-    return unicodedata.normalize("NFC", " ".join("".join(seen).split()))
+    name = unicodedata.normalize("NFC", " ".join(seen.split()))
+    while _AIM.match(name) and len(name) > _AIM_CHARS:
+        name = name[_AIM_CHARS:].lstrip(" ")
+    return name
 
 
 def gtin(value: str) -> str:

@@ -110,7 +110,7 @@ def _hash(domain: "hashlib.blake2b", *parts: str) -> int:
 class _Part(BaseModel):
     """Part of a message, as in `messages`, which imports this module."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="ignore")
 
 
 class StockDigest(_Part):

@@ -44,7 +44,7 @@ class InvalidTwin(WireError, ValueError):
 class _Strict(BaseModel):
     """Part of a document that operators write: a misspelt field must not be lost in silence."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="forbid")
 
 
 class Calibration(_Strict):
@@ -102,7 +102,7 @@ class Limits(_Strict):
 class DesiredFirmware(Release):
     """The release that all devices of a model are to run (`wire_protocol.firmware`)."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="forbid")
 
 
 class DesiredState(_Strict):
@@ -155,7 +155,7 @@ class ReportedTwin(Message):
 class DeviceConfig(Message, DeviceBody):
     """A device's configuration as it is retained on the gateway's broker; the device confirms `version`."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, strict=True, frozen=True, extra="ignore")
     bytes_max: ClassVar[int] = 32 * 1024
 
     version: Count
@@ -209,6 +209,6 @@ def version_of(payload: bytes) -> int | None:
 
 
 class _Version(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(defer_build=True, strict=True, extra="ignore")
 
     version: Count

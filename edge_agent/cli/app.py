@@ -253,7 +253,7 @@ def stock(
 ) -> None:
     """On hand, by SKU and location."""
     from edge_agent.ledger import database, queries, stock_digest
-    from wire_protocol.catalog import shown
+    from wire_protocol.quantities import shown
 
     with _reading(ledger) as connection, database.snapshot(connection):
         stock_digest.require_intact(connection)

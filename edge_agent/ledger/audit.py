@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 
 from edge_agent.errors import UNREADABLE
-from edge_agent.ledger import database, derivation, outbox
+from edge_agent.ledger import database, derivation, streams
 from edge_agent.ledger.connections import Connection
 from edge_agent.ledger.derivation import OWN, Keys
 from edge_agent.ledger.ledger import Ledger, chain
@@ -291,7 +291,7 @@ def _verify_digest(connection: Connection, book: _Book, audit: Audit) -> None:
 
 
 def _verify_frames(connection: Connection, gateway: str, epoch: str, stream: Stream, audit: Audit) -> None:
-    at = outbox.position(connection, stream)
+    at = streams.position(connection, stream)
     previous: tuple[int, int, str] | None = None
     for name, number, first_seq, entries, digest, encoded in connection.execute(statement("all_frames")):
         if name != stream:

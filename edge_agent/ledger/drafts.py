@@ -3,7 +3,7 @@
 Invariant: a draft that is made without an error becomes an entry; nothing is refused after it was queued.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
@@ -43,9 +43,12 @@ class Stamp(NamedTuple):
     doubt: TimeDoubt | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Draft:
-    """A movement or a count without its time; `device` and `event` are None for a technician's own entry."""
+    """A movement or a count without its time; `device` and `event` are None for a technician's own entry.
+
+    Invariant: it is not changed after it was made. It is not frozen, which would cost each event a microsecond.
+    """
 
     kind: EntryKind
     sku: str
@@ -61,13 +64,30 @@ class Draft:
     event: str | None = None
     device_at_ms: int | None = None
     arrival: Arrival | None = None
+    _facts: LedgerEntry | None = field(default=None, init=False, repr=False, compare=False)
 
     def entry(self, stamp: Stamp) -> LedgerEntry:
-        """The ledger entry this draft becomes."""
+        """The ledger entry this draft becomes.
+
+        Raises:
+            ValidationError: there is no such entry; never for a draft that `draft` has made.
+        """
+        update: dict[str, int | str] = {"hlc": stamp.hlc, "boot": stamp.boot, "mono_ms": stamp.mono_ms}
+        if stamp.late_ms is not None:
+            update["late_ms"] = stamp.late_ms
+        if stamp.doubt is not None:
+            update["time_doubt"] = stamp.doubt
+        return self.facts().model_copy(update=update)
+
+    def facts(self) -> LedgerEntry:
+        """What the entry says, with a stamp that says nothing: validated once, however often it is stamped."""
+        if self._facts is None:
+            self._facts = self._validated()
+        return self._facts
+
+    def _validated(self) -> LedgerEntry:
         common = {
-            "hlc": stamp.hlc,
-            "boot": stamp.boot,
-            "mono_ms": stamp.mono_ms,
+            **_NO_STAMP,
             "sku": self.sku,
             "quantity": self.quantity,
             "lot": self.lot,
@@ -78,8 +98,6 @@ class Draft:
             "event": self.event,
             "device_at_ms": self.device_at_ms,
         }
-        if stamp.late_ms is not None or stamp.doubt is not None:
-            common |= {"late_ms": stamp.late_ms, "time_doubt": stamp.doubt}
         if self.kind == "count":
             return Count.model_validate(common | {"location": self.location})
         route = {"kind": self.kind, "source": self.source, "destination": self.destination}
@@ -121,7 +139,8 @@ def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | Arriva
     """
     _require_spelling("sku", sku)
     for name in _NAMES:
-        _require_spelling(name, fields.get(name))
+        if (value := fields.get(name)) is not None:
+            _require_spelling(name, value)
     source, destination, location = (_text(fields.pop(name, None)) for name in ("source", "destination", "location"))
     if kind == "count":
         if source is not None or destination is not None:
@@ -145,7 +164,7 @@ def draft(kind: EntryKind, sku: str, quantity: int, **fields: str | int | Arriva
         **fields,  # type: ignore[arg-type]  # validated by the trial entry below
     )
     try:
-        made.entry(_TRIAL)
+        made.facts()
     except ValidationError as error:
         raise BadInput(first_problem(error)) from None
     return made
@@ -190,4 +209,4 @@ def _text(value: str | int | Arrival | None) -> str | None:
 
 
 _NAMES: Final = ("source", "destination", "location", "lot", "serial", "actor", "reference")
-_TRIAL: Final = Stamp(0, "0" * 26, 0)
+_NO_STAMP: Final = {"hlc": 0, "boot": "0" * 26, "mono_ms": 0}

@@ -13,9 +13,10 @@ clock readings rise with the numbers, except of entries with `late_ms`, which ar
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -140,7 +141,15 @@ class Ledger:
         """
         self._note_boot()
         tail = self.tail()
-        order = _Order(self, tail.seq, latest=max(tail.hlc, self._observed()), own=tail.hlc)
+        observed = self._observed()
+        order = _Order(
+            self,
+            tail.seq,
+            latest=max(tail.hlc, observed),
+            own=tail.hlc,
+            observed_ms=hlc_clock.wall_ms(observed),
+            recorded_ms=self._recorded_ms(tail.seq),
+        )
         doubted = 0
         seqs: list[int | None] = []
         added: list[tuple[Tail, str, LedgerEntry]] = []
@@ -181,6 +190,11 @@ class Ledger:
         bound = hlc_clock.pack(self.now_ms() + AHEAD_MS_MAX)
         observed: int = self.connection.execute(statement("observed"), (bound,)).fetchone()[0]
         return observed
+
+    def _recorded_ms(self, seq: int) -> int:
+        """When an entry was recorded, by the monotonic clock of this boot; 0 when that was before it, or never."""
+        row = self.connection.execute(statement("recorded"), (seq,)).fetchone()
+        return row[1] if row is not None and row[0] == self.clock.boot else 0
 
     def append_readings(self, drafts: Sequence[ReadingDraft]) -> list[bool]:
         """Append sensor readings, inside a transaction; False for one the ring already has."""
@@ -227,30 +241,41 @@ class Ledger:
 class _Order:
     """Where the entries of one transaction go in the order of the site's entries.
 
-    `latest` is the latest clock reading known here, `own` that of the own log; `end` is the last number before this
-    transaction, in which everything is recorded after what came late.
+    What waited in the writer's queue is recorded as of its arrival, unless something was recorded since: then it is
+    recorded after that, and late if that is more than `ON_TIME_MS` after it happened.
+
+    `latest` is the latest clock reading known here, `own` that of the own log; `observed_ms` is the latest time at
+    which another gateway recorded something that is known here, `recorded_ms` the time of the last entry here by this
+    boot's monotonic clock; `end` is the last number before this transaction.
     """
 
     ledger: Ledger
     end: int
     latest: int
     own: int
+    observed_ms: int
+    recorded_ms: int
     late: bool = False
-    _first: int | None = None
+    _on_time: list[tuple[int, int]] = field(default_factory=list)  # of this transaction: recorded when, clock reading
     _zeros: dict[str, int] | None = None
 
     def stamp(self, arrival: Arrival | None) -> Stamp:
         """The clock reading of the next entry."""
         ledger = self.ledger
         boot, now_ms, mono_ms = ledger.clock.boot, ledger.now_ms(), ledger.clock.mono_ms()
-        late_ms, doubt = (0, None) if arrival is None else ledger.lateness(arrival, mono_ms)
+        late_ms, doubt = 0, None
+        if arrival is not None:
+            waited_ms = mono_ms - max(arrival.at.mono_ms, self.recorded_ms) if arrival.at.boot == boot else 0
+            if waited_ms > 0 and now_ms - waited_ms >= self.observed_ms:
+                now_ms, mono_ms = max(0, now_ms - waited_ms), mono_ms - waited_ms
+            late_ms, doubt = ledger.lateness(arrival, mono_ms)
+        self.recorded_ms = mono_ms
         if late_ms:
             self.late, hlc = True, self._place(max(0, now_ms - late_ms), mono_ms - late_ms)
             self.latest, self.own = max(self.latest, hlc), max(self.own, hlc)
             return Stamp(hlc, boot, mono_ms, late_ms, doubt)
         hlc = self.latest = self.own = hlc_clock.tick(self.latest, now_ms)
-        if self._first is None:
-            self._first = hlc
+        self._on_time.append((mono_ms, hlc))
         return Stamp(hlc, boot, mono_ms, None, doubt)
 
     def _place(self, at_ms: int, mono_ms: int) -> int:
@@ -260,19 +285,32 @@ class _Order:
         true time only between them. Otherwise time is counted from a neighbour of this boot, so that what comes late
         is in order among itself. An equal reading is later by its number.
         """
+        number = bisect_right(self._on_time, (mono_ms, hlc_clock.HLC_MAX))
+        floor, limit, near = self._neighbours(at_ms, mono_ms) if number == 0 else (0, None, None)
+        if number:
+            recorded_ms, floor = self._on_time[number - 1]
+            near = (floor, recorded_ms)
+        if limit is None:
+            limit = self._on_time[number][1] - 1 if number < len(self._on_time) else hlc_clock.HLC_MAX
+        reading = hlc_clock.pack(at_ms)
+        if near is not None and (self.ledger.zero_ms is None or not floor <= reading <= limit):
+            reading = hlc_clock.pack(max(0, hlc_clock.wall_ms(near[0]) + mono_ms - near[1]))
+        return max(min(reading, limit), floor)
+
+    def _neighbours(self, at_ms: int, mono_ms: int) -> tuple[int, int | None, tuple[int, int] | None]:
+        """What was recorded around a moment, before this transaction.
+
+        Returns:
+            The last clock reading before it and the last one that is before the next entry's, None without one; and of
+            an entry of this boot near it, the clock reading with the moment by the monotonic clock.
+        """
         seq = self._first_after(at_ms, mono_ms)
         connection = self.ledger.connection
         before = connection.execute(statement("on_time_before"), {"seq": seq}).fetchone()
         after = connection.execute(statement("on_time_from"), {"seq": seq}).fetchone()
-        floor = before[0] if before else 0
-        limit = hlc_clock.HLC_MAX if (first := after[0] if after else self._first) is None else first - 1
-        reading = hlc_clock.pack(at_ms)
-        if self.ledger.zero_ms is None or not floor <= reading <= limit:
-            near = {"boot": self.ledger.clock.boot, "before": before[1] if before else 0, "seq": seq}
-            known = connection.execute(statement("reading_near"), near).fetchone()
-            if known is not None:
-                reading = hlc_clock.pack(max(0, hlc_clock.wall_ms(known[0]) + mono_ms - known[1]))
-        return max(min(reading, limit), floor)
+        near = {"boot": self.ledger.clock.boot, "before": before[1] if before else 0, "seq": seq}
+        known = connection.execute(statement("reading_near"), near).fetchone()
+        return before[0] if before else 0, after[0] - 1 if after else None, known
 
     def _first_after(self, at_ms: int, mono_ms: int) -> int:
         """The first entry that was recorded after a moment: backwards in growing steps, then by halves."""

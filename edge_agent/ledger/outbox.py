@@ -3,10 +3,9 @@
 Invariant: a frame is sealed once and sent byte for byte ever after. Invariant: frame N+1 names the digest of frame N.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from edge_agent.errors import LedgerCorrupt
 from edge_agent.ledger import database, stock_digest
@@ -14,6 +13,7 @@ from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import OWN, Derivation, rebuild
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
+from edge_agent.ledger.streams import StreamPosition, position, waiting
 from wire_protocol import frames
 from wire_protocol.entries import ENTRY, Count, Movement, Reading
 from wire_protocol.errors import InvalidFrame
@@ -23,20 +23,6 @@ from wire_protocol.topics import Stream
 
 CARRIED: Final = "carried"  # how many entries the epoch began with
 _SOURCES: Final[dict[Stream, str]] = {"ledger": "entries_to_seal", "readings": "readings_to_seal"}
-_WAITING: Final[dict[Stream, str]] = {"ledger": "waiting_entries", "readings": "waiting_readings"}
-
-
-class StreamPosition(NamedTuple):
-    """How far a stream is sealed and acknowledged."""
-
-    sealed_frame: int
-    sealed_seq: int
-    sealed_digest: str
-    source_id: int
-    acked_frame: int
-    acked_seq: int
-    acked_ms: int | None
-    fork: str | None
 
 
 class Sealed(NamedTuple):
@@ -46,17 +32,6 @@ class Sealed(NamedTuple):
     entries: int
     bytes: int
     waiting: int
-
-
-def position(connection: Connection, stream: Stream) -> StreamPosition:
-    """Where a stream stands."""
-    return StreamPosition(*connection.execute(statement("stream"), (stream,)).fetchone())
-
-
-def waiting(connection: Connection, stream: Stream, source_id: int) -> int:
-    """How many entries are not in a frame yet; counting stops at 1,000."""
-    count: int = connection.execute(statement(_WAITING[stream]), (source_id,)).fetchone()[0]
-    return count
 
 
 def time_known(connection: Connection, boot: str) -> bool:
@@ -258,9 +233,3 @@ def _of_few_boots(entries: list[Movement | Count | Reading]) -> list[Movement | 
         if len(boots) > frames.BOOTS_MAX:
             return entries[:number]
     return entries
-
-
-def recorded(body: str) -> dict[str, Any]:
-    """An entry's stored body as plain values, for showing and exporting."""
-    values: dict[str, Any] = json.loads(body)
-    return values

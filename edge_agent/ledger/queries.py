@@ -9,7 +9,7 @@ from typing import Any, Final
 from command_line.version import version
 from edge_agent import files
 from edge_agent.errors import LedgerBusy
-from edge_agent.ledger import database, outbox
+from edge_agent.ledger import database, streams
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import Keys
 from edge_agent.ledger.sql import statement
@@ -112,7 +112,7 @@ def history(
     rows = []
     for query, parameters in (*asked, (statement("rejected"), wanted)):
         for gateway, seq, hlc, body, variance, in_cloud, at_ms, verdict in connection.execute(query, parameters):
-            entry = outbox.recorded(body)
+            entry = streams.recorded(body)
             rows.append(
                 (
                     hlc,
@@ -150,7 +150,7 @@ def readings(connection: Connection, *, device: str | None = None, rows_max: int
     """Sensor readings, newest first; one row for each value."""
     rows: list[ReadingRow] = []
     for _, hlc, name, body in connection.execute(statement("readings"), {"device": device, "limit": rows_max}):
-        values: Any = outbox.recorded(body)["values"]
+        values: Any = streams.recorded(body)["values"]
         rows += [ReadingRow(clock.wall_ms(hlc), name, metric, _number(value)) for metric, value in values.items()]
     return rows
 
@@ -195,7 +195,7 @@ def export(connection: Connection, after_seq: int = 0) -> Iterator[dict[str, obj
         if _own_epoch(connection) != epoch:
             raise LedgerBusy("The ledger opened a new epoch while it was exported.", hint="Export it again.")
         for seq, body in page:
-            yield {"seq": seq} | outbox.recorded(body)
+            yield {"seq": seq} | streams.recorded(body)
         after_seq = page[-1][0]
 
 
@@ -219,10 +219,10 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
     facts, dropped = database.meta(connection), counters(connection)
     doubted = dropped.pop("device_times_doubted", 0)
     entries = _single(connection, "entry_count")
-    streams = {}
+    shown = {}
     for name in STREAMS:
-        at = outbox.position(connection, name)
-        streams[name] = {
+        at = streams.position(connection, name)
+        shown[name] = {
             "sealed_frame": at.sealed_frame,
             "acked_frame": at.acked_frame,
             "acked_seq": at.acked_seq,
@@ -246,7 +246,7 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
         "devices_online": _single(connection, "online_devices"),
         "device_times_doubted": doubted,
         "dropped": dropped,
-        "streams": streams,
+        "streams": shown,
         "site_logs": [
             {"gateway": gateway, "epoch": epoch, "frame": frame, "entries": seq}
             for _, gateway, epoch, frame, seq in connection.execute(statement("site_logs"))
@@ -255,8 +255,8 @@ def status(connection: Connection, path: Path) -> dict[str, Any]:
     }
 
 
-def _waiting_readings(connection: Connection, at: outbox.StreamPosition) -> int:
-    return at.sealed_seq - at.acked_seq + outbox.waiting(connection, "readings", at.source_id)
+def _waiting_readings(connection: Connection, at: streams.StreamPosition) -> int:
+    return at.sealed_seq - at.acked_seq + streams.waiting(connection, "readings", at.source_id)
 
 
 def _files(path: Path) -> list[Path]:

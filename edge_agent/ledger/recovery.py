@@ -20,7 +20,7 @@ from enum import Enum, auto
 from operator import itemgetter
 from typing import Final
 
-from edge_agent.ledger import database, outbox
+from edge_agent.ledger import database, outbox, streams
 from edge_agent.ledger.clock import new_epoch
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.derivation import rebuild
@@ -64,7 +64,7 @@ class Recovery:
     def stage(self, *, from_start: bool = False) -> None:
         """Have the own log fetched: from the last acknowledged frame, or from its start if even that is not shared."""
         ledger = self.ledger
-        at = outbox.position(ledger.connection, "ledger")
+        at = streams.position(ledger.connection, "ledger")
         digest = outbox.digest(ledger.connection, "ledger", at.acked_frame)
         shared = not from_start and digest is not None
         cursor = Cursor(at.acked_frame, at.acked_seq, digest) if shared and digest else NO_CURSOR
@@ -138,7 +138,7 @@ class Recovery:
     def _restart(self, epoch: str) -> None:
         """The own log begins again, in a new epoch."""
         ledger, connection = self.ledger, self.ledger.connection
-        readings = outbox.position(connection, "readings")
+        readings = streams.position(connection, "readings")
         waiting = {"source_id": readings.source_id, "waiting": readings.sealed_seq - readings.acked_seq}
         row = connection.execute(statement("reading_not_acked"), waiting).fetchone()
         sources = {"ledger": 0, "readings": row[0] if row else 0}

@@ -3,9 +3,11 @@
 While one commit is on its way to the disk, the next events gather; under load a commit covers hundreds of events, and
 at rest a single event is committed at once. No caller learns that a job is done before its commit is on the disk.
 
-Invariant: jobs run in the order they were submitted, and each either commits as a whole or not at all.
+Invariant: jobs run in the order they were submitted, and each either commits as a whole or not at all. Invariant: a
+write of a coroutine is committed or refused before the coroutine goes on, even a cancelled one.
 """
 
+import asyncio
 import queue
 import threading
 from collections.abc import Awaitable, Callable
@@ -248,3 +250,24 @@ class LedgerWriter:
         log.error("event_not_committed", device=work.draft.device, draft=repr(work.draft)[:500], reason=str(error))
         if (instead := self.refuse(work, error)) is not None:
             self._commit(ledger, [instead])
+
+
+@dataclass(frozen=True, slots=True)
+class PatientWrites:
+    """A `Write` that tries again while the disk is full."""
+
+    submit: Submit
+
+    async def __call__(self, run: Callable[[Ledger], T]) -> T:
+        """Write, and wait for the commit."""
+        while True:
+            written = asyncio.wrap_future(self.submit(run))
+            try:
+                return await asyncio.shield(written)
+            except asyncio.CancelledError:
+                # The writer will commit it whatever we do; the next contact must find it done.
+                await asyncio.wait([written])
+                raise
+            except (LedgerFull, LedgerBusy) as error:
+                log.warning("write_waits_for_ledger", reason=str(error))
+                await asyncio.sleep(RETRY_DELAY_S)

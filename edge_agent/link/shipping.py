@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from edge_agent.ledger import outbox
+from edge_agent.ledger import outbox, streams
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
@@ -119,7 +119,7 @@ class Shipping:
         self.site.connected(epoch)
 
     def _stream_state(self, stream: Stream) -> StreamState:
-        at = outbox.position(self.reader, stream)
+        at = streams.position(self.reader, stream)
         sender = Sender(
             stream,
             self.epoch,
@@ -147,7 +147,7 @@ class Shipping:
         for stream, stream_state in self.stream_states.items():
             # Their time is the monotonic clock's: a wall clock that is set back would put off every resend.
             now_ms = self.clock.mono_ms()
-            waiting = outbox.waiting(self.reader, stream, stream_state.source_id) if self.may_seal() else 0
+            waiting = streams.waiting(self.reader, stream, stream_state.source_id) if self.may_seal() else 0
             if not waiting:
                 stream_state.waiting_since_ms = None
             elif stream_state.waiting_since_ms is None:
@@ -225,7 +225,7 @@ class Shipping:
 
     def epoch_wanted(self) -> None:
         """The ledger has noted that it is to go on in a new epoch."""
-        self.stream_states["ledger"].sender.forked = outbox.position(self.reader, "ledger").fork
+        self.stream_states["ledger"].sender.forked = streams.position(self.reader, "ledger").fork
         self.site.timer.poll_now(self.clock.mono_ms())
 
     async def _fork(self, stream: Stream, reason: str) -> None:
@@ -283,7 +283,7 @@ class Shipping:
         sealed = await self.write(
             lambda ledger: Outbox(ledger).seal(stream, entries_max, contact_mono_ms=contact_ms, bytes_max=bytes_max)
         )
-        at = outbox.position(self.reader, stream)
+        at = streams.position(self.reader, stream)
         stream_state.source_id, stream_state.waiting_since_ms = at.source_id, None
         if sealed is None:
             return stream_state.sender.nothing_sealed()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from command_line.version import version
-from edge_agent.ledger import outbox, queries, stock_digest
+from edge_agent.ledger import queries, stock_digest, streams
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.database import Connection
 from wire_protocol.messages import ClockStatus, GatewayStatus, StreamStatus
@@ -38,7 +38,7 @@ class StatusReport:
     def __call__(self, state: Literal["online", "offline"]) -> GatewayStatus:
         """The status now."""
         facts = queries.status(self.reader, self.ledger)
-        streams = {name: outbox.position(self.reader, name) for name in STREAMS}
+        positions = {name: streams.position(self.reader, name) for name in STREAMS}
         return GatewayStatus(
             state=state,
             epoch=facts["epoch"],
@@ -51,7 +51,7 @@ class StatusReport:
                     acked_frame=at.acked_frame,
                     acked_seq=at.acked_seq,
                 )
-                for name, at in streams.items()
+                for name, at in positions.items()
             },
             clock=ClockStatus(boot=self.clock.boot, offset_ms=self.offset_ms()),
             dead_letters=facts["dead_letters"],

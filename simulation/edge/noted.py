@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import Final
 
 from command_line.version import version
-from edge_agent.ledger import outbox
+from edge_agent.ledger import outbox, streams
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.link.shipping import TIME_WAIT_MS, Shipping, StreamState
 from edge_agent.link.site_sync import SiteSync
@@ -25,8 +25,8 @@ decoded = lru_cache(4_096)(frames.decode)
 
 def status(ledger: Ledger, *, arrived: bool) -> GatewayStatus:
     """What a gateway announces."""
-    at = {stream: outbox.position(ledger.connection, stream) for stream in STREAMS}
-    streams: dict[Stream, StreamStatus] = {
+    at = {stream: streams.position(ledger.connection, stream) for stream in STREAMS}
+    shown: dict[Stream, StreamStatus] = {
         stream: StreamStatus(
             last_seq=place.sealed_seq,
             sealed_frame=place.sealed_frame,
@@ -35,7 +35,7 @@ def status(ledger: Ledger, *, arrived: bool) -> GatewayStatus:
         )
         for stream, place in at.items()
     }
-    return GatewayStatus(state="online", epoch=ledger.epoch, arrived=arrived, version=VERSION, streams=streams)
+    return GatewayStatus(state="online", epoch=ledger.epoch, arrived=arrived, version=VERSION, streams=shown)
 
 
 class NotedShipping(Shipping):
@@ -74,12 +74,12 @@ class NotedShipping(Shipping):
 
     async def _seal(self, stream_state: StreamState, entries_max: int) -> list[Effect]:
         stream = stream_state.sender.stream
-        before = outbox.position(self.reader, stream)
+        before = streams.position(self.reader, stream)
         effects = await super()._seal(stream_state, entries_max)
         waited_ms = self.clock.mono_ms() - (self.contact_ms or 0)
         if waited_ms >= TIME_WAIT_MS and not outbox.time_known(self.reader, self.clock.boot):
             self.machine.world.checks.untimed(self.clock.boot)
-        after = outbox.position(self.reader, stream)
+        after = streams.position(self.reader, stream)
         if after.sealed_frame > before.sealed_frame:
             entries = after.sealed_seq - before.sealed_seq
             self.machine.note(f"seals {stream} frame {after.sealed_frame}, {entries} entries")

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from unittest.mock import patch
 
-from edge_agent.ledger import outbox, site_logs
+from edge_agent.ledger import site_logs, streams
 from edge_agent.ledger.database import Connection
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.site_logs import SiteLogWriter
@@ -66,4 +66,4 @@ def never_diverged(_connection: Connection, _heads: Sequence[LogCursor]) -> list
 
 def asks_own_once_stopped(self: SiteSync, _logs: Sequence[LogCursor]) -> bool:
     """A stopped ledger asks for its own log, staged or not."""
-    return any(outbox.position(self.reader, stream).fork for stream in STREAMS)
+    return any(streams.position(self.reader, stream).fork for stream in STREAMS)

@@ -15,7 +15,7 @@ import pytest
 from edge_agent.devices.intake import SUBSCRIPTIONS, Intake, Token
 from edge_agent.devices.mqtt import DeviceBroker
 from edge_agent.devices.notices import Notices
-from edge_agent.ledger import database, outbox, queries
+from edge_agent.ledger import database, queries, streams
 from edge_agent.ledger.booking import book
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
@@ -123,7 +123,7 @@ def test_without_acknowledgements_a_full_window_is_repeated_and_nothing_beyond_i
         cloud.wait_for(lambda: frames.count(frames[0]) >= 8)
         assert len(set(frames)) == 3
     with closing(database.open_reader(path)) as reader:
-        assert outbox.position(reader, "ledger").sealed_frame == 3
+        assert streams.position(reader, "ledger").sealed_frame == 3
 
 
 @pytest.mark.bound("edge.frame_entries_max")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edge_agent.ledger import database, outbox
+from edge_agent.ledger import database, streams
 from edge_agent.ledger.drafts import Draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
@@ -142,4 +142,4 @@ def test_diagnostics_have_no_secrets(gateway: Gateway) -> None:
 def test_a_new_epoch_is_noted_with_the_command(gateway: Gateway) -> None:
     """Whatever dies after the commit, the ledger knows what it was asked."""
     assert gateway.send("open-epoch", reason="disk was swapped").ok
-    assert "disk was swapped" in (outbox.position(gateway.ledger.connection, "ledger").fork or "")
+    assert "disk was swapped" in (streams.position(gateway.ledger.connection, "ledger").fork or "")

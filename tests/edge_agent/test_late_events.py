@@ -213,7 +213,34 @@ def test_what_waited_for_the_disk_is_placed_at_its_arrival(ledger: Ledger, clock
     append(ledger, *held)
     assert on_hand(ledger) == 5
     late = [row.late_ms for row in queries.history(ledger.connection) if row.kind == "pick"]
-    assert late == [2 * HOUR_MS + 500, 2 * HOUR_MS + 500 + MINUTE_MS]
+    assert late == [2 * HOUR_MS, 2 * HOUR_MS + MINUTE_MS]  # recorded right after the count
+
+
+def test_what_waits_in_the_writers_queue_keeps_its_place_and_its_time(ledger: Ledger, clock: HandClock) -> None:
+    """Events gather for ten seconds; while nothing else is recorded they are as on time as when they arrived."""
+    arrived_ms = []
+    queue = []
+    for number in range(5):
+        clock.turn(2_000)
+        arrived_ms.append(clock.at_ms)
+        queue.append(scanned(clock, f"e-{number}"))
+    clock.turn(3_000)
+    append(ledger, *queue[:2])
+    clock.turn(3_000)
+    append(ledger, *queue[2:])
+    rows = sorted(queries.history(ledger.connection), key=lambda row: row.seq)
+    assert [(row.late_ms, row.at_ms) for row in rows] == [(None, at_ms) for at_ms in arrived_ms]
+
+
+def test_a_late_event_finds_its_place_among_those_of_its_own_commit(ledger: Ledger, clock: HandClock) -> None:
+    """Of three events that are committed at once, the last happened between the others: a count in the middle."""
+    early = scanned(clock, "e-1", "count", 9, location="A-01")
+    clock.turn(10_000)
+    count = scanned(clock, "e-2", "count", 5, location="A-01")
+    clock.turn(10_000)
+    append(ledger, early, count, scanned(clock, "e-3", age_ms=15_000))
+    assert on_hand(ledger) == 5
+    assert {row.seq: row.variance for row in queries.history(ledger.connection)} == {1: 9, 2: -2, 3: None}
 
 
 def test_a_late_reading_has_its_time(ledger: Ledger, clock: HandClock) -> None:
@@ -235,6 +262,7 @@ happenings = st.lists(
             [None, None, 0, 1, 2, 4, 9]
         ),  # how many happenings later it is delivered; None: not by a device
         st.sampled_from([0, 0, 0, -3 * HOUR_MS, 7 * HOUR_MS, 500 * DAY_MS]),  # what the wall clock is set by
+        st.booleans(),  # whether the writer commits what has arrived
     ),
     min_size=1,
     max_size=14,
@@ -244,17 +272,18 @@ happenings = st.lists(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 @given(happened=happenings)
 def test_the_stock_is_that_of_the_order_in_which_things_happened(
-    tmp_path_factory: pytest.TempPathFactory, happened: list[tuple[str, int, int, int | None, int]]
+    tmp_path_factory: pytest.TempPathFactory, happened: list[tuple[str, int, int, int | None, int, bool]]
 ) -> None:
-    """Whatever is delivered when, in one boot and with any wall clock: as if everything had been booked at once.
+    """Whatever is delivered and committed when, in one boot and with any wall clock: as if all had been booked at once.
 
     Where somebody sets the clock back, there is no reading left between two entries: there a device that sends in
     order is needed.
     """
     clock, stock, waiting = HandClock(), 0, []
-    in_order = any(set_by_ms < 0 for *_, set_by_ms in happened)
+    arrived: list[Draft] = []
+    in_order = any(set_by_ms < 0 for *_, set_by_ms, _ in happened)
     with Ledger.create(tmp_path_factory.mktemp("late") / "ledger.db", "gw-1", clock) as ledger:
-        for number, (kind, amount, next_ms, delivered_after, set_by_ms) in enumerate(happened):
+        for number, (kind, amount, next_ms, delivered_after, set_by_ms, commits) in enumerate(happened):
             ends = {"count": {"location": "A-01"}, "pick": {"source": "A-01"}, "receive": {"destination": "A-01"}}[kind]
             quantity = amount if kind == "count" else amount + 1
             stock = quantity if kind == "count" else stock + quantity * (1 if kind == "receive" else -1)
@@ -265,15 +294,24 @@ def test_the_stock_is_that_of_the_order_in_which_things_happened(
                 waiting.append((number + delivered_after, clock.mono_ms(), fields))
             clock.turn(next_ms)
             clock.at_ms = max(0, clock.at_ms + set_by_ms)
-            waiting = _deliver(ledger, clock, waiting, number, in_order=in_order)
-        _deliver(ledger, clock, waiting, len(happened) + 10, in_order=in_order)
+            waiting = _deliver(arrived, clock, waiting, number, in_order=in_order)
+            if commits or in_order:
+                append(ledger, *arrived)
+                arrived.clear()
+        _deliver(arrived, clock, waiting, len(happened) + 10, in_order=in_order)
+        append(ledger, *arrived)
         assert on_hand(ledger) == stock
         audit.rebuild(ledger)
         assert on_hand(ledger) == stock
 
 
 def _deliver(
-    ledger: Ledger, clock: HandClock, waiting: list[tuple[int, int, dict[str, object]]], now: int, *, in_order: bool
+    arrived: list[Draft],
+    clock: HandClock,
+    waiting: list[tuple[int, int, dict[str, object]]],
+    now: int,
+    *,
+    in_order: bool,
 ) -> list[tuple[int, int, dict[str, object]]]:
     """Deliver what is due; returns the rest."""
     if in_order:
@@ -281,11 +319,9 @@ def _deliver(
     else:
         due = [each for each in waiting if each[0] <= now]
         Random(now).shuffle(due)
-    drafts = []
     for _, mono_ms, fields in due:
         message = DeviceEvent.model_validate(fields | {"age_ms": clock.mono_ms() - mono_ms})
         made = redraft(topics.device("till-1", Channel.DEVICE_EVENT), message.encode(), instant(clock))
         assert isinstance(made, Draft)
-        drafts.append(made)
-    append(ledger, *drafts)
+        arrived.append(made)
     return [each for each in waiting if each not in due]

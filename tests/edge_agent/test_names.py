@@ -93,6 +93,8 @@ def test_what_was_booked_by_an_older_door_is_still_an_entry() -> None:
 @given(st.text(max_size=70))
 @example("]C1")
 @example("]C1 \u00a0")
+@example("\x1f]A00")
+@example("]C1]C1tea")
 @example("\u0958" * 64)
 def test_mending_is_settled_and_adds_nothing(name: str) -> None:
     """Mended twice is mended once; what has the one spelling already stays as it is."""

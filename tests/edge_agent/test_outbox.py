@@ -5,7 +5,7 @@ import json
 import pytest
 
 from edge_agent.errors import LedgerCorrupt
-from edge_agent.ledger import audit, database, outbox, queries
+from edge_agent.ledger import audit, database, outbox, queries, streams
 from edge_agent.ledger.drafts import ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
@@ -135,7 +135,7 @@ def test_after_a_step_back_frames_count_as_unacknowledged_again(ledger: Ledger, 
     clock.turn(10**9)
     with database.transaction(ledger.connection):
         assert Outbox(ledger).trim(keep_s=1, keep_bytes_max=0) == 1
-    at = outbox.position(ledger.connection, "ledger")
+    at = streams.position(ledger.connection, "ledger")
     assert (at.acked_frame, at.acked_seq) == (1, 100)
 
 

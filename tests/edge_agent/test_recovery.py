@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from edge_agent.ledger import audit, database, outbox, queries
+from edge_agent.ledger import audit, database, queries, streams
 from edge_agent.ledger.clock import Clock
 from edge_agent.ledger.drafts import Draft, ReadingDraft, draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.outbox import Outbox
 from edge_agent.ledger.recovery import Opened, Recovery
-from edge_agent.ledger.writes import PatientWrites
+from edge_agent.ledger.writer import PatientWrites
 from edge_agent.link.commands import COMMANDS_WAITING_MAX, Commands
 from edge_agent.link.shipping import Shipping, sender_limits
 from edge_agent.link.site_sync import CloudLost, SiteSync
@@ -320,4 +320,4 @@ def test_readings_on_their_way_are_sealed_again_in_the_new_epoch(gateway: SiteGa
         sealed = Outbox(gateway.ledger).seal("readings", 100, contact_mono_ms=None)
     assert sealed is not None
     assert (sealed.frame, sealed.entries) == (1, 3)
-    assert outbox.position(gateway.ledger.connection, "readings").fork is None
+    assert streams.position(gateway.ledger.connection, "readings").fork is None

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.wire_protocol.strategies import EPOCH
-from wire_protocol.catalog import shown
 from wire_protocol.messages import Ack, DeviceEvent, DeviceReading, GatewayStatus, InvalidMessage, Message
+from wire_protocol.quantities import shown
 
 HOSTILE = Path(__file__).parents[3] / "shared" / "data" / "hostile"
 EVENT = {"v": 1, "id": "a-1", "kind": "pick", "sku": "85123A", "quantity": 2, "source": "A-01"}
