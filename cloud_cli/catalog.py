@@ -102,7 +102,7 @@ def list_locations(
     """List locations; a stub is one that only scans have mentioned."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant, site) as connection:
         rows = registry.locations(connection, tenant, site)
     listing(rows, ("tenant", "site", "name", "stub", "merged_into"), json_=json_, empty="No locations yet.")
 
@@ -114,7 +114,7 @@ def location_clashes(
     """List locations whose names look the same to people and are not. Ends with 1 when there are some."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant, site) as connection:
         rows = registry.locations(connection, tenant, site)
     _show_clashes("location", rows, ("tenant", "site"), "name", json_=json_)
 
@@ -124,7 +124,7 @@ def item_clashes(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None
     """List items whose SKUs look the same to people and are not. Ends with 1 when there are some."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         _show_clashes("item", registry.items(connection, tenant), ("tenant",), "sku", json_=json_)
 
 
@@ -251,7 +251,7 @@ def list_items(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, 
     """List items."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = list(registry.items(connection, tenant))
     columns = ("tenant", "sku", "name", "gtin", "unit", "scale", "reorder_point", "retired", "stub", "merged_into")
     listing(rows, columns, json_=json_, numbers=NUMBERS, empty="No items yet.")

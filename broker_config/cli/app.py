@@ -15,7 +15,7 @@ from broker_config.cli.fleet import fleet_files
 from broker_config.cli.run import run, run_fleet
 from broker_config.errors import InvalidConfig
 from broker_config.limits import BrokerLimits
-from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, BrokerTlsFiles, TlsFiles, render
+from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, BrokerTlsFiles, MosquittoConfig, TlsFiles, render
 from broker_config.policy import Side
 from command_line.output import ErrorGroup, emit_json, table
 from command_line.output import as_json as json_text

@@ -186,7 +186,12 @@ def overview(connection: Connection, *, tenant: str | None = None, site: str | N
 
 
 def history(connection: Connection, gateway: str, *, limit: int) -> list[dict[str, Any]]:
-    """The latest changes of a gateway's document, by whom."""
+    """The latest changes of a gateway's document, by whom.
+
+    Raises:
+        UnknownName: there is no such gateway.
+    """
+    show(connection, gateway)
     return _all(connection, "history", gateway=gateway, limit=limit)
 
 

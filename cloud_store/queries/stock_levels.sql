@@ -154,9 +154,6 @@ WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (%(site)s::text IS N
 ORDER BY g.name
 LIMIT %(limit)s
 
--- name: tenant_exists
-SELECT EXISTS (SELECT FROM tenant WHERE name = %(tenant)s)
-
 -- name: totals
 SELECT (SELECT count(*) FROM tenant) AS tenants, (SELECT count(*) FROM site) AS sites,
     (SELECT count(*) FROM gateway) AS gateways,

@@ -226,6 +226,18 @@ def tenant_id(connection: Connection, tenant: str) -> int:
     return number
 
 
+def require(connection: Connection, tenant: str | None, site: str | None = None) -> None:
+    """Tell a filter that finds nothing from one that is misspelt; None is no filter.
+
+    Raises:
+        UnknownName: there is no such tenant, or it has no such site.
+    """
+    if tenant is not None:
+        tenant_id(connection, tenant)
+        if site is not None and _one(connection, "site_id", tenant=tenant, site=site) is None:
+            raise unknown_site(tenant, site)
+
+
 def _one(connection: Connection, statement: str, **parameters: Any) -> tuple[Any, ...] | None:
     return connection.execute(_SQL[statement], parameters).fetchone()
 
