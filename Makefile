@@ -16,7 +16,7 @@ DEV := .venv/.installed-dev
 PINS := pyproject.toml constraints.txt
 CODE := .
 
-.PHONY: help demo test check fuzz soak lint fmt services services-down bench wheels graph lock clean
+.PHONY: help demo test check fuzz soak lint fmt services services-down first-day bench wheels graph lock clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ services: $(DEV) ## start TimescaleDB and Mosquitto for the tests and leave them
 
 services-down: $(DEV) ## stop them and remove their data
 	@$(SERVICES) down
+
+first-day: $(DEV) ## run the pages for newcomers from empty Debian machines (root; a part of `make test`)
+	@$(BIN)/python -m pytest tests/first_day -q $(ARGS)
 
 bench: $(DEV) ## measure throughput on this machine (ARGS are passed on)
 	@$(SERVICES) run -- $(BIN)/python -m bench $(ARGS)

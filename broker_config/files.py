@@ -55,7 +55,10 @@ def make_folder(folder: Path) -> None:
 
 
 def write(file: Path, content: str) -> None:
-    """Replace a file as a whole; only its owner can read it, from its first byte on."""
+    """Replace a file as a whole; only its owner can read it, from its first byte on.
+
+    A file that root replaces keeps its owner: the account of a running broker, which reads the file again.
+    """
     make_folder(file.parent)
     partial = file.with_name(f".{file.name}")
     partial.unlink(missing_ok=True)
@@ -63,4 +66,6 @@ def write(file: Path, content: str) -> None:
         writing.write(content)
         writing.flush()
         os.fsync(writing.fileno())
+        if os.geteuid() == 0 and file.exists():
+            os.fchown(writing.fileno(), file.stat().st_uid, file.stat().st_gid)
     partial.replace(file)

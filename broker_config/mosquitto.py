@@ -31,14 +31,19 @@ class Auth(StrEnum):
     ANONYMOUS = "anonymous"  # no credentials: demos and tests, on loopback
 
 
-class TlsFiles(BaseModel):
-    """PEM files, as the broker sees them."""
+class BrokerTlsFiles(BaseModel):
+    """A broker's own certificate and key, PEM files as the broker sees them: enough where clients have passwords."""
 
     model_config = ConfigDict(frozen=True)
 
-    cafile: Path
     certfile: Path
     keyfile: Path
+
+
+class TlsFiles(BrokerTlsFiles):
+    """The same, and the authorities of clients that have certificates."""
+
+    cafile: Path
 
 
 class MosquittoConfig(BaseModel):
@@ -54,7 +59,7 @@ class MosquittoConfig(BaseModel):
     directory: Path
     port: int = Field(ge=1, le=65_535)
     address: str = "127.0.0.1"
-    tls: TlsFiles | None = None
+    tls: TlsFiles | BrokerTlsFiles | None = None
     limits: BrokerLimits | None = None
     data_directory: Path | None = None
 
@@ -65,9 +70,9 @@ class MosquittoConfig(BaseModel):
                 f"A broker without authentication cannot listen on {self.address}.",
                 hint="Use --address 127.0.0.1, or --auth password or certificate.",
             )
-        if self.auth is Auth.CERTIFICATE and self.tls is None:
+        if self.auth is Auth.CERTIFICATE and not isinstance(self.tls, TlsFiles):
             raise InvalidConfig(
-                "Authentication by certificate needs the broker's own files.",
+                "Authentication by certificate needs the broker's own files and the authorities of the clients.",
                 hint="Give --cafile, --certfile and --keyfile.",
             )
         return self
@@ -111,7 +116,8 @@ def logging() -> Iterator[str]:
 
 def _auth(config: MosquittoConfig) -> Iterator[str]:
     if config.tls is not None:
-        yield f"cafile {config.tls.cafile}"
+        if isinstance(config.tls, TlsFiles):
+            yield f"cafile {config.tls.cafile}"
         yield f"certfile {config.tls.certfile}"
         yield f"keyfile {config.tls.keyfile}"
         yield "tls_version tlsv1.2"

@@ -42,7 +42,7 @@ def read(file: Path) -> dict[str, str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidPasswords(
-            f"{file} cannot be read: {error}", hint="Make it with: stocktide broker passwd"
+            f"{file} cannot be read: {error}", hint=f"Make it with: stocktide broker passwd {file} USER"
         ) from error
     users = {}
     for number, line in enumerate(lines, start=1):

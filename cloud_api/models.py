@@ -91,6 +91,7 @@ class ItemRow(BaseModel):
     expiry_tracked: bool = False
     retired: bool = False
     stub: bool = Field(description="Scanned before the item was registered.")
+    merged_into: str | None = Field(None, description="The SKU that it stands for, under which reports show it.")
 
 
 class SiteRow(BaseModel):
@@ -108,6 +109,7 @@ class LocationRow(BaseModel):
     location: str = Field(examples=["A-01-3"])
     virtual: bool
     stub: bool = Field(description="Scanned before the location was registered.")
+    merged_into: str | None = Field(None, description="The location that it stands for, as reports show it.")
 
 
 class AlarmRow(BaseModel):

@@ -104,9 +104,7 @@ def status(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, json
     from cloud_store.reports import stock_levels
     from cloud_store.reports.paging import PAGE_ROWS_MAX
 
-    with database(database_url) as connection:
-        if tenant is not None:
-            stock_levels.require_tenant(connection, tenant)
+    with database(database_url, tenant) as connection:
         totals = stock_levels.totals(connection)
         gateways = stock_levels.gateways(connection, limit=PAGE_ROWS_MAX, tenant=tenant)
     if json_:
@@ -161,9 +159,7 @@ def stock(
 
         as_of = history.AsOf.parse(at, known_at).require_past(datetime.now(UTC))
         read, head = partial(history.stock, as_of=as_of), f"Stock {as_of}"
-    with database(database_url) as connection:
-        if tenant is not None:
-            stock_levels.require_tenant(connection, tenant)
+    with database(database_url, tenant, site) as connection:
         rows, complete = _whole(partial(read, connection, wanted), limit)
     if not json_:
         from wire_protocol.quantities import shown
@@ -213,8 +209,7 @@ def movements(
         since=history.parse_time(since),
         until=history.parse_time(until),
     )
-    with database(database_url) as connection:
-        stock_levels.require_tenant(connection, tenant)
+    with database(database_url, tenant, site) as connection:
         rows, complete = _whole(partial(stock_levels.movements, connection, wanted), limit)
     columns = ("at", "site", "gateway", "kind", "sku", "lot", "quantity", "source", "destination", "actor", "reference")
     listing(rows, columns, json_=json_, numbers=("quantity",), empty="Nothing was moved.")
@@ -246,7 +241,7 @@ def list_dead_letters(
     """Show the newest dead letters."""
     from cloud_store.merge import dead_letters
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = dead_letters.newest(connection, limit=limit, tenant=tenant, gateway=gateway)
     columns = ("last_at", "times", "tenant", "gateway", "kind", "reason", "payload_bytes")
     listing(rows, columns, json_=json_, numbers=("times", "payload_bytes"), empty="No dead letters.")

@@ -15,6 +15,7 @@ from command_line.output import FAILED, listing
 from command_line.streams import say, writes
 
 if TYPE_CHECKING:
+    from cloud_store.tenancy.merged_names import Noun
     from wire_protocol.catalog import CatalogItem
 
 location_app = typer.Typer(no_args_is_help=True, help="Locations of sites.")
@@ -101,9 +102,9 @@ def list_locations(
     """List locations; a stub is one that only scans have mentioned."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant, site) as connection:
         rows = registry.locations(connection, tenant, site)
-    listing(rows, ("tenant", "site", "name", "stub"), json_=json_, empty="No locations yet.")
+    listing(rows, ("tenant", "site", "name", "stub", "merged_into"), json_=json_, empty="No locations yet.")
 
 
 @location_app.command("clashes")
@@ -113,9 +114,9 @@ def location_clashes(
     """List locations whose names look the same to people and are not. Ends with 1 when there are some."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant, site) as connection:
         rows = registry.locations(connection, tenant, site)
-    _show_clashes(rows, ("tenant", "site"), "name", json_=json_)
+    _show_clashes("location", rows, ("tenant", "site"), "name", json_=json_)
 
 
 @item_app.command("clashes")
@@ -123,19 +124,96 @@ def item_clashes(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None
     """List items whose SKUs look the same to people and are not. Ends with 1 when there are some."""
     from cloud_store.tenancy import registry
 
+    with database(database_url, tenant) as connection:
+        _show_clashes("item", registry.items(connection, tenant), ("tenant",), "sku", json_=json_)
+
+
+@item_app.command("merge")
+@writes
+def merge_items(
+    odd: Annotated[str, typer.Argument(metavar="ODD", help="The SKU that is to stand for the other.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The SKU that is meant.")],
+    tenant: TheTenant,
+    database_url: DatabaseUrl = DATABASE_URL,
+    json_: Json = False,
+) -> None:
+    """Let one SKU stand for another in every report. History keeps both; `item split` takes them apart."""
+    _merge("item", tenant, None, odd, other, database_url, json_=json_)
+
+
+@item_app.command("split")
+@writes
+def split_item(
+    odd: Annotated[str, typer.Argument(metavar="ODD", help="The SKU that stands for another.")],
+    tenant: TheTenant,
+    database_url: DatabaseUrl = DATABASE_URL,
+    json_: Json = False,
+) -> None:
+    """Take a SKU apart from the one that it stands for."""
+    _split("item", tenant, None, odd, database_url, json_=json_)
+
+
+@location_app.command("merge")
+@writes
+def merge_locations(
+    odd: Annotated[str, typer.Argument(metavar="ODD", help="The name that is to stand for the other.")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The name that is meant.")],
+    tenant: TheTenant,
+    site: Annotated[str, typer.Option("--site", "-s", help="The site.")],
+    database_url: DatabaseUrl = DATABASE_URL,
+    json_: Json = False,
+) -> None:
+    """Let one location stand for another in every report. History keeps both; `location split` takes them apart."""
+    _merge("location", tenant, site, odd, other, database_url, json_=json_)
+
+
+@location_app.command("split")
+@writes
+def split_location(
+    odd: Annotated[str, typer.Argument(metavar="ODD", help="The name that stands for another.")],
+    tenant: TheTenant,
+    site: Annotated[str, typer.Option("--site", "-s", help="The site.")],
+    database_url: DatabaseUrl = DATABASE_URL,
+    json_: Json = False,
+) -> None:
+    """Take a location apart from the one that it stands for."""
+    _split("location", tenant, site, odd, database_url, json_=json_)
+
+
+def _merge(
+    noun: "Noun", tenant: str, site: str | None, odd: str, other: str, database_url: str, *, json_: bool
+) -> None:
+    from cloud_cli.clashes import spelt
+    from cloud_store.tenancy import merged_names
+
+    old, new = spelt(odd), spelt(other)
     with database(database_url) as connection:
-        _show_clashes(registry.items(connection, tenant), ("tenant",), "sku", json_=json_)
+        standing = merged_names.merge(connection, noun, tenant, old, new, site=site)
+    document = {"tenant": tenant, "site": site, noun: old, "merged_into": new, "standing_for_it": standing}
+    done(f"{noun} {old!a} is shown as {new} from now on; what was booked stays as it is", document, json_=json_)
 
 
-def _show_clashes(rows: Iterable[dict[str, Any]], within: tuple[str, ...], name: str, *, json_: bool) -> None:
+def _split(noun: "Noun", tenant: str, site: str | None, odd: str, database_url: str, *, json_: bool) -> None:
+    from cloud_cli.clashes import spelt
+    from cloud_store.tenancy import merged_names
+
+    old = spelt(odd)
+    with database(database_url) as connection:
+        merged_names.split(connection, noun, tenant, old, site=site)
+    done(f"{noun} {old!a} is shown by itself again", {"tenant": tenant, "site": site, noun: old}, json_=json_)
+
+
+def _show_clashes(
+    noun: "Noun", rows: Iterable[dict[str, Any]], within: tuple[str, ...], name: str, *, json_: bool
+) -> None:
     from cloud_cli import clashes
 
     found = clashes.find(rows, within, name)
-    columns = (*within, name, "looks_like", "difference", "stub")
+    columns = (*within, name, "looks_like", "difference", "typed", "stub")
     listing(found, columns, json_=json_, empty="No two look the same.")
     if found:
         if not json_:
-            say(f"\n{clashes.ADVICE}", err=True)
+            say(f"\n{clashes.ADVICE.format(noun=noun)}", err=True)
         raise typer.Exit(FAILED)
 
 
@@ -173,9 +251,9 @@ def list_items(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, 
     """List items."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = list(registry.items(connection, tenant))
-    columns = ("tenant", "sku", "name", "gtin", "unit", "scale", "reorder_point", "retired", "stub")
+    columns = ("tenant", "sku", "name", "gtin", "unit", "scale", "reorder_point", "retired", "stub", "merged_into")
     listing(rows, columns, json_=json_, numbers=NUMBERS, empty="No items yet.")
 
 

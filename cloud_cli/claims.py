@@ -186,7 +186,7 @@ def list_claims(
     """List the newest claims."""
     from cloud_store.identity import enrolment
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = enrolment.claims(connection, tenant=tenant, limit=limit)
     columns = ("claim", "tenant", "site", "gateway", "state", "created_at", "expires_at", "used_at")
     listing(rows, columns, json_=json_, empty="No claims yet.")
@@ -310,9 +310,9 @@ def revocation_list(
 
 
 def _written(out: Path, name: str, key: bytes, certificate: bytes) -> dict[str, Any]:
-    from cloud_identity.authority import write
+    from cloud_identity.files import make_folder, write
 
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, mode=0o755)
     write(out / f"{name}.key", key, mode=0o600)
     write(out / f"{name}.pem", certificate, mode=0o644)
     return {"key": str(out / f"{name}.key"), "certificate": str(out / f"{name}.pem")}

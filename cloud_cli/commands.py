@@ -72,7 +72,7 @@ def list_(
     """List the latest commands and what came of them."""
     from cloud_store.provisioning import commands
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = commands.newest(connection, limit=limit, tenant=tenant, gateway=gateway)
     columns = ("created_at", "tenant", "gateway", "name", "arguments", "state", "reason", "created_by")
     listing(rows, columns, json_=json_, empty="No commands yet.")

@@ -112,7 +112,7 @@ def list_(
     """List releases, the latest of each model first."""
     from cloud_store.provisioning import firmware
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         found = firmware.listing(connection, tenant=tenant, model=model, limit=limit)
     # With its signature, a release is an order that devices obey: `add --json` gives it to its maker, jobs to gateways.
     rows = [{name: value for name, value in row.items() if name != "signature"} for row in found]

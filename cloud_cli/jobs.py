@@ -74,7 +74,7 @@ def show(job: Job, database_url: DatabaseUrl = DATABASE_URL, limit: Limit = 1000
     with database(database_url) as connection:
         rows = jobs.targets(connection, job, limit=limit)
     columns = ("wave", "gateway", "state", "healthy", "reason")
-    listing(rows, columns, json_=json_, numbers=("wave",), empty="There is no such job.")
+    listing(rows, columns, json_=json_, numbers=("wave",), empty="")
 
 
 @job_app.command("pause")

@@ -75,7 +75,7 @@ def list_alarms(
     """Show open alarms, the newest first."""
     from cloud_store.merge import alarms
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = alarms.listing(connection, limit=limit, tenant=tenant, cleared=cleared)
     columns = ("last_at", "times", "tenant", "site", "gateway", "kind", "detail")
     listing(rows, columns, json_=json_, numbers=("times",), empty="No alarms.")

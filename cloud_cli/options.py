@@ -22,13 +22,19 @@ Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="R
 
 
 @contextmanager
-def database(url: str) -> "Iterator[Connection]":
-    """A connection for one command, in the name of the user who runs it."""
+def database(url: str, tenant: str | None = None, site: str | None = None) -> "Iterator[Connection]":
+    """A connection for one command, in the name of the user who runs it.
+
+    Raises:
+        UnknownName: a tenant or a site that is filtered by is misspelt; an empty list would say that all is well.
+    """
     from cloud_store.base import audit_log
     from cloud_store.base.connection import session
+    from cloud_store.tenancy import registry
 
     with session(url, application="stocktide-cli") as connection:
         audit_log.act_as(connection, f"cli:{_user()}")
+        registry.require(connection, tenant, site)
         yield connection
 
 

@@ -60,7 +60,7 @@ def list_sites(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, 
     """List sites."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = registry.sites(connection, tenant)
     columns = ("tenant", "name", "gateways", "created_at")
     listing(rows, columns, json_=json_, numbers=("gateways",), empty="No sites yet.")
@@ -94,7 +94,7 @@ def list_gateways(
 
     rows: list[dict[str, Any]] = []
     after: str | None = None
-    with database(database_url) as connection:
+    with database(database_url, tenant, site) as connection:
         while True:
             page = stock_levels.gateways(connection, limit=PAGE_ROWS_MAX, tenant=tenant, site=site, after=after)
             rows += page.rows

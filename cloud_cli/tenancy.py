@@ -66,7 +66,7 @@ def list_keys(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None, j
     """List keys, without their secrets."""
     from cloud_store.tenancy import api_keys
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = api_keys.listed(connection, tenant)
     if not json_:
         for row in rows:
@@ -127,7 +127,7 @@ def list_audit(
     """Show the newest administrative actions."""
     from cloud_store.base import audit_log
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = audit_log.newest(connection, limit=limit, tenant=tenant)
     if not json_:
         for row in rows:
@@ -165,7 +165,7 @@ def list_database_users(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant
     """List the logins for dashboards."""
     from cloud_store.tenancy import database_users
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = database_users.listed(connection, tenant)
     listing(rows, ("name", "tenant", "state", "created_at"), json_=json_, empty="No database users yet.")
 
@@ -241,6 +241,6 @@ def list_devices(database_url: DatabaseUrl = DATABASE_URL, tenant: Tenant = None
     """List devices that are registered or were seen in a ledger."""
     from cloud_store.tenancy import registry
 
-    with database(database_url) as connection:
+    with database(database_url, tenant) as connection:
         rows = registry.devices(connection, tenant)
     listing(rows, ("tenant", "gateway", "name", "created_at"), json_=json_, empty="No devices yet.")

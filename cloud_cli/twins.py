@@ -64,6 +64,7 @@ def show(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, json_: Json
 
     with database(database_url) as connection:
         found = twins.show(connection, gateway)
+    found["state"] = _unsigned(found["state"])
     if json_:
         emit_json(found)
         return
@@ -96,7 +97,7 @@ def list_(
     """List the twins and how far each is."""
     from cloud_store.provisioning import twins
 
-    with database(database_url) as connection:
+    with database(database_url, tenant, site) as connection:
         rows = list(twins.overview(connection, tenant=tenant, site=site))
     columns = ("tenant", "site", "gateway", "version", "reported_version", "state", "changed_at", "reported_at")
     listing(rows, columns, json_=json_, numbers=("version", "reported_version"), empty="No twins yet.")
@@ -109,6 +110,8 @@ def history(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, limit: L
 
     with database(database_url) as connection:
         rows = twins.history(connection, gateway, limit=limit)
+    for row in rows:
+        row["patch"] = _unsigned(row["patch"])
     listing(
         rows,
         ("version", "changed_at", "changed_by", "patch"),
@@ -116,6 +119,13 @@ def history(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, limit: L
         numbers=("version",),
         empty="No changes yet.",
     )
+
+
+def _unsigned(document: Any) -> Any:
+    """A document as it is shown: a release with its signature is an order that a device obeys, whoever sends it."""
+    if isinstance(document, dict):
+        return {name: _unsigned(part) for name, part in document.items() if name != "signature"}
+    return document
 
 
 def _differences(found: dict[str, Any]) -> list[dict[str, Any]]:

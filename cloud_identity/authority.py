@@ -9,13 +9,14 @@
 
 A worker signs with the key of such a directory, or asks a command that has the key somewhere else.
 
-Invariant: a file here is replaced as a whole, and only its owner can ever read a key.
+Invariant: a file here is replaced as a whole, and only its owner can ever read a key. An authority is whole and trusted
+before it signs; a process that is killed leaves a directory that works, or that `create` finishes.
 """
 
 import os
 import shlex
+import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from typing import Final, Protocol, Self
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from cloud_identity import certificates
+from cloud_identity import certificates, files
 from cloud_identity.certificates import PrivateKey, PublicKey, Revoked
 from cloud_identity.errors import AuthorityError, AuthorityExists, AuthorityMissing, SignerFailed
 from wire_protocol import names
@@ -35,6 +36,7 @@ KEY: Final = "key.pem"
 CERTIFICATE: Final = "certificate.pem"
 BUNDLE: Final = "bundle.pem"
 CRL: Final = "crl.pem"
+_PARTIAL: Final = ".authority-"
 LIFE_SLACK: Final = timedelta(hours=1)
 COMPLAINT_CHARS_MAX: Final = 200
 ANSWER_BYTES_MAX: Final = 64 * 1024
@@ -157,34 +159,75 @@ class Authority:
 
     @classmethod
     def create(cls, directory: Path, name: str) -> Self:
-        """Make a directory with its first authority.
+        """Make a directory with its first authority. Where an earlier attempt was killed, it goes on with that one.
 
         Raises:
             AuthorityExists: there is one.
+            AuthorityError: there are several, and none that signs.
         """
-        if (directory / CURRENT).is_symlink():
-            raise AuthorityExists(f"{directory} has an authority.", hint="Replace it with: stocktide cloud ca rotate")
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_folder(directory, mode=0o700)
         directory.chmod(0o700)
         made = cls(directory)
-        made.add(name)
+        with files.locked(directory):
+            if (directory / CURRENT).is_symlink():
+                if made.bundle.exists():
+                    hint = "Replace it with: stocktide cloud ca rotate"
+                    raise AuthorityExists(f"{directory} has an authority.", hint=hint)
+            elif unfinished := made._folders():
+                if len(unfinished) > 1:
+                    raise AuthorityError(
+                        f"{directory} has {len(unfinished)} authorities, and none that signs.",
+                        hint=f"Say which: ln -s KEY_ID {directory / CURRENT}",
+                    )
+                made._point(unfinished[0].name)
+            else:
+                made._add(name)
+            made._write_bundle()
         return made
 
     def add(self, name: str) -> Member:
         """A new authority, which signs from now on; those before stay trusted."""
+        with files.locked(self.directory):
+            member = self._add(name)
+            self._write_bundle()
+        return member
+
+    def _add(self, name: str) -> Member:
+        """Its folder is whole before it has its name, and it is trusted before it signs."""
         key = certificates.new_key()
         certificate = certificates.new_authority(key, name, datetime.now(UTC))
         key_id = certificates.key_id(certificate)
-        folder = self.directory / key_id
-        folder.mkdir(mode=0o700)
-        write(folder / KEY, certificates.key_pem(key), mode=0o600)
-        write(folder / CERTIFICATE, certificates.pem([certificate]).encode(), mode=0o644)
+        self._sweep()
+        partial = self.directory / f"{_PARTIAL}{key_id}"
+        partial.mkdir(mode=0o700)
+        files.write(partial / KEY, certificates.key_pem(key), mode=0o600)
+        files.write(partial / CERTIFICATE, certificates.pem([certificate]).encode(), mode=0o644)
+        partial.rename(self.directory / key_id)
+        files.sync(self.directory)
+        if (self.directory / CURRENT).is_symlink():
+            self._write_bundle()
+        self._point(key_id)
+        return Member(key_id, certificate, key)
+
+    def _point(self, key_id: str) -> None:
         partial = self.directory / f".{CURRENT}"
         partial.unlink(missing_ok=True)
         partial.symlink_to(key_id)
         partial.replace(self.directory / CURRENT)
-        self._write_bundle()
-        return Member(key_id, certificate, key)
+        files.sync(self.directory)
+
+    def _sweep(self) -> None:
+        """Remove the folders that a killed process has left: authorities that never signed, or do no more."""
+        for folder in self.directory.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(folder)
+
+    def _folders(self) -> list[Path]:
+        """The folders of authorities that are whole, the one that signs among them."""
+        return [
+            folder
+            for folder in sorted(self.directory.iterdir())
+            if folder.is_dir() and not folder.is_symlink() and not folder.name.startswith(".")
+        ]
 
     def retire(self, key_id: str) -> None:
         """Trust an authority no longer, and remove its key.
@@ -192,13 +235,13 @@ class Authority:
         Raises:
             AuthorityMissing: there is no such authority, or it is the one that signs.
         """
-        if key_id not in {member.key_id for member in self.members()} or key_id == self.current().key_id:
-            raise AuthorityMissing(f"{key_id} is not an earlier authority.", hint="See: stocktide cloud ca show")
-        folder = self.directory / key_id
-        for name in (KEY, CERTIFICATE):
-            (folder / name).unlink(missing_ok=True)
-        folder.rmdir()
-        self._write_bundle()
+        with files.locked(self.directory):
+            if key_id not in {member.key_id for member in self.members()} or key_id == self.current().key_id:
+                raise AuthorityMissing(f"{key_id} is not an earlier authority.", hint="See: stocktide cloud ca show")
+            self._sweep()
+            (self.directory / key_id).rename(self.directory / f"{_PARTIAL}{key_id}")
+            self._write_bundle()
+            self._sweep()
 
     def current(self) -> Member:
         """The authority that signs now.
@@ -211,12 +254,7 @@ class Authority:
     def members(self) -> list[Member]:
         """All authorities that are trusted, the current one first."""
         current = self.current()
-        earlier = [
-            self._member(folder)
-            for folder in sorted(self.directory.iterdir())
-            if folder.is_dir() and not folder.is_symlink() and folder.name != current.key_id
-        ]
-        return [current, *earlier]
+        return [current, *(self._member(folder) for folder in self._folders() if folder.name != current.key_id)]
 
     @property
     def bundle(self) -> Path:
@@ -237,7 +275,7 @@ class Authority:
             )
             for member in self.members()
         ]
-        write(self.crl, b"".join(each.public_bytes(serialization.Encoding.PEM) for each in lists), mode=0o644)
+        files.write(self.crl, b"".join(each.public_bytes(serialization.Encoding.PEM) for each in lists), mode=0o644)
         return self.crl
 
     def server(self, hosts: Sequence[str], days: float = certificates.SERVER_DAYS) -> tuple[bytes, bytes]:
@@ -257,7 +295,7 @@ class Authority:
         return certificates.key_pem(key), certificates.pem([certificate]).encode()
 
     def _write_bundle(self) -> None:
-        write(self.bundle, certificates.pem(member.certificate for member in self.members()).encode(), mode=0o644)
+        files.write(self.bundle, certificates.pem(member.certificate for member in self.members()).encode(), mode=0o644)
 
     @staticmethod
     def _member(folder: Path) -> Member:
@@ -283,21 +321,6 @@ def signer(ca_dir: Path | None, command: str | None, bundle_file: Path | None, *
         return None
     made.bundle()
     return made
-
-
-def write(file: Path, content: bytes, *, mode: int) -> None:
-    """Replace a file as a whole, with this mode from its first byte on."""
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)  # makes it 0600
-    try:
-        with os.fdopen(handle, "wb") as partial:
-            os.fchmod(partial.fileno(), mode)
-            partial.write(content)
-            partial.flush()
-            os.fsync(partial.fileno())
-        Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _read(file: Path) -> bytes:

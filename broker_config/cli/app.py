@@ -15,7 +15,7 @@ from broker_config.cli.fleet import fleet_files
 from broker_config.cli.run import run, run_fleet
 from broker_config.errors import InvalidConfig
 from broker_config.limits import BrokerLimits
-from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, MosquittoConfig, TlsFiles, render
+from broker_config.mosquitto import CONFIG_FILE, PASSWORD_FILE, Auth, BrokerTlsFiles, MosquittoConfig, TlsFiles, render
 from broker_config.policy import Side
 from command_line.output import ErrorGroup, emit_json, table
 from command_line.output import as_json as json_text
@@ -45,7 +45,7 @@ def render_files(
     auth: Annotated[Auth, typer.Option(help="How clients prove who they are.")] = Auth.PASSWORD,
     address: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help=PORTS)] = 1883,
-    cafile: Annotated[Path | None, typer.Option(help="Certificate authority of the clients, PEM.")] = None,
+    cafile: Annotated[Path | None, typer.Option(help="Authorities of clients with certificates, PEM.")] = None,
     certfile: Annotated[Path | None, typer.Option(help="The broker's own certificate, PEM.")] = None,
     keyfile: Annotated[Path | None, typer.Option(help="The broker's own key, PEM.")] = None,
     data: Annotated[Path | None, typer.Option(help="Directory for what the broker stores; OUT unless given.")] = None,
@@ -130,11 +130,15 @@ def show_limits(as_json: AsJson = False) -> None:
         table(heads, [[str(cell) for cell in row] for row in rows])
 
 
-def _tls(cafile: Path | None, certfile: Path | None, keyfile: Path | None) -> TlsFiles | None:
-    if cafile and certfile and keyfile:
-        return TlsFiles(cafile=cafile.absolute(), certfile=certfile.absolute(), keyfile=keyfile.absolute())
+def _tls(cafile: Path | None, certfile: Path | None, keyfile: Path | None) -> BrokerTlsFiles | None:
+    if certfile and keyfile:
+        own = BrokerTlsFiles(certfile=certfile.absolute(), keyfile=keyfile.absolute())
+        return TlsFiles(**own.model_dump(), cafile=cafile.absolute()) if cafile else own
     if cafile or certfile or keyfile:
-        raise InvalidConfig("TLS needs three files.", hint="Give --cafile, --certfile and --keyfile.")
+        raise InvalidConfig(
+            "TLS needs the broker's own certificate and key.",
+            hint="Give --certfile and --keyfile; --cafile too for clients with certificates.",
+        )
     return None
 
 

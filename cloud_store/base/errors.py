@@ -1,5 +1,7 @@
 """Errors of the store. The docstring of a class is its default message; `hint` says what to do next."""
 
+from shlex import quote
+
 from command_line.errors import StocktideError
 
 
@@ -27,6 +29,12 @@ class UnknownName(StoreError, LookupError):
 
 class InvalidName(StoreError, ValueError):
     """A name, role, scope or lifetime is not one that can be given."""
+
+    usage = True
+
+
+class CannotMerge(StoreError):
+    """Two names cannot be made one."""
 
     usage = True
 
@@ -63,3 +71,27 @@ class NamesExhausted(StoreError):
 
 class MergeConflict(StoreError):
     """A merge kept colliding with other workers."""
+
+
+def unknown_tenant(tenant: str) -> UnknownName:
+    """The error about a tenant that is not registered, with the command that registers it."""
+    add = f"stocktide cloud tenant add {quote(tenant)}"
+    return UnknownName(f"There is no tenant {tenant}.", hint=f"{add}; those there are: stocktide cloud tenant list")
+
+
+def unknown_site(tenant: str, site: str | None) -> UnknownName:
+    """The error about a site that is not registered, or a tenant without sites, with the command that mends it."""
+    of = f"--tenant {quote(tenant)}"
+    return UnknownName(
+        f"Tenant {tenant} has no site {site or 'at all'}.",
+        hint=f"stocktide cloud site add {quote(site or 'NAME')} {of}; those there are: stocktide cloud site list {of}",
+    )
+
+
+def unknown_gateway(gateway: str) -> UnknownName:
+    """The error about a gateway that is not registered, with the command that registers it."""
+    return UnknownName(
+        f"There is no gateway {gateway}.",
+        hint=f"stocktide cloud gateway claim {quote(gateway)} --tenant TENANT --site SITE --broker mqtts://…; "
+        "those there are: stocktide cloud gateway list",
+    )

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
-from cloud_store.base.errors import AlreadyExists, StoreError, UnknownName
+from cloud_store.base.errors import AlreadyExists, StoreError, UnknownName, unknown_gateway
 from cloud_store.provisioning import twins
 from cloud_store.tenancy import registry
 from wire_protocol import names
@@ -140,7 +140,7 @@ def revoke_gateway(connection: Connection, gateway: str) -> int:
     with connection.transaction():
         row = _one(connection, "revoke_gateway", gateway=gateway)
         if row is None:
-            raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
+            raise unknown_gateway(gateway)
         connection.execute(_SQL["revoke_claims"], {"gateway_id": row[0]})
         return connection.execute(_SQL["revoke_certificates"], {"gateway_id": row[0]}).rowcount
 

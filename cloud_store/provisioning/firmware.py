@@ -80,7 +80,7 @@ def newest(connection: Connection, tenant: str, model: str, version: str) -> Rel
     if not rows:
         raise UnknownName(
             f"Tenant {tenant} has no firmware {version} for {model}.",
-            hint=f"stocktide cloud firmware list --tenant {tenant}",
+            hint=f"stocktide cloud firmware add; what there is: stocktide cloud firmware list --tenant {tenant}",
         )
     return _release(rows[0])
 

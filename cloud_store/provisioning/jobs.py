@@ -180,8 +180,14 @@ def listing(connection: Connection, *, limit: int, job: str | None = None) -> li
 
 
 def targets(connection: Connection, job: str, *, limit: int) -> list[dict[str, Any]]:
-    """The gateways of a job."""
-    return _all(connection, "targets", limit=limit, job=job)
+    """The gateways of a job.
+
+    Raises:
+        UnknownName: there is no such job.
+    """
+    if not (rows := _all(connection, "targets", limit=limit, job=job)):
+        raise UnknownName(f"There is no job {job}.", hint="stocktide cloud job list")
+    return rows
 
 
 class _Job(NamedTuple):

@@ -14,7 +14,7 @@ from psycopg.types.json import Jsonb
 
 from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection
-from cloud_store.base.errors import StoreError, UnknownName
+from cloud_store.base.errors import StoreError, UnknownName, unknown_gateway
 from cloud_store.base.rows import ReadRows, read_each
 from cloud_store.merge.dead_letters import storable
 from wire_protocol import twin
@@ -173,7 +173,7 @@ def show(connection: Connection, gateway: str) -> dict[str, Any]:
     """
     rows = _all(connection, "show", gateway=gateway)
     if not rows:
-        raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
+        raise unknown_gateway(gateway)
     return rows[0]
 
 
@@ -186,7 +186,12 @@ def overview(connection: Connection, *, tenant: str | None = None, site: str | N
 
 
 def history(connection: Connection, gateway: str, *, limit: int) -> list[dict[str, Any]]:
-    """The latest changes of a gateway's document, by whom."""
+    """The latest changes of a gateway's document, by whom.
+
+    Raises:
+        UnknownName: there is no such gateway.
+    """
+    show(connection, gateway)
     return _all(connection, "history", gateway=gateway, limit=limit)
 
 

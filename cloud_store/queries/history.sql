@@ -5,42 +5,58 @@
 -- A cell that ever held goods has a balance. @adjust may lack one, and is what all other locations of its site leave.
 -- One page looks at so many cells, empty ones included. Movements are found by shelf, from its count on; those of a virtual location
 -- by the shelves at their other side.
-WITH wanted AS (
+-- `shown` has each cell with the names that it is meant by: one whose name stands for another's is added to that.
+WITH family AS MATERIALIZED (
+    SELECT i.item_id, i.merged_into AS shown_id FROM tenant t JOIN item i USING (tenant_id)
+    WHERE t.name = %(tenant)s AND i.merged_into IS NOT NULL
+    UNION
+    SELECT i.merged_into, i.merged_into FROM tenant t JOIN item i USING (tenant_id)
+    WHERE t.name = %(tenant)s AND i.merged_into IS NOT NULL
+), lot_family AS MATERIALIZED (
+    SELECT lot.lot_id, min(lot.lot_id) OVER (PARTITION BY f.shown_id, lot.name) AS shown_id
+    FROM lot JOIN family f USING (item_id)
+), shown AS MATERIALIZED (
+    SELECT b.location_id, b.item_id, b.lot_id, l.site_id, coalesce(l.merged_into, l.location_id) AS shown_location,
+        coalesce(family.shown_id, b.item_id) AS shown_item, coalesce(lot_family.shown_id, b.lot_id) AS shown_lot
+    FROM tenant t
+    JOIN site s USING (tenant_id)
+    JOIN location l USING (site_id)
+    JOIN balance b USING (location_id)
+    LEFT JOIN family USING (item_id)
+    LEFT JOIN lot_family USING (lot_id)
+    WHERE t.name = %(tenant)s AND (%(site)s::text IS NULL OR s.name = %(site)s)
+        AND (%(sku)s::text IS NULL OR coalesce(family.shown_id, b.item_id) = (
+            SELECT coalesce(merged_into, item_id) FROM item WHERE tenant_id = t.tenant_id AND sku = %(sku)s))
+), wanted AS (
     SELECT location_id, item_id, lot_id, adjust
     FROM (
-        SELECT l.location_id, b.item_id, b.lot_id, false AS adjust
-        FROM tenant t
-        JOIN site s USING (tenant_id)
-        JOIN location l USING (site_id)
-        JOIN balance b USING (location_id)
-        WHERE t.name = %(tenant)s AND (%(site)s::text IS NULL OR s.name = %(site)s)
-            AND (%(location)s::text IS NULL OR l.name = %(location)s) AND (%(virtual)s OR NOT l.virtual)
-            AND l.name <> %(adjust)s
+        SELECT c.shown_location AS location_id, c.shown_item AS item_id, c.shown_lot AS lot_id, false AS adjust
+        FROM shown c
+        JOIN location l ON l.location_id = c.shown_location
+        WHERE (%(location)s::text IS NULL OR c.shown_location = (
+                SELECT coalesce(merged_into, location_id) FROM location
+                WHERE site_id = c.site_id AND name = %(location)s))
+            AND (%(virtual)s OR NOT l.virtual) AND l.name <> %(adjust)s
         UNION
-        SELECT a.location_id, b.item_id, b.lot_id, true
-        FROM tenant t
-        JOIN site s USING (tenant_id)
-        JOIN location a USING (site_id)
-        JOIN location l USING (site_id)
-        JOIN balance b ON b.location_id = l.location_id
-        WHERE t.name = %(tenant)s AND (%(site)s::text IS NULL OR s.name = %(site)s)
-            AND (%(location)s::text IS NULL OR a.name = %(location)s) AND %(virtual)s AND a.name = %(adjust)s
+        SELECT a.location_id, c.shown_item, c.shown_lot, true
+        FROM shown c
+        JOIN location a ON a.site_id = c.site_id AND a.name = %(adjust)s
+        WHERE (%(location)s::text IS NULL OR a.name = %(location)s) AND %(virtual)s
     ) AS cells
-    JOIN item USING (item_id)
-    WHERE (%(sku)s::text IS NULL OR item.sku = %(sku)s)
-        AND (location_id, item_id, lot_id) > (%(after_location)s, %(after_item)s, %(after_lot)s)
+    WHERE (location_id, item_id, lot_id) > (%(after_location)s, %(after_item)s, %(after_lot)s)
     ORDER BY location_id, item_id, lot_id
     LIMIT %(cells)s
 ), cell AS (
-    SELECT location_id, item_id, lot_id
-    FROM wanted
-    WHERE NOT adjust
+    SELECT c.location_id, c.item_id, c.lot_id, c.site_id, c.shown_location, c.shown_item, c.shown_lot
+    FROM wanted w
+    JOIN shown c ON (c.shown_location, c.shown_item, c.shown_lot) = (w.location_id, w.item_id, w.lot_id)
+    WHERE NOT w.adjust
     UNION
-    SELECT l.location_id, w.item_id, w.lot_id
+    SELECT c.location_id, c.item_id, c.lot_id, c.site_id, c.shown_location, c.shown_item, c.shown_lot
     FROM wanted w
     JOIN location a USING (location_id)
-    JOIN location l ON l.site_id = a.site_id AND l.location_id <> a.location_id
-    JOIN balance b ON (b.location_id, b.item_id, b.lot_id) = (l.location_id, w.item_id, w.lot_id)
+    JOIN shown c ON (c.site_id, c.shown_item, c.shown_lot) = (a.site_id, w.item_id, w.lot_id)
+        AND c.location_id <> a.location_id
     WHERE w.adjust
 ), log AS MATERIALIZED (
     SELECT e.epoch_id, g.name AS gateway, e.ulid AS epoch,
@@ -108,10 +124,11 @@ WITH wanted AS (
             OR (m.hlc, log.gateway, log.epoch, m.seq) > (counted.hlc, counted.gateway, counted.epoch, counted.seq))
     GROUP BY counted.location_id, counted.item_id, counted.lot_id
 ), held AS (
-    SELECT l.site_id, c.location_id, c.item_id, c.lot_id, coalesce(c.quantity, 0) + coalesce(moved.quantity, 0) AS on_hand
+    SELECT c.site_id, c.shown_location AS location_id, c.shown_item AS item_id, c.shown_lot AS lot_id,
+        sum(coalesce(c.quantity, 0) + coalesce(moved.quantity, 0)) AS on_hand
     FROM counted c
-    JOIN location l USING (location_id)
     LEFT JOIN moved USING (location_id, item_id, lot_id)
+    GROUP BY c.site_id, c.shown_location, c.shown_item, c.shown_lot
 ), left_over AS (
     SELECT site_id, item_id, lot_id, -sum(on_hand) AS on_hand
     FROM held

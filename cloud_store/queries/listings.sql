@@ -1,8 +1,9 @@
 -- name: items
 SELECT i.sku, i.name, i.gtin, i.unit, i.scale, i.reorder_point, i.lot_tracked, i.serial_tracked, i.expiry_tracked,
-    i.retired, i.stub
+    i.retired, i.stub, meant.sku AS merged_into
 FROM item i
 JOIN tenant t USING (tenant_id)
+LEFT JOIN item meant ON meant.item_id = i.merged_into
 WHERE t.name = %(tenant)s AND i.sku > %(after)s
     AND (%(part)s::text IS NULL OR i.sku ILIKE %(part)s OR i.name ILIKE %(part)s OR i.gtin LIKE %(part)s)
 ORDER BY i.sku
@@ -17,10 +18,11 @@ ORDER BY s.name
 LIMIT %(limit)s
 
 -- name: locations
-SELECT s.name AS site, l.name AS location, l.virtual, l.stub
+SELECT s.name AS site, l.name AS location, l.virtual, l.stub, meant.name AS merged_into
 FROM location l
 JOIN site s USING (site_id)
 JOIN tenant t USING (tenant_id)
+LEFT JOIN location meant ON meant.location_id = l.merged_into
 WHERE t.name = %(tenant)s AND (%(site)s::text IS NULL OR s.name = %(site)s) AND (%(virtual)s OR NOT l.virtual)
     AND (s.name, l.name) > (%(after_site)s, %(after_location)s)
     AND (%(part)s::text IS NULL OR l.name ILIKE %(part)s)

@@ -99,18 +99,20 @@ ON CONFLICT (site_id, name) DO UPDATE SET stub = false, catalog_version = exclud
 WHERE l.catalog_version IS NULL
 
 -- name: locations
-SELECT t.name AS tenant, s.name AS site, l.name, l.stub
+SELECT t.name AS tenant, s.name AS site, l.name, l.stub, meant.name AS merged_into
 FROM location l
 JOIN site s USING (site_id)
 JOIN tenant t USING (tenant_id)
+LEFT JOIN location meant ON meant.location_id = l.merged_into
 WHERE NOT l.virtual AND (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (%(site)s::text IS NULL OR s.name = %(site)s)
 ORDER BY t.name, s.name, l.name
 
 -- name: items
 SELECT i.tenant_id, t.name AS tenant, i.sku, i.name, i.gtin, i.unit, i.scale, i.lot_tracked, i.serial_tracked,
-    i.expiry_tracked, i.reorder_point, i.retired, i.stub
+    i.expiry_tracked, i.reorder_point, i.retired, i.stub, meant.sku AS merged_into
 FROM item i
 JOIN tenant t USING (tenant_id)
+LEFT JOIN item meant ON meant.item_id = i.merged_into
 WHERE (%(tenant)s::text IS NULL OR t.name = %(tenant)s) AND (i.tenant_id, i.sku) > (%(after_tenant)s, %(after_sku)s)
 ORDER BY i.tenant_id, i.sku
 LIMIT %(limit)s

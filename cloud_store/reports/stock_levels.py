@@ -11,7 +11,6 @@ from psycopg.rows import dict_row
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
-from cloud_store.base.errors import UnknownName
 from cloud_store.merge.ledger_rows import MOVEMENT_KINDS
 from cloud_store.reports import paging
 from cloud_store.reports.paging import RowPage
@@ -81,17 +80,6 @@ def gateways(
     (name,) = paging.decode(after, (str,)) or ("",)
     rows = paging.rows(connection, _SQL["gateways"], limit, tenant=tenant, site=site, after=name)
     return RowPage(*paging.cut(rows, limit, ("gateway",), keep=("gateway",)))
-
-
-def require_tenant(connection: Connection, tenant: str) -> None:
-    """Tell nothing from something that is empty.
-
-    Raises:
-        UnknownName: there is no such tenant.
-    """
-    row = connection.execute(_SQL["tenant_exists"], {"tenant": tenant}).fetchone()
-    if not (row and row[0]):
-        raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
 
 
 def totals(connection: Connection) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection, patient
-from cloud_store.base.errors import UnknownName
+from cloud_store.base.errors import unknown_site
 from cloud_store.merge import cursors, site_digests
 from cloud_store.merge.ledger_rows import NEVER, CellKey
 from cloud_store.tenancy import registry
@@ -66,7 +66,7 @@ def sites(connection: Connection, tenant: str, site: str | None = None) -> list[
     """
     found = [VerifiedSite(*row) for row in connection.execute(_SQL["sites"], {"tenant": tenant, "site": site})]
     if not found:
-        raise UnknownName(f"There is no site {site or 'at all'} of tenant {tenant}.", hint="stocktide cloud site list")
+        raise unknown_site(tenant, site)
     return found
 
 

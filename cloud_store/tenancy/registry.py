@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from cloud_store.base import audit_log, gateways, sql
 from cloud_store.base.connection import Connection
-from cloud_store.base.errors import AlreadyExists, UnknownName
+from cloud_store.base.errors import AlreadyExists, unknown_gateway, unknown_site, unknown_tenant
 from cloud_store.tenancy import quotas
 from cloud_store.tenancy.catalog_door import require_item
 from wire_protocol import names, topics
@@ -50,9 +50,7 @@ def add_gateway(connection: Connection, tenant: str, site: str, gateway: str) ->
         number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)
         if site_row is None:
-            raise UnknownName(
-                f"Tenant {tenant} has no site {site}.", hint=f"stocktide cloud site list --tenant {tenant}"
-            )
+            raise unknown_site(tenant, site)
         name = names.gateway(gateway)
         quotas.require_room(connection, number, "gateways")
         row = _one(
@@ -78,7 +76,7 @@ def add_device(connection: Connection, gateway: str, device: str) -> None:
     with connection.transaction():
         known = gateways.named(connection, [gateway]).get(gateway)
         if known is None:
-            raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
+            raise unknown_gateway(gateway)
         name = names.device(device)
         if _one(connection, "device", gateway_id=known.gateway_id, name=name):
             raise AlreadyExists(f"Device {name} of {gateway} already exists.")
@@ -97,7 +95,7 @@ def set_gateway_state(connection: Connection, gateway: str, state: Literal["acti
     with connection.transaction():
         row = _one(connection, "set_gateway_state", gateway=gateway, state=state)
         if row is None:
-            raise UnknownName(f"There is no gateway {gateway}.", hint="stocktide cloud gateway list")
+            raise unknown_gateway(gateway)
         audit_log.record(connection, f"gateway.{state}", gateway, tenant_id=row[0])
 
 
@@ -175,7 +173,7 @@ def add_locations(connection: Connection, tenant: str, site: str, locations: Ite
         number = tenant_id(connection, tenant)
         site_row = _one(connection, "site_id", tenant=tenant, site=site)
         if site_row is None:
-            raise UnknownName(f"Tenant {tenant} has no site {site}.", hint=f"stocktide cloud site list -t {tenant}")
+            raise unknown_site(tenant, site)
         version = _next_version(connection, number)
         rows = [{"site_id": site_row[0], "name": name, "catalog_version": version} for name in wanted]
         cursor.executemany(_SQL["add_location"], rows)
@@ -223,9 +221,21 @@ def tenant_id(connection: Connection, tenant: str) -> int:
     """
     row = _one(connection, "tenant_id", tenant=tenant)
     if row is None:
-        raise UnknownName(f"There is no tenant {tenant}.", hint="stocktide cloud tenant list")
+        raise unknown_tenant(tenant)
     number: int = row[0]
     return number
+
+
+def require(connection: Connection, tenant: str | None, site: str | None = None) -> None:
+    """Tell a filter that finds nothing from one that is misspelt; None is no filter.
+
+    Raises:
+        UnknownName: there is no such tenant, or it has no such site.
+    """
+    if tenant is not None:
+        tenant_id(connection, tenant)
+        if site is not None and _one(connection, "site_id", tenant=tenant, site=site) is None:
+            raise unknown_site(tenant, site)
 
 
 def _one(connection: Connection, statement: str, **parameters: Any) -> tuple[Any, ...] | None:

@@ -41,7 +41,8 @@ def parts_of(project: Path) -> list[str]:
     if "stocktide" in settings:
         return list(settings["stocktide"]["copied"])
     packages = settings["setuptools"]["packages"]["find"]["include"]
-    return ["LICENSE", *(name.removesuffix("*") for name in packages)]
+    files = settings["setuptools"]["data-files"]["share/stocktide"]
+    return ["LICENSE", *files, *(name.removesuffix("*") for name in packages)]
 
 
 def build(out: Path, work: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -65,12 +66,31 @@ def test_render_says_what_it_wrote_and_keeps_passwords(tmp_path: Path) -> None:
     assert passwords.verify(password, passwords.read(tmp_path / "passwords")["gw-a"])
 
 
+def test_passwords_over_tls_need_the_brokers_own_files_alone(tmp_path: Path) -> None:
+    """A gateway's broker has no clients with certificates; a newcomer would look for their authorities in vain."""
+    _ok("render", "--side", "gateway", "--out", tmp_path, "--certfile", "own.pem", "--keyfile", "own.key")
+    lines = (tmp_path / "mosquitto.conf").read_text().splitlines()
+    assert not [line for line in lines if line.startswith("cafile")]
+    assert {f"certfile {Path('own.pem').absolute()}", f"keyfile {Path('own.key').absolute()}"} <= set(lines)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_that_root_renders_again_stays_the_brokers(tmp_path: Path) -> None:
+    """A broker that runs under an account of its own must read its new rules at the next reload, not fail."""
+    _ok("render", "--out", tmp_path)
+    for name in ("acl", "mosquitto.conf"):
+        os.chown(tmp_path / name, 65_534, 65_534)
+    _ok("render", "--out", tmp_path, "--limit", "connections_max=7")
+    assert {(tmp_path / name).stat().st_uid for name in ("acl", "mosquitto.conf")} == {65_534}
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
         (["render", "--auth", "anonymous", "--address", "0.0.0.0"], "--auth password"),
         (["render", "--auth", "certificate"], "--cafile"),
         (["render", "--cafile", "ca.crt"], "--keyfile"),
+        (["render", "--auth", "certificate", "--certfile", "own.pem", "--keyfile", "own.key"], "--cafile"),
         (["render", "--limit", "no_such_limit=1"], "broker limits"),
         (["render", "--limit", "connections_max=many"], "broker limits"),
         (["render", "--limit", "connections_max=0"], "broker limits"),

@@ -1,9 +1,12 @@
 """The certificate authority: what it signs, what it refuses to sign, and who can read its key."""
 
 import base64
+import os
 import stat
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,8 +20,10 @@ from hypothesis import strategies as st
 from cloud_identity import certificates
 from cloud_identity.authority import Authority, CommandSigner, KeyFileSigner, SigningRequest, signer
 from cloud_identity.certificates import Revoked
-from cloud_identity.errors import AuthorityExists, AuthorityMissing, InvalidRequest, SignerFailed
+from cloud_identity.errors import AuthorityError, AuthorityExists, AuthorityMissing, InvalidRequest, SignerFailed
 from testbed.brokers import request_pem
+from tests.cloud_ingest.authority_acts import make_authority, retire, rotate
+from tests.edge_agent import killed
 
 
 @pytest.fixture(scope="module")
@@ -219,3 +224,100 @@ def test_a_worker_finds_out_at_its_start_that_its_authority_is_missing(tmp_path:
     for given_ in ((tmp_path / "none", None, None), (None, "true", None), (None, "true", tmp_path / "none")):
         with pytest.raises(AuthorityMissing):
             signer(*given_, timeout_s=1)
+
+
+# --- killed in the middle -----------------------------------------------------------------------------------------
+
+KILLED = -9
+STEPS_MIN = 5
+
+
+def require_working(authority: Authority) -> None:
+    """It signs, what it signs is trusted by its bundle, it writes its lists, and no folder is open."""
+    request = SigningRequest.of(request_pem(certificates.new_key(), "gw-a"), "gw-a", 1)
+    made = KeyFileSigner(authority.directory).sign(request)
+    trusted = {certificates.key_id(each) for each in certificates.read_chain(authority.bundle.read_bytes())}
+    assert certificates.issuer_id(made) == authority.current().key_id
+    assert authority.current().key_id in trusted
+    lists = authority.write_crl([]).read_bytes().count(b"BEGIN X509 CRL")
+    assert lists == len(authority.members())
+    for place in authority.directory.rglob("*"):
+        if place.is_dir() and not place.is_symlink():
+            assert stat.S_IMODE(place.stat().st_mode) == 0o700
+
+
+def deaths(act: killed.Act, folder: Path, *before: killed.Act) -> Iterator[Path]:
+    """A directory for each step at which the act was killed; the act after `before` comes to its end in the last."""
+    for step in count(1):
+        directory = folder / str(step)
+        for earlier in before:
+            earlier(directory)
+        code = killed.run(act, directory, step)
+        yield directory
+        if code != KILLED:
+            assert code == 0
+            assert step > STEPS_MIN
+            return
+
+
+def test_init_killed_at_any_step_can_be_repeated(tmp_path: Path) -> None:
+    """A kill between the link and the bundle left a directory that had an authority for `init` and none for workers."""
+    for directory in deaths(make_authority, tmp_path):
+        try:
+            authority = Authority.create(directory, "Test")
+        except AuthorityExists:
+            authority = Authority(directory)
+        require_working(authority)
+        assert len(authority.members()) == 1
+
+
+@pytest.mark.parametrize(("act", "before"), [(rotate, [make_authority]), (retire, [make_authority, rotate])])
+def test_an_authority_works_wherever_a_change_was_killed(
+    tmp_path: Path, act: killed.Act, before: list[killed.Act]
+) -> None:
+    """A folder without its key, or an authority that signs and is not trusted, would stop every enrolment."""
+    for directory in deaths(act, tmp_path, *before):
+        authority = Authority(directory)
+        require_working(authority)
+        authority.add("After")  # and the next change mends what was left
+        require_working(authority)
+        trusted = [certificates.key_id(each) for each in certificates.read_chain(authority.bundle.read_bytes())]
+        assert trusted == [member.key_id for member in authority.members()]
+        assert not [place for place in directory.iterdir() if place.name.startswith(".authority-")]
+
+
+def test_two_at_once_make_one_authority(tmp_path: Path) -> None:
+    """Two terminals, one of which hangs: the second must not put its own authority in the first one's place."""
+    codes = killed.at_once(make_authority, tmp_path / "ca", 4)
+    assert sorted(codes) == [0, 1, 1, 1]
+    authority = Authority(tmp_path / "ca")
+    assert len(authority.members()) == 1
+    require_working(authority)
+
+
+def test_folders_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    """Above the authority, folders that everybody may write are folders in which everybody may replace it."""
+    for umask, name in ((0o000, "open"), (0o077, "closed")):
+        before = os.umask(umask)
+        try:
+            Authority.create(tmp_path / name / "srv" / "ca", "Test")
+        finally:
+            os.umask(before)
+        modes = [stat.S_IMODE((tmp_path / name / each).stat().st_mode) for each in ("", "srv", "srv/ca")]
+        assert modes == [0o755, 0o755, 0o700]
+        assert stat.S_IMODE((tmp_path / name / "srv" / "ca" / "bundle.pem").stat().st_mode) == 0o644
+
+
+def test_a_directory_that_lost_its_link_is_not_made_again(tmp_path: Path) -> None:
+    """A copy without symbolic links has its keys still: one goes on, of several the operator says which signs."""
+    directory = tmp_path / "ca"
+    first = Authority.create(directory, "Test").current().key_id
+    (directory / "current").unlink()
+    assert Authority.create(directory, "Test").current().key_id == first
+    second = Authority(directory).add("Next").key_id
+    (directory / "current").unlink()
+    with pytest.raises(AuthorityError, match="2 authorities") as refused:
+        Authority.create(directory, "Test")
+    assert "ln -s KEY_ID" in (refused.value.hint or "")
+    (directory / "current").symlink_to(second)
+    require_working(Authority(directory))

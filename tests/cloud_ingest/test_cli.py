@@ -9,6 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cloud_cli.app import app
+from cloud_store.base.connection import connect
+from cloud_store.provisioning import twins
 from testbed.store import MergeSession
 from tests.cloud_store.histories import NOW_MS, Chain, movement
 from wire_protocol import clock
@@ -69,6 +71,12 @@ def test_items_are_imported_all_or_none(registered: Run, tmp_path: Path) -> None
         ("site add paris -t nobody", "no tenant nobody"),
         ("gateway add gw-2 -t acme -s nowhere", "no site nowhere"),
         ("gateway disable gw-none", "no gateway gw-none"),
+        ("site add paris -t nobody", "stocktide cloud tenant add nobody"),
+        ("gateway add gw-2 -t acme -s nowhere", "stocktide cloud site add nowhere --tenant acme"),
+        ("location add A-01 -t acme -s nowhere", "stocktide cloud site add nowhere --tenant acme"),
+        ("gateway disable gw-none", "stocktide cloud gateway claim gw-none"),
+        ("ledger verify -t nobody", "stocktide cloud site add NAME --tenant nobody"),
+        ("stock --tenant nobody", "stocktide cloud tenant add nobody"),
         ("stock --tenant nobody", "no tenant nobody"),
         ("status --tenant nobody", "no tenant nobody"),
         ("item import /no/such.csv -t acme", "cannot be read"),
@@ -137,3 +145,64 @@ def test_a_patch_in_which_a_name_stands_twice_is_refused(registered: Run, tmp_pa
         refused = registered("twin", "set", "gw-cli", "--patch", given)
         assert refused.exit_code == 2
         assert "stands twice" in refused.stderr
+
+
+LISTS = (
+    "alarm list",
+    "audit list",
+    "claim list",
+    "command list",
+    "database-user list",
+    "dead-letter list",
+    "device list",
+    "firmware list",
+    "gateway list",
+    "item clashes",
+    "item list",
+    "key list",
+    "location clashes",
+    "location list",
+    "site list",
+    "status",
+    "stock",
+    "twin list",
+)
+
+
+def test_a_filter_that_is_misspelt_is_no_empty_list(registered: Run) -> None:
+    """An empty list about a tenant that does not exist is a wrong answer, with exit code 0 for a script."""
+    for words in LISTS:
+        refused = registered(*words.split(), "-t", "acne")
+        assert (refused.exit_code, "no tenant acne" in refused.stderr) == (2, True), (words, refused.output)
+        known = registered(*words.split(), "-t", "acme")
+        assert known.exit_code == 0, (words, known.output)
+    for words in ("gateway list", "location list", "movements", "stock", "twin list"):
+        refused = registered(*words.split(), "-t", "acme", "-s", "bertlin")
+        assert (refused.exit_code, "has no site bertlin" in refused.stderr) == (2, True), (words, refused.output)
+        assert "stocktide cloud site add bertlin" in refused.stderr
+
+
+def test_what_does_not_exist_is_not_shown_as_empty(registered: Run) -> None:
+    """A script that waits for a job must not take a wrong number for one that has nothing to do."""
+    missing = {
+        "job show 01NONE": "no job 01NONE",
+        "twin history gw-none": "no gateway gw-none",
+        "twin show gw-none": "no gateway gw-none",
+    }
+    for words, said in missing.items():
+        refused = registered(*words.split(), "--json")
+        assert (refused.exit_code, said in refused.stderr) == (2, True), (words, refused.output)
+
+
+def test_a_twin_is_shown_without_its_signatures(registered: Run, database_url: str) -> None:
+    """With its signature a release is an order that devices obey; a screen or a ticket is no place for it."""
+    release = {"model": "probe", "version": "2.0", "release": 2, "size": 1, "sha256": "0" * 64, "signature": "5" * 128}
+    with connect(database_url, application="test") as connection:
+        assert list(
+            twins.change(connection, twins.Selection(("gw-cli",)), {"firmware": {"probe": release}}, who="test")
+        )
+    for words in ("show", "history"):
+        for more in ((), ("--json",)):
+            shown = registered("twin", words, "gw-cli", *more)
+            assert (shown.exit_code, "probe" in shown.stdout) == (0, True), shown.output
+            assert "5" * 128 not in shown.stdout

@@ -159,7 +159,7 @@ def test_names_that_look_the_same_are_listed(run: Run, database_url: str) -> Non
     found = {row["sku"]: row["difference"] for row in json.loads(shown.stdout)}
     assert found.keys() == {composed, apart, marked}
     assert "U+200B ZERO WIDTH SPACE" in found[marked]
-    assert "Until a merge exists" in run("item", "clashes").stderr
+    assert "stocktide cloud item merge ODD OTHER" in run("item", "clashes").stderr
     places = json.loads(run("location", "clashes", "--json").stdout)
     assert {row["name"] for row in places} == {"A 01", "A\u00a001"}
     assert run("item", "add", apart, "-t", "acme").exit_code == 0  # it is the composed one that becomes a real item

@@ -28,7 +28,7 @@ _END: Final = re.compile("COMMIT")
 Act = Callable[[Path], object]
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.edge_agent.killed", "tests.edge_agent.acts"])
+_forks.set_forkserver_preload(["tests.edge_agent.killed", "tests.edge_agent.acts", "tests.cloud_ingest.authority_acts"])
 
 
 def die_at(step: int, act: Act, path: Path) -> None:

@@ -15,6 +15,10 @@ import pytest
 ROOT: Final = Path(__file__).resolve().parents[2]
 EDGE: Final = "stocktide_edge"
 WHOLE: Final = "stocktide"
+UNITS: Final = {
+    EDGE: ["stocktide-broker@.service", "stocktide-edge.service"],
+    WHOLE: ["stocktide-api.service", "stocktide-broker@.service", "stocktide-ingest@.service"],
+}
 NOT_AT_A_GATEWAY: Final = {"simulation", "firmware_sim", "testbed", "broker_config", "tests", "bench", "fuzz", "deploy"}
 NOT_IN_A_PRODUCT: Final = {"testbed", "tests", "bench", "fuzz", "deploy"}
 
@@ -57,6 +61,11 @@ def files(wheel: Path) -> list[str]:
     return [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
 
 
+def units(wheel: Path) -> list[str]:
+    """The files beside the packages: units of systemd."""
+    return sorted(name.rpartition("/")[2] for name in files(wheel) if ".data/" in name)
+
+
 def packages(wheel: Path) -> set[str]:
     """The top-level names in a wheel."""
     return {name.partition("/")[0] for name in files(wheel) if ".data/" not in name}
@@ -78,14 +87,14 @@ def test_a_gateways_wheel_holds_the_gateway_alone(wheels: Mapping[str, Path]) ->
     assert not {name for name in found if name.startswith("cloud_")} | (found & NOT_AT_A_GATEWAY)
     ours = {name for name in files(wheels[EDGE]) if name.startswith("stocktide/")}
     assert ours == {f"stocktide/{name}" for name in ("__init__.py", "__main__.py", "cli.py", "py.typed")}
-    shared = [name for name in files(wheels[EDGE]) if ".data/" in name]
-    assert [name.rpartition("/")[2] for name in shared] == ["stocktide-edge.service"]
+    assert units(wheels[EDGE]) == UNITS[EDGE]
 
 
 @pytest.mark.slow
 def test_the_whole_product_holds_no_tests(wheels: Mapping[str, Path]) -> None:
     """What checks the product is no part of it."""
     assert not packages(wheels[WHOLE]) & NOT_IN_A_PRODUCT
+    assert units(wheels[WHOLE]) == UNITS[WHOLE]
     listed = project(".")["tool"]["coverage"]["run"]["source"]
     assert packages(wheels[WHOLE]) == set(listed), "every package of ours, and none else"
 
