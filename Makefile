@@ -16,7 +16,7 @@ DEV := .venv/.installed-dev
 PINS := pyproject.toml constraints.txt
 CODE := .
 
-.PHONY: help demo test check fuzz soak lint fmt services services-down first-day bench wheels graph lock clean
+.PHONY: help demo test long check fuzz soak lint fmt services services-down first-day bench wheels graph lock clean
 
 help: ## show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,10 @@ demo: $(DEMO) ## the whole path in two minutes: pip only, no root (ARGS="--keep"
 
 test: $(DEV) lint ## linters and every test, on real servers that are started before and stopped after
 	@$(SERVICES) run -- $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+
+long: $(DEV) ## the tests of great numbers at full size: a million entries, 100,000 items
+	@STOCKTIDE_TEST_ENTRIES=1000000 $(SERVICES) run -- $(BIN)/python -m pytest tests/bounds/test_long_backlog.py \
+	  tests/bounds/test_large_restore.py tests/cloud_store/test_catalog.py $(ARGS)
 
 check: $(DEV) lint ## what to run before each commit: linters and the tests that need no server, under two minutes
 	@echo "== tests without servers"

@@ -24,7 +24,7 @@ def test_a_silent_database_is_given_up(
     with closing(connections.connect(database.url, application="tests")) as connection:
         pid = connection.info.backend_pid
         connection.execute("CREATE TABLE pick (n integer)")
-        monkeypatch.setattr(connections, "SILENCE_S_MAX", 0.5)
+        monkeypatch.setattr(connections.ImpatientConnection, "silence_s", 0.5)
         os.kill(pid, signal.SIGSTOP)
         try:
             with pytest.raises(DatabaseUnavailable), connections.translated(), connection.transaction():

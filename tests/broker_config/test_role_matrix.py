@@ -86,10 +86,13 @@ async def test_without_a_certificate_or_with_a_stranger_s_nobody_connects(
 
 async def test_a_worker_needs_its_password(brokers: FleetBrokers) -> None:
     """The workers' listener knows passwords only; without one even a gateway's certificate would not help."""
-    for user, password in ((None, None), ("ingest", "wrong"), ("gw-a", None)):
+
+    async def refused(user: str | None, password: str | None) -> None:
         with pytest.raises(aiomqtt.MqttError):
             async with aiomqtt.Client("127.0.0.1", brokers.worker_port, username=user, password=password):
                 pass
+
+    await asyncio.gather(refused(None, None), refused("ingest", "wrong"), refused("gw-a", None))
 
 
 async def bridged(listeners: dict[str, Listener], rows: list[Topic]) -> None:

@@ -38,6 +38,11 @@ class Client:
     def __init__(self, base: str) -> None:
         self.base = base
 
+    @property
+    def port(self) -> int:
+        """Where the server listens on loopback."""
+        return int(self.base.rpartition(":")[2])
+
     def get(self, path: str, headers: Mapping[str, str] | None = None, **query: object) -> Answer:
         """GET a path; an error status is an answer too."""
         return self.ask("GET", path + (f"?{urlencode(query)}" if query else ""), headers)

@@ -20,9 +20,9 @@ from cloud_store.tenancy.database_users import RoleInUse
 from testbed.eventually import eventually
 from testbed.worker_process import Workers
 from tests.cloud_ingest.sites import Site
+from tests.tenancy.holding import hold_everything
 
 SETTLED_S = 90.0
-LOCK_CLASSES = (0x53534954, 0x53534844, 0x53574B52)  # what workers once used, by their names in the old migrations
 
 
 @pytest.fixture
@@ -36,23 +36,6 @@ def dashboard(connection: Connection, database_url: str, dashboard_login: Callab
         session.execute("SET default_transaction_read_only = off")
         session.execute("SET idle_in_transaction_session_timeout = 0")
         yield session
-
-
-def hold_everything(dashboard: psycopg.Connection[tuple[object, ...]], site_ids: int) -> None:
-    """Every lock that a login may take: advisory ones of all kinds and numbers, and on the tables that it reads."""
-    for lock_class in LOCK_CLASSES:
-        dashboard.execute(
-            "SELECT pg_advisory_lock(%s, n) FROM generate_series(0, %s) AS n", [lock_class, site_ids + 64]
-        )
-    dashboard.execute("SELECT pg_advisory_lock(n) FROM generate_series(0, 100) AS n")
-    dashboard.execute("SELECT pg_advisory_lock(%s)", [0x5354_4944_4D49_4752])
-    dashboard.execute("BEGIN")
-    for (name,) in dashboard.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r'").fetchall():
-        try:
-            with dashboard.transaction():
-                dashboard.execute(f"LOCK TABLE {name} IN ACCESS SHARE MODE".encode())
-        except (pg.InsufficientPrivilege, pg.WrongObjectType):
-            continue
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ from testbed.eventually import eventually
 from testbed.scanner import Scanner
 from testbed.services import PrivateBroker
 
-ENTRIES = 1_000_000
+# `make long` does it with a million.
+ENTRIES = int(os.environ.get("STOCKTIDE_TEST_ENTRIES", "400000"))
 SHIPPED = 100_000
 BATCH = 10_000
 MEMORY_BYTES_MAX = 200 << 20
@@ -32,7 +33,7 @@ MEMORY_BYTES_MAX = 200 << 20
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.bound("edge_agent.ledger.writer.BATCH_JOBS_MAX")
-def test_a_backlog_of_a_million_entries_drains_while_devices_are_served(
+def test_a_backlog_of_weeks_drains_while_devices_are_served(
     tmp_path: Path,
     private_broker: Callable[..., PrivateBroker],
     agents: Callable[..., AgentProcess],
