@@ -31,6 +31,8 @@ FOUND_BY: dict[str, int] = {
     "sealed-before-time": 2,
     "lost-log-ignored": 6,
     "unlike-log-ignored": 10,
+    "dedupe-by-timestamp": 7,
+    "own-log-asked-unstaged": 13,
 }
 
 
