@@ -102,6 +102,7 @@ def test_errors_are_problem_documents(client: Client, path: str, headers: dict[s
     response = client.get(path, headers=headers)
     assert (response.status, response.content_type) == (status, "application/problem+json")
     assert response.json()["status"] == status
+    assert not any(part in response.text for part in ("[^", "(?:", "\\x")), "a regular expression is no sentence"
 
 
 def test_health_and_openapi(client: Client) -> None:
