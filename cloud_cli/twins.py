@@ -18,6 +18,7 @@ twin_app = typer.Typer(cls=ErrorGroup, no_args_is_help=True, help="Twins: desire
 
 Gateway = Annotated[str, typer.Argument(metavar="GATEWAY", help="The gateway's name.")]
 PATCH_BYTES_MAX = 1 << 20
+SECRET = frozenset({"signature", "key"})
 
 
 @twin_app.command("set")
@@ -64,7 +65,7 @@ def show(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, json_: Json
 
     with database(database_url) as connection:
         found = twins.show(connection, gateway)
-    found["state"] = _unsigned(found["state"])
+    found["state"] = _shown(found["state"])
     if json_:
         emit_json(found)
         return
@@ -111,7 +112,7 @@ def history(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, limit: L
     with database(database_url) as connection:
         rows = twins.history(connection, gateway, limit=limit)
     for row in rows:
-        row["patch"] = _unsigned(row["patch"])
+        row["patch"] = _shown(row["patch"])
     listing(
         rows,
         ("version", "changed_at", "changed_by", "patch"),
@@ -121,10 +122,13 @@ def history(gateway: Gateway, database_url: DatabaseUrl = DATABASE_URL, limit: L
     )
 
 
-def _unsigned(document: Any) -> Any:
-    """A document as it is shown: a release with its signature is an order that a device obeys, whoever sends it."""
+def _shown(document: Any) -> Any:
+    """A document as it is shown: a release with its signature is an order that a device obeys, whoever sends it.
+
+    Hashes of devices' passwords stay away too: short passwords can be guessed from them.
+    """
     if isinstance(document, dict):
-        return {name: _unsigned(part) for name, part in document.items() if name != "signature"}
+        return {name: _shown(part) for name, part in document.items() if not (name in SECRET and isinstance(part, str))}
     return document
 
 

@@ -194,15 +194,22 @@ def test_what_does_not_exist_is_not_shown_as_empty(registered: Run) -> None:
         assert (refused.exit_code, said in refused.stderr) == (2, True), (words, refused.output)
 
 
-def test_a_twin_is_shown_without_its_signatures(registered: Run, database_url: str) -> None:
-    """With its signature a release is an order that devices obey; a screen or a ticket is no place for it."""
+def test_a_twin_is_shown_without_its_secrets(registered: Run, database_url: str) -> None:
+    """With its signature a release is an order that devices obey, and a hash gives a short password away.
+
+    A screen or a ticket is no place for either.
+    """
     release = {"model": "probe", "version": "2.0", "release": 2, "size": 1, "sha256": "0" * 64, "signature": "5" * 128}
     with connect(database_url, application="test") as connection:
         assert list(
             twins.change(connection, twins.Selection(("gw-cli",)), {"firmware": {"probe": release}}, who="test")
         )
+    patch = '{"devices": {"probe-1": {"kind": "probe"}}}'
+    assert registered("twin", "set", "gw-cli", "--patch", patch).exit_code == 0
+    assert registered("device", "key", "probe-1", "-g", "gw-cli").exit_code == 0
     for words in ("show", "history"):
         for more in ((), ("--json",)):
             shown = registered("twin", words, "gw-cli", *more)
             assert (shown.exit_code, "probe" in shown.stdout) == (0, True), shown.output
             assert "5" * 128 not in shown.stdout
+            assert "$7$" not in shown.stdout

@@ -336,6 +336,16 @@ def test_systemd_is_told_about_readiness_and_life(path: Path, gateway: str, agen
         assert "WATCHDOG=1" in told
 
 
+def test_a_systemd_that_does_not_listen_ends_nothing(path: Path, gateway: str, agents: Agents, tmp_path: Path) -> None:
+    """Its socket is refused while systemd executes itself again, or forgotten by a container's end: devices go on."""
+    del gateway
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(str(tmp_path / "notify"))
+    agent = agents(path, NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000").start()
+    eventually(lambda: sum(event["event"] == "systemd_not_notified" for event in agent.log()) > 2)
+    assert agent.stop() == 0
+
+
 def test_the_log_holds_no_secret(path: Path, gateway: str, agents: Agents) -> None:
     """A password in a log is a password in every log collector."""
     del gateway
