@@ -91,7 +91,7 @@ class SlowLane:
         self._add({arrived.gateway for arrived in frames})
 
     def note_late(self, counts: Mapping[str, int]) -> None:
-        """In a merge, of either lane, gateways had so many counts that look back."""
+        """In a merge, of either lane, gateways had these numbers of counts that look back."""
         late = {gateway for gateway, number in counts.items() if number > LATE_COUNTS_MAX}
         self._add(late - self._slow.keys())
         self._late |= late & self._slow.keys()

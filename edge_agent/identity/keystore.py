@@ -186,7 +186,16 @@ class IdentityFolder:
             OSError: the folder cannot be written.
         """
         with files.locked_folder(self.folder, wait_s=LOCK_S):
+            if (newer := self._overtaken(pending, gateway, claim)) is not None:
+                return newer
             return self._install(pending, certificate_pem, ca_pem, Facts(gateway, brokers, claim))
+
+    def _overtaken(self, pending: Pending, gateway: str, claim: str | None) -> Identity | None:
+        """The identity that others have made by the same claim since, so often that this key is no longer kept."""
+        if (pending.folder / KEY).exists():
+            return None
+        current = self.current()
+        return current if current is not None and (current.gateway, current.claim) == (gateway, claim) else None
 
     def _install(self, pending: Pending, certificate_pem: str, ca_pem: str, facts: Facts) -> Identity:
         _require_fit(pending.folder / KEY, facts.gateway, certificate_pem, ca_pem)

@@ -27,7 +27,7 @@ SHELVES: Final = 100
 MOVEMENTS: Final = 20
 COUNTS: Final = 6
 BODY_BYTES: Final = 4 << 20
-PAUSE_S: Final = 0.05  # the attackers share a process with the gateways that must go on
+PAUSE_S: Final = 0.1  # the attackers share a process with the gateways that must go on
 HIGHEST: Final = (1 << 62) - 1
 
 Attack = Callable[[aiomqtt.Client, str], Awaitable[None]]

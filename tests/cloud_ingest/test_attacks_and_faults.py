@@ -34,6 +34,7 @@ def acked(site: Site) -> int:
     return sum(gateway.sender.acked_frame for gateway in site.gateways)
 
 
+@pytest.mark.timeout(300)
 async def test_an_honest_tenant_goes_on_under_every_attack_while_worker_and_database_are_killed(
     worker: Workers,
     site_at: Callable[[str], Site],

@@ -13,7 +13,7 @@ from cloud_identity import certificates
 from cloud_identity.authority import Authority, KeyFileSigner, SigningRequest
 from edge_agent import restore as restoring
 from edge_agent.errors import LedgerExists
-from edge_agent.identity.keystore import Identity, IdentityFolder
+from edge_agent.identity.keystore import Identity, IdentityFolder, Pending
 from edge_agent.ledger import database
 from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.drafts import Stamp, draft
@@ -77,10 +77,23 @@ def restore_aside(path: Path) -> None:
     restore(path, aside=True)
 
 
+Requested = tuple[IdentityFolder, Pending]
+
+
 def enrol(path: Path) -> Identity:
     """A key and its certificate, from the authority in the folder beside."""
+    return answer(path, request(path))
+
+
+def request(path: Path) -> Requested:
+    """A key that waits for its certificate."""
     home = IdentityFolder(path)
-    pending = home.pending("gw-1")
+    return home, home.pending("gw-1")
+
+
+def answer(path: Path, requested: Requested) -> Identity:
+    """Its certificate, from the authority in the folder beside."""
+    home, pending = requested
     signer = KeyFileSigner(path.with_name("ca"))
     made = signer.sign(SigningRequest.of(pending.csr_pem, "gw-1", 90))
     return home.install(

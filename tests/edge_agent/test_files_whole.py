@@ -173,6 +173,16 @@ def test_all_that_enrol_at_once_end_with_one_identity(tmp_path: Path) -> None:
     found.context()
 
 
+def test_an_enrolment_that_others_have_overtaken_ends_with_their_identity(tmp_path: Path) -> None:
+    """The slowest of several terminals with one claim found its key gone, and ended with an error."""
+    path = tmp_path / "ledger.identity"
+    acts.make_authority(tmp_path / "ca")
+    slowest = acts.request(path)
+    others = [acts.enrol(path) for _ in range(4)]
+    assert not slowest[1].folder.exists()
+    assert acts.answer(path, slowest) == others[-1] == IdentityFolder(path).current()
+
+
 def test_a_copy_killed_at_any_step_is_whole_or_not_there(tmp_path: Path) -> None:
     """Half a backup that looks like one is found out on the day it is needed."""
     for path in killed_at_every_step(acts.copy, fresh(tmp_path, acts.older_and_migrated)):
