@@ -9,15 +9,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, closing
 from typing import Final
 
-import aiomqtt
-
 from cloud_store.base.connection import connect
 from cloud_store.tenancy import registry
+from mqtt_client import Connection, ConnectionOptions
+from mqtt_client import connect as mqtt_connect
 from testbed.gateways import LoadGateway, epoch
 from testbed.workload import Sealer
 from tests.cloud_ingest.sites import IMPATIENT, Site
 from tests.cloud_store.histories import count, movement
 from wire_protocol import clock, topics
+from wire_protocol.address import BrokerAddress
 from wire_protocol.entries import LedgerEntry
 from wire_protocol.stock import EntryKey
 from wire_protocol.topics import Channel
@@ -30,7 +31,7 @@ BODY_BYTES: Final = 4 << 20
 PAUSE_S: Final = 0.1  # the attackers share a process with the gateways that must go on
 HIGHEST: Final = (1 << 62) - 1
 
-Attack = Callable[[aiomqtt.Client, str], Awaitable[None]]
+Attack = Callable[[Connection, str], Awaitable[None]]
 
 
 def add_stocktaker(site: Site) -> LoadGateway:
@@ -57,37 +58,37 @@ def add_stocktaker(site: Site) -> LoadGateway:
     return gateway
 
 
-async def junk_frames(client: aiomqtt.Client, gateway: str) -> None:
+async def junk_frames(client: Connection, gateway: str) -> None:
     """Bytes that are no frame, and a frame with an envelope that nobody knows."""
     for payload in (secrets.token_bytes(2_000), b"[1" + b",{}" * 500 + b"]\n" + secrets.token_bytes(4_000), b""):
         await client.publish(topics.up(gateway, "ledger"), payload, qos=1)
 
 
-async def hostile_reports(client: aiomqtt.Client, gateway: str) -> None:
+async def hostile_reports(client: Connection, gateway: str) -> None:
     """Versions and sequences at the end of the numbers, each twice, with the row there already."""
     for version in (HIGHEST - 1, HIGHEST, HIGHEST):
         report = f'{{"v":1,"version":{version},"confirmed":{{}},"errors":{{}},"firmware":{{}}}}'
-        await client.publish(topics.link(gateway, Channel.REPORTED_TWIN), report, qos=1)
+        await client.publish(topics.link(gateway, Channel.REPORTED_TWIN), report.encode(), qos=1)
         ask = f'{{"v":1,"after":{{"version":{version},"key":""}}}}'
-        await client.publish(topics.link(gateway, Channel.CATALOG_REQUEST), ask, qos=1)
-        await client.publish(topics.link(gateway, Channel.REPLY), f'{{"v":1,"id":"{version}","ok":true}}', qos=1)
+        await client.publish(topics.link(gateway, Channel.CATALOG_REQUEST), ask.encode(), qos=1)
+        await client.publish(topics.link(gateway, Channel.REPLY), b'{"v":1,"id":"%d","ok":true}' % version, qos=1)
 
 
-async def bad_statuses(client: aiomqtt.Client, gateway: str) -> None:
+async def bad_statuses(client: Connection, gateway: str) -> None:
     """A status that says everything at its bound, and one that is none."""
     numbers = {"backlog": HIGHEST, "dead_letters": HIGHEST, "readings_dropped": HIGHEST, "devices_online": HIGHEST}
     body = ",".join(f'"{name}":{value}' for name, value in numbers.items())
-    await client.publish(topics.link(gateway, Channel.STATUS), f'{{"v":1,"state":"online",{body}}}', qos=1)
+    await client.publish(topics.link(gateway, Channel.STATUS), f'{{"v":1,"state":"online",{body}}}'.encode(), qos=1)
     await client.publish(topics.link(gateway, Channel.STATUS), b"{", qos=1)
 
 
 @asynccontextmanager
 async def all_at_once(mqtt_url: str, gateway: str) -> AsyncIterator[None]:
     """All of them, again and again, in the name of one gateway while the block runs."""
-    host, _, port = mqtt_url.removeprefix("mqtt://").partition(":")
+    address = BrokerAddress.parse(mqtt_url)
 
     async def go_on(attack: Attack) -> None:
-        async with aiomqtt.Client(host, int(port)) as client:
+        async with mqtt_connect(ConnectionOptions(address=address, client_id=f"evil-{attack.__name__}")) as client:
             while True:
                 await attack(client, gateway)
                 await asyncio.sleep(PAUSE_S)

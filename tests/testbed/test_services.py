@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -172,8 +173,13 @@ def test_servers_of_a_killed_run_are_found_and_removed(private_broker: MakeBroke
 
 def test_the_root_is_named_after_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     """A change of the package list must lead to another root, never to an old one with the wrong packages."""
-    before = debian_root.path()
-    monkeypatch.setattr(debian_root, "PACKAGES", ("mosquitto",))
-    assert debian_root.path() != before
+    recipe = debian_root.SERVICES
+    assert debian_root.path() == recipe.path()
+    others = (
+        replace(recipe, packages=("mosquitto",)),
+        replace(recipe, options=("--variant=minbase",)),
+        replace(recipe, name="x"),
+    )
+    assert len({each.path() for each in (recipe, *others)}) == len(others) + 1
     monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
     assert debian_root.path().parent == Path("/elsewhere/stocktide")
