@@ -25,7 +25,7 @@ demo: $(DEMO) ## the whole path in two minutes: pip only, no root (ARGS="--keep"
 	@$(BIN)/stocktide demo $(ARGS)
 
 test: $(DEV) lint ## linters and every test, on real servers that are started before and stopped after
-	@$(SERVICES) run -- $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(SERVICES) run --in-memory -- $(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 long: $(DEV) ## the tests of great numbers at full size: a million entries, 100,000 items
 	@STOCKTIDE_TEST_ENTRIES=1000000 $(SERVICES) run -- $(BIN)/python -m pytest tests/bounds/test_long_backlog.py \

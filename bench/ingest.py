@@ -7,7 +7,7 @@ broker, decoding, validation, deduplication, double entry, roll-up and commit.
 import asyncio
 import time
 from contextlib import closing
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from bench.cloud_worker import running_worker, until_subscribed
@@ -106,4 +106,4 @@ def _rows(connection: Connection, fleet: list[LoadGateway]) -> list[tuple[Any, .
         words.add(frame)
     ids = Dictionary()
     ids.resolve(connection, words)
-    return ledger_rows.build(planned.merged, ids).movements
+    return [*chain.from_iterable(ledger_rows.build(planned.merged, ids).movements)]

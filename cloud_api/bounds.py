@@ -1,8 +1,9 @@
 """What one request, and one tenant's requests together, may cost this process.
 
 A tenant's requests hold a share of the database connections and no more, and spend a budget of the database's time, so
-that one tenant's expensive questions are not everybody's wait. A body ends at its bound while it arrives, before
-anybody has looked at the credential.
+that one tenant's expensive questions are not everybody's wait. A dashboard's page may ask a few cheap things at once; a
+tenant whose questions are dear holds one connection, and so one of the server's cores. A body ends at its bound while
+it arrives, before anybody has looked at the credential.
 """
 
 import time
@@ -15,7 +16,8 @@ from typing import Any, Final
 from wire_protocol import strict_json
 
 TENANTS_REMEMBERED_MAX: Final = 10_000
-BURST_S: Final = 60.0  # of the budget's refill that may be spent at once
+BURST_S: Final = 20.0  # of the budget's refill that may be spent at once
+SPENT: Final = 0.5  # of the burst; a tenant that has spent so much asks one thing at a time
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -46,7 +48,7 @@ class TenantBudget:
     """Connections that a tenant may hold at a time, and seconds of the database's work for each second. Thread-safe.
 
     Args:
-        connections_max: of a tenant at a time.
+        connections_max: of a tenant at a time; one, when it has spent much of its time.
         share: seconds of database time that a tenant may spend in a second, on average.
         now_s: a clock that is never set.
     """
@@ -78,7 +80,7 @@ class TenantBudget:
             use.at_s = now_s
             self._uses[tenant_id] = use
             self._forget()
-            if use.held >= self.connections_max:
+            if use.held >= (self.connections_max if use.left_s > most_s * (1 - SPENT) else 1):
                 raise TenantBusy(f"{use.held} requests of the tenant are at work; ask when one has its answer.", 1)
             if use.left_s <= 0:
                 wait_s = 1 + int(-use.left_s / self.share)

@@ -23,6 +23,7 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Annotated, Any, Final, Literal
 
@@ -67,7 +68,7 @@ _FIELDS: Final = (
 _SELDOM: Final = ("late_ms", "time_doubt")
 _DELTAS: Final = ("ms", "device_at_ms")
 _CLOCK: Final = ("ms", "tick", "drift_ms")
-_COLUMNS: Final = frozenset(_FIELDS) | frozenset(_SELDOM) | frozenset(_DELTAS) | frozenset(_CLOCK)
+COLUMNS: Final = frozenset(_FIELDS) | frozenset(_SELDOM) | frozenset(_DELTAS) | frozenset(_CLOCK)
 
 
 class LogHead(BaseModel):
@@ -110,18 +111,37 @@ class FrameHeader(BaseModel):
         return self.first_seq + self.count - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Frame:
-    """A decoded frame: header, the digest the next frame must name, and the rows, not yet validated.
+    """A decoded frame: header, the digest the next frame must name, and the columns of its entries, not yet validated.
 
-    `problem` says why the rows cannot be read at all; the frame still has its place in the chain, so it is merged with
-    every entry rejected instead of stopping its stream.
+    A reader of many frames takes the columns as they are; one that wants entry by entry takes the `rows`.
     """
 
     header: FrameHeader
     digest: str
-    rows: list[dict[str, Any]]
-    problem: str | None = None
+    columns: object
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary for each entry; none where there is a `problem`."""
+        return self._rows_or_problem[0]
+
+    @cached_property
+    def problem(self) -> str | None:
+        """Why the rows cannot be read at all.
+
+        The frame still has its place in the chain, so it is merged with every entry rejected instead of stopping its
+        stream.
+        """
+        return self._rows_or_problem[1]
+
+    @cached_property
+    def _rows_or_problem(self) -> tuple[list[dict[str, Any]], str | None]:
+        try:
+            return _from_columns(self.columns, self.header.count), None
+        except InvalidFrame as error:
+            return [], str(error)
 
 
 def digest(encoded: bytes) -> str:
@@ -184,12 +204,9 @@ def decode(encoded: bytes) -> Frame:
         raise InvalidFrame(first_problem(error)) from None
     if len(encoded) > (limit := ENVELOPE_BYTES_MAX + header.count * ENTRY_BYTES_MAX):
         raise InvalidFrame(f"{len(encoded)} bytes; a frame of {header.count} entries has at most {limit}.")
-    if isinstance(columns, dict) and (unknown := columns.keys() - _COLUMNS):
+    if isinstance(columns, dict) and (unknown := columns.keys() - COLUMNS):
         raise InvalidFrame(f"Nobody knows the column {min(unknown)[:40]!r} in version {PROTOCOL_VERSION}.")
-    try:
-        return Frame(header, _hash(plain), _from_columns(columns, header.count))
-    except InvalidFrame as error:
-        return Frame(header, _hash(plain), [], problem=str(error))
+    return Frame(header, _hash(plain), columns)
 
 
 def _names_in(envelope: Any) -> int:
@@ -242,16 +259,27 @@ def _fold(values: list[Any]) -> Any:
     return values[0] if all(value == values[0] for value in values) else values
 
 
-def _from_columns(columns: object, count: int) -> list[dict[str, Any]]:
+def rows_at(frame: Frame, places: Sequence[int]) -> list[dict[str, Any]]:
+    """Some of a frame's rows, by their place from 0.
+
+    Raises:
+        InvalidFrame: the frame has no rows.
+    """
+    return _from_columns(frame.columns, frame.header.count, places)
+
+
+def _from_columns(columns: object, count: int, places: Sequence[int] | None = None) -> list[dict[str, Any]]:
     if not isinstance(columns, dict):
         raise InvalidFrame("The entries of a frame are an object of columns.")
-    unfolded = {name: _unfold(name, values, count) for name, values in columns.items() if name in _COLUMNS}
+    unfolded = {name: _unfold(name, values, count) for name, values in columns.items() if name in COLUMNS}
     for name in _DELTAS:
         # A delta column with gaps was stored as it is; the first row's value was kept whole.
         if name in unfolded and None not in unfolded[name]:
             unfolded[name] = _integrate(name, unfolded[name])
     unfolded |= _restore_clock(unfolded, count)
     fields = [name for name in unfolded if name not in _CLOCK]
+    if places is not None:
+        unfolded = {name: [unfolded[name][place] for place in places] for name in fields}
     rows = zip(*(unfolded[name] for name in fields), strict=True)
     return [{name: value for name, value in zip(fields, row, strict=True) if value is not None} for row in rows]
 

@@ -14,9 +14,9 @@ import psycopg
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 
-_INT8_OID: Final = 20
-_INT8_ARRAY_OID: Final = 1016
-_INT8_BYTES: Final = 8
+INT8_OID: Final = 20
+INT8_ARRAY_OID: Final = 1016
+INT8_BYTES: Final = 8
 
 
 class Integers(list[int]):
@@ -25,15 +25,15 @@ class Integers(list[int]):
 
 class _IntegersDumper(Dumper):
     format = Format.BINARY
-    oid = _INT8_ARRAY_OID
+    oid = INT8_ARRAY_OID
 
     def dump(self, obj: Integers) -> bytes:
         if not obj:
-            return struct.pack(">iii", 0, 0, _INT8_OID)
-        elements = [_INT8_BYTES] * (2 * len(obj))
+            return struct.pack(">iii", 0, 0, INT8_OID)
+        elements = [INT8_BYTES] * (2 * len(obj))
         elements[1::2] = obj
         try:
-            return struct.pack(f">iiiii{'iq' * len(obj)}", 1, 0, _INT8_OID, len(obj), 1, *elements)
+            return struct.pack(f">iiiii{'iq' * len(obj)}", 1, 0, INT8_OID, len(obj), 1, *elements)
         except struct.error as error:
             # As psycopg says it of a single value: it lies in the rows, not in the server.
             raise psycopg.DataError(f"a number does not fit 64 bits: {error}") from error

@@ -32,9 +32,11 @@ STATEMENT_TIMEOUT_MS: Final = 30_000
 NETWORK_TIMEOUT_MS: Final = 15_000
 SILENCE_S_MAX: Final = 45.0  # above the limit of a statement, which a server that lives keeps by itself
 LOOK_S: Final = 0.1
-# In `tenant_view` are the views through which a tenant reads hypertables, under the tables' names (migration 0006).
+# In `tenant_view` are the views through which a tenant reads hypertables, under the tables' names (migration 0006). One
+# plan for every filter of a question would be a bad plan for most, and a question holds one core, not all of them.
 READ_ONLY_OPTIONS: Final = (
     "-c statement_timeout=10000 -c default_transaction_read_only=on -c search_path=tenant_view,public"
+    " -c plan_cache_mode=force_custom_plan -c max_parallel_workers_per_gather=0"
 )
 
 # Retrying the same transaction can succeed.

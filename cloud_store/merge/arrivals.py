@@ -1,17 +1,15 @@
 """What a worker hands to the merge, and what the merge answers: plain values, no database."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
+from cloud_store.merge import frame_entries
+from cloud_store.merge.frame_entries import FrameEntries, Unusual, Validated
 from wire_protocol import entries, frames, topics
-from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import Frame
 from wire_protocol.messages import ClampedTime, Rejected
 from wire_protocol.replication import Receiver
 from wire_protocol.topics import Stream
-
-Validated = tuple[Sequence[Movement | Count | Reading | None], Sequence[tuple[int, str]]]
 
 
 @dataclass(slots=True)
@@ -24,6 +22,7 @@ class ArrivedFrame:
     payload: bytes
     frame: Frame
     received_ms: int
+    _entries: FrameEntries | None = None
     _validated: Validated | None = None
 
     @classmethod
@@ -35,11 +34,20 @@ class ArrivedFrame:
         """
         return cls(gateway, stream, topic or topics.up(gateway, stream), payload, frames.decode(payload), received_ms)
 
-    def validated(self) -> Validated:
-        """The entries of the frame's rows, None where a row is unusable, and (index, reason) of these.
+    def entries(self) -> FrameEntries:
+        """What is in the frame.
 
         Worked out when first asked for: a frame that was merged before is sent again oftener than one would think.
         """
+        if self._entries is None:
+            try:
+                self._entries = frame_entries.by_columns(self.frame)
+            except Unusual:
+                self._entries = frame_entries.one_by_one(self.frame, self.validated())
+        return self._entries
+
+    def validated(self) -> Validated:
+        """The entries of the frame's rows one by one, None where a row is unusable, and (index, reason) of these."""
         if self._validated is None:
             self._validated = entries.validate(self.frame.rows)
         return self._validated

@@ -17,18 +17,21 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from cloud_store.base import sql
 from cloud_store.base.arrays import Integers
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import Unstorable
+from cloud_store.base.ledger_numbers import NEVER, CellKey
 from cloud_store.merge import late_counts as lateness
-from cloud_store.merge.ledger_rows import NEVER, CellChange, CellKey, LedgerRows, Step
-from wire_protocol import stock
+from cloud_store.merge.cells import Cells, Hours
+from cloud_store.merge.frame_entries import Numbers
+from cloud_store.merge.ledger_rows import LedgerRows, Step
+from wire_protocol import clock, stock
 
 _SQL: Final = sql.load("balances")
-
-# Positions in a movement row.
-_HLC, _SEQ, _QUANTITY, _GATEWAY, _EPOCH, _ITEM, _LOT, _SOURCE, _DESTINATION = 1, 2, 3, 7, 8, 9, 10, 11, 12
+LATELY: Final = clock.pack(10 * 60 * 1000)  # of the hybrid logical clock: what honest gateways' entries differ by
 
 
 class OutOfDomain(Unstorable):
@@ -40,58 +43,85 @@ class OutOfDomain(Unstorable):
 
 
 class BookedCell(NamedTuple):
-    """A cell after its movements were added, that a count may concern. The clocks are from before, if it is counted."""
+    """A cell after its movements were added, that a count may concern. The clocks are from before, if it is counted.
 
+    `place` is the cell's place in the batch's cells.
+    """
+
+    place: int
     on_hand: int
     counted_hlc: int
     last_hlc: int
 
 
-def book(connection: Connection, rows: LedgerRows) -> Mapping[CellKey, int]:
-    """Book a batch. Returns by how much on hand has changed, by cell."""
-    changed = {cell: change.moved for cells in (rows.shelves, rows.adjust) for cell, change in cells.items()}
-    if rows.shelves:
-        booked = _book_shelves(connection, rows)
+def book(connection: Connection, rows: LedgerRows) -> tuple[Cells, Mapping[CellKey, int]]:
+    """Book a batch. Returns what has moved in cells, and by how much counts have changed cells beside that."""
+    cells = rows.sums.cells
+    at_adjust = np.isin(cells.locations, list(rows.adjust))
+    counted: dict[CellKey, int] = {}
+    if not at_adjust.all():
+        booked = _book_shelves(connection, rows, np.flatnonzero(~at_adjust))
         _book_hours(connection, rows)
-        added = _settle(connection, rows, booked) if booked else {}
+        counted = dict(_settle(connection, rows, booked)) if booked else {}
         taken: defaultdict[CellKey, int] = defaultdict(int)
-        for cell, quantity in added.items():
+        for cell, quantity in counted.items():
             taken[rows.adjust_cell(cell)] -= quantity
-            changed[cell] += quantity
-        for cell, quantity in taken.items():
-            changed[cell] = changed.get(cell, 0) + quantity
-        _book_adjust(connection, rows.adjust, taken)
-    return changed
+        _book_adjust(connection, cells.where(at_adjust), taken)
+        counted |= taken
+    return cells, counted
 
 
-def _book_shelves(connection: Connection, rows: LedgerRows) -> dict[CellKey, BookedCell]:
+def _book_shelves(connection: Connection, rows: LedgerRows, places: Numbers) -> dict[CellKey, BookedCell]:
     counted = {CellKey(count["location_id"], count["item_id"], count["lot_id"]) for count in rows.counts}
-    keys = sorted(rows.shelves)
-    changes = [rows.shelves[key] for key in keys]
-    moved = [change.moved for change in changes]
+    cells = rows.sums.cells.where(places)
     # A counted cell keeps its old clocks for now: they decide between replay and looking back.
-    last = [NEVER if key in counted else change.last_hlc for key, change in zip(keys, changes, strict=True)]
+    last_hlc = cells.last_hlc
+    if counted:
+        last_hlc = np.where([key in counted for key in cells.ids()], NEVER, last_hlc)
+    # A count that was booked before may concern movements that are as early as it. Where all of a cell's are later than
+    # the earliest of the recent ones that is seen from their clocks alone; the others are asked about one by one.
+    recent = cells.first_hlc >= cells.first_hlc.max() - LATELY
+    watched = counted | set(cells.where(~recent).ids())
     parameters = {
-        **key_columns(keys),
-        "on_hand": Integers(moved),
-        "moved": Integers(moved),
-        "last_hlc": Integers(last),
+        **_columns(cells),
+        "on_hand": cells.moved,
+        "moved": cells.moved,
+        "last_hlc": last_hlc,
         "balance_max": stock.BALANCE_MAX,
-        **{f"counted_{name}": column for name, column in key_columns(counted).items()},
+        "recent_hlc": int(cells.first_hlc[recent].min()),
+        **{f"watched_{name}": column for name, column in key_columns(watched).items()},
     }
-    return _booked(connection, parameters)
+    place_of = _Places(cells, places)
+    return {cell: BookedCell(place_of(cell), *state) for cell, state in _booked(connection, parameters)}
 
 
-def _booked(connection: Connection, parameters: Mapping[str, Any]) -> dict[CellKey, BookedCell]:
-    """Add to cells; returns those that a count may concern.
+class _Places:
+    """Finds cells by key among sorted ones."""
+
+    def __init__(self, cells: Cells, places: Numbers) -> None:
+        self._cells, self._places = cells, places
+
+    def __call__(self, cell: CellKey) -> int:
+        first, end = 0, len(self._places)
+        for column, wanted in zip(self._cells[:3], cell, strict=True):
+            part = column[first:end]
+            first, end = (
+                first + int(np.searchsorted(part, wanted)),
+                first + int(np.searchsorted(part, wanted, side="right")),
+            )
+        return int(self._places[first])
+
+
+def _booked(connection: Connection, parameters: Mapping[str, Any]) -> list[tuple[CellKey, tuple[int, int, int]]]:
+    """Add to cells; returns those that a count may concern, with on hand and the clocks of counts and movements.
 
     Raises:
         OutOfDomain: some would be beyond what stock may be.
     """
-    booked, beyond = {}, []
+    booked, beyond = [], []
     for location, item, lot, on_hand, moved, counted_hlc, last_hlc in connection.execute(_SQL["book"], parameters):
         cell = CellKey(location, item, lot)
-        booked[cell] = BookedCell(on_hand, NEVER if counted_hlc is None else counted_hlc, last_hlc)
+        booked.append((cell, (on_hand, NEVER if counted_hlc is None else counted_hlc, last_hlc)))
         if not (stock.in_domain(on_hand) and stock.in_domain(moved)):
             beyond.append(cell)
     if beyond:
@@ -102,15 +132,15 @@ def _booked(connection: Connection, parameters: Mapping[str, Any]) -> dict[CellK
 def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, BookedCell]) -> Mapping[CellKey, int]:
     """Let counts take effect. Returns how much on hand they added, by cell."""
     added: defaultdict[CellKey, int] = defaultdict(int)
-    counts = _counts_by_cell(rows)
+    counts, cells = _counts_by_cell(rows), rows.sums.cells
     # Not counted now, and nothing as early as the latest count: `book` was all there was to do.
     touched = {
-        cell for cell, state in booked.items() if cell in counts or rows.shelves[cell].first_hlc <= state.counted_hlc
+        cell for cell, state in booked.items() if cell in counts or cells.first_hlc[state.place] <= state.counted_hlc
     }
     if touched:
-        steps = _steps(rows, counts, touched)
+        steps = {cell: _steps(rows, counts.get(cell, ()), booked[cell]) for cell in touched}
         fresh = {cell for cell in counts if _is_later(steps[cell], booked[cell])}
-        _replay(connection, rows, {cell: (booked[cell], sorted(steps[cell])) for cell in fresh}, added)
+        _replay(connection, {cell: (booked[cell], sorted(steps[cell])) for cell in fresh}, added)
         late = sorted(touched - fresh)
         _cover_late(connection, [(cell, booked[cell], steps[cell]) for cell in late], added)
         late_counts = {cell: counts[cell] for cell in late if cell in counts}
@@ -119,7 +149,7 @@ def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, B
             rows.late_counts[gateway] = rows.late_counts.get(gateway, 0) + 1
         for cell, quantity in lateness.insert(connection, late_counts).items():
             added[cell] += quantity
-        _raise_last(connection, {cell: rows.shelves[cell].last_hlc for cell in late_counts})
+        _raise_last(connection, {cell: int(cells.last_hlc[booked[cell].place]) for cell in late_counts})
     return added
 
 
@@ -135,27 +165,16 @@ def _is_later(steps: list[Step], state: BookedCell) -> bool:
     return min(step.hlc for step in steps) > max(state.counted_hlc, state.last_hlc)
 
 
-def _steps(
-    rows: LedgerRows, counts: Mapping[CellKey, list[dict[str, Any]]], cells: set[CellKey]
-) -> Mapping[CellKey, list[Step]]:
-    """The batch's counts, and its movements in these cells."""
-    steps: defaultdict[CellKey, list[Step]] = defaultdict(list)
-    for cell, cell_counts in counts.items():
-        steps[cell] += [
-            Step(count["hlc"], count["gateway_name"], count["epoch"], count["seq"], 0, count) for count in cell_counts
-        ]
-    for row in rows.movements:
-        for location_id, sign in ((row[_SOURCE], -1), (row[_DESTINATION], 1)):
-            cell = CellKey(location_id, row[_ITEM], row[_LOT])
-            if cell in cells:
-                log = rows.gateway_names[row[_GATEWAY]], rows.epoch_names[row[_EPOCH]]
-                steps[cell].append(Step(row[_HLC], *log, row[_SEQ], sign * row[_QUANTITY], None))
-    return steps
+def _steps(rows: LedgerRows, counts: Iterable[dict[str, Any]], state: BookedCell) -> list[Step]:
+    """The batch's counts of a cell, and its movements in it."""
+    return [
+        *(Step(count["hlc"], count["gateway_name"], count["epoch"], count["seq"], 0, count) for count in counts),
+        *rows.steps(state.place),
+    ]
 
 
 def _replay(
     connection: Connection,
-    rows: LedgerRows,
     fresh: Mapping[CellKey, tuple[BookedCell, list[Step]]],
     added: defaultdict[CellKey, int],
 ) -> None:
@@ -163,7 +182,8 @@ def _replay(
     settled: list[tuple[CellKey, int, int, int]] = []
     counts: list[dict[str, Any]] = []
     for cell, (state, steps) in fresh.items():
-        on_hand, counted_hlc = state.on_hand - rows.shelves[cell].moved, NEVER
+        moved = sum(step.moved for step in steps)
+        on_hand, counted_hlc = state.on_hand - moved, NEVER
         for step in steps:
             if step.found is None:
                 on_hand += step.moved
@@ -172,7 +192,8 @@ def _replay(
             on_hand, counted_hlc = step.found["quantity"], step.hlc
             added[cell] += variance
             counts.append({**step.found, "variance": variance})
-        settled.append((cell, on_hand, counted_hlc, max(state.last_hlc, rows.shelves[cell].last_hlc)))
+        last_hlc = max((step.hlc for step in steps if step.found is None), default=NEVER)
+        settled.append((cell, on_hand, counted_hlc, max(state.last_hlc, last_hlc)))
     if not settled:
         return
     with connection.cursor() as cursor:
@@ -221,15 +242,13 @@ def _raise_last(connection: Connection, last_hlc: Mapping[CellKey, int]) -> None
             )
 
 
-def _book_adjust(
-    connection: Connection, corrections: Mapping[CellKey, CellChange], taken: Mapping[CellKey, int]
-) -> None:
+def _book_adjust(connection: Connection, corrections: Cells, taken: Mapping[CellKey, int]) -> None:
     """Book corrections, which move goods, and variances, which do not, against `@adjust`."""
-    cells = sorted(corrections.keys() | taken.keys())
+    of_cell = {cell: (moved, last) for cell, moved, last in _moved(corrections)}
+    cells = sorted(of_cell.keys() | taken.keys())
     if not cells:
         return
-    none = CellChange()
-    moved = [corrections.get(cell, none).moved for cell in cells]
+    moved = [of_cell.get(cell, (0, NEVER))[0] for cell in cells]
     on_hand = [change + taken.get(cell, 0) for cell, change in zip(cells, moved, strict=True)]
     if beyond := [cell for cell, change in zip(cells, on_hand, strict=True) if not stock.in_domain(change)]:
         raise OutOfDomain(beyond)
@@ -239,26 +258,32 @@ def _book_adjust(
             **key_columns(cells),
             "on_hand": Integers(on_hand),
             "moved": Integers(moved),
-            "last_hlc": Integers(corrections.get(cell, none).last_hlc for cell in cells),
+            "last_hlc": Integers(of_cell.get(cell, (0, NEVER))[1] for cell in cells),
             "balance_max": stock.BALANCE_MAX,
-            **{f"counted_{name}": column for name, column in key_columns(()).items()},
+            "recent_hlc": clock.HLC_MAX,  # it is never counted
+            **{f"watched_{name}": column for name, column in key_columns(()).items()},
         },
     )
 
 
+def _moved(cells: Cells) -> Iterable[tuple[CellKey, int, int]]:
+    return zip(cells.ids(), cells.moved.tolist(), cells.last_hlc.tolist(), strict=True)
+
+
 def _book_hours(connection: Connection, rows: LedgerRows) -> None:
-    keys = sorted(rows.hours)
-    if keys:
-        connection.execute(
-            _SQL["book_hours"],
-            {
-                **key_columns(CellKey(*key[:3]) for key in keys),
-                "hours": Integers(key[3] for key in keys),
-                "moved": Integers(rows.hours[key] for key in keys),
-            },
-        )
+    """Add to the hours of shelves; a late count reads them."""
+    hours = rows.sums.hours
+    hours = hours.where((hours.moved != 0) & ~rows.ids.are_virtual(hours.locations))
+    if len(hours.hours):
+        columns = {"hours": hours.hours, "moved": hours.moved}
+        connection.execute(_SQL["book_hours"], {**_columns(hours), **columns})
+
+
+def _columns(cells: Cells | Hours) -> dict[str, Numbers]:
+    return {"locations": cells.locations, "items": cells.items, "lots": cells.lots}
 
 
 def key_columns(cells: Iterable[CellKey]) -> dict[str, Integers]:
+    """Cells as statement parameters."""
     locations, items, lots = zip(*cells, strict=True) if (cells := list(cells)) else ((), (), ())
     return {"locations": Integers(locations), "items": Integers(items), "lots": Integers(lots)}

@@ -10,12 +10,14 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
-from cloud_store.base import gateways
+from cloud_store.base import gateways, number_arrays
 from cloud_store.base.connection import Connection, translated
 from cloud_store.base.errors import MergeConflict, Unstorable
 from cloud_store.base.gateways import Gateway
+from cloud_store.base.ledger_numbers import CellKey
 from cloud_store.merge import (
     alarms,
     balances,
@@ -29,8 +31,8 @@ from cloud_store.merge import (
 )
 from cloud_store.merge.arrivals import ArrivedFrame, MergedFrame, MergeReport
 from cloud_store.merge.balances import OutOfDomain
+from cloud_store.merge.cells import Cells
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
-from cloud_store.merge.ledger_rows import CellKey
 from wire_protocol import proof
 from wire_protocol.replication import NO_CURSOR
 from wire_protocol.stock import Cell
@@ -117,6 +119,7 @@ class Merger:
         if connection is self._prepared:
             return
         try:
+            number_arrays.register(connection)
             copying.prepare(connection)
         except BaseException:
             # A disk without room: a session that is half prepared would fail forever.
@@ -144,7 +147,7 @@ def _merge_once(
     for tenant, names in ids.resolve(connection, vocabulary).items():
         planned.report.charge(tenant, names)
     rows = ledger_rows.build(planned.merged, ids)
-    planned.report.movements, planned.report.counts = len(rows.movements), len(rows.counts)
+    planned.report.movements, planned.report.counts = rows.movement_count, len(rows.counts)
     planned.report.readings = len({(row[7], row[8], row[2]) for row in rows.readings})
     planned.report.merged = [
         MergedFrame(frame.arrived, frame.gateway.site_id, tuple(sorted(bad.seq for bad in frame.rejected)))
@@ -182,22 +185,24 @@ def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
 
 
 def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary) -> None:
-    copying.movements(connection, rows.movements)
-    copying.readings(connection, rows.readings)
+    copying.movements(connection, rows)
+    copying.readings(connection, rows)
     copying.frames(connection, planned.merged, ids)
-    changed = balances.book(connection, rows)
+    moved_cells, counted = balances.book(connection, rows)
     cross_log_dedup.remember_after(connection, planned)
     dead_letters.add(connection, list(_letters(planned)))
     alarms.raise_all(connection, alarms.of_plan(planned))
     if moved := plan.moved(planned):
         cursors.advance(connection, planned.gateways, moved)
-    site_digests.keep(connection, _digest_changes(planned, ids, changed))
+    site_digests.keep(connection, _digest_changes(planned, ids, moved_cells, counted))
 
 
-def _digest_changes(planned: plan.Plan, ids: Dictionary, changed: Mapping[CellKey, int]) -> dict[int, int]:
+def _digest_changes(
+    planned: plan.Plan, ids: Dictionary, moved: Cells, counted: Mapping[CellKey, int]
+) -> dict[int, int]:
     """What is added to the digest of each site of the batch. Rejected entries change no stock, but the position."""
     changes = {frame.gateway.site_id: 0 for frame in planned.merged if frame.arrived.stream == "ledger"}
-    for cell, quantity in changed.items():
+    for cell, quantity in chain(zip(moved.ids(), moved.moved.tolist(), strict=True), counted.items()):
         if quantity:
             changes[ids.site_of(cell.location_id)] += ids.cell_hash(cell) * quantity
     return {site_id: proof.add(0, change) for site_id, change in changes.items()}

@@ -7,7 +7,8 @@ The types are stated because binary COPY does not convert: an integer of the wro
 integer that PostgreSQL stores (see `ledger_rows.postgres_time`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
+from itertools import chain
 from typing import Any, Final
 
 from psycopg.types.json import Jsonb
@@ -16,7 +17,7 @@ from cloud_store.base import sql
 from cloud_store.base.connection import Connection
 from cloud_store.merge.cursors import STREAM_NUMBERS
 from cloud_store.merge.dictionary import Dictionary
-from cloud_store.merge.ledger_rows import postgres_time
+from cloud_store.merge.ledger_rows import LedgerRows, postgres_time
 from cloud_store.merge.plan import PlannedFrame
 
 _SQL: Final = sql.load("copying")
@@ -31,19 +32,22 @@ def prepare(connection: Connection) -> None:
         connection.execute(_SQL[f"stage_{table}"])
 
 
-def movements(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Copy movement rows, in the order of `ledger_rows`."""
-    _copy(connection, "movements", MOVEMENT_TYPES, rows)
+def movements(connection: Connection, rows: LedgerRows) -> None:
+    """Copy the movements of a batch; it can be done once."""
+    if rows.movement_count:
+        _copy(connection, "movements", MOVEMENT_TYPES, chain.from_iterable(rows.movements))
 
 
-def readings(connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Copy reading rows, one for each value."""
-    _copy(connection, "readings", _READING, rows)
+def readings(connection: Connection, rows: LedgerRows) -> None:
+    """Copy the readings of a batch, one row for each value."""
+    if rows.readings:
+        _copy(connection, "readings", _READING, rows.readings)
 
 
-def frames(connection: Connection, merged: Iterable[PlannedFrame], ids: Dictionary) -> None:
+def frames(connection: Connection, merged: Collection[PlannedFrame], ids: Dictionary) -> None:
     """Copy the audit row of each merged frame."""
-    _copy(connection, "frames", _FRAME, [_audit(planned, ids) for planned in merged])
+    if merged:
+        _copy(connection, "frames", _FRAME, [_audit(planned, ids) for planned in merged])
 
 
 def _audit(planned: PlannedFrame, ids: Dictionary) -> tuple[Any, ...]:
@@ -55,7 +59,7 @@ def _audit(planned: PlannedFrame, ids: Dictionary) -> tuple[Any, ...]:
         header.first_seq,
         gateway.tenant_id,
         gateway.gateway_id,
-        ids.epochs[gateway.gateway_id, header.epoch],
+        ids.epochs[gateway.gateway_id][header.epoch],
         header.count,
         len(planned.rejected),
         len(arrived.payload),
@@ -67,9 +71,7 @@ def _audit(planned: PlannedFrame, ids: Dictionary) -> tuple[Any, ...]:
     )
 
 
-def _copy(connection: Connection, table: str, types: list[str], rows: Sequence[tuple[Any, ...]]) -> None:
-    if not rows:
-        return
+def _copy(connection: Connection, table: str, types: list[str], rows: Iterable[tuple[Any, ...]]) -> None:
     with connection.cursor() as cursor, cursor.copy(_SQL[f"copy_{table}"]) as copy:
         copy.set_types(types)
         for row in rows:

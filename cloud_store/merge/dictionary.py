@@ -8,19 +8,23 @@ Invariant: the cache belongs to one connection. After a reconnect the server may
 means nothing, or something else.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import NamesExhausted
+from cloud_store.merge.frame_entries import Numbers
 from cloud_store.merge.plan import PlannedFrame
 from wire_protocol import proof
-from wire_protocol.entries import Movement, Reading
-from wire_protocol.names import ADJUST
+from wire_protocol.entries import Reading
+from wire_protocol.names import ADJUST, is_virtual
 from wire_protocol.stock import Cell
 
 WORDS_CACHED_MAX: Final = 200_000
@@ -32,34 +36,40 @@ _SQL: Final = sql.load("dictionary")
 
 
 class WordTable:
-    """One kind of word, each with its owner: (tenant, SKU), (site, location), (item, lot)."""
+    """One kind of word, each with its owner: (tenant, SKU), (site, location), (item, lot).
+
+    `of[owner]` has an owner's words, so that a column of a frame is looked up by its words alone.
+    """
 
     def __init__(self, noun: str) -> None:
         self._select, self._insert = _SQL[noun], _SQL[f"add_{noun}"]
-        self.ids: dict[Word, int] = {}
+        self.of: defaultdict[int, dict[str, int]] = defaultdict(dict)
         self.words: dict[int, Word] = {}
 
     def resolve(
         self, connection: Connection, words: Iterable[Word], admit: Callable[[list[Word]], None] = lambda _: None
     ) -> None:
-        """Make sure that `ids` has all these words, creating what the database lacks and `admit` does not refuse."""
-        missing = sorted(word for word in words if word not in self.ids)
+        """Make sure that `of` has all these words, creating what the database lacks and `admit` does not refuse."""
+        missing = self._missing(words)
         if not missing:
             return
-        if len(self.ids) + len(missing) > WORDS_CACHED_MAX:
+        if len(self.words) + len(missing) > WORDS_CACHED_MAX:
             # The words of this very batch must stay; forgetting all and asking again is rare and simple.
-            self.ids.clear()
+            self.of.clear()
             self.words.clear()
             missing = sorted(words)
         self._read(connection, missing)
-        if unknown := [word for word in missing if word not in self.ids]:
+        if unknown := self._missing(missing):
             admit(unknown)
             connection.execute(self._insert, _columns(unknown))
             self._read(connection, unknown)
 
+    def _missing(self, words: Iterable[Word]) -> list[Word]:
+        return sorted((owner, word) for owner, word in words if word not in self.of[owner])
+
     def _read(self, connection: Connection, words: list[Word]) -> None:
         for owner, word, number in connection.execute(self._select, _columns(words)):
-            self.ids[owner, word] = number
+            self.of[owner][word] = number
             self.words[number] = owner, word
 
 
@@ -101,23 +111,21 @@ class Vocabulary:
         # Every site needs it: a late movement books against it without any count in the batch.
         self.locations.add((gateway.site_id, ADJUST))
         # Words first, owners then: the same few words come again and again in a frame.
-        devices: set[str | None] = set()
-        goods: set[tuple[str, str | None]] = set()
-        locations: set[str] = set()
-        for _, entry in planned.entries:
+        moved = planned.movements
+        skus, locations = set(moved.skus), {*moved.sources, *moved.destinations}
+        devices: set[str | None] = set(moved.devices or ())
+        lots: set[tuple[str, str | None]] = set() if moved.lots is None else {*zip(moved.skus, moved.lots, strict=True)}
+        for _, entry in planned.others:
             devices.add(entry.device)
-            if isinstance(entry, Movement):
-                goods.add((entry.sku, entry.lot))
-                locations.add(entry.source)
-                locations.add(entry.destination)
-            elif isinstance(entry, Reading):
+            if isinstance(entry, Reading):
                 self.metrics.update((gateway.tenant_id, name) for name in entry.values)
             else:
-                goods.add((entry.sku, entry.lot))
+                skus.add(entry.sku)
+                lots.add((entry.sku, entry.lot))
                 locations.add(entry.location)
         self.devices.update((gateway.gateway_id, device) for device in devices if device is not None)
-        self.items.update((gateway.tenant_id, sku) for sku, _ in goods)
-        self.lots.update((gateway.tenant_id, sku, lot) for sku, lot in goods if lot is not None)
+        self.items.update((gateway.tenant_id, sku) for sku in skus)
+        self.lots.update((gateway.tenant_id, sku, lot) for sku, lot in lots if lot is not None)
         self.locations.update((gateway.site_id, location) for location in locations)
 
 
@@ -128,12 +136,12 @@ class Dictionary:
         self._tables = {
             noun: WordTable(noun) for noun in ("items", "locations", "lots", "devices", "epochs", "metrics")
         }
-        self.items = self._tables["items"].ids
-        self.locations = self._tables["locations"].ids
-        self.lots = self._tables["lots"].ids
-        self.devices = self._tables["devices"].ids
-        self.epochs = self._tables["epochs"].ids
-        self.metrics = self._tables["metrics"].ids
+        self.items = self._tables["items"].of
+        self.locations = self._tables["locations"].of
+        self.lots = self._tables["lots"].of
+        self.devices = self._tables["devices"].of
+        self.epochs = self._tables["epochs"].of
+        self.metrics = self._tables["metrics"].of
         self._cell_hashes: dict[tuple[int, int, int], int] = {}
 
     def resolve(self, connection: Connection, words: Vocabulary) -> Mapping[int, int]:
@@ -161,7 +169,7 @@ class Dictionary:
             for noun, tenant_of in kinds:
                 self._tables[noun].resolve(connection, getattr(words, noun), partial(admit, tenant_of))
             # A lot belongs to an item, so it comes after them.
-            lots = {(self.items[owner, sku], lot): owner for owner, sku, lot in words.lots}
+            lots = {(self.items[owner][sku], lot): owner for owner, sku, lot in words.lots}
             owners = {item_id: tenant for (item_id, _), tenant in lots.items()}
             self._tables["lots"].resolve(connection, lots, partial(admit, owners.__getitem__))
         except NamesExhausted:
@@ -178,9 +186,16 @@ class Dictionary:
         """The site of a location of the batch."""
         return self._tables["locations"].words[location_id][0]
 
+    def are_virtual(self, location_ids: Numbers) -> NDArray[np.bool_]:
+        """Which of some locations of the batch stand for the world outside the shelves."""
+        words = self._tables["locations"].words
+        distinct, of_each = np.unique(location_ids, return_inverse=True)
+        virtual = [is_virtual(words[location_id][1]) for location_id in distinct.tolist()]
+        return np.array(virtual, dtype=np.bool_)[of_each]
+
     def adjust_of(self, location_id: int) -> int:
         """The `@adjust` of a location's site."""
-        return self.locations[self.site_of(location_id), ADJUST]
+        return self.locations[self.site_of(location_id)][ADJUST]
 
     def named(self, cells: Iterable[tuple[int, int, int]]) -> frozenset[Cell]:
         """Cells of the batch by their names."""

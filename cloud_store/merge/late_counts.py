@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from cloud_store.base import sql
 from cloud_store.base.arrays import Integers
 from cloud_store.base.connection import Connection
-from cloud_store.merge.ledger_rows import HOUR_OF_HLC, NEVER, CellKey
+from cloud_store.base.ledger_numbers import HOUR_OF_HLC, NEVER, CellKey
 from wire_protocol.stock import EntryKey
 
 _SQL: Final = sql.load("late_counts")

@@ -13,8 +13,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
+import numpy as np
+
 from cloud_store.base.gateways import Gateway
+from cloud_store.merge import frame_entries
 from cloud_store.merge.arrivals import ArrivedFrame, LogKey, MergeReport, StreamOutcome
+from cloud_store.merge.frame_entries import Entry, FrameEntries, MovementColumns
 from wire_protocol import names, stock
 from wire_protocol.entries import Count, Movement, Reading
 from wire_protocol.frames import EPOCHS_MAX
@@ -55,14 +59,28 @@ class QuarantinedFrame(NamedTuple):
     sentence: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PlannedFrame:
-    """A frame that will be merged: its usable entries with their sequence numbers, and the others with the reason."""
+    """A frame that will be merged: its usable movements, its other usable entries, and the rest with the reason."""
 
     arrived: ArrivedFrame
     gateway: Gateway
-    entries: list[tuple[int, Movement | Count | Reading]]
+    movements: MovementColumns
+    others: list[tuple[int, Count | Reading]]
     rejected: list[RejectedEntry]
+
+    @property
+    def entries(self) -> list[tuple[int, Entry]]:
+        """All usable entries with their sequence numbers, one by one: for what is asked seldom."""
+        usable = {*self.movements.seqs.tolist(), *(seq for seq, _ in self.others)}
+        found, _ = self.arrived.validated()
+        numbered = enumerate(found, self.arrived.frame.header.first_seq)
+        return [(seq, entry) for seq, entry in numbered if entry is not None and seq in usable]
+
+    def take_out(self, seqs: Collection[int]) -> None:
+        """Make entries unusable."""
+        self.movements = self.movements.where(~np.isin(self.movements.seqs, list(seqs)))
+        self.others = [(seq, entry) for seq, entry in self.others if seq not in seqs]
 
 
 @dataclass(slots=True)
@@ -168,7 +186,7 @@ def reject(plan: Plan, planned: PlannedFrame, code: RejectCode, sentences: Mappi
     """Take entries out of a planned frame; `sentences` says by sequence number why."""
     first, rows = planned.arrived.frame.header.first_seq, planned.arrived.frame.rows
     out = [RejectedEntry(seq, code, said, rows[seq - first]) for seq, said in sorted(sentences.items())]
-    planned.entries[:] = [(seq, entry) for seq, entry in planned.entries if seq not in sentences]
+    planned.take_out(sentences.keys())
     planned.rejected.extend(out)
     _tell(plan, plan.report.streams[planned.arrived.log], out)
 
@@ -186,7 +204,7 @@ def reject_concerning(plan: Plan, cells: Collection[Cell]) -> None:
             reject(plan, planned, RejectCode.OUT_OF_DOMAIN, sentences)
 
 
-def _changed(entry: Movement | Count | Reading) -> Iterable[Cell]:
+def _changed(entry: Entry) -> Iterable[Cell]:
     if isinstance(entry, Movement):
         return [delta.cell for delta in stock.deltas(entry)]
     if isinstance(entry, Count):
@@ -203,22 +221,23 @@ def _tell(plan: Plan, outcome: StreamOutcome, rejected: list[RejectedEntry]) -> 
 def _read(arrived: ArrivedFrame, gateway: Gateway, unstorable: str | None) -> PlannedFrame:
     """Sort the entries of a frame that is next in its chain."""
     frame, first = arrived.frame, arrived.frame.header.first_seq
-    if problem := unstorable or frame.problem:
+    found = FrameEntries(frame_entries.NONE, [], [], unstorable) if unstorable else arrived.entries()
+    if problem := found.unreadable:
         code = RejectCode.UNSTORABLE if unstorable else RejectCode.UNREADABLE
         lost = [RejectedEntry(seq, code, problem, None) for seq in range(first, frame.header.last_seq + 1)]
-        return PlannedFrame(arrived, gateway, [], lost)
-    # The count in the header moves the cursor, so it must be the number of rows: asserted here again.
-    assert len(frame.rows) == frame.header.count  # noqa: S101 - frames.decode promises it
-    entries, problems = arrived.validated()
+        return PlannedFrame(arrived, gateway, frame_entries.NONE, [], lost)
+    # The count in the header moves the cursor, so it must be the number of entries: asserted here again.
+    assert len(found.movements) + len(found.others) + len(found.problems) == frame.header.count  # noqa: S101
     rejected = [
-        RejectedEntry(first + index, RejectCode.INVALID, problem, frame.rows[index]) for index, problem in problems
+        RejectedEntry(first + index, RejectCode.INVALID, problem, frame.rows[index])
+        for index, problem in found.problems
     ]
-    usable: list[tuple[int, Movement | Count | Reading]] = []
-    wanted = (Movement, Count) if arrived.stream == "ledger" else (Reading,)
-    for seq, entry in enumerate(entries, first):
+    others: list[tuple[int, Count | Reading]] = []
+    wanted = Count if arrived.stream == "ledger" else Reading
+    for seq, entry in found.others:
         if isinstance(entry, wanted):
-            usable.append((seq, entry))
-        elif entry is not None:
+            others.append((seq, entry))
+        else:
             sentence = f"a {entry.kind} does not belong into the stream {arrived.stream}"
             rejected.append(RejectedEntry(seq, RejectCode.WRONG_STREAM, sentence, frame.rows[seq - first]))
-    return PlannedFrame(arrived, gateway, usable, rejected)
+    return PlannedFrame(arrived, gateway, found.movements, others, rejected)

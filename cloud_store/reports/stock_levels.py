@@ -11,7 +11,7 @@ from psycopg.rows import dict_row
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
-from cloud_store.merge.ledger_rows import MOVEMENT_KINDS
+from cloud_store.base.ledger_numbers import MOVEMENT_KINDS
 from cloud_store.reports import paging
 from cloud_store.reports.paging import RowPage
 

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection, patient
 from cloud_store.base.errors import unknown_site
+from cloud_store.base.ledger_numbers import NEVER, CellKey
 from cloud_store.merge import cursors, site_digests
-from cloud_store.merge.ledger_rows import NEVER, CellKey
 from cloud_store.tenancy import registry
 from wire_protocol.stock import EntryKey
 

@@ -15,18 +15,21 @@ def main() -> int:
     actions.add_parser("status", help="say where they are; exit 1 when they are not up")
     actions.add_parser("env", help="print the shell variables that name them")
     with_servers = actions.add_parser("run", help="run a command with the servers up")
+    with_servers.add_argument(
+        "--in-memory", action="store_true", help="where it can be, keep all data in memory: for tests"
+    )
     with_servers.add_argument("command", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
     try:
-        return _act(arguments.action, getattr(arguments, "command", []))
+        if arguments.action == "run":
+            return shared.run([word for word in arguments.command if word != "--"], in_memory=arguments.in_memory)
+        return _act(arguments.action)
     except ServicesError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the command's answer
         return 1
 
 
-def _act(action: str, command: list[str]) -> int:
-    if action == "run":
-        return shared.run([word for word in command if word != "--"])
+def _act(action: str) -> int:
     if action == "down":
         shared.down()
         return 0

@@ -21,6 +21,12 @@ def can_mount() -> bool:
     return os.geteuid() == 0 and shutil.which("mount") is not None
 
 
+def memory_mb() -> int:
+    """Memory of this machine that is free or can be freed, in megabytes."""
+    values = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(values["MemAvailable"].split()[0]) // 1024
+
+
 def mount(folder: Path, mb: int) -> None:
     """Give a folder that exists a file system of its own.
 

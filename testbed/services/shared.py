@@ -3,6 +3,9 @@
 `up` keeps them until `down`. `run` starts them if need be, runs one command, and removes them again unless somebody
 else uses them: every `run` holds a shared lock on `.services/users`, and `up` leaves `keep` in the state.
 
+A file system on a disk spends more time on making and removing a few hundred databases than the tests do in them, so
+tests have their data in memory where there is room; a benchmark never has.
+
 Invariant: `.services/state.json` names only servers that were started, and every change to it is made under a lock.
 """
 
@@ -14,10 +17,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Final
 
 from pydantic import BaseModel
 
+from testbed.services import disk
 from testbed.services import installation as installations
 from testbed.services.broker import PrivateBroker
 from testbed.services.database import PrivateDatabase
@@ -28,6 +33,7 @@ from testbed.services.server import Server, remove_orphans
 DATABASE_VARIABLE: Final = "STOCKTIDE_TEST_DATABASE_URL"
 MQTT_VARIABLE: Final = "STOCKTIDE_TEST_MQTT_URL"
 SHARED_BUFFERS_MB: Final = 512
+IN_MEMORY_MB: Final = 6 * 1024  # of the database server, and as much of the tests' own files; twice that must be free
 HOME: Final = Path(__file__).resolve().parents[2] / ".services"
 STATE: Final = HOME / "state.json"
 HINT: Final = "Run `make services`."
@@ -65,8 +71,11 @@ def mqtt_url() -> str:
     return server.url if _adopted(server, _read().broker) else _not_running("Mosquitto")
 
 
-def up(*, keep: bool = True) -> None:
-    """Start what does not run, in the data it had; what runs is left alone."""
+def up(*, keep: bool = True, in_memory: bool = False) -> None:
+    """Start what does not run, in the data it had; what runs is left alone.
+
+    `in_memory` is for a database server that is new.
+    """
     with _locked():
         state = _read()
         state.keep = state.keep or keep
@@ -75,7 +84,12 @@ def up(*, keep: bool = True) -> None:
             return
         remove_orphans(installation.scratch)
         if DATABASE_VARIABLE not in os.environ:
-            database = PrivateDatabase(installation, shared_buffers_mb=SHARED_BUFFERS_MB, owner_file=STATE)
+            database = PrivateDatabase(
+                installation,
+                shared_buffers_mb=SHARED_BUFFERS_MB,
+                owner_file=STATE,
+                disk_mb=IN_MEMORY_MB if in_memory else None,
+            )
             state.database = _ensure(database, state.database)
             _write(state)
         if MQTT_VARIABLE not in os.environ:
@@ -97,13 +111,17 @@ def down() -> None:
             return  # nothing is installed, so nothing was left
 
 
-def run(command: Sequence[str]) -> int:
-    """Run a command with the servers up and return its exit code; 128 + N if signal N ended it."""
+def run(command: Sequence[str], *, in_memory: bool = False) -> int:
+    """Run a command with the servers up and return its exit code; 128 + N if signal N ended it.
+
+    `in_memory`: where there is room, its temporary files and the data of a server that it starts are in memory.
+    """
     HOME.mkdir(exist_ok=True)
-    with (HOME / "users").open("w") as users:
+    in_memory = in_memory and disk.can_mount() and disk.memory_mb() >= 4 * IN_MEMORY_MB
+    with (HOME / "users").open("w") as users, _temporary_files(in_memory=in_memory):
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
-            up(keep=False)
+            up(keep=False, in_memory=in_memory)
             return _run(command)
         finally:
             if _is_last(users) and not _read().keep:
@@ -122,6 +140,26 @@ def _run(command: Sequence[str]) -> int:
             child.terminate()
             raise
     return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def _temporary_files(*, in_memory: bool) -> Iterator[None]:
+    """Where the command, and what it starts, has its temporary files."""
+    if not in_memory:
+        yield
+        return
+    with TemporaryDirectory(prefix="stocktide-tests-") as made:
+        folder = Path(made)
+        disk.mount(folder, IN_MEMORY_MB)
+        folder.chmod(0o755)  # servers with an account of their own read here
+        before, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), made
+        try:
+            yield
+        finally:
+            os.environ.pop("TMPDIR")
+            if before is not None:
+                os.environ["TMPDIR"] = before
+            disk.unmount(folder)
 
 
 def _is_last(users: IO[str]) -> bool:

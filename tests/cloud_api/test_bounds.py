@@ -82,13 +82,26 @@ def test_database_time_is_a_budget_that_fills_again() -> None:
     budget = TenantBudget(connections_max=8, share=0.5, now_s=lambda: clock.mono_ms() / 1_000)
     for _ in range(3):
         with budget.spending(1):
-            clock.turn(20_000)
+            clock.turn(8_000)
     with pytest.raises(TenantBusy, match="share of the database's time") as refused, budget.spending(1):
         pass
     with budget.spending(2):
         pass
     clock.turn(refused.value.retry_after_s * 1_000)
     with budget.spending(1):
+        pass
+
+
+def test_a_tenant_that_has_spent_much_asks_one_thing_at_a_time() -> None:
+    """A dashboard's page asks several at once; a tenant whose questions are dear holds one of the server's cores."""
+    clock = HandClock()
+    budget = TenantBudget(connections_max=2, share=0.5, now_s=lambda: clock.mono_ms() / 1_000)
+    with budget.spending(1), budget.spending(1):
+        clock.turn(4_000)
+    with budget.spending(1), pytest.raises(TenantBusy, match="1 requests"), budget.spending(1):
+        pass
+    clock.turn(4_000)
+    with budget.spending(1), budget.spending(1):
         pass
 
 

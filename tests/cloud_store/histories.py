@@ -3,9 +3,12 @@
 Small on purpose: few locations, SKUs and clock readings, so that ties, late counts and late movements are common.
 """
 
-from collections.abc import Sequence
+import json
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from itertools import pairwise
+from typing import Any, get_args
 
 from hypothesis import strategies as st
 
@@ -102,21 +105,45 @@ class Chain:
         after: dict[str, LogHead] | None = None,
     ) -> ArrivedFrame:
         """The next frame, as it would arrive."""
-        prev = self.prev or frames.genesis(self.gateway, self.epoch, self.stream)
-        header = FrameHeader(
+        header = self._header(len(entries), boots, after)
+        return self._next(frames.seal(header, entries), len(entries))
+
+    def seal_columns(self, columns: object, count: int, boots: dict[str, int] | None = None) -> ArrivedFrame:
+        """The next frame, with columns that no honest gateway writes."""
+        header = self._header(count, boots, None).model_dump(exclude_defaults=True)
+        plain = json.dumps(header | {"v": 1, "entries": columns}).encode()
+        return self._next(zlib.compress(plain), count)
+
+    def _header(self, count: int, boots: dict[str, int] | None, after: dict[str, LogHead] | None) -> FrameHeader:
+        return FrameHeader(
             stream=self.stream,
             epoch=self.epoch,
             frame=self.frame + 1,
             first_seq=self.seq + 1,
-            count=len(entries),
-            prev=prev,
+            count=count,
+            prev=self.prev or frames.genesis(self.gateway, self.epoch, self.stream),
             boots=boots or {},
             after=after or {},
         )
-        payload = frames.seal(header, entries)
-        self.frame, self.seq, self.prev = self.frame + 1, self.seq + len(entries), frames.digest(payload)
+
+    def _next(self, payload: bytes, count: int) -> ArrivedFrame:
+        self.frame, self.seq, self.prev = self.frame + 1, self.seq + count, frames.digest(payload)
         self.sealed.append(payload)
         return arrived(self.gateway, payload, self.stream)
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows, good or bad, as the columns of a frame; a row without a clock gets the first one's."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in {"hlc", "mono_ms"})
+    made: dict[str, list[Any]] = {name: [row.get(name) for row in rows] for name in names}
+    hlcs = [row.get("hlc", rows[0]["hlc"]) for row in rows]
+    walls = [clock.wall_ms(hlc) for hlc in hlcs]
+    made["ms"] = [after - before for before, after in pairwise([0, *walls])]
+    made["tick"] = [clock.counter(hlc) for hlc in hlcs]
+    made["drift_ms"] = [wall - row.get("mono_ms", 0) for wall, row in zip(walls, rows, strict=True)]
+    if "device_at_ms" in made and None not in made["device_at_ms"]:
+        made["device_at_ms"] = [after - before for before, after in pairwise([0, *made["device_at_ms"]])]
+    return made
 
 
 def head(chain: Chain) -> LogHead:

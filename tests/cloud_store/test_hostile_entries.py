@@ -5,7 +5,6 @@ Broken when one of them stops a worker, or is stored.
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from cloud_store.merge.arrivals import LogKey
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from testbed.store import MergeSession
-from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, movement
+from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, columns, movement
 from wire_protocol import clock, frames
 from wire_protocol.messages import EPOCH_MS_MAX
 from wire_protocol.stock import Cell
@@ -45,7 +44,6 @@ HOSTILE: list[dict[str, Any]] = [
     {**GOOD, "hlc": -1},
     {**GOOD, "device_at_ms": 1 << 62},
     {**GOOD, "destination": "@nowhere"},
-    {**GOOD, "surprise": 1},
     {},
     {**READING, "values": {"t": 1}},
     {**READING, "values": {"t": 10**400}},
@@ -68,10 +66,7 @@ def test_a_hostile_entry_is_rejected_and_the_rest_is_stored(
     merger: MergeSession, connection: Connection, row: dict[str, Any]
 ) -> None:
     """Its neighbours in the frame merge; the acknowledgement can be sent; the dead letter can be read."""
-    pair = [movement(clock.pack(NOW_MS, n), "receive", "@supplier", "A-1") for n in range(2)]
-    honest = Chain("gw-a").seal(pair)
-    frame = replace(honest, frame=replace(honest.frame, rows=[GOOD, row]))
-    report = merger.merge([frame])
+    report = merger.merge([Chain("gw-a").seal_columns(columns([GOOD, row]), 2)])
     outcome = report.streams[LogKey("gw-a", "ledger", EPOCH)]
     ack = outcome.receiver.ack(NOW_MS, 16, rejected=outcome.rejected)
     assert json.loads(ack.encode())["rejected"][0]["seq"] == 2

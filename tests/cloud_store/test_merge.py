@@ -1,7 +1,6 @@
 """What the merge does with frames that are wrong, late, foreign or hostile, on real TimescaleDB."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from cloud_store.merge.arrivals import LogKey
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from testbed.store import MergeSession
+from tests.cloud_store import histories
 from tests.cloud_store.histories import BOOT, EPOCH, NOW_MS, Chain, arrived, count, movement
 from wire_protocol import clock, frames, names
 from wire_protocol.entries import QUANTITY_MAX, Reading
@@ -78,8 +78,8 @@ def test_a_bad_entry_is_rejected_and_its_frame_merges(merger: MergeSession, conn
 def test_an_unreadable_frame_keeps_its_place_in_the_chain(merger: MergeSession) -> None:
     """Its entries are rejected one by one; the next frame merges."""
     chain = Chain("gw-a")
-    good = chain.seal([movement(HLC, "receive", "@supplier", "A-1")])
-    damaged = replace(good, frame=replace(good.frame, rows=[], problem="column quantity has 3 values for 1 entries"))
+    good = histories.columns([movement(HLC, "receive", "@supplier", "A-1").model_dump()])
+    damaged = chain.seal_columns(good | {"quantity": [1, 1, 1]}, 1)
     report = merger.merge([damaged, chain.seal([movement(HLC + 1, "receive", "@supplier", "A-1")])])
     assert (report.frames, report.movements, report.rejected) == (2, 1, 1)
 

@@ -172,7 +172,7 @@ def test_a_hostile_frame_from_the_cloud_is_refused_as_a_whole(pair: list[SiteGat
         second.receive(broken)
     with database.transaction(second.ledger.connection):
         decoded = frames.decode(first.sealed[0].frame)
-        lying = frames.Frame(decoded.header.model_copy(update={"stream": "readings"}), decoded.digest, decoded.rows)
+        lying = frames.Frame(decoded.header.model_copy(update={"stream": "readings"}), decoded.digest, decoded.columns)
         assert SiteLogWriter(second.ledger).receive(first.sealed[0], lying) is Verdict.DUPLICATE
 
 

@@ -77,12 +77,22 @@ def test_no_part_needs_a_superuser(address: Callable[[str], str]) -> None:
 
 
 def test_a_worker_and_an_api_login_can_do_their_part_only(address: Callable[[str], str]) -> None:
-    """A worker reads no keys and makes no tenants; the API writes no stock; neither becomes the other."""
+    """A worker reads no keys and makes no tenants; the API writes no stock; a dashboard holds nothing of workers."""
     owner = address("plain")
     migrations.apply(owner)
     with connect(owner, application="test") as connection:
         connection.execute("CREATE ROLE worker LOGIN; CREATE ROLE web LOGIN")
         connection.execute("GRANT stocktide_ingest TO worker; GRANT stocktide_api TO web")
+        registry.add_tenant(connection, "acme")
+        database_users.create(connection, "dash_two", registry.tenant_id(connection, "acme"))
+    of_workers = (
+        "DELETE FROM shard_lease",
+        "SELECT * FROM shard_lease",
+        "SELECT * FROM site_digest FOR UPDATE",
+        "SELECT stocktide_end_overdue_sessions(1, 1)",
+        "UPDATE item SET merged_into = 1",
+        "SET ROLE stocktide_ingest",
+    )
     refused = {
         "worker": (
             "SELECT * FROM api_key",
@@ -97,14 +107,24 @@ def test_a_worker_and_an_api_login_can_do_their_part_only(address: Callable[[str
             "SELECT digest FROM api_key",
             "UPDATE tenant_quota SET gateways_max = 9",
             "SELECT * FROM public.movement",
-            "SET ROLE stocktide_ingest",
+            *of_workers,
+        ),
+        "dash_two": (
+            "CREATE TEMPORARY TABLE t ()",
+            "SET temp_file_limit = -1",
+            "SELECT * FROM public.movement",
+            "SET ROLE stocktide_api",
+            *of_workers,
         ),
     }
     for login, statements in refused.items():
-        with closing(psycopg.connect(address(login), autocommit=True)) as session:
+        writing = "-c default_transaction_read_only=off"  # which a dashboard may set, and which gives it nothing
+        with closing(psycopg.connect(address(login), autocommit=True, options=writing)) as session:
             for statement in statements:
                 with pytest.raises(pg.InsufficientPrivilege):
                     session.execute(statement.encode())
+    with connect(owner, application="test") as connection:
+        database_users.drop(connection, "dash_two")
 
 
 def test_what_is_missing_is_said(address: Callable[[str], str]) -> None:

@@ -19,7 +19,7 @@ from cloud_store.merge import dead_letters
 from cloud_store.merge.alarms import Alarm, AlarmKind, raise_all
 from cloud_store.merge.dead_letters import DeadLetter, LetterKind
 from cloud_store.provisioning import commands, firmware, twins
-from cloud_store.tenancy import api_keys, quotas, registry
+from cloud_store.tenancy import api_keys, merged_names, quotas, registry
 from testbed.store import MergeSession
 from tests.cloud_store.histories import BOOT, NOW_MS, Chain, count, movement
 from wire_protocol import clock
@@ -62,16 +62,19 @@ def build(connection: Connection, tenant: str) -> api_keys.NewKey:
     registry.add_tenant(connection, tenant)
     registry.add_site(connection, tenant, f"{tenant}-site")
     registry.add_gateway(connection, tenant, f"{tenant}-site", gateway)
-    registry.add_items(connection, tenant, [CatalogItem(sku=f"{tenant}-sku", name=f"{tenant} screw")])
+    skus = [f"{tenant}-sku", f"{tenant}-misspelt"]
+    registry.add_items(connection, tenant, [CatalogItem(sku=sku, name=f"{tenant} screw") for sku in skus])
     hlc = clock.pack(NOW_MS)
     words = {"sku": f"{tenant}-sku", "lot": f"{tenant}-lot", "device": f"{tenant}-scanner", "reference": f"{tenant}-1"}
     entries: list[LedgerEntry] = [
         movement(hlc, "receive", "@supplier", f"{tenant}-shelf", 7, event=f"{tenant}-event", **words),
         count(hlc + 1, f"{tenant}-shelf", 5, **words),
+        movement(hlc + 2, "receive", "@supplier", f"{tenant}-shelf", 2, **(words | {"sku": skus[1]})),
     ]
     reading = Reading(hlc=hlc, boot=BOOT, mono_ms=0, device=f"{tenant}-probe", values={f"{tenant}_temperature": 4.5})
     with closing(MergeSession(connection.info.dsn)) as merger:
         merger.merge([Chain(gateway).seal(entries), Chain(gateway, "readings").seal([reading])])
+    merged_names.merge(connection, "item", tenant, skus[1], skus[0])
     tenant_id = registry.tenant_id(connection, tenant)
     with connection.transaction():
         dead_letters.add(
