@@ -32,6 +32,12 @@ class IngestSettings(BaseSettings):
     metrics_port: int | None = Field(None, ge=0, le=65535, description="TCP port of /metrics; absent for none")
     metrics_host: str = Field("127.0.0.1", description="Address that /metrics listens on")
     window_frames_max: int = Field(16, ge=1, le=1024, description="Frames a gateway may have in flight at best")
+    merge_lanes: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Merges at a time, each on a connection of its own; a site's in the same one",
+    )
     batch_frames_max: int = Field(200, ge=1, description="Frames merged in one go at most")
     batch_entries_max: int = Field(20_000, ge=500, description="Entries merged in one transaction at most")
     batch_delay_ms: int = Field(10, ge=0, le=1000, description="Milliseconds a lone frame waits for others")

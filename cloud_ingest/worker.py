@@ -8,7 +8,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import structlog
@@ -19,6 +19,7 @@ from cloud_ingest.failures import Failures
 from cloud_ingest.inbound import Inbound
 from cloud_ingest.leases import Leases
 from cloud_ingest.merge.inbox import Inbox
+from cloud_ingest.merge.lanes import MergeFrames
 from cloud_ingest.merge.loop import MergeLoop
 from cloud_ingest.merge.presence import Presence
 from cloud_ingest.metrics import WorkerMetrics
@@ -26,6 +27,7 @@ from cloud_ingest.services.catalog import Catalogs
 from cloud_ingest.services.commands import Commands
 from cloud_ingest.services.dashboards import Dashboards
 from cloud_ingest.services.enrolment import Enrolment
+from cloud_ingest.services.hours import HourWriter
 from cloud_ingest.services.images import Images
 from cloud_ingest.services.jobs import Jobs
 from cloud_ingest.services.revocations import Revocations
@@ -36,9 +38,11 @@ from cloud_ingest.settings import IngestSettings
 from cloud_ingest.transport.eviction import evict
 from cloud_ingest.transport.link import Link
 from cloud_store.base.database import Database
+from cloud_store.base.errors import StoreError
 from cloud_store.base.leases import LeaseSession
 from cloud_store.merge.arrivals import ArrivedFrame, MergeReport
 from cloud_store.merge.batch import Merger
+from cloud_store.merge.cells import PendingHours
 from wire_protocol.messages import InvalidMessage, Reply
 from wire_protocol.topics import Channel
 
@@ -53,23 +57,30 @@ class Worker:
     """One ingest worker.
 
     It holds four connections to the database at most: one for merging, so that no merge waits for a service, one for
-    its leases and notifications, and two for everything else.
+    its leases and notifications, and two for everything else. Each further lane (`merge_lanes`) has one more.
     """
 
     def __init__(self, settings: IngestSettings) -> None:
         self.settings, self.metrics = settings, WorkerMetrics()
         name, url = settings.worker_name, settings.database_url
-        self._merging = Database(
-            url,
-            application=f"stocktide-ingest {name}",
-            connections_max=1,
-            options=f"-c statement_timeout={FAST_STATEMENT_MS_MAX}",
-        )
+        hours = PendingHours()
+        self._lanes = [
+            (
+                Database(
+                    url,
+                    application=f"stocktide-ingest {name}",
+                    connections_max=1,
+                    options=f"-c statement_timeout={FAST_STATEMENT_MS_MAX}",
+                ),
+                Merger(hours=hours),
+            )
+            for _ in range(settings.merge_lanes)
+        ]
+        self._slow_merger = Merger(hours=hours)
         self._database = Database(
             url, application=f"stocktide-services {name}", connections_max=settings.database_connections_max
         )
         self._failures = Failures(self._database, self.metrics)
-        self._merger, self._slow_merger = Merger(), Merger()
         self._link = Link(settings, self.metrics, self._failures.report, self._subscribed)
         context = Context(
             settings,
@@ -81,7 +92,7 @@ class Worker:
         )
         self._stock_checks, self._commands = StockChecks(context), Commands(context)
         self._sites, self._twins, self._catalogs = Sites(context), Twins(context), Catalogs(context)
-        self._images, self._jobs = Images(context), Jobs(context)
+        self._images, self._jobs, self._hours = Images(context), Jobs(context), HourWriter(context, hours)
         self._revocations, self._dashboards = Revocations(context, self._disconnect), Dashboards(context)
         self._enrolment = Enrolment(
             context,
@@ -92,10 +103,12 @@ class Worker:
                 timeout_s=settings.signer_answer_s_max,
             ),
         )
+        merges = [_merge_by(database, merger) for database, merger in self._lanes]
         self._merge_loop = MergeLoop(
             context,
             inbox=Inbox(frames_max=settings.inbox_frames_max, bytes_max=settings.inbox_bytes_max),
-            merge_frames=self._merge,
+            merge_frames=merges[0],
+            more_lanes=merges[1:],
             merge_apart=self._merge_apart,
             merged=self._sites.merged,
             acknowledged=lambda logs: self._presence.acknowledged(logs),  # noqa: PLW0108 - made in the next line
@@ -150,9 +163,6 @@ class Worker:
         for part in (self._twins, self._commands, self._catalogs, self._jobs, self._revocations):
             part.wake()
 
-    async def _merge(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
-        return await self._merging.run(self._merger.merge, frames)
-
     async def _merge_apart(self, frames: Sequence[ArrivedFrame]) -> MergeReport:
         """In the slow lane: on a connection of the services, of which one is left to them."""
         return await self._database.run(self._slow_merger.merge, frames)
@@ -184,8 +194,12 @@ class Worker:
             self._enrolment,
             self._revocations,
             self._dashboards,
+            self._hours,
         )
-        with self._merging, self._database, self.metrics.served(settings.metrics_host, settings.metrics_port):
+        with ExitStack() as opened:
+            for database in (self._database, *(database for database, _ in self._lanes)):
+                opened.enter_context(database)
+            opened.enter_context(self.metrics.served(settings.metrics_host, settings.metrics_port))
             async with asyncio.TaskGroup() as group:
                 leases = group.create_task(self._leases.run(), name=f"{name}.leases")
                 rest = [
@@ -208,9 +222,18 @@ class Worker:
             async with asyncio.timeout(self.settings.drain_s_max):
                 await self._merge_loop.drained()
                 await self._link.flush()
+                with suppress(StoreError):  # they are made again when they are needed
+                    await self._hours.write()
         except TimeoutError:
             # Whatever is left is not acknowledged, so it comes again, to another worker.
             _LOG.warning("drain_incomplete", after_s=self.settings.drain_s_max)
+
+
+def _merge_by(database: Database, merger: Merger) -> MergeFrames:
+    async def merge(frames: Sequence[ArrivedFrame]) -> MergeReport:
+        return await database.run(merger.merge, frames)
+
+    return merge
 
 
 async def serve(settings: IngestSettings) -> None:

@@ -57,10 +57,12 @@ LotOrNone = Annotated[str, StringConstraints(max_length=0)] | names.Lot
 # --- the sums ---------------------------------------------------------------------------------------------------
 
 
-@lru_cache(CELLS_CACHED_MAX)
-def cell_hash(location: str, sku: str, lot: str) -> int:
+def new_cell_hash(location: str, sku: str, lot: str) -> int:
     """The 64-bit hash of a cell: BLAKE2b (RFC 7693) over its three names, each with its length in bytes before it."""
     return _hash(_CELL_HASH, location, sku, lot)
+
+
+cell_hash = lru_cache(CELLS_CACHED_MAX)(new_cell_hash)
 
 
 def log_hash(gateway: str, epoch: str) -> int:
@@ -100,7 +102,11 @@ def as_text(value: int) -> str:
 
 def _hash(domain: "hashlib.blake2b", *parts: str) -> int:
     digest = domain.copy()
-    digest.update(b"".join([b"%d:%b" % (len(encoded), encoded) for encoded in map(str.encode, parts)]))
+    text = "".join([f"{len(part)}:{part}" for part in parts])
+    if text.isascii():
+        digest.update(text.encode())
+    else:  # a length is in bytes
+        digest.update(b"".join([b"%d:%b" % (len(encoded), encoded) for encoded in map(str.encode, parts)]))
     return int.from_bytes(digest.digest())
 
 

@@ -12,7 +12,8 @@ Invariant: what does not fit is not taken and so never acknowledged; the gateway
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Literal, TypeAlias
 
 from cloud_ingest.inbound import Inbound
@@ -57,15 +58,20 @@ class Inbox:
         """Wait until something is there."""
         await self._arrived.wait()
 
-    def take(self, frames_max: int) -> list[Inbound]:
-        """Take frames out, one of each gateway in turn; they are in hand until `settled`."""
+    def take(self, frames_max: int, unless: Callable[[str], bool] = lambda _: False) -> list[Inbound]:
+        """Take frames out, one of each gateway in turn; they are in hand until `settled`.
+
+        Those of gateways that `unless` is true of stay.
+        """
         taken: list[Inbound] = []
-        while self._waiting and len(taken) < frames_max:
-            gateway, queue = next(iter(self._waiting.items()))
+        line = deque(gateway for gateway in self._waiting if not unless(gateway))
+        while line and len(taken) < frames_max:
+            gateway = line.popleft()
+            queue = self._waiting.pop(gateway)
             taken.append(queue.pop(next(iter(queue))))
-            del self._waiting[gateway]
             if queue:
                 self._waiting[gateway] = queue  # to the end of the line
+                line.append(gateway)
         self._frames -= len(taken)
         size = sum(len(arrival.payload) for arrival in taken)
         self._bytes, self._bytes_in_hand = self._bytes - size, self._bytes_in_hand + size

@@ -8,10 +8,10 @@ down to the frame at fault, which is quarantined; one that takes too long goes t
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final
 
 import structlog
 
@@ -20,8 +20,10 @@ from cloud_ingest.inbound import Inbound
 from cloud_ingest.merge.answers import Answer, Answers
 from cloud_ingest.merge.denylist import Denylist, Strikes
 from cloud_ingest.merge.inbox import Inbox, window
+from cloud_ingest.merge.lanes import MergeFrames, MergeLane, MergeLanes
 from cloud_ingest.merge.slow_lane import Pace, SlowLane
 from cloud_ingest.merge.throttle import Throttle
+from cloud_store.base import gateways
 from cloud_store.base.connection import answers
 from cloud_store.base.errors import NamesExhausted, StoreError, StoreTimeout, Unstorable
 from cloud_store.merge import dead_letters
@@ -37,7 +39,6 @@ RETRY_DELAY_S_MAX: Final = 2.0
 QUARANTINE_QUIET_S: Final = 300.0  # a frame that no merge can stand costs the database much each time
 ATTEMPTS_MAX: Final = 3  # of a batch, each after the database answered another question, before it is taken apart
 _LOG = structlog.get_logger()
-MergeFrames: TypeAlias = Callable[[Sequence[ArrivedFrame]], Awaitable[MergeReport]]
 
 
 class TooSlow(Exception):
@@ -55,6 +56,7 @@ class MergeLoop:
         context: what all services stand on.
         inbox: where arrivals wait.
         merge_frames: merges a batch in one transaction.
+        more_lanes: the same, each on a connection of its own; sites are distributed among all.
         merge_apart: the same on another connection, with more time; absent, there is no slow lane.
         merged: called with the ledger frames of each commit.
         acknowledged: called with the logs of each commit.
@@ -66,12 +68,19 @@ class MergeLoop:
         *,
         inbox: Inbox,
         merge_frames: MergeFrames,
+        more_lanes: Sequence[MergeFrames] = (),
         merge_apart: MergeFrames | None = None,
         merged: Callable[[Sequence[MergedFrame]], None] = lambda _: None,
         acknowledged: Callable[[Iterable[LogKey]], None] = lambda _: None,
     ) -> None:
         self._context, self._settings, self._metrics = context, context.settings, context.metrics
-        self._inbox, self._merge_frames, self._merged, self._acknowledged = inbox, merge_frames, merged, acknowledged
+        self._inbox, self._merged, self._acknowledged = inbox, merged, acknowledged
+        self._lanes = MergeLanes(
+            [merge_frames, *more_lanes],
+            context.settings.batch_frames_max,
+            lambda names: context.database.run(gateways.named, names),
+        )
+        self._merge_apart = merge_apart
         self._slow_lane: SlowLane | None = None
         self._pace = Pace()
         if merge_apart is not None:
@@ -84,10 +93,7 @@ class MergeLoop:
         settings = context.settings
         self._denylist = Denylist(quiet_s=settings.refusal_quiet_s, gateways_max=settings.refused_gateways_max)
         self._strikes = Strikes(settings.bad_frames_per_minute_max, gateways_max=settings.refused_gateways_max)
-        # Frames that were read and wait for the merge in hand; never more than a batch.
-        self._read: list[ArrivedFrame] = []
-        self._ready, self._has_room, self._idle = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._has_room.set()
+        self._idle = asyncio.Event()
         self._idle.set()
         self._unsettled = 0
 
@@ -127,18 +133,19 @@ class MergeLoop:
         """
         async with asyncio.TaskGroup() as group:
             group.create_task(self._read_all(), name="ingest.reading")
-            group.create_task(self._merge_all(), name="ingest.merging")
+            for number, lane in enumerate(self._lanes):
+                group.create_task(self._merge_lane(lane), name=f"ingest.lane[{number}]")
             group.create_task(self.throttle.run(self._context.failed), name="ingest.throttle")
             if self._slow_lane is not None:
                 group.create_task(self._slow_lane.run(), name="ingest.slow_lane")
 
-    async def merge(self, batch: Sequence[ArrivedFrame]) -> None:
-        """Merge a batch and answer its gateways, however long the database is away.
+    async def merge(self, batch: Sequence[ArrivedFrame], lane: MergeLane | None = None) -> None:
+        """Merge a batch, in the first lane or another, and answer its gateways, however long the database is away.
 
         Raises:
             TooSlow: the database did not finish it in time, and there is a slow lane for it.
         """
-        seconds = await self._merge_in_time(self._merge_frames, batch)
+        seconds = await self._merge_in_time((lane or self._lanes[0]).merge, batch)
         if self._slow_lane is not None and self._pace.is_slow(batch, seconds):
             self._slow_lane.suspect(batch)
         self._pace.learn(batch, seconds)
@@ -146,7 +153,7 @@ class MergeLoop:
     async def _merge_in_time(self, merge_frames: MergeFrames, batch: Sequence[ArrivedFrame]) -> float:
         """As `merge`, in one of the lanes. Returns how many seconds the merge that succeeded took."""
         delay_s, failures, answered = RETRY_DELAY_S, 0, False
-        fast = merge_frames is self._merge_frames
+        fast = merge_frames is not self._merge_apart
         while True:
             began = self._context.mono_s()
             try:
@@ -211,21 +218,19 @@ class MergeLoop:
         frames_max = self._settings.batch_frames_max
         while True:
             await self._inbox.wait()
-            await self._has_room.wait()
             if len(self._inbox) < frames_max:
                 # Frames of many gateways arrive together; a moment's wait makes one commit of them.
                 await asyncio.sleep(self._settings.batch_delay_ms / 1000)
             self._metrics.inbox_fill.set(self._inbox.fill)
-            arrivals = self._inbox.take(frames_max - len(self._read))
+            arrivals = self._inbox.take(frames_max, self._lanes.is_full_for)
+            if not arrivals:
+                await self._lanes.room()
+                continue
             read, letters = await asyncio.to_thread(self._decode, arrivals)
             if letters:
                 await self._quarantine(letters)
                 self.settle([(letter.gateway or "", letter.payload) for letter in letters])
-            self._read += read
-            if self._read:
-                self._ready.set()
-            if len(self._read) >= frames_max:
-                self._has_room.clear()
+            await self._lanes.add(read)
 
     def _decode(self, arrivals: list[Inbound]) -> tuple[list[ArrivedFrame], list[DeadLetter]]:
         """In a thread: read payloads as far as they will be needed, so that the merge finds it done."""
@@ -234,20 +239,17 @@ class MergeLoop:
             # One that cannot be validated for a reason nobody thought of is found by the merge, alone.
             with suppress(Exception):
                 if not self._answers.is_merged(arrived.log, arrived.frame.header.frame):
-                    arrived.validated()
+                    arrived.entries()
         return decoded, letters
 
-    async def _merge_all(self) -> None:
+    async def _merge_lane(self, lane: MergeLane) -> None:
         while True:
-            await self._ready.wait()
-            self._ready.clear()
-            read, self._read = self._read, []
-            self._has_room.set()
+            read = await lane.take()
             if self._slow_lane is not None:
                 read = self._slow_lane.sort_out(read)
             for batch in split(read, self._settings.batch_entries_max):
                 try:
-                    await self.merge(batch)
+                    await self.merge(batch, lane)
                 except TooSlow:
                     assert self._slow_lane is not None  # noqa: S101 - only then it is raised
                     self._slow_lane.move_in(batch)

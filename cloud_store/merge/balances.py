@@ -1,4 +1,4 @@
-"""Booking a batch into balances, their hours and counts: the SQL form of `wire_protocol.stock`.
+"""Booking a batch into balances and counts: the SQL form of `wire_protocol.stock`.
 
 Three ways, from the common to the rare:
 
@@ -14,7 +14,7 @@ Invariant: everything runs in the caller's transaction, after the batch's moveme
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from itertools import chain
+from itertools import chain, starmap
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ from cloud_store.base.connection import Connection
 from cloud_store.base.errors import Unstorable
 from cloud_store.base.ledger_numbers import NEVER, CellKey
 from cloud_store.merge import late_counts as lateness
-from cloud_store.merge.cells import Cells, Hours
+from cloud_store.merge.cells import Cells, PendingHours
 from cloud_store.merge.frame_entries import Numbers
 from cloud_store.merge.ledger_rows import LedgerRows, Step
 from wire_protocol import clock, stock
@@ -54,15 +54,17 @@ class BookedCell(NamedTuple):
     last_hlc: int
 
 
-def book(connection: Connection, rows: LedgerRows) -> tuple[Cells, Mapping[CellKey, int]]:
-    """Book a batch. Returns what has moved in cells, and by how much counts have changed cells beside that."""
+def book(connection: Connection, rows: LedgerRows, pending: PendingHours) -> tuple[Cells, Mapping[CellKey, int]]:
+    """Book a batch. Returns what has moved in cells, and by how much counts have changed cells beside that.
+
+    The hours of cells that have late counts now are written, from the batch and from what is pending, and leave both.
+    """
     cells = rows.sums.cells
     at_adjust = np.isin(cells.locations, list(rows.adjust))
     counted: dict[CellKey, int] = {}
     if not at_adjust.all():
         booked = _book_shelves(connection, rows, np.flatnonzero(~at_adjust))
-        _book_hours(connection, rows)
-        counted = dict(_settle(connection, rows, booked)) if booked else {}
+        counted = dict(_settle(connection, rows, booked, pending)) if booked else {}
         taken: defaultdict[CellKey, int] = defaultdict(int)
         for cell, quantity in counted.items():
             taken[rows.adjust_cell(cell)] -= quantity
@@ -77,11 +79,11 @@ def _book_shelves(connection: Connection, rows: LedgerRows, places: Numbers) -> 
     # A counted cell keeps its old clocks for now: they decide between replay and looking back.
     last_hlc = cells.last_hlc
     if counted:
-        last_hlc = np.where([key in counted for key in cells.ids()], NEVER, last_hlc)
+        last_hlc = np.where([*map(counted.__contains__, cells.keys())], NEVER, last_hlc)
     # A count that was booked before may concern movements that are as early as it. Where all of a cell's are later than
     # the earliest of the recent ones that is seen from their clocks alone; the others are asked about one by one.
     recent = cells.first_hlc >= cells.first_hlc.max() - LATELY
-    watched = counted | set(cells.where(~recent).ids())
+    watched = counted | set(starmap(CellKey, cells.where(~recent).keys()))
     parameters = {
         **_columns(cells),
         "on_hand": cells.moved,
@@ -129,7 +131,9 @@ def _booked(connection: Connection, parameters: Mapping[str, Any]) -> list[tuple
     return booked
 
 
-def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, BookedCell]) -> Mapping[CellKey, int]:
+def _settle(
+    connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, BookedCell], pending: PendingHours
+) -> Mapping[CellKey, int]:
     """Let counts take effect. Returns how much on hand they added, by cell."""
     added: defaultdict[CellKey, int] = defaultdict(int)
     counts, cells = _counts_by_cell(rows), rows.sums.cells
@@ -147,6 +151,10 @@ def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, B
         for count in chain.from_iterable(late_counts.values()):
             gateway = count["gateway_name"]
             rows.late_counts[gateway] = rows.late_counts.get(gateway, 0) + 1
+        if late_counts:
+            own, rows.hours = rows.hours.parted(late_counts.keys())
+            for hours in (pending.take_of(late_counts.keys()), own):
+                lateness.add_hours(connection, hours)
         for cell, quantity in lateness.insert(connection, late_counts).items():
             added[cell] += quantity
         _raise_last(connection, {cell: int(cells.last_hlc[booked[cell].place]) for cell in late_counts})
@@ -267,19 +275,10 @@ def _book_adjust(connection: Connection, corrections: Cells, taken: Mapping[Cell
 
 
 def _moved(cells: Cells) -> Iterable[tuple[CellKey, int, int]]:
-    return zip(cells.ids(), cells.moved.tolist(), cells.last_hlc.tolist(), strict=True)
+    return zip(starmap(CellKey, cells.keys()), cells.moved.tolist(), cells.last_hlc.tolist(), strict=True)
 
 
-def _book_hours(connection: Connection, rows: LedgerRows) -> None:
-    """Add to the hours of shelves; a late count reads them."""
-    hours = rows.sums.hours
-    hours = hours.where((hours.moved != 0) & ~rows.ids.are_virtual(hours.locations))
-    if len(hours.hours):
-        columns = {"hours": hours.hours, "moved": hours.moved}
-        connection.execute(_SQL["book_hours"], {**_columns(hours), **columns})
-
-
-def _columns(cells: Cells | Hours) -> dict[str, Numbers]:
+def _columns(cells: Cells) -> dict[str, Numbers]:
     return {"locations": cells.locations, "items": cells.items, "lots": cells.lots}
 
 

@@ -10,7 +10,6 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Final
 
 from cloud_store.base import gateways, number_arrays
@@ -31,7 +30,7 @@ from cloud_store.merge import (
 )
 from cloud_store.merge.arrivals import ArrivedFrame, MergedFrame, MergeReport
 from cloud_store.merge.balances import OutOfDomain
-from cloud_store.merge.cells import Cells
+from cloud_store.merge.cells import Cells, PendingHours
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from wire_protocol import proof
 from wire_protocol.replication import NO_CURSOR
@@ -50,11 +49,13 @@ class PlanStale(MergeConflict):
 class Merger:
     """Merges batches, and remembers the ids of words from one to the next.
 
-    Not thread-safe: one merge at a time. `sleep` and `jitter` (a factor) are for the delay before a retry.
+    Not thread-safe: one merge at a time. `sleep` and `jitter` (a factor) are for the delay before a retry. `hours` are
+    those that its merges leave to be written (`late_counts.add_hours`); several mergers of a process share them.
     """
 
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = field(default=lambda: random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
+    hours: PendingHours = field(default_factory=PendingHours)
     _prepared: Connection | None = None
     _ids: Dictionary = field(default_factory=Dictionary)
 
@@ -108,12 +109,52 @@ class Merger:
                 self.sleep(RETRY_DELAY_S * 2**attempt * self.jitter())
             try:
                 with translated():
-                    report = _merge_once(connection, self._ids, frames, unstorable, beyond)
+                    report = self._merge_once(connection, frames, unstorable, beyond)
             except MergeConflict:
                 continue
             report.retries = attempt
             return report
         raise MergeConflict(hint="The gateways send again; if this stays, look for long transactions.")
+
+    def _merge_once(
+        self,
+        connection: Connection,
+        frames: Sequence[ArrivedFrame],
+        unstorable: str | None,
+        beyond: frozenset[Cell],
+    ) -> MergeReport:
+        ids = self._ids
+        registered = gateways.named(connection, {arrived.gateway for arrived in frames})
+        planned = plan.make(frames, registered, cursors.read(connection, registered.values()), unstorable=unstorable)
+        cross_log_dedup.take_out(connection, planned)
+        if beyond:
+            plan.reject_concerning(planned, beyond)
+        vocabulary = Vocabulary()
+        for frame in planned.merged:
+            vocabulary.add(frame)
+        for tenant, names in ids.resolve(connection, vocabulary).items():
+            planned.report.charge(tenant, names)
+        rows = ledger_rows.build(planned.merged, ids)
+        planned.report.movements, planned.report.counts = rows.movement_count, len(rows.counts)
+        planned.report.readings = len({(row[7], row[8], row[2]) for row in rows.readings})
+        planned.report.merged = [
+            MergedFrame(frame.arrived, frame.gateway.site_id, tuple(sorted(bad.seq for bad in frame.rejected)))
+            for frame in planned.merged
+            if frame.arrived.stream == "ledger"
+        ]
+        planned.report.tenants = {name: gateway.tenant_id for name, gateway in registered.items()}
+        for frame in planned.merged:
+            entries, size_bytes = frame.arrived.frame.header.count, len(frame.arrived.payload)
+            planned.report.take(frame.gateway.name, 1, entries)
+            planned.report.charge(frame.gateway.tenant_id, max(0, size_bytes // BYTES_PER_ENTRY - entries))
+        for key, times in rows.bounded.items():
+            planned.report.streams[key].bounded += times
+        with connection.transaction():
+            _require_fresh(connection, planned)
+            _write(connection, planned, rows, ids, self.hours)
+        self.hours.add(rows.hours)
+        planned.report.late_counts = rows.late_counts
+        return planned.report
 
     def _prepare(self, connection: Connection) -> None:
         if connection is self._prepared:
@@ -127,45 +168,6 @@ class Merger:
             raise
         # The server may be another, older one: see `dictionary`.
         self._prepared, self._ids = connection, Dictionary()
-
-
-def _merge_once(
-    connection: Connection,
-    ids: Dictionary,
-    frames: Sequence[ArrivedFrame],
-    unstorable: str | None,
-    beyond: frozenset[Cell],
-) -> MergeReport:
-    registered = gateways.named(connection, {arrived.gateway for arrived in frames})
-    planned = plan.make(frames, registered, cursors.read(connection, registered.values()), unstorable=unstorable)
-    cross_log_dedup.take_out(connection, planned)
-    if beyond:
-        plan.reject_concerning(planned, beyond)
-    vocabulary = Vocabulary()
-    for frame in planned.merged:
-        vocabulary.add(frame)
-    for tenant, names in ids.resolve(connection, vocabulary).items():
-        planned.report.charge(tenant, names)
-    rows = ledger_rows.build(planned.merged, ids)
-    planned.report.movements, planned.report.counts = rows.movement_count, len(rows.counts)
-    planned.report.readings = len({(row[7], row[8], row[2]) for row in rows.readings})
-    planned.report.merged = [
-        MergedFrame(frame.arrived, frame.gateway.site_id, tuple(sorted(bad.seq for bad in frame.rejected)))
-        for frame in planned.merged
-        if frame.arrived.stream == "ledger"
-    ]
-    planned.report.tenants = {name: gateway.tenant_id for name, gateway in registered.items()}
-    for frame in planned.merged:
-        entries, size_bytes = frame.arrived.frame.header.count, len(frame.arrived.payload)
-        planned.report.take(frame.gateway.name, 1, entries)
-        planned.report.charge(frame.gateway.tenant_id, max(0, size_bytes // BYTES_PER_ENTRY - entries))
-    for key, times in rows.bounded.items():
-        planned.report.streams[key].bounded += times
-    with connection.transaction():
-        _require_fresh(connection, planned)
-        _write(connection, planned, rows, ids)
-    planned.report.late_counts = rows.late_counts
-    return planned.report
 
 
 def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
@@ -184,11 +186,13 @@ def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
         raise PlanStale
 
 
-def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary) -> None:
+def _write(
+    connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary, pending: PendingHours
+) -> None:
     copying.movements(connection, rows)
     copying.readings(connection, rows)
     copying.frames(connection, planned.merged, ids)
-    moved_cells, counted = balances.book(connection, rows)
+    moved_cells, counted = balances.book(connection, rows, pending)
     cross_log_dedup.remember_after(connection, planned)
     dead_letters.add(connection, list(_letters(planned)))
     alarms.raise_all(connection, alarms.of_plan(planned))
@@ -202,9 +206,10 @@ def _digest_changes(
 ) -> dict[int, int]:
     """What is added to the digest of each site of the batch. Rejected entries change no stock, but the position."""
     changes = {frame.gateway.site_id: 0 for frame in planned.merged if frame.arrived.stream == "ledger"}
-    for cell, quantity in chain(zip(moved.ids(), moved.moved.tolist(), strict=True), counted.items()):
-        if quantity:
-            changes[ids.site_of(cell.location_id)] += ids.cell_hash(cell) * quantity
+    cells, quantities = [*moved.keys(), *counted], [*moved.moved.tolist(), *counted.values()]
+    sites = ids.sites_of(location_id for location_id, _, _ in cells)
+    for site_id, hashed, quantity in zip(sites, ids.cell_hashes(cells), quantities, strict=True):
+        changes[site_id] += hashed * quantity
     return {site_id: proof.add(0, change) for site_id, change in changes.items()}
 
 

@@ -9,7 +9,7 @@ means nothing, or something else.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import NamesExhausted
+from cloud_store.base.ledger_numbers import NO_LOT, CellKey
 from cloud_store.merge.frame_entries import Numbers
 from cloud_store.merge.plan import PlannedFrame
 from wire_protocol import proof
@@ -186,6 +187,11 @@ class Dictionary:
         """The site of a location of the batch."""
         return self._tables["locations"].words[location_id][0]
 
+    def sites_of(self, location_ids: Iterable[int]) -> list[int]:
+        """The sites of locations of the batch."""
+        words = self._tables["locations"].words
+        return [words[location_id][0] for location_id in location_ids]
+
     def are_virtual(self, location_ids: Numbers) -> NDArray[np.bool_]:
         """Which of some locations of the batch stand for the world outside the shelves."""
         words = self._tables["locations"].words
@@ -197,7 +203,7 @@ class Dictionary:
         """The `@adjust` of a location's site."""
         return self.locations[self.site_of(location_id)][ADJUST]
 
-    def named(self, cells: Iterable[tuple[int, int, int]]) -> frozenset[Cell]:
+    def named(self, cells: Iterable[CellKey]) -> frozenset[Cell]:
         """Cells of the batch by their names."""
         words = {noun: self._tables[noun].words for noun in ("locations", "items", "lots")}
         return frozenset(
@@ -205,15 +211,16 @@ class Dictionary:
             for location, item, lot in cells
         )
 
-    def cell_hash(self, cell: tuple[int, int, int]) -> int:
-        """`proof.cell_hash` of a cell of the batch, by the ids of its location, item and lot."""
-        found = self._cell_hashes.get(cell)
-        if found is None:
-            if len(self._cell_hashes) >= CELLS_CACHED_MAX:
-                self._cell_hashes.clear()
+    def cell_hashes(self, cells: Sequence[tuple[int, int, int]]) -> list[int]:
+        """`proof.cell_hash` of cells of the batch, each a location, an item and a lot."""
+        known = self._cell_hashes
+        new = [cell for cell in cells if cell not in known]
+        if len(known) + len(new) > CELLS_CACHED_MAX:
+            known.clear()
+            new = list(cells)
+        locations, items, lots = (self._tables[noun].words for noun in ("locations", "items", "lots"))
+        for cell in new:
             location_id, item_id, lot_id = cell
-            names = (self._tables["locations"].words[location_id][1], self._tables["items"].words[item_id][1])
-            # Lot 0 is none.
-            found = proof.cell_hash(*names, self._tables["lots"].words[lot_id][1] if lot_id else "")
-            self._cell_hashes[cell] = found
-        return found
+            lot = lots[lot_id][1] if lot_id != NO_LOT else ""
+            known[cell] = proof.new_cell_hash(locations[location_id][1], items[item_id][1], lot)
+        return [*map(known.__getitem__, cells)]

@@ -7,7 +7,8 @@ The variances between two counts add up to what the later one had, so a new coun
 
 Movements between two points of a cell are added up by its hours (`cell_hour`), and one by one at the two ends only.
 To the end of a cell it is all that was ever moved minus what came before, where that is less to read. So a stocktake
-that was made offline costs little, whatever its time, and however much its shelves have moved.
+that was made offline costs little, whatever its time, and however much its shelves have moved. Hours are written some
+time after their movements, by many merges at once; those of the cells concerned before they are read.
 
 Invariant: in the merge's transaction, after the batch's movements were booked and its late ones covered.
 """
@@ -16,10 +17,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from cloud_store.base import sql
+from cloud_store.base import number_arrays, sql
 from cloud_store.base.arrays import Integers
 from cloud_store.base.connection import Connection
 from cloud_store.base.ledger_numbers import HOUR_OF_HLC, NEVER, CellKey
+from cloud_store.merge.cells import Hours
 from wire_protocol.stock import EntryKey
 
 _SQL: Final = sql.load("late_counts")
@@ -114,6 +116,13 @@ def insert(connection: Connection, counts: Mapping[CellKey, Sequence[dict[str, A
         rows += [count | {"variance": variance} for count, variance in zip(run.counts, own, strict=True)]
     _write(connection, rows, variances, added, runs)
     return added
+
+
+def add_hours(connection: Connection, hours: Hours) -> None:
+    """Add to the hours of cells."""
+    if len(hours.hours):
+        number_arrays.register(connection)
+        connection.execute(_SQL["add_hours"], hours._asdict())
 
 
 def _key(count: Mapping[str, Any]) -> EntryKey:

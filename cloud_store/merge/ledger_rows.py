@@ -14,7 +14,7 @@ import numpy as np
 
 from cloud_store.base.ledger_numbers import MOVEMENT_KINDS, NO_LOT, CellKey
 from cloud_store.merge.arrivals import LogKey
-from cloud_store.merge.cells import Moves, Sums
+from cloud_store.merge.cells import Hours, Moves, Sums
 from cloud_store.merge.dictionary import Dictionary
 from cloud_store.merge.frame_entries import MovementColumns, Numbers
 from cloud_store.merge.plan import PlannedFrame
@@ -48,6 +48,7 @@ class LedgerRows:
     movements: list[Iterable[MovementRow]] = field(default_factory=list)  # of each frame, to be copied once
     moves: Moves = field(default_factory=Moves)
     sums: Sums = field(default_factory=lambda: Sums(Moves()))
+    hours: Hours = field(default_factory=lambda: Sums(Moves()).hours)  # of shelves: nobody counts the world outside
     readings: list[tuple[Any, ...]] = field(default_factory=list)
     counts: list[dict[str, Any]] = field(default_factory=list)
     adjust: set[int] = field(default_factory=set)  # the `@adjust` of the batch's sites
@@ -90,7 +91,8 @@ def build(merged: Iterable[PlannedFrame], ids: Dictionary) -> LedgerRows:
     for planned in merged:
         _FrameRows(planned, ids, rows).build()
     counted = {CellKey(count["location_id"], count["item_id"], count["lot_id"]) for count in rows.counts}
-    rows.sums = Sums(rows.moves, counted)
+    rows.sums, hours = (sums := Sums(rows.moves, counted)), sums.hours
+    rows.hours = hours.where((hours.moved != 0) & ~ids.are_virtual(hours.locations))
     return rows
 
 

@@ -82,12 +82,3 @@ INSERT INTO count (
     %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
     %(epoch)s, %(serial)s, %(event)s, %(actor)s, %(reference)s
 )
-
--- name: book_hours
-INSERT INTO cell_hour AS h (location_id, item_id, lot_id, hour, moved)
-SELECT location_id, item_id, lot_id, hour, moved
-FROM unnest(
-    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hours)s::bigint[], %(moved)s::bigint[]
-) AS t (location_id, item_id, lot_id, hour, moved)
-ORDER BY location_id, item_id, lot_id, hour
-ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE SET moved = h.moved + excluded.moved

@@ -114,3 +114,13 @@ FROM unnest(
     %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(added)s::bigint[], %(counted_hlcs)s::bigint[]
 ) AS t (location_id, item_id, lot_id, added, counted_hlc)
 WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
+
+-- name: add_hours
+-- In key order, as every writer of hours does it.
+INSERT INTO cell_hour AS h (location_id, item_id, lot_id, hour, moved)
+SELECT location_id, item_id, lot_id, hour, moved
+FROM unnest(
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hours)s::bigint[], %(moved)s::bigint[]
+) AS t (location_id, item_id, lot_id, hour, moved)
+ORDER BY location_id, item_id, lot_id, hour
+ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE SET moved = h.moved + excluded.moved

@@ -32,16 +32,18 @@ def under_way(site: Site, share: float) -> Callable[[], bool]:
     return lambda: sum(gateway.sender.acked_frame for gateway in site.gateways) >= share * site.frames
 
 
+@pytest.mark.parametrize("lanes", ["1", "3"])
 async def test_a_worker_killed_under_load_loses_and_doubles_nothing(
-    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str, lanes: str
 ) -> None:
     """SIGKILL in the middle, twice: the transaction rolls back, the next worker asks, the gateways send again."""
     site = site_at(database_url)
     for _ in range(8):
         site.add_gateway(frames=60, held=40)
+    settings = {"STOCKTIDE_BATCH_FRAMES_MAX": "16", "STOCKTIDE_MERGE_LANES": lanes}
     async with site.fleet(mqtt_url) as fleet:
         for number in range(2):
-            victim = worker(f"victim-{number}", database_url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+            victim = worker(f"victim-{number}", database_url, mqtt_url, **settings)
             await fleet.until(under_way(site, 0.5), SETTLED_S)
             victim.kill()
             site.release(fleet, 20)
@@ -241,14 +243,20 @@ CONNECTIONS_MAX = 4  # of a worker; twenty of them leave seventeen of a server's
 
 
 @pytest.mark.bound("cloud.database_connections_max")
+@pytest.mark.parametrize("lanes", [1, 3])
 async def test_a_worker_holds_four_connections_at_rest_and_under_load(
-    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str
+    worker: Workers, site_at: Callable[[str], Site], database_url: str, mqtt_url: str, lanes: int
 ) -> None:
-    """Twenty workers must fit PostgreSQL's default of a hundred connections, whatever their gateways do at once."""
+    """Twenty workers must fit PostgreSQL's default of a hundred connections, whatever their gateways do at once.
+
+    One that merges in more lanes holds one more for each.
+    """
+    connections_max = CONNECTIONS_MAX + lanes - 1
     site = site_at(database_url)
     for _ in range(8):
         site.add_gateway(frames=60)
-    worker("counted", database_url, mqtt_url, STOCKTIDE_BATCH_FRAMES_MAX="16")
+    settings = {"STOCKTIDE_BATCH_FRAMES_MAX": "16", "STOCKTIDE_MERGE_LANES": str(lanes)}
+    worker("counted", database_url, mqtt_url, **settings)
     query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stocktide-% counted'"
     seen = list[int]()
     with closing(connect(database_url, application="test")) as watching:
@@ -259,8 +267,8 @@ async def test_a_worker_holds_four_connections_at_rest_and_under_load(
 
         await eventually_async(lambda: count() >= 1)
         async with site.fleet(mqtt_url) as fleet:
-            await fleet.until(lambda: count() > CONNECTIONS_MAX or under_way(site, 1.0)(), SETTLED_S)
+            await fleet.until(lambda: count() > connections_max or under_way(site, 1.0)(), SETTLED_S)
             await fleet.settled(SETTLED_S)
         count()
-    assert max(seen) <= CONNECTIONS_MAX
+    assert max(seen) <= connections_max
     site.require_agreement()

@@ -135,7 +135,8 @@ class MemoryStore:
             raise DatabaseUnavailable
         if any(arrived.payload in self.cannot_stand for arrived in frames):
             raise RuntimeError("a defect of ours")
-        planned = make(frames, {"gw-a": self.gateway, "gw-b": replace(self.gateway, name="gw-b")}, self.cursors)
+        registered = {name: replace(self.gateway, name=name) for name in ("gw-a", "gw-b", "gw-c")}
+        planned = make(frames, registered, self.cursors)
         self.cursors |= {key: outcome.receiver.cursor for key, outcome in planned.report.streams.items()}
         return planned.report
 

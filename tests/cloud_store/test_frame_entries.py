@@ -158,7 +158,7 @@ def test_what_nobody_writes_is_left_to_the_exact_way(
     assert frame.entries() is not None
 
 
-@pytest.mark.bound("frame_entries.TEXTS_REMEMBERED_MAX")
+@pytest.mark.bound("cloud_store.merge.frame_entries.TEXTS_REMEMBERED_MAX")
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenant with ever new names costs the worker no memory, and nobody a verdict."""
     monkeypatch.setattr(frame_entries, "TEXTS_REMEMBERED_MAX", 50)

@@ -9,11 +9,15 @@ import random
 from collections.abc import Sequence
 from contextlib import closing
 
+import numpy as np
 import pytest
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection, connect
-from cloud_store.merge import late_counts
+from cloud_store.base.ledger_numbers import CellKey
+from cloud_store.merge import cells, late_counts
+from cloud_store.merge.batch import Merger
+from cloud_store.merge.cells import Hours, PendingHours
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from testbed.store import MergeSession
@@ -135,3 +139,56 @@ def rows_read(plan: dict[str, object]) -> int:
     if "Index Scan" in str(plan["Node Type"]) and "movement" in json.dumps(plan.get("Index Name", "")):
         own = int(float(str(plan["Actual Rows"])) * float(str(plan["Actual Loops"])))
     return own + sum(rows_read(each) for each in below)
+
+
+def test_hours_are_written_by_many_merges_at_once(database_url: str) -> None:
+    """A merge writes none; those of a late count's cells are written before it, the others when somebody asks."""
+    rng = random.Random(4)
+    chain, late = Chain("gw-a"), Chain("gw-b")
+    movements = sorted(busy(rng, 50 * HOUR_MS), key=lambda entry: entry.hlc)[:600]
+    merger = Merger()
+    with (
+        closing(connect(database_url, application="test")) as connection,
+        MergeSession(database_url, merger) as session,
+    ):
+        add_site(connection, "gw-a", "gw-b")
+        for start in range(0, 600, 100):
+            session.merge([chain.seal(movements[start : start + 100])])
+        hours = b"SELECT count(*), count(DISTINCT location_id) FROM cell_hour"
+        assert connection.execute(hours).fetchone() == (0, 0)
+        counted = count(clock.pack(NOW_MS + HOUR_MS), "A-0", 5)
+        assert session.merge([late.seal([counted])]).late_counts == {"gw-b": 1}
+        written, shelves = connection.execute(hours).fetchone() or (0, 0)
+        assert shelves == 1
+        assert written > 1
+        late_counts.add_hours(connection, merger.hours.take())
+        assert len(merger.hours) == 0
+        wrong = connection.execute(
+            "SELECT location_id, sum(h.moved) FROM balance b JOIN cell_hour h USING (location_id, item_id, lot_id)"
+            " GROUP BY location_id, item_id, lot_id, b.moved HAVING sum(h.moved) <> b.moved"
+        ).fetchall()
+        assert wrong == []
+        expected = stock.oracle(keyed(chain, movements) + keyed(late, [counted]))
+        found = snapshots.balances(connection, "acme", "berlin")
+        assert list(stock.differences(found.items(), expected.on_hand.items())) == []
+
+
+@pytest.mark.bound("cloud_store.merge.cells.PENDING_HOURS_MAX")
+def test_hours_that_wait_are_added_up_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hot cell's hour is one row however often it moved; when there are too many they are forgotten."""
+    monkeypatch.setattr(cells, "PENDING_HOURS_MAX", 30)
+    pending = PendingHours()
+
+    def hours(first: int, number: int) -> Hours:
+        ids = np.arange(first, first + number, dtype=np.int64)
+        return Hours(ids, ids, ids * 0, ids * 0 + 7, ids * 0 + 2)
+
+    for _ in range(10):
+        pending.add(hours(1, 20))
+    assert len(pending) <= 30
+    own = pending.take_of({CellKey(3, 3, 0), CellKey(99, 99, 0)})
+    assert [column.tolist() for column in own] == [[3], [3], [0], [7], [20]]
+    left = pending.take()
+    assert (len(left.hours), int(left.moved.sum())) == (19, 380)
+    pending.add(hours(1, 31))
+    assert len(pending) == len(pending.take().hours) == 0
