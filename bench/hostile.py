@@ -8,6 +8,7 @@ bodies without an end; all in one run on one machine.
 
 import asyncio
 import multiprocessing
+import os
 import socket
 import statistics
 import threading
@@ -42,6 +43,7 @@ JUNK_BYTES: Final = 200_000
 FRAMES_PER_S: Final = 50
 LATE_FRAMES_PER_S: Final = 4  # of 500 counts each: what a quota of 2,000 entries a second would let through
 CLIENTS: Final = 46
+API_NICE: Final = 10  # as in deploy/stocktide-api.service
 BODY_PART: Final = bytes(64 * 1024)
 
 Frames: TypeAlias = Callable[[str], Iterator[bytes]]
@@ -167,7 +169,8 @@ def _attacking(attack: tuple[Callable[..., None], tuple[Any, ...]] | None) -> It
 
 
 def _use_the_api(asking: Asking, database_url: str, headers: dict[str, str], ready: Any) -> None:
-    """Serve the API, on its default bounds, and use it by many clients until killed."""
+    """Serve the API, on its default bounds and as its unit does, and use it by many clients until killed."""
+    os.nice(API_NICE)
     settings = ApiSettings(database_url=database_url, requests_per_minute_max=1_000_000)
     with served(create(settings)) as client:
         for _ in range(CLIENTS):

@@ -1,4 +1,4 @@
-"""The gateway's own broker: messages of devices in, messages to devices out. The only importer of paho-mqtt.
+"""The gateway's own broker: messages of devices in, messages to devices out. The only user of paho-mqtt.
 
 The session at the broker is persistent, and a message is acknowledged by hand, after its receiver has dealt with it:
 what was not acknowledged is delivered again, whichever process crashes.
@@ -22,6 +22,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.conditions import Conditions, Part
+from edge_agent.devices import quick_publish
 from edge_agent.signals import Signal
 from mqtt_client import ANSWERED_NOTHING, MessageTooLarge, Problem, Stage, client_context, explain
 from wire_protocol import topics
@@ -106,6 +107,7 @@ class DeviceBroker:
         ca_file: str | None = None,
         conditions: Conditions | None = None,
     ) -> None:
+        quick_publish.install()
         tls = client_context(address, ca_file, hint=TLS_HINT)
         self._conditions = conditions or Conditions()
         # What the broker said last; nothing is known before the first contact.

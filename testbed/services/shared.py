@@ -33,7 +33,8 @@ from testbed.services.server import Server, remove_orphans
 DATABASE_VARIABLE: Final = "STOCKTIDE_TEST_DATABASE_URL"
 MQTT_VARIABLE: Final = "STOCKTIDE_TEST_MQTT_URL"
 SHARED_BUFFERS_MB: Final = 512
-IN_MEMORY_MB: Final = 6 * 1024  # of the database server, and as much of the tests' own files; twice that must be free
+IN_MEMORY_MB: Final = 6 * 1024  # of the database server, and as much of the tests' own files
+MEMORY_MB_MIN: Final = 3 * IN_MEMORY_MB  # free, before that is done
 HOME: Final = Path(__file__).resolve().parents[2] / ".services"
 STATE: Final = HOME / "state.json"
 HINT: Final = "Run `make services`."
@@ -89,6 +90,7 @@ def up(*, keep: bool = True, in_memory: bool = False) -> None:
                 shared_buffers_mb=SHARED_BUFFERS_MB,
                 owner_file=STATE,
                 disk_mb=IN_MEMORY_MB if in_memory else None,
+                settings={"max_wal_size": "1GB"} if in_memory else None,
             )
             state.database = _ensure(database, state.database)
             _write(state)
@@ -117,7 +119,7 @@ def run(command: Sequence[str], *, in_memory: bool = False) -> int:
     `in_memory`: where there is room, its temporary files and the data of a server that it starts are in memory.
     """
     HOME.mkdir(exist_ok=True)
-    in_memory = in_memory and disk.can_mount() and disk.memory_mb() >= 4 * IN_MEMORY_MB
+    in_memory = in_memory and disk.can_mount() and disk.memory_mb() >= MEMORY_MB_MIN
     with (HOME / "users").open("w") as users, _temporary_files(in_memory=in_memory):
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
