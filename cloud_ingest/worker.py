@@ -7,6 +7,7 @@ its leases back and ends with 0; the bound of that is a setting.
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
@@ -51,6 +52,9 @@ FAST_STATEMENT_MS_MAX: Final = 5_000  # what takes longer goes to the slow lane,
 # Batches make and drop a hundred thousand small objects at once; with the default thresholds a quarter of the merge's
 # time goes into looking at them.
 GC_THRESHOLDS: Final = (100_000, 50, 50)
+# A merge waits for the database some twenty times, and after each wait for the interpreter, which a busy thread
+# (another lane, the slow lane, decoding) gives up after this time. With the default of 5 ms that is most of a merge.
+SWITCH_INTERVAL_S: Final = 0.000_5
 
 
 class Worker:
@@ -182,6 +186,7 @@ class Worker:
         """Work until `stop` is set, then drain."""
         settings, name = self.settings, f"ingest[{self.settings.worker_name}]"
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         services = (
             self._presence,
             self._sites,
