@@ -204,8 +204,7 @@ def _replay(
         settled.append((cell, on_hand, counted_hlc, max(state.last_hlc, last_hlc)))
     if not settled:
         return
-    with connection.cursor() as cursor:
-        cursor.executemany(_SQL["insert_count"], counts)
+    lateness.store(connection, counts)
     connection.execute(
         _SQL["settle"],
         {
@@ -241,13 +240,10 @@ def _cover_late(
         added[CellKey(location, item, lot)] -= taken_back
 
 
-def _raise_last(connection: Connection, last_hlc: Mapping[CellKey, int]) -> None:
+def _raise_last(connection: Connection, last_hlcs: Mapping[CellKey, int]) -> None:
     """Give counted cells the clock of their latest movement, which `book` has held back."""
-    if last_hlc:
-        with connection.cursor() as cursor:
-            cursor.executemany(
-                _SQL["raise_last"], [{**cell._asdict(), "last_hlc": hlc} for cell, hlc in last_hlc.items()]
-            )
+    if last_hlcs:
+        connection.execute(_SQL["raise_last"], {**key_columns(last_hlcs), "last_hlcs": Integers(last_hlcs.values())})
 
 
 def _book_adjust(connection: Connection, corrections: Cells, taken: Mapping[CellKey, int]) -> None:

@@ -25,7 +25,6 @@ from cloud_store.merge.cells import Hours
 from wire_protocol.stock import EntryKey
 
 _SQL: Final = sql.load("late_counts")
-_INSERT: Final = sql.load("balances")["insert_count"]
 _BEGINNING: Final = EntryKey(NEVER, "", "", 0)
 _END: Final = EntryKey((1 << 63) - 1, "", "", 0)
 _AFTER_ALL: Final = "~"  # after every gateway's name
@@ -118,6 +117,12 @@ def insert(connection: Connection, counts: Mapping[CellKey, Sequence[dict[str, A
     return added
 
 
+def store(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Store counts (rows of `ledger_rows`) whose variances are known."""
+    if rows:
+        connection.execute(_SQL["insert"], {name: [row[name] for row in rows] for name in rows[0]})
+
+
 def add_hours(connection: Connection, hours: Hours) -> None:
     """Add to the hours of cells."""
     if len(hours.hours):
@@ -202,8 +207,7 @@ def _write(
     added: Mapping[CellKey, int],
     runs: Iterable[_Run],
 ) -> None:
-    with connection.cursor() as cursor:
-        cursor.executemany(_INSERT, rows)
+    store(connection, rows)
     if variances:
         counts, values = zip(*variances, strict=True)
         connection.execute(_SQL["set_variances"], {"counts": Integers(counts), "variances": Integers(values)})

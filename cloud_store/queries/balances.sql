@@ -69,16 +69,8 @@ RETURNING b.location_id, b.item_id, b.lot_id, cells.quantity::bigint
 
 -- name: raise_last
 UPDATE balance b
-SET last_hlc = greatest(b.last_hlc, %(last_hlc)s)
-WHERE (b.location_id, b.item_id, b.lot_id) = (%(location_id)s, %(item_id)s, %(lot_id)s)
-
--- name: insert_count
--- A count that is later than everything its cell had; the variance is known.
-INSERT INTO count (
-    at, hlc, seq, quantity, variance, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id,
-    location_id, device_id, gateway_name, epoch, serial, event, actor, reference
-) VALUES (
-    %(at)s, %(hlc)s, %(seq)s, %(quantity)s, %(variance)s, %(device_at)s, %(claimed_ms)s, %(tenant_id)s,
-    %(gateway_id)s, %(epoch_id)s, %(item_id)s, %(lot_id)s, %(location_id)s, %(device_id)s, %(gateway_name)s,
-    %(epoch)s, %(serial)s, %(event)s, %(actor)s, %(reference)s
-)
+SET last_hlc = greatest(b.last_hlc, t.last_hlc)
+FROM unnest(
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(last_hlcs)s::bigint[]
+) AS t (location_id, item_id, lot_id, last_hlc)
+WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)

@@ -124,3 +124,18 @@ FROM unnest(
 ) AS t (location_id, item_id, lot_id, hour, moved)
 ORDER BY location_id, item_id, lot_id, hour
 ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE SET moved = h.moved + excluded.moved
+
+-- name: insert
+-- Counts whose variances are known.
+INSERT INTO count (
+    at, hlc, seq, quantity, variance, device_at, claimed_ms, tenant_id, gateway_id, epoch_id, item_id, lot_id,
+    location_id, device_id, gateway_name, epoch, serial, event, actor, reference
+)
+SELECT *
+FROM unnest(
+    %(at)s::timestamptz[], %(hlc)s::bigint[], %(seq)s::bigint[], %(quantity)s::bigint[], %(variance)s::bigint[],
+    %(device_at)s::timestamptz[], %(claimed_ms)s::bigint[], %(tenant_id)s::integer[], %(gateway_id)s::integer[],
+    %(epoch_id)s::integer[], %(item_id)s::integer[], %(lot_id)s::integer[], %(location_id)s::integer[],
+    %(device_id)s::integer[], %(gateway_name)s::text[], %(epoch)s::text[], %(serial)s::text[], %(event)s::text[],
+    %(actor)s::text[], %(reference)s::text[]
+)

@@ -2,7 +2,7 @@
 
 A server keeps its port and its data through `stop`, `kill` and `restart`; `close` removes it. Its directory holds
 `server.json`, which says who owns it, so that servers left behind by a killed test run are found and removed. With
-`disk_mb` its data lies on a disk of that size, which a test can fill.
+`disk_mb` its data lies on a disk of that size, which a test can fill; where the environment says so, in memory anyway.
 
 Invariant: a server listens on loopback only.
 """
@@ -30,6 +30,7 @@ STOP_S_MAX: Final = 30.0
 PORT_TRIES_MAX: Final = 5
 UNFINISHED_S_MAX: Final = 600.0
 HOST: Final = "127.0.0.1"
+MEMORY_VARIABLE: Final = "STOCKTIDE_TEST_MEMORY_MB"  # of memory that the data of a server may take; absent for a disk
 
 
 class ServerRecord(BaseModel):
@@ -178,8 +179,8 @@ class Server(ABC):
         self._directory = Path(tempfile.mkdtemp(prefix=f"{self.kind}-", dir=self.installation.scratch))
         self._directory.chmod(0o755)
         self.data.mkdir(mode=0o700)
-        if self._disk_mb is not None:
-            disk.mount(self.data, self._disk_mb)
+        if size_mb := self._disk_mb or int(os.environ.get(MEMORY_VARIABLE, "0")):
+            disk.mount(self.data, size_mb)
         for attempt in range(PORT_TRIES_MAX):
             # Between finding a free port and listening on it, another test's server may take it.
             self._port = free_port()

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Final
@@ -28,12 +28,12 @@ from testbed.services.broker import PrivateBroker
 from testbed.services.database import PrivateDatabase
 from testbed.services.errors import NotRunning, ServicesError
 from testbed.services.installation import Installation
-from testbed.services.server import Server, remove_orphans
+from testbed.services.server import MEMORY_VARIABLE, Server, remove_orphans
 
 DATABASE_VARIABLE: Final = "STOCKTIDE_TEST_DATABASE_URL"
 MQTT_VARIABLE: Final = "STOCKTIDE_TEST_MQTT_URL"
 SHARED_BUFFERS_MB: Final = 512
-IN_MEMORY_MB: Final = 6 * 1024  # of the database server, and as much of the tests' own files
+IN_MEMORY_MB: Final = 6 * 1024  # of each server at most, and of the tests' own files; together they have a few
 MEMORY_MB_MIN: Final = 3 * IN_MEMORY_MB  # free, before that is done
 HOME: Final = Path(__file__).resolve().parents[2] / ".services"
 STATE: Final = HOME / "state.json"
@@ -72,11 +72,8 @@ def mqtt_url() -> str:
     return server.url if _adopted(server, _read().broker) else _not_running("Mosquitto")
 
 
-def up(*, keep: bool = True, in_memory: bool = False) -> None:
-    """Start what does not run, in the data it had; what runs is left alone.
-
-    `in_memory` is for a database server that is new.
-    """
+def up(*, keep: bool = True) -> None:
+    """Start what does not run, in the data it had; what runs is left alone."""
     with _locked():
         state = _read()
         state.keep = state.keep or keep
@@ -89,8 +86,7 @@ def up(*, keep: bool = True, in_memory: bool = False) -> None:
                 installation,
                 shared_buffers_mb=SHARED_BUFFERS_MB,
                 owner_file=STATE,
-                disk_mb=IN_MEMORY_MB if in_memory else None,
-                settings={"max_wal_size": "1GB"} if in_memory else None,
+                settings={"max_wal_size": "1GB"} if MEMORY_VARIABLE in os.environ else None,
             )
             state.database = _ensure(database, state.database)
             _write(state)
@@ -116,14 +112,14 @@ def down() -> None:
 def run(command: Sequence[str], *, in_memory: bool = False) -> int:
     """Run a command with the servers up and return its exit code; 128 + N if signal N ended it.
 
-    `in_memory`: where there is room, its temporary files and the data of a server that it starts are in memory.
+    `in_memory`: where there is room, its temporary files and the data of servers that it starts are in memory.
     """
     HOME.mkdir(exist_ok=True)
     in_memory = in_memory and disk.can_mount() and disk.memory_mb() >= MEMORY_MB_MIN
-    with (HOME / "users").open("w") as users, _temporary_files(in_memory=in_memory):
+    with (HOME / "users").open("w") as users, _data_in_memory() if in_memory else nullcontext():
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
-            up(keep=False, in_memory=in_memory)
+            up(keep=False)
             return _run(command)
         finally:
             if _is_last(users) and not _read().keep:
@@ -145,22 +141,19 @@ def _run(command: Sequence[str]) -> int:
 
 
 @contextmanager
-def _temporary_files(*, in_memory: bool) -> Iterator[None]:
-    """Where the command, and what it starts, has its temporary files."""
-    if not in_memory:
-        yield
-        return
+def _data_in_memory() -> Iterator[None]:
+    """What is started in the block has its temporary files and the data of its servers in memory."""
     with TemporaryDirectory(prefix="stocktide-tests-") as made:
         folder = Path(made)
         disk.mount(folder, IN_MEMORY_MB)
         folder.chmod(0o755)  # servers with an account of their own read here
-        before, os.environ["TMPDIR"] = os.environ.get("TMPDIR"), made
+        before = os.environ.copy()
+        os.environ |= {"TMPDIR": made, MEMORY_VARIABLE: str(IN_MEMORY_MB)}
         try:
             yield
         finally:
-            os.environ.pop("TMPDIR")
-            if before is not None:
-                os.environ["TMPDIR"] = before
+            os.environ.clear()
+            os.environ |= before
             disk.unmount(folder)
 
 
