@@ -80,10 +80,9 @@ def _book_shelves(connection: Connection, rows: LedgerRows, places: Numbers) -> 
     last_hlc = cells.last_hlc
     if counted:
         last_hlc = np.where([*map(counted.__contains__, cells.keys())], NEVER, last_hlc)
-    # A count that was booked before may concern movements that are as early as it. Where all of a cell's are later than
-    # the earliest of the recent ones that is seen from their clocks alone; the others are asked about one by one.
-    recent = cells.first_hlc >= cells.first_hlc.max() - LATELY
-    watched = counted | set(starmap(CellKey, cells.where(~recent).keys()))
+    # A count that was booked before may concern movements that are as early as it. Most movements of a batch are of the
+    # same minutes: a cell that was counted before all of those needs no look, unless it is one of the few with others.
+    recent = cells.first_hlc >= _usual_hlc(cells) - LATELY
     parameters = {
         **_columns(cells),
         "on_hand": cells.moved,
@@ -91,10 +90,18 @@ def _book_shelves(connection: Connection, rows: LedgerRows, places: Numbers) -> 
         "last_hlc": last_hlc,
         "balance_max": stock.BALANCE_MAX,
         "recent_hlc": int(cells.first_hlc[recent].min()),
-        **{f"watched_{name}": column for name, column in key_columns(watched).items()},
+        **{f"late_{name}": column for name, column in _columns(cells.where(~recent)).items()},
+        **{f"counted_{name}": column for name, column in key_columns(counted).items()},
     }
     place_of = _Places(cells, places)
     return {cell: BookedCell(place_of(cell), *state) for cell, state in _booked(connection, parameters)}
+
+
+def _usual_hlc(cells: Cells) -> int:
+    """The clock in the middle: one gateway whose clock is wrong does not make all others' movements early ones."""
+    moving = cells.first_hlc[cells.last_hlc != NEVER]
+    middle = len(moving) // 2
+    return int(np.partition(moving, middle)[middle]) if len(moving) else 0
 
 
 class _Places:
@@ -265,7 +272,7 @@ def _book_adjust(connection: Connection, corrections: Cells, taken: Mapping[Cell
             "last_hlc": Integers(of_cell.get(cell, (0, NEVER))[1] for cell in cells),
             "balance_max": stock.BALANCE_MAX,
             "recent_hlc": clock.HLC_MAX,  # it is never counted
-            **{f"watched_{name}": column for name, column in key_columns(()).items()},
+            **{f"{which}_{name}": column for which in ("late", "counted") for name, column in key_columns(()).items()},
         },
     )
 

@@ -29,6 +29,7 @@ class Half(NamedTuple):
 
     row: int
     hlc: int
+    seq: int
     moved: int
 
 
@@ -42,6 +43,7 @@ class Moves:
     lots: list[int] = field(default_factory=list)
     quantities: list[Numbers] = field(default_factory=list)
     hlcs: list[Numbers] = field(default_factory=list)
+    seqs: list[Numbers] = field(default_factory=list)
 
 
 class Cells(NamedTuple):
@@ -150,7 +152,7 @@ class Sums:
     """
 
     def __init__(self, moves: Moves, counted: Collection[CellKey] = ()) -> None:
-        quantities, hlcs = _joined(moves.quantities), _joined(moves.hlcs)
+        quantities, hlcs, self._seqs = _joined(moves.quantities), _joined(moves.hlcs), _joined(moves.seqs)
         ids = [_halves(moves.sources, moves.destinations), _halves(moves.items), _halves(moves.lots)]
         self._moved = np.concatenate((-quantities, quantities))
         first_hlc = last_hlc = self._hlcs = np.concatenate((hlcs, hlcs))
@@ -183,7 +185,8 @@ class Sums:
         end = self._starts[place + 1] if place + 1 < len(self._starts) else len(self._order)
         for half in self._order[self._starts[place] : end].tolist():
             if half < 2 * self._rows:
-                yield Half(half % self._rows, int(self._hlcs[half]), int(self._moved[half]))
+                row = half % self._rows
+                yield Half(row, int(self._hlcs[half]), int(self._seqs[row]), int(self._moved[half]))
 
 
 def _joined(parts: Sequence[Numbers]) -> Numbers:

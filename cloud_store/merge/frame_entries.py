@@ -26,6 +26,7 @@ from wire_protocol.frames import Frame
 
 TEXTS_REMEMBERED_MAX: Final = 200_000
 DRIFT_MS_MAX: Final = 1 << 47
+DELTA_MS_MAX: Final = 1 << 47  # between two entries, and of the first
 _WALL_MS_MAX: Final = clock.HLC_MAX >> clock.COUNTER_BITS
 _TICK_MAX: Final = (1 << clock.COUNTER_BITS) - 1
 _OF_OTHERS: Final = ("location", "values")  # columns in which a movement has nothing
@@ -252,7 +253,7 @@ class _Wire:
         column = _array(self.required(name))
         if cumulated:
             # No sum of so few can leave 64 bits.
-            if column.min() < -_WALL_MS_MAX or column.max() > _WALL_MS_MAX:
+            if column.min() < -DELTA_MS_MAX or column.max() > DELTA_MS_MAX:
                 raise Unusual
             column = column.cumsum()
         if column.min() < low or column.max() > high:

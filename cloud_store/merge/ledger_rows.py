@@ -55,7 +55,6 @@ class LedgerRows:
     bounded: dict[LogKey, list[ClampedTime]] = field(default_factory=dict)
     late_counts: dict[str, int] = field(default_factory=dict)
     _logs: list[tuple[int, LogKey]] = field(default_factory=list)  # with the place of their frame's first movement
-    _seqs: list[Numbers] = field(default_factory=list)
 
     def adjust_cell(self, cell: CellKey) -> CellKey:
         """The cell that what a count adds to this one is taken from."""
@@ -69,15 +68,13 @@ class LedgerRows:
     def add_movements(self, log: LogKey, columns: MovementColumns, rows: Iterable[MovementRow]) -> None:
         """Note the movements of a frame, whose ids are in `moves` already."""
         self._logs.append((self.movement_count - len(columns), log))
-        self._seqs.append(columns.seqs)
         self.movements.append(rows)
 
     def steps(self, place: int) -> Iterator[Step]:
         """The movements in the cell at a place of `sums.cells`."""
-        seqs = np.concatenate(self._seqs) if self._seqs else ()
-        for row, hlc, moved in self.sums.halves(place):
+        for row, hlc, seq, moved in self.sums.halves(place):
             _, log = self._logs[bisect_right(self._logs, row, key=lambda pair: pair[0]) - 1]
-            yield Step(hlc, log.gateway, log.epoch, int(seqs[row]), moved, None)
+            yield Step(hlc, log.gateway, log.epoch, seq, moved, None)
 
 
 def postgres_time(ms: int) -> int:
@@ -91,7 +88,8 @@ def build(merged: Iterable[PlannedFrame], ids: Dictionary) -> LedgerRows:
     for planned in merged:
         _FrameRows(planned, ids, rows).build()
     counted = {CellKey(count["location_id"], count["item_id"], count["lot_id"]) for count in rows.counts}
-    rows.sums, hours = (sums := Sums(rows.moves, counted)), sums.hours
+    rows.sums = Sums(rows.moves, counted)
+    hours = rows.sums.hours
     rows.hours = hours.where((hours.moved != 0) & ~ids.are_virtual(hours.locations))
     return rows
 
@@ -133,6 +131,7 @@ class _FrameRows:
         moves.destinations += destinations
         moves.quantities.append(columns.quantities)
         moves.hlcs.append(columns.hlcs)
+        moves.seqs.append(columns.seqs)
         rows = zip(
             ((at_ms - POSTGRES_EPOCH_MS) * 1000).tolist(),
             columns.hlcs.tolist(),

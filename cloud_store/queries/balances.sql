@@ -1,7 +1,7 @@
 -- name: book
--- Adds to cells in key order and returns the ones that a count may concern (those that were counted at `recent_hlc` or
--- later, and those that are watched), and those that are out of their domain. The row locks are held to the end of the
--- transaction, so whatever history is read after this is complete for these cells.
+-- Adds to cells in key order and returns the ones that a count may concern: those that are counted now, of those that
+-- were counted before the ones that are late or were counted at `recent_hlc` or later; and those out of their domain. The
+-- row locks are held to the end of the transaction, so whatever history is read after this is complete for these cells.
 WITH booked AS (
     INSERT INTO balance AS b (location_id, item_id, lot_id, on_hand, moved, last_hlc)
     SELECT location_id, item_id, lot_id, on_hand, moved, last_hlc
@@ -18,9 +18,10 @@ WITH booked AS (
 SELECT location_id, item_id, lot_id, on_hand, moved, counted_hlc, last_hlc
 FROM booked
 WHERE counted_hlc >= %(recent_hlc)s OR greatest(@on_hand, @moved) > %(balance_max)s
+    OR (counted_hlc IS NOT NULL AND (location_id, item_id, lot_id) IN (
+        SELECT * FROM unnest(%(late_locations)s::bigint[], %(late_items)s::bigint[], %(late_lots)s::bigint[])))
     OR (location_id, item_id, lot_id) IN (
-        SELECT * FROM unnest(%(watched_locations)s::bigint[], %(watched_items)s::bigint[], %(watched_lots)s::bigint[])
-    )
+        SELECT * FROM unnest(%(counted_locations)s::bigint[], %(counted_items)s::bigint[], %(counted_lots)s::bigint[]))
 
 -- name: settle
 -- The end of a cell whose new entries are all later than what it had: computed beside the database, written here.

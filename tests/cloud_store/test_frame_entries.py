@@ -137,7 +137,7 @@ def test_both_ways_agree_on_what_gateways_write(
         max_size=2,
     ),
 )
-@settings(max_examples=1_500, deadline=None)
+@settings(max_examples=600, deadline=None)
 def test_what_nobody_writes_is_left_to_the_exact_way(
     rows: list[dict[str, Any]], boots: dict[str, int], changes: Sequence[tuple[str, int, Any]]
 ) -> None:
