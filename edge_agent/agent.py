@@ -113,6 +113,7 @@ async def run(settings: EdgeSettings) -> None:
             asyncio.get_running_loop(),
             Conditions(settings.ledger),
         )
+        agent, stopping = Agent(foundation, brokers, readers), _stopped_by_signals()
         log.info(
             "agent_started",
             gateway=ledger.gateway,
@@ -121,7 +122,15 @@ async def run(settings: EdgeSettings) -> None:
             cloud=repr(brokers.cloud[0]) if brokers.cloud else None,
             local=repr(brokers.local),
         )
-        await Agent(foundation, brokers, readers).run()
+        await agent.run(stopping)
+
+
+def _stopped_by_signals() -> asyncio.Event:
+    """What SIGTERM and SIGINT set; before, they end the process at once, which is right while nothing has begun."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
 
 
 def _make_ready(ledger: Path) -> None:
@@ -201,11 +210,8 @@ class Agent:
             uplink = self._uplink
             signals.ledger_committed.connect_in(loop, lambda _appended: uplink.wake())
 
-    async def run(self) -> None:
-        """Run until SIGTERM or SIGINT."""
-        stopping = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, stopping.set)
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Run until `stopping` is set."""
         with self._writer, self._broker:
             notify("READY=1", f"STATUS=gateway {self._gateway}")
             await self._until(stopping)

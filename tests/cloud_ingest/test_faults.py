@@ -257,7 +257,10 @@ async def test_a_worker_holds_four_connections_at_rest_and_under_load(
         site.add_gateway(frames=60)
     settings = {"STOCKTIDE_BATCH_FRAMES_MAX": "16", "STOCKTIDE_MERGE_LANES": str(lanes)}
     worker("counted", database_url, mqtt_url, **settings)
-    query = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'stocktide-% counted'"
+    query = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'stocktide-% counted'"
+    )
     seen = list[int]()
     with closing(connect(database_url, application="test")) as watching:
 
