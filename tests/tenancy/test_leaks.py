@@ -35,16 +35,16 @@ QUESTIONS = (
 
 
 @pytest.fixture
-def told(tenants: Tenants) -> list[str]:
+def asked(tenants: Tenants) -> list[str]:
     """What the function `leak` was asked about; everybody may call it."""
     tenants.connection.execute(
         "CREATE FUNCTION leak(what text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE COST 0.0000001 AS"
         " $$ BEGIN RAISE NOTICE 'asked: %', what; RETURN true; END $$"
     )
     tenants.connection.execute("GRANT EXECUTE ON FUNCTION leak TO PUBLIC")
-    heard: list[str] = []
-    tenants.connection.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
-    return heard
+    lines: list[str] = []
+    tenants.connection.add_notice_handler(lambda notice: lines.append(notice.message_primary or ""))
+    return lines
 
 
 def words_of(connection: Connection, view: str) -> list[str]:
@@ -58,7 +58,7 @@ def words_of(connection: Connection, view: str) -> list[str]:
 
 @pytest.mark.parametrize("plan", PLANS, ids=range(len(PLANS)))
 @pytest.mark.parametrize("login", ["api", "dashboard"])
-def test_a_condition_sees_no_row_of_another_tenant(tenants: Tenants, told: list[str], login: str, plan: str) -> None:
+def test_a_condition_sees_no_row_of_another_tenant(tenants: Tenants, asked: list[str], login: str, plan: str) -> None:
     """As the API and as a dashboard, over every view and column: alpha's rows are asked about, bravo's never."""
     connection = tenants.connection
     bravos = ids_of(connection, "bravo")
@@ -75,10 +75,10 @@ def test_a_condition_sees_no_row_of_another_tenant(tenants: Tenants, told: list[
                         connection.execute(plan.encode())
                     with suppress(psycopg.DataError):  # the division, for a row of alpha's
                         connection.execute(statement, prepare=True)
-                asked_of_alpha |= any("alpha" in line for line in told)
-                wrong = [line for line in told if "bravo" in line or line == f"asked: {bravos.get(column)}"]
+                asked_of_alpha |= any("alpha" in line for line in asked)
+                wrong = [line for line in asked if "bravo" in line or line == f"asked: {bravos.get(column)}"]
                 assert wrong == [], (view, question, column)
-                told.clear()
+                asked.clear()
         assert asked_of_alpha, f"the question about {view} was never asked"
 
 
@@ -90,11 +90,11 @@ def ids_of(connection: Connection, tenant: str) -> dict[str, int]:
     return {"tenant_id": tenant_id, "gateway_id": gateway_id}
 
 
-def test_the_look_for_leaks_bites(tenants: Tenants, told: list[str]) -> None:
+def test_the_look_for_leaks_bites(tenants: Tenants, asked: list[str]) -> None:
     """Without the policies the same questions tell of bravo."""
     with tenants.connection.transaction(force_rollback=True):
         tenants.connection.execute("DROP POLICY own_tenant ON movement")
         tenants.connection.execute("CREATE POLICY anybody ON movement USING (true)")
         with session(tenants.connection, login=None, tenant="alpha"):
             tenants.connection.execute("SELECT * FROM tenant_view.movement AS r WHERE leak(r::text)")
-    assert any("bravo" in line for line in told)
+    assert any("bravo" in line for line in asked)
