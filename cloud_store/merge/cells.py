@@ -86,8 +86,11 @@ class Hours(NamedTuple):
 
     def parted(self, cells: Collection[CellKey]) -> tuple["Hours", "Hours"]:
         """The hours of some cells, and the rest."""
-        keys = zip(self.locations.tolist(), self.items.tolist(), self.lots.tolist(), strict=True)
-        concerned = np.fromiter((key in cells for key in keys), dtype=np.bool_, count=len(self.hours))
+        # There may be a thousand times as many hours as are asked for: the locations leave few to be looked at.
+        concerned = np.isin(self.locations, [cell.location_id for cell in cells])
+        near = self.where(concerned)
+        keys = zip(near.locations.tolist(), near.items.tolist(), near.lots.tolist(), strict=True)
+        concerned[concerned] = [key in cells for key in keys]
         return self.where(concerned), self.where(~concerned)
 
 
@@ -126,9 +129,10 @@ class PendingHours:
     def take_of(self, cells: Collection[CellKey]) -> Hours:
         """Take those of some cells."""
         with self._lock:
-            taken, left = _added_up(self._parts).parted(cells)
-            self._keep(left)
-        return taken
+            parted = [part.parted(cells) for part in self._parts]
+            self._parts = [left for _, left in parted]
+            self._rows = sum(len(left.hours) for left in self._parts)
+        return _added_up([taken for taken, _ in parted])
 
     def _keep(self, hours: Hours) -> None:
         self._parts, self._rows = [hours], len(hours.hours)
