@@ -42,7 +42,7 @@ def running_agent(
     options = [f"--device={name}" for name in devices]
     init = [*command, "init", "--ledger", str(ledger), "--gateway", "gw-bench", "--local", broker_url, *options]
     subprocess.run(init, check=True, stdout=subprocess.DEVNULL)
-    agent = AgentProcess(ledger, list(run_options)).start()
+    agent = AgentProcess(ledger, list(run_options), fresh=True).start()
     try:
         yield agent, ledger
     finally:

@@ -16,7 +16,7 @@ from wire_protocol import topics
 def running_worker(database_url: str, mqtt_url: str, **environment: str) -> Iterator[None]:
     """A worker while the block runs; it must end in good order."""
     with tempfile.TemporaryDirectory() as folder:
-        worker = WorkerProcess("bench", database_url, mqtt_url, Path(folder), environment).start()
+        worker = WorkerProcess("bench", database_url, mqtt_url, Path(folder), environment, fresh=True).start()
         try:
             yield
         finally:

@@ -1,8 +1,7 @@
 """The edge agent as an operating system process, to be stopped or killed."""
 
 import json
-import subprocess
-import sys
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,11 +14,12 @@ READY = "listening_to_devices"
 
 @dataclass
 class AgentProcess(ChildProcess):
-    """One `stocktide edge run`; without an `environment` it has ours."""
+    """One `stocktide edge run`; without an `environment` it has ours. `fresh` is for what measures it."""
 
     ledger: Path
     options: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    fresh: bool = False
 
     @property
     def log_file(self) -> Path:
@@ -33,9 +33,9 @@ class AgentProcess(ChildProcess):
     def start(self, ready: str = READY) -> Self:
         """Start it and wait until it listens."""
         before = self.times(ready) if self.log_file.exists() else 0
-        command = [sys.executable, "-m", "stocktide", "edge", "run", "--ledger", str(self.ledger), *self.options]
+        command = ["edge", "run", "--ledger", str(self.ledger), *self.options]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, env=self.environment or None)
+            self.start_process(command, log, self.environment or os.environ, fresh=self.fresh)
         eventually(lambda: self.times(ready) > before or not self.is_running, f"the agent logs {ready}")
         assert self.is_running, self.log_file.read_text()
         return self

@@ -2,8 +2,12 @@
 
 import signal
 import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Any, Final
+
+from testbed.warm_process import WarmProcess
 
 KILL_S_MAX: Final = 30.0
 STOP_S_MAX: Final = 60.0
@@ -12,7 +16,7 @@ STOP_S_MAX: Final = 60.0
 class ChildProcess:
     """A child with a log of all its lives; who derives from this starts it."""
 
-    process: "subprocess.Popen[bytes] | None" = None
+    process: "WarmProcess | subprocess.Popen[bytes] | None" = None
 
     @property
     def log_file(self) -> Path:
@@ -20,7 +24,7 @@ class ChildProcess:
         raise NotImplementedError
 
     @property
-    def child(self) -> "subprocess.Popen[bytes]":
+    def child(self) -> "WarmProcess | subprocess.Popen[bytes]":
         """The process of its latest life; it must have been started."""
         assert self.process is not None
         return self.process
@@ -28,6 +32,16 @@ class ChildProcess:
     @property
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def start_process(
+        self, arguments: Sequence[str], log: IO[Any], environment: Mapping[str, str], *, fresh: bool
+    ) -> None:
+        """Start `stocktide …` with all it prints in a log: warm, or fresh where its memory or its speed is measured."""
+        if fresh:
+            command = [sys.executable, "-m", "stocktide", *arguments]
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        else:
+            self.process = WarmProcess(arguments, stdout=log, stderr=log, environment=environment)
 
     def times(self, event: str) -> int:
         """How often the process has logged an event, in all its lives."""

@@ -1,8 +1,6 @@
 """An ingest worker as an operating system process, to be stopped or killed."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ class WorkerProcess(ChildProcess):
     mqtt_url: str
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    fresh: bool = False
 
     @property
     def log_file(self) -> Path:
@@ -32,14 +31,9 @@ class WorkerProcess(ChildProcess):
     def start(self) -> Self:
         """Start it; nothing is waited for, the gateways must cope."""
         own = {"STOCKTIDE_DATABASE_URL": self.database_url, "STOCKTIDE_MQTT_URL": self.mqtt_url}
+        command = ["cloud", "ingest", "--worker-name", self.name]
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "stocktide", "cloud", "ingest", "--worker-name", self.name],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=os.environ | IMPATIENT | own | self.environment,
-            )
+            self.start_process(command, log, os.environ | IMPATIENT | own | self.environment, fresh=self.fresh)
         return self
 
 

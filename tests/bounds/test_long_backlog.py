@@ -51,7 +51,9 @@ def test_a_backlog_of_weeks_drains_while_devices_are_served(
         with database.transaction(ledger.connection):
             ledger.connection.execute(statement("insert_device"), ("till-1", "scanner"))
         accumulate(ledger)
-    agent = agents(path).start()
+    agent = agents(path)
+    agent.fresh = True  # its memory is looked at
+    agent.start()
     worker = subprocess.Popen(
         [sys.executable, "-m", "stocktide", "cloud", "ingest"],
         stdout=subprocess.DEVNULL,

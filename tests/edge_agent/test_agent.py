@@ -4,8 +4,6 @@ import json
 import signal
 import socket
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +17,7 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.drafts import draft
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
+from testbed import warm_process
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
 from testbed.loopback_cloud import LoopbackCloud
@@ -192,8 +191,7 @@ def test_two_agents_on_one_ledger_are_refused(path: Path, gateway: str, agents: 
     """They would acknowledge each other's messages."""
     del gateway
     agents(path).start()
-    second = [sys.executable, "-m", "stocktide", "edge", "run", "--ledger", str(path)]
-    shown = subprocess.run(second, capture_output=True, text=True, timeout=20, check=False)
+    shown = warm_process.run("edge", "run", "--ledger", str(path), timeout=20)
     assert shown.returncode == 1
     assert "already runs" in shown.stderr
     assert "Traceback" not in shown.stderr

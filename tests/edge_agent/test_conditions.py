@@ -27,6 +27,7 @@ from edge_agent.ledger.clock import SystemClock
 from edge_agent.ledger.ledger import Ledger
 from edge_agent.ledger.sql import statement
 from mqtt_client import TlsUnusable
+from testbed import warm_process
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
 from testbed.loopback_cloud import LoopbackCloud
@@ -50,8 +51,9 @@ def new_ledger(path: Path, **urls: str) -> None:
 
 def status(path: Path) -> dict[str, Any]:
     """What another process is shown."""
-    command = [sys.executable, "-m", "stocktide", "edge", "status", "--ledger", str(path), "--json"]
-    shown: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    asked = warm_process.run("edge", "status", "--ledger", str(path), "--json")
+    assert asked.returncode == 0, asked.stderr
+    shown: dict[str, Any] = json.loads(asked.stdout)
     return shown
 
 

@@ -6,7 +6,6 @@ contact the gateways of a site and the cloud do not all show the stock that the 
 
 import json
 import subprocess
-import sys
 from contextlib import closing
 
 import pytest
@@ -16,6 +15,7 @@ from cloud_store.merge import alarms
 from edge_agent.cli.app import app as edge
 from edge_agent.desk.booking import book
 from edge_agent.ledger import audit, database, queries
+from testbed import warm_process
 from testbed.eventually import eventually
 from tests.end_to_end.sites import SETTLE_S, SiteStack
 
@@ -109,13 +109,7 @@ def test_a_replacement_with_an_empty_ledger_fetches_the_past_by_itself(site: Sit
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """`stocktide edge …` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "stocktide", "edge", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    return warm_process.run("edge", *arguments, timeout=120)
 
 
 def test_a_dead_gateway_is_restored_from_the_cloud_over_mqtt(site: SiteStack) -> None:

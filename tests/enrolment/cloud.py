@@ -3,13 +3,13 @@
 import json
 import os
 import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edge_agent.ledger import database, queries
+from testbed import warm_process
 from testbed.brokers import FleetBrokers
 from testbed.worker_process import WorkerProcess
 
@@ -34,15 +34,8 @@ class Cloud:
         self, *command: str, text: str = "", code: int = 0, **environment: str
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command of stocktide and assert its exit code."""
-        done = subprocess.run(
-            [sys.executable, "-m", "stocktide", *command],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=os.environ | {"STOCKTIDE_DATABASE_URL": self.database_url} | environment,
-        )
+        own = {"STOCKTIDE_DATABASE_URL": self.database_url}
+        done = warm_process.run(*command, text=text, environment=os.environ | own | environment)
         assert done.returncode == code, (command, done.returncode, done.stdout, done.stderr)
         return done
 

@@ -21,6 +21,7 @@ from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
 from edge_agent.desk.booking import book
 from edge_agent.identity.keystore import IdentityFolder
+from testbed import warm_process
 from testbed.agent_process import AgentProcess
 from testbed.eventually import eventually
 from testbed.services.server import HOST
@@ -42,15 +43,7 @@ class Small:
 
     def run(self, *command: str, text: str = "") -> dict[str, Any]:
         """Run a command of stocktide and return its answer in JSON."""
-        done = subprocess.run(
-            [sys.executable, "-m", "stocktide", *command, "--json"],
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            env=os.environ | self.environment,
-        )
+        done = warm_process.run(*command, "--json", text=text, environment=os.environ | self.environment)
         assert done.returncode == 0, (command, done.stdout, done.stderr)
         answer: dict[str, Any] = json.loads(done.stdout)
         return answer

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from testbed import warm_process
+
 PROGRAM: Final = "from stocktide.cli import main; main()"
 ENCODINGS: Final[dict[str, dict[str, str]]] = {
     "utf-8": {"PYTHONIOENCODING": "utf-8"},
@@ -25,31 +27,53 @@ class Shown(NamedTuple):
 
 
 def stocktide(
-    *arguments: str, encoding: str = "utf-8", sink: str = "pipe", environment: Mapping[str, str] | None = None
+    *arguments: str,
+    encoding: str | None = None,
+    sink: str = "pipe",
+    environment: Mapping[str, str] | None = None,
 ) -> Shown:
     """Run `stocktide …`.
 
     Args:
         arguments: the command.
-        encoding: the terminal's, a key of `ENCODINGS`.
+        encoding: the terminal's, a key of `ENCODINGS`, which a fresh interpreter reads; a warm process writes UTF-8.
         sink: standard output is read ("pipe"), has no room ("full"), has no reader ("gone"), was closed before the
             command began ("closed"), or has no room as standard error has none ("all-full").
         environment: further variables.
     """
-    command = [sys.executable, "-c", PROGRAM, *arguments]
-    variables = {**os.environ, **ENCODINGS[encoding], **(environment or {})}
-    if sink == "closed":
-        command = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command]
-    out = subprocess.PIPE
+    variables = {**os.environ, **(ENCODINGS[encoding] if encoding else {}), **(environment or {})}
+    out = None
     if "full" in sink:
         out = os.open("/dev/full", os.O_WRONLY)
     elif sink == "gone":
         reader, out = os.pipe()
         os.close(reader)
-    err = out if sink == "all-full" else subprocess.PIPE
+    elif sink == "closed":
+        out = warm_process.CLOSED
+    err = out if sink == "all-full" else None
+    run = _fresh if encoding else warm_process.run
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=variables, check=False)
+        done = run(*arguments, environment=variables, stdout=out, stderr=err)
     finally:
-        if out != subprocess.PIPE:
+        if out is not None and out != warm_process.CLOSED:
             os.close(out)
-    return Shown(done.returncode, (done.stdout or b"").decode(errors="replace"), (done.stderr or b"").decode("latin-1"))
+    return Shown(done.returncode, done.stdout, done.stderr)
+
+
+def _fresh(
+    *arguments: str, environment: Mapping[str, str], stdout: int | None, stderr: int | None
+) -> "subprocess.CompletedProcess[str]":
+    """As `warm_process.run`, in an interpreter of its own."""
+    command = [sys.executable, "-c", PROGRAM, *arguments]
+    if stdout == warm_process.CLOSED:
+        command, stdout = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *command], None
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE if stderr is None else stderr,
+        env=environment,
+        check=False,
+    )
+    out, err = (done.stdout or b"").decode(errors="replace"), (done.stderr or b"").decode(errors="replace")
+    return subprocess.CompletedProcess(command, done.returncode, out, err)
