@@ -18,6 +18,7 @@ BENCHMARKS: Final = {
     "verify": "ledger verify on a million entries",
     "rollout": "a twin changed for ten thousand gateways at once, beside what the bound on pushes admits",
     "tls": "movements through one ingestor from gateways with certificates over TLS, beside plain TCP",
+    "growth": "what questions take over millions of movements: movements, stock, stock of a month ago",
     "late_counts": "500 counts that come late over ten million movements of one SKU, beside 500 in time",
     "enrol": "a thousand gateways by claim over TLS",
 }

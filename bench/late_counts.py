@@ -34,11 +34,13 @@ FROM (
 ) AS m
 WHERE b.location_id = m.destination_id
 """
-_HOURS: Final = """
-INSERT INTO cell_hour AS h (location_id, item_id, lot_id, hour, moved)
-SELECT destination_id, item_id, lot_id, hlc / (3600000::bigint << 16), sum(quantity) FROM movement WHERE seq >= 1000
+_HISTORY: Final = """
+INSERT INTO cell_history AS h (location_id, item_id, lot_id, hour, at_hour, known_hour, moved)
+SELECT destination_id, item_id, lot_id, hlc / (3600000::bigint << 16), hlc / (3600000::bigint << 16),
+    hlc / (3600000::bigint << 16), sum(quantity)
+FROM movement WHERE seq >= 1000
 GROUP BY 1, 2, 3, 4
-ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE SET moved = h.moved + excluded.moved
+ON CONFLICT (location_id, item_id, lot_id, hour, at_hour, known_hour) DO UPDATE SET moved = h.moved + excluded.moved
 """
 
 
@@ -86,4 +88,4 @@ def _fill(connection: Connection, from_ms: int) -> None:
             connection.execute(_FILL.encode(), {**bounds, "first": first, "last": first + STEP - 1})
     with patient(connection):
         connection.execute(_BALANCES.encode())
-        connection.execute(_HOURS.encode())
+        connection.execute(_HISTORY.encode())

@@ -9,7 +9,7 @@ import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import structlog
@@ -28,7 +28,7 @@ from cloud_ingest.services.catalog import Catalogs
 from cloud_ingest.services.commands import Commands
 from cloud_ingest.services.dashboards import Dashboards
 from cloud_ingest.services.enrolment import Enrolment
-from cloud_ingest.services.hours import HourWriter
+from cloud_ingest.services.history import HistoryFolder
 from cloud_ingest.services.images import Images
 from cloud_ingest.services.jobs import Jobs
 from cloud_ingest.services.revocations import Revocations
@@ -39,11 +39,9 @@ from cloud_ingest.settings import IngestSettings
 from cloud_ingest.transport.eviction import evict
 from cloud_ingest.transport.link import Link
 from cloud_store.base.database import Database
-from cloud_store.base.errors import StoreError
 from cloud_store.base.leases import LeaseSession
 from cloud_store.merge.arrivals import ArrivedFrame, MergeReport
 from cloud_store.merge.batch import Merger
-from cloud_store.merge.cells import PendingHours
 from wire_protocol.messages import InvalidMessage, Reply
 from wire_protocol.topics import Channel
 
@@ -67,7 +65,6 @@ class Worker:
     def __init__(self, settings: IngestSettings) -> None:
         self.settings, self.metrics = settings, WorkerMetrics()
         name, url = settings.worker_name, settings.database_url
-        hours = PendingHours()
         self._lanes = [
             (
                 Database(
@@ -76,11 +73,11 @@ class Worker:
                     connections_max=1,
                     options=f"-c statement_timeout={FAST_STATEMENT_MS_MAX}",
                 ),
-                Merger(hours=hours),
+                Merger(),
             )
             for _ in range(settings.merge_lanes)
         ]
-        self._slow_merger = Merger(hours=hours)
+        self._slow_merger = Merger()
         self._database = Database(
             url, application=f"stocktide-services {name}", connections_max=settings.database_connections_max
         )
@@ -96,7 +93,7 @@ class Worker:
         )
         self._stock_checks, self._commands = StockChecks(context), Commands(context)
         self._sites, self._twins, self._catalogs = Sites(context), Twins(context), Catalogs(context)
-        self._images, self._jobs, self._hours = Images(context), Jobs(context), HourWriter(context, hours)
+        self._images, self._jobs, self._history = Images(context), Jobs(context), HistoryFolder(context)
         self._revocations, self._dashboards = Revocations(context, self._disconnect), Dashboards(context)
         self._enrolment = Enrolment(
             context,
@@ -199,7 +196,7 @@ class Worker:
             self._enrolment,
             self._revocations,
             self._dashboards,
-            self._hours,
+            self._history,
         )
         with ExitStack() as opened:
             for database in (self._database, *(database for database, _ in self._lanes)):
@@ -227,8 +224,6 @@ class Worker:
             async with asyncio.timeout(self.settings.drain_s_max):
                 await self._merge_loop.drained()
                 await self._link.flush()
-                with suppress(StoreError):  # they are made again when they are needed
-                    await self._hours.write()
         except TimeoutError:
             # Whatever is left is not acknowledged, so it comes again, to another worker.
             _LOG.warning("drain_incomplete", after_s=self.settings.drain_s_max)

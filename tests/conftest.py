@@ -3,6 +3,7 @@
 Invariant: a test that asks for a server is marked `services`, and fails when the servers are not up: it never skips.
 """
 
+import gc
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import pytest
 from cloud_store.base import migrations
 from cloud_store.base.connection import connect
 from cloud_store.tenancy import registry
+from edge_agent.agent import GC_THRESHOLDS
 from testbed import services
 from testbed.agent_process import AgentProcess
 from testbed.services import PrivateBroker, PrivateDatabase, ServicesError, databases
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 def pytest_configure() -> None:
     """Name this run before pytest-xdist starts its workers, which inherit the name and so share one template."""
+    gc.set_threshold(*GC_THRESHOLDS)  # the tests hold ledgers as agents do
     os.environ.setdefault(RUN_VARIABLE, secrets.token_hex(6))
 
 

@@ -15,7 +15,8 @@ MOVEMENT_KINDS: Final = {
 }
 NO_LOT: Final = 0
 NEVER: Final = -1  # the hybrid logical clock of nothing; real ones are not negative
-HOUR_OF_HLC: Final = clock.pack(3600 * 1000)  # of the hybrid logical clock, whose upper bits are milliseconds
+HOUR_MS: Final = 3_600_000
+HOUR_OF_HLC: Final = clock.pack(HOUR_MS)  # of the hybrid logical clock, whose upper bits are milliseconds
 
 
 class CellKey(NamedTuple):

@@ -9,7 +9,7 @@ Three ways, from the common to the rare:
 Whatever a count adds to a cell is taken from `@adjust` of its site. Cells are locked in key order, shelves before
 `@adjust`, so two workers cannot deadlock here.
 
-Invariant: everything runs in the caller's transaction, after the batch's movements were copied into it.
+Invariant: everything runs in the caller's transaction, after the batch's movements and hours were copied into it.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from cloud_store.base.connection import Connection
 from cloud_store.base.errors import Unstorable
 from cloud_store.base.ledger_numbers import NEVER, CellKey
 from cloud_store.merge import late_counts as lateness
-from cloud_store.merge.cells import Cells, PendingHours
+from cloud_store.merge.cells import Cells
 from cloud_store.merge.frame_entries import Numbers
 from cloud_store.merge.ledger_rows import LedgerRows, Step
 from wire_protocol import clock, stock
@@ -54,17 +54,14 @@ class BookedCell(NamedTuple):
     last_hlc: int
 
 
-def book(connection: Connection, rows: LedgerRows, pending: PendingHours) -> tuple[Cells, Mapping[CellKey, int]]:
-    """Book a batch. Returns what has moved in cells, and by how much counts have changed cells beside that.
-
-    The hours of cells that have late counts now are written, from the batch and from what is pending, and leave both.
-    """
+def book(connection: Connection, rows: LedgerRows) -> tuple[Cells, Mapping[CellKey, int]]:
+    """Book a batch. Returns what has moved in cells, and by how much counts have changed cells beside that."""
     cells = rows.sums.cells
     at_adjust = np.isin(cells.locations, list(rows.adjust))
     counted: dict[CellKey, int] = {}
     if not at_adjust.all():
         booked = _book_shelves(connection, rows, np.flatnonzero(~at_adjust))
-        counted = dict(_settle(connection, rows, booked, pending)) if booked else {}
+        counted = dict(_settle(connection, rows, booked)) if booked else {}
         taken: defaultdict[CellKey, int] = defaultdict(int)
         for cell, quantity in counted.items():
             taken[rows.adjust_cell(cell)] -= quantity
@@ -138,9 +135,7 @@ def _booked(connection: Connection, parameters: Mapping[str, Any]) -> list[tuple
     return booked
 
 
-def _settle(
-    connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, BookedCell], pending: PendingHours
-) -> Mapping[CellKey, int]:
+def _settle(connection: Connection, rows: LedgerRows, booked: Mapping[CellKey, BookedCell]) -> Mapping[CellKey, int]:
     """Let counts take effect. Returns how much on hand they added, by cell."""
     added: defaultdict[CellKey, int] = defaultdict(int)
     counts, cells = _counts_by_cell(rows), rows.sums.cells
@@ -158,10 +153,6 @@ def _settle(
         for count in chain.from_iterable(late_counts.values()):
             gateway = count["gateway_name"]
             rows.late_counts[gateway] = rows.late_counts.get(gateway, 0) + 1
-        if late_counts:
-            own, rows.hours = rows.hours.parted(late_counts.keys())
-            for hours in (pending.take_of(late_counts.keys()), own):
-                lateness.add_hours(connection, hours)
         for cell, quantity in lateness.insert(connection, late_counts).items():
             added[cell] += quantity
         _raise_last(connection, {cell: int(cells.last_hlc[booked[cell].place]) for cell in late_counts})

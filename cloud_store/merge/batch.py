@@ -30,7 +30,7 @@ from cloud_store.merge import (
 )
 from cloud_store.merge.arrivals import ArrivedFrame, MergedFrame, MergeReport
 from cloud_store.merge.balances import OutOfDomain
-from cloud_store.merge.cells import Cells, PendingHours
+from cloud_store.merge.cells import Cells
 from cloud_store.merge.dictionary import Dictionary, Vocabulary
 from wire_protocol import proof
 from wire_protocol.replication import NO_CURSOR
@@ -49,13 +49,11 @@ class PlanStale(MergeConflict):
 class Merger:
     """Merges batches, and remembers the ids of words from one to the next.
 
-    Not thread-safe: one merge at a time. `sleep` and `jitter` (a factor) are for the delay before a retry. `hours` are
-    those that its merges leave to be written (`late_counts.add_hours`); several mergers of a process share them.
+    Not thread-safe: one merge at a time. `sleep` and `jitter` (a factor) are for the delay before a retry.
     """
 
     sleep: Callable[[float], None] = time.sleep
     jitter: Callable[[], float] = field(default=lambda: random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
-    hours: PendingHours = field(default_factory=PendingHours)
     _prepared: Connection | None = None
     _ids: Dictionary = field(default_factory=Dictionary)
 
@@ -151,8 +149,7 @@ class Merger:
             planned.report.streams[key].bounded += times
         with connection.transaction():
             _require_fresh(connection, planned)
-            _write(connection, planned, rows, ids, self.hours)
-        self.hours.add(rows.hours)
+            _write(connection, planned, rows, ids)
         planned.report.late_counts = rows.late_counts
         return planned.report
 
@@ -186,13 +183,12 @@ def _require_fresh(connection: Connection, planned: plan.Plan) -> None:
         raise PlanStale
 
 
-def _write(
-    connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary, pending: PendingHours
-) -> None:
+def _write(connection: Connection, planned: plan.Plan, rows: ledger_rows.LedgerRows, ids: Dictionary) -> None:
     copying.movements(connection, rows)
     copying.readings(connection, rows)
+    copying.hours(connection, rows)
     copying.frames(connection, planned.merged, ids)
-    moved_cells, counted = balances.book(connection, rows, pending)
+    moved_cells, counted = balances.book(connection, rows)
     cross_log_dedup.remember_after(connection, planned)
     dead_letters.add(connection, list(_letters(planned)))
     alarms.raise_all(connection, alarms.of_plan(planned))

@@ -9,7 +9,6 @@ is zero before anything is written.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from threading import Lock
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,7 +18,6 @@ from cloud_store.base.ledger_numbers import HOUR_OF_HLC, NEVER, CellKey
 from cloud_store.merge.frame_entries import Numbers
 from wire_protocol import clock
 
-PENDING_HOURS_MAX: Final = 500_000  # 40 bytes each
 _FAR: Final = clock.HLC_MAX
 _KEY_BITS: Final = 63
 
@@ -44,6 +42,8 @@ class Moves:
     quantities: list[Numbers] = field(default_factory=list)
     hlcs: list[Numbers] = field(default_factory=list)
     seqs: list[Numbers] = field(default_factory=list)
+    at_hours: list[Numbers] = field(default_factory=list)
+    known_hours: list[Numbers] = field(default_factory=list)
 
 
 class Cells(NamedTuple):
@@ -71,80 +71,20 @@ class Cells(NamedTuple):
 class Hours(NamedTuple):
     """Hours of cells in key order, with what was moved in each; arrays of shape (hours,).
 
-    An hour is of the hybrid logical clock: the clock reading divided by `HOUR_OF_HLC`.
+    The hours are those of the ledger order, of when it happened and of when the cloud learned of it; Unix hours.
     """
 
     locations: Numbers
     items: Numbers
     lots: Numbers
     hours: Numbers
+    at_hours: Numbers
+    known_hours: Numbers
     moved: Numbers
 
-    def where(self, keep: NDArray[np.bool_] | slice) -> "Hours":
-        """Only the hours for which `keep` is true, or of a slice."""
+    def where(self, keep: NDArray[np.bool_]) -> "Hours":
+        """Only the hours for which `keep` is true."""
         return Hours(*(column[keep] for column in self))
-
-    def parted(self, cells: Collection[CellKey]) -> tuple["Hours", "Hours"]:
-        """The hours of some cells, and the rest."""
-        # There may be a thousand times as many hours as are asked for: the locations leave few to be looked at.
-        concerned = np.isin(self.locations, [cell.location_id for cell in cells])
-        near = self.where(concerned)
-        keys = zip(near.locations.tolist(), near.items.tolist(), near.lots.tolist(), strict=True)
-        concerned[concerned] = [key in cells for key in keys]
-        return self.where(concerned), self.where(~concerned)
-
-
-class PendingHours:
-    """Hours that are not in the database yet, of many batches: there they cost as much for one movement as for many.
-
-    They may be lost with the process: the hours of a cell that do not add up to what was moved in it are made again
-    when a late count needs them (`late_counts`). Thread-safe, and bounded: beyond the bound they are forgotten.
-    """
-
-    def __init__(self) -> None:
-        self._parts: list[Hours] = []
-        self._rows = 0
-        self._lock = Lock()
-
-    def __len__(self) -> int:
-        """How many rows they are at most; the same hour may be in several."""
-        return self._rows
-
-    def add(self, hours: Hours) -> None:
-        """Note what a batch has moved, after its commit."""
-        with self._lock:
-            self._parts.append(hours)
-            self._rows += len(hours.hours)
-            if self._rows > PENDING_HOURS_MAX:
-                self._keep(_added_up(self._parts))
-            if self._rows > PENDING_HOURS_MAX:
-                self._parts, self._rows = [], 0
-
-    def take(self) -> Hours:
-        """Take all."""
-        with self._lock:
-            taken, self._parts, self._rows = _added_up(self._parts), [], 0
-        return taken
-
-    def take_of(self, cells: Collection[CellKey]) -> Hours:
-        """Take those of some cells."""
-        with self._lock:
-            parted = [part.parted(cells) for part in self._parts]
-            self._parts = [left for _, left in parted]
-            self._rows = sum(len(left.hours) for left in self._parts)
-        return _added_up([taken for taken, _ in parted])
-
-    def _keep(self, hours: Hours) -> None:
-        self._parts, self._rows = [hours], len(hours.hours)
-
-
-def _added_up(parts: Sequence[Hours]) -> Hours:
-    joined = [_joined(column) for column in zip(*parts, strict=True)] if parts else [_joined(())] * len(Hours._fields)
-    order = _sorted(joined[:-1])
-    *keys, moved = (column[order] for column in joined)
-    starts = np.flatnonzero(_changes(*keys))
-    locations, items, lots, hours = (column[starts] for column in keys)
-    return Hours(locations, items, lots, hours, _add_up(moved, starts))
 
 
 class Sums:
@@ -167,22 +107,36 @@ class Sums:
             self._moved = np.append(self._moved, none)
             first_hlc, last_hlc = np.append(first_hlc, none + _FAR), np.append(last_hlc, none + NEVER)
             self._hlcs = last_hlc
-        hours = np.maximum(self._hlcs, 0) // HOUR_OF_HLC
-        self._order = _sorted([*ids, hours])
-        locations, items, lots, hours, moved = (column[self._order] for column in (*ids, hours, self._moved))
+        clocks = self._clocks(hlcs, moves, len(counted))
+        self._order = _sorted([*ids, *clocks])
+        locations, items, lots, hours, at, known, moved = (c[self._order] for c in (*ids, *clocks, self._moved))
         begins = _changes(locations, items, lots)
         self._starts = np.flatnonzero(begins)
-        of_hour = np.flatnonzero(begins | _changes(hours))
-        at = self._starts
+        of_hour = np.flatnonzero(begins | _changes(hours, at, known))
+        of_cell = self._starts
         self.cells = Cells(
-            locations[at],
-            items[at],
-            lots[at],
-            _add_up(moved, at),
-            np.minimum.reduceat(first_hlc[self._order], at) if len(at) else at,
-            np.maximum.reduceat(last_hlc[self._order], at) if len(at) else at,
+            locations[of_cell],
+            items[of_cell],
+            lots[of_cell],
+            _add_up(moved, of_cell),
+            np.minimum.reduceat(first_hlc[self._order], of_cell) if len(of_cell) else of_cell,
+            np.maximum.reduceat(last_hlc[self._order], of_cell) if len(of_cell) else of_cell,
         )
-        self.hours = Hours(locations[of_hour], items[of_hour], lots[of_hour], hours[of_hour], _add_up(moved, of_hour))
+        locations, items, lots, hours, at, known = (c[of_hour] for c in (locations, items, lots, hours, at, known))
+        all_hours = Hours(locations, items, lots, hours, hours + at, hours + known, _add_up(moved, of_hour))
+        # An hour in which what came has gone again is one of them; one in which there was a count alone is none.
+        self.hours = all_hours.where(_add_up(self._order < 2 * self._rows, of_hour) > 0) if counted else all_hours
+
+    @staticmethod
+    def _clocks(hlcs: Numbers, moves: Moves, counted: int) -> list[Numbers]:
+        """The hour of each half, and how far its other two hours are from that: mostly 0, so sorting needs few bits."""
+        hours = np.maximum(hlcs, 0) // HOUR_OF_HLC
+        others = (_joined(of_frames) - hours for of_frames in (moves.at_hours, moves.known_hours))
+        idle = np.full(counted, hours.min(initial=_FAR) if len(hours) else 0, dtype=np.int64)
+        return [
+            np.concatenate((each, each, rest))
+            for each, rest in zip((hours, *others), (idle, idle * 0, idle * 0), strict=True)
+        ]
 
     def halves(self, place: int) -> Iterator[Half]:
         """What the movements do to the cell at a place of `cells`."""
@@ -222,5 +176,5 @@ def _changes(*columns: Numbers) -> NDArray[np.bool_]:
     return changed
 
 
-def _add_up(moved: Numbers, starts: Numbers) -> Numbers:
-    return np.add.reduceat(moved, starts) if len(starts) else starts
+def _add_up(moved: Numbers | NDArray[np.bool_], starts: Numbers) -> Numbers:
+    return np.add.reduceat(moved, starts, dtype=np.int64) if len(starts) else starts

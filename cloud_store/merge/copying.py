@@ -44,6 +44,12 @@ def readings(connection: Connection, rows: LedgerRows) -> None:
         _copy(connection, "readings", _READING, rows.readings)
 
 
+def hours(connection: Connection, rows: LedgerRows) -> None:
+    """Write what moved in each hour of each shelf."""
+    if len(rows.hours.hours):
+        connection.execute(_SQL["add_hours"], rows.hours._asdict())
+
+
 def frames(connection: Connection, merged: Collection[PlannedFrame], ids: Dictionary) -> None:
     """Copy the audit row of each merged frame."""
     if merged:

@@ -5,10 +5,9 @@ The variances between two counts add up to what the later one had, so a new coun
     variance(n) = n.quantity - c.quantity - (movements between c and n)      n: the next count after c
     variance(c) = what is left of n's variance before; without a next count, of the change of on hand
 
-Movements between two points of a cell are added up by its hours (`cell_hour`), and one by one at the two ends only.
+Movements between two points of a cell are added up by its hours (`cell_history`), and one by one at the two ends only.
 To the end of a cell it is all that was ever moved minus what came before, where that is less to read. So a stocktake
-that was made offline costs little, whatever its time, and however much its shelves have moved. Hours are written some
-time after their movements, by many merges at once; those of the cells concerned before they are read.
+that was made offline costs little, whatever its time, and however much its shelves have moved.
 
 Invariant: in the merge's transaction, after the batch's movements were booked and its late ones covered.
 """
@@ -17,11 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from cloud_store.base import number_arrays, sql
+from cloud_store.base import sql
 from cloud_store.base.arrays import Integers
 from cloud_store.base.connection import Connection
 from cloud_store.base.ledger_numbers import HOUR_OF_HLC, NEVER, CellKey
-from cloud_store.merge.cells import Hours
 from wire_protocol.stock import EntryKey
 
 _SQL: Final = sql.load("late_counts")
@@ -45,6 +43,7 @@ class _CellNow(NamedTuple):
 
     on_hand: int
     moved: int
+    history_whole: bool
     moved_by_hours: int
     first_hour: int
     last_hour: int
@@ -123,11 +122,18 @@ def store(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
         connection.execute(_SQL["insert"], {name: [row[name] for row in rows] for name in rows[0]})
 
 
-def add_hours(connection: Connection, hours: Hours) -> None:
-    """Add to the hours of cells."""
-    if len(hours.hours):
-        number_arrays.register(connection)
-        connection.execute(_SQL["add_hours"], hours._asdict())
+def fold_history(connection: Connection, rows_max: int) -> int:
+    """Add hours that merges have written to those that were there; returns how many rows of `cell_history_new` it took.
+
+    Several may do it at once: each takes rows that no other has taken.
+    """
+    (taken,) = connection.execute(_SQL["fold_history"], {"rows": rows_max}).fetchone() or (0,)
+    return int(taken)
+
+
+def own_history(connection: Connection) -> None:
+    """Let nobody else fold history, or make some again, until the transaction ends."""
+    connection.execute(_SQL["lock_history"])
 
 
 def _key(count: Mapping[str, Any]) -> EntryKey:
@@ -147,11 +153,12 @@ def _following(connection: Connection, counts: Sequence[tuple[CellKey, dict[str,
 def _cells_now(connection: Connection, cells: Iterable[CellKey]) -> dict[CellKey, _CellNow]:
     columns = _cell_columns(sorted(cells))
     now = _read_cells(connection, columns)
-    # From before there were hours, or merged by a worker that knows none: their balances are locked, so nobody else
-    # changes them now.
-    if unfit := [cell for cell, state in now.items() if state.moved_by_hours != state.moved]:
-        connection.execute(_SQL["forget_hours"], _cell_columns(unfit))
-        connection.execute(_SQL["make_hours"], {**_cell_columns(unfit), "hour_of_hlc": HOUR_OF_HLC})
+    # From before there was a history, or merged by a worker that writes none. Their balances are locked, so nobody else
+    # adds to it now, and what folds it waits.
+    if unfit := [c for c, state in now.items() if not state.history_whole or state.moved_by_hours != state.moved]:
+        own_history(connection)
+        for step in ("forget_history", "make_history", "set_whole"):
+            connection.execute(_SQL[step], {**_cell_columns(unfit), "hour_of_hlc": HOUR_OF_HLC})
         now |= _read_cells(connection, _cell_columns(unfit))
     return now
 

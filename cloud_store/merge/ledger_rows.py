@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
-from cloud_store.base.ledger_numbers import MOVEMENT_KINDS, NO_LOT, CellKey
+from cloud_store.base.ledger_numbers import HOUR_MS, MOVEMENT_KINDS, NO_LOT, CellKey
 from cloud_store.merge.arrivals import LogKey
 from cloud_store.merge.cells import Hours, Moves, Sums
 from cloud_store.merge.dictionary import Dictionary
@@ -90,7 +90,7 @@ def build(merged: Iterable[PlannedFrame], ids: Dictionary) -> LedgerRows:
     counted = {CellKey(count["location_id"], count["item_id"], count["lot_id"]) for count in rows.counts}
     rows.sums = Sums(rows.moves, counted)
     hours = rows.sums.hours
-    rows.hours = hours.where((hours.moved != 0) & ~ids.are_virtual(hours.locations))
+    rows.hours = hours.where(~ids.are_virtual(hours.locations))
     return rows
 
 
@@ -132,6 +132,8 @@ class _FrameRows:
         moves.quantities.append(columns.quantities)
         moves.hlcs.append(columns.hlcs)
         moves.seqs.append(columns.seqs)
+        moves.at_hours.append(at_ms // HOUR_MS)
+        moves.known_hours.append(np.full(len(columns), self.received_ms // HOUR_MS, dtype=np.int64))
         rows = zip(
             ((at_ms - POSTGRES_EPOCH_MS) * 1000).tolist(),
             columns.hlcs.tolist(),

@@ -3,8 +3,8 @@
 -- were counted before the ones that are late or were counted at `recent_hlc` or later; and those out of their domain. The
 -- row locks are held to the end of the transaction, so whatever history is read after this is complete for these cells.
 WITH booked AS (
-    INSERT INTO balance AS b (location_id, item_id, lot_id, on_hand, moved, last_hlc)
-    SELECT location_id, item_id, lot_id, on_hand, moved, last_hlc
+    INSERT INTO balance AS b (location_id, item_id, lot_id, on_hand, moved, last_hlc, history_whole)
+    SELECT location_id, item_id, lot_id, on_hand, moved, last_hlc, true
     FROM unnest(
         %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(on_hand)s::bigint[],
         %(moved)s::bigint[], %(last_hlc)s::bigint[]

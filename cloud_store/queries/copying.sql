@@ -51,3 +51,11 @@ SELECT
     received_at, frame, first_seq, tenant_id, gateway_id, epoch_id, entries, rejected, bytes, stream, replay, digest,
     payload, verdicts
 FROM staged_frame
+
+-- name: add_hours
+INSERT INTO cell_history_new (location_id, item_id, lot_id, hour, at_hour, known_hour, moved)
+SELECT *
+FROM unnest(
+    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hours)s::bigint[], %(at_hours)s::bigint[],
+    %(known_hours)s::bigint[], %(moved)s::bigint[]
+)

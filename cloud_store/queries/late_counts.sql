@@ -17,43 +17,75 @@ CROSS JOIN LATERAL (
 
 -- name: cells
 -- Balances of some cells with their hours: the sum, the first and the last.
-SELECT b.location_id, b.item_id, b.lot_id, b.on_hand, b.moved, coalesce(h.moved, 0)::bigint, coalesce(h.first, 0),
-    coalesce(h.last, 0)
-FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
-JOIN balance b ON (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
-CROSS JOIN LATERAL (
-    SELECT sum(moved) AS moved, min(hour) AS first, max(hour) AS last
-    FROM cell_hour
-    WHERE (location_id, item_id, lot_id) = (t.location_id, t.item_id, t.lot_id)
-) AS h
+WITH wanted AS (
+    SELECT * FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
+), hour AS (
+    SELECT h.location_id, h.item_id, h.lot_id, h.hour, h.moved FROM wanted JOIN cell_history h USING (location_id, item_id, lot_id)
+    UNION ALL
+    SELECT location_id, item_id, lot_id, hour, moved FROM cell_history_new WHERE location_id = ANY(%(locations)s::integer[])
+), summed AS (
+    SELECT location_id, item_id, lot_id, sum(moved)::bigint AS moved, min(hour) AS first, max(hour) AS last
+    FROM hour
+    GROUP BY location_id, item_id, lot_id
+)
+SELECT b.location_id, b.item_id, b.lot_id, b.on_hand, b.moved, b.history_whole, coalesce(h.moved, 0),
+    coalesce(h.first, 0), coalesce(h.last, 0)
+FROM wanted
+JOIN balance b USING (location_id, item_id, lot_id)
+LEFT JOIN summed h USING (location_id, item_id, lot_id)
 
--- name: forget_hours
-DELETE FROM cell_hour h
-USING unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
+-- name: lock_history
+-- What folds history into this table waits, and so does another merge that makes some again; reading goes on.
+LOCK TABLE cell_history IN SHARE ROW EXCLUSIVE MODE
+
+-- name: forget_history
+WITH cell AS (
+    SELECT * FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
+), folded AS (
+    DELETE FROM cell_history h USING cell t
+    WHERE (h.location_id, h.item_id, h.lot_id) = (t.location_id, t.item_id, t.lot_id)
+)
+DELETE FROM cell_history_new h USING cell t
 WHERE (h.location_id, h.item_id, h.lot_id) = (t.location_id, t.item_id, t.lot_id)
 
--- name: make_hours
-INSERT INTO cell_hour (location_id, item_id, lot_id, hour, moved)
-SELECT t.location_id, t.item_id, t.lot_id, m.hlc / %(hour_of_hlc)s, sum(m.quantity)
+-- name: make_history
+INSERT INTO cell_history (location_id, item_id, lot_id, hour, at_hour, known_hour, moved)
+SELECT t.location_id, t.item_id, t.lot_id, m.hlc / %(hour_of_hlc)s, floor(extract(epoch FROM m.at) / 3600), -1, sum(m.quantity)
 FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
 CROSS JOIN LATERAL (
-    SELECT hlc, quantity FROM movement
+    SELECT at, hlc, quantity FROM movement
     WHERE kind NOT IN (2, 4, 6) AND destination_id = t.location_id AND item_id = t.item_id AND lot_id = t.lot_id
     UNION ALL
-    SELECT hlc, -quantity FROM movement
+    SELECT at, hlc, -quantity FROM movement
     WHERE kind NOT IN (1, 5) AND source_id = t.location_id AND item_id = t.item_id AND lot_id = t.lot_id
 ) AS m
-GROUP BY 1, 2, 3, 4
+GROUP BY 1, 2, 3, 4, 5
+
+-- name: set_whole
+UPDATE balance b
+SET history_whole = true
+FROM unnest(%(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[]) AS t (location_id, item_id, lot_id)
+WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
 
 -- name: hours
 -- What was moved in the whole hours between two, by the range's place from 0.
-SELECT r.place - 1, coalesce(sum(h.moved), 0)::bigint
-FROM unnest(
-    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(after)s::bigint[], %(before)s::bigint[]
-) WITH ORDINALITY AS r (location_id, item_id, lot_id, after, before, place)
-JOIN cell_hour h ON (h.location_id, h.item_id, h.lot_id) = (r.location_id, r.item_id, r.lot_id)
-    AND h.hour > r.after AND h.hour < r.before
-GROUP BY r.place
+WITH range AS (
+    SELECT *
+    FROM unnest(
+        %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(after)s::bigint[], %(before)s::bigint[]
+    ) WITH ORDINALITY AS r (location_id, item_id, lot_id, after, before, place)
+), hour AS (
+    SELECT r.place, h.moved
+    FROM range r
+    JOIN cell_history h ON (h.location_id, h.item_id, h.lot_id) = (r.location_id, r.item_id, r.lot_id)
+        AND h.hour > r.after AND h.hour < r.before
+    UNION ALL
+    SELECT r.place, h.moved
+    FROM (SELECT * FROM cell_history_new WHERE location_id = ANY(%(locations)s::integer[])) AS h
+    JOIN range r ON (h.location_id, h.item_id, h.lot_id) = (r.location_id, r.item_id, r.lot_id)
+        AND h.hour > r.after AND h.hour < r.before
+)
+SELECT place - 1, sum(moved)::bigint FROM hour GROUP BY place
 
 -- name: moved
 -- What was moved in some ranges of cells, each after one key and before another: entries with a clock between theirs, and
@@ -115,15 +147,21 @@ FROM unnest(
 ) AS t (location_id, item_id, lot_id, added, counted_hlc)
 WHERE (b.location_id, b.item_id, b.lot_id) = (t.location_id, t.item_id, t.lot_id)
 
--- name: add_hours
+-- name: fold_history
 -- In key order, as every writer of hours does it.
-INSERT INTO cell_hour AS h (location_id, item_id, lot_id, hour, moved)
-SELECT location_id, item_id, lot_id, hour, moved
-FROM unnest(
-    %(locations)s::bigint[], %(items)s::bigint[], %(lots)s::bigint[], %(hours)s::bigint[], %(moved)s::bigint[]
-) AS t (location_id, item_id, lot_id, hour, moved)
-ORDER BY location_id, item_id, lot_id, hour
-ON CONFLICT (location_id, item_id, lot_id, hour) DO UPDATE SET moved = h.moved + excluded.moved
+WITH taken AS (
+    DELETE FROM cell_history_new
+    WHERE ctid = ANY(ARRAY(SELECT ctid FROM cell_history_new LIMIT %(rows)s FOR UPDATE SKIP LOCKED))
+    RETURNING location_id, item_id, lot_id, hour, at_hour, known_hour, moved
+), folded AS (
+    INSERT INTO cell_history AS h (location_id, item_id, lot_id, hour, at_hour, known_hour, moved)
+    SELECT location_id, item_id, lot_id, hour, at_hour, known_hour, sum(moved)
+    FROM taken
+    GROUP BY location_id, item_id, lot_id, hour, at_hour, known_hour
+    ORDER BY location_id, item_id, lot_id, hour, at_hour, known_hour
+    ON CONFLICT (location_id, item_id, lot_id, hour, at_hour, known_hour) DO UPDATE SET moved = h.moved + excluded.moved
+)
+SELECT count(*) FROM taken
 
 -- name: insert
 -- Counts whose variances are known.

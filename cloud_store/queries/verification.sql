@@ -39,9 +39,15 @@ VALUES (%(location_id)s, %(item_id)s, %(lot_id)s, %(on_hand)s, %(moved)s, nullif
 ON CONFLICT (location_id, item_id, lot_id) DO UPDATE
 SET on_hand = excluded.on_hand, moved = excluded.moved, counted_hlc = excluded.counted_hlc, last_hlc = excluded.last_hlc
 
--- name: forget_hours
--- They are made again when they are needed.
-DELETE FROM cell_hour h USING location l WHERE l.location_id = h.location_id AND l.site_id = %(site_id)s
+-- name: forget_history
+-- It is made again when it is needed.
+WITH cell AS (
+    UPDATE balance b SET history_whole = false FROM location l
+    WHERE l.location_id = b.location_id AND l.site_id = %(site_id)s AND b.history_whole
+), folded AS (
+    DELETE FROM cell_history h USING location l WHERE l.location_id = h.location_id AND l.site_id = %(site_id)s
+)
+DELETE FROM cell_history_new h USING location l WHERE l.location_id = h.location_id AND l.site_id = %(site_id)s
 
 -- name: delete_balance
 DELETE FROM balance WHERE location_id = %(location_id)s AND item_id = %(item_id)s AND lot_id = %(lot_id)s

@@ -20,6 +20,7 @@ from psycopg.rows import dict_row
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import StoreError, UnknownName
+from cloud_store.base.ledger_numbers import HOUR_OF_HLC
 from cloud_store.merge.cursors import STREAM_NUMBERS
 from cloud_store.reports import paging
 from cloud_store.reports.paging import PAGE_ROWS_MAX, RowPage
@@ -108,6 +109,7 @@ def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: in
         "at": as_of.at,
         "known_at": as_of.known_at,
         "cells": CELLS_MAX,
+        "hour_of_hlc": HOUR_OF_HLC,
         **{f"after_{name}": part for name, part in zip(("location", "item", "lot"), key, strict=True)},
     }
     with connection.cursor(row_factory=dict_row) as cursor:

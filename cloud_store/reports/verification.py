@@ -15,7 +15,7 @@ from cloud_store.base import audit_log, sql
 from cloud_store.base.connection import Connection, patient
 from cloud_store.base.errors import unknown_site
 from cloud_store.base.ledger_numbers import NEVER, CellKey
-from cloud_store.merge import cursors, site_digests
+from cloud_store.merge import cursors, late_counts, site_digests
 from cloud_store.tenancy import registry
 from wire_protocol.stock import EntryKey
 
@@ -88,7 +88,8 @@ def rebuild(connection: Connection, site: VerifiedSite, progress: Progress = lam
     with patient(connection):
         cursors.own_site(connection, site.site_id)
         found = _audit(connection, site, progress)
-        connection.execute(_SQL["forget_hours"], {"site_id": site.site_id})
+        late_counts.own_history(connection)
+        connection.execute(_SQL["forget_history"], {"site_id": site.site_id})
         for cell, (_, defined) in found.cells.items():
             statement = "delete_balance" if defined == CellState() else "set_balance"
             connection.execute(_SQL[statement], {**cell._asdict(), **defined._asdict()})

@@ -24,6 +24,7 @@ from cloud_api.settings import ApiSettings
 from cloud_cli.app import app
 from cloud_store.base.connection import Connection, connect
 from cloud_store.base.errors import UnknownName
+from cloud_store.merge import late_counts
 from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.reports import history, stock_levels
 from cloud_store.reports.history import AsOf, InvalidAsOf, TooMuchHistory
@@ -126,6 +127,8 @@ class Example:
     seed: int
     moments: list[tuple[int | None, int | None]]
     limit: int
+    tick_ms: int = 1
+    folded: bool = False
 
 
 ticks = st.none() | st.integers(-1, TICKS)
@@ -138,6 +141,8 @@ examples = st.builds(
     seed=st.integers(0, 2**16),
     moments=st.lists(st.tuples(ticks, ticks), min_size=1, max_size=4),
     limit=st.sampled_from([1, 3, 1000]),
+    tick_ms=st.sampled_from([1, 20 * 60 * 1000]),  # all in one hour, or over several
+    folded=st.booleans(),
 )
 
 
@@ -156,14 +161,16 @@ class Site:
     def __init__(self, connection: Connection, example: Example) -> None:
         self.connection, self.example, self.name = connection, example, f"site-{next(_SITES)}"
         registry.add_site(connection, "acme", self.name)
-        self.ledgers = dict(zip(EPOCHS, example.ledgers, strict=False))
+        self.ledgers = dict(zip(EPOCHS, map(self._spread, example.ledgers), strict=False))
+        # No entry may be believed to be of a time after it was received.
+        self.received_ms = NOW_MS + (TICKS * example.tick_ms if example.tick_ms > 1 else 0)
         for letter in self.ledgers:
             registry.add_gateway(connection, "acme", self.name, f"{self.name}-{letter}")
         self.learned: list[Learned] = []
 
     def deliver(self, merger: MergeSession) -> None:
-        """Merge all frames, interleaved, each batch received a millisecond after the one before; some come twice."""
-        chance, received_ms = Random(self.example.seed), NOW_MS
+        """Merge all frames, interleaved, each batch received a tick after the one before; some come twice."""
+        chance, received_ms = Random(self.example.seed), self.received_ms
         waiting = {letter: list(self._frames(letter, entries)) for letter, entries in self.ledgers.items()}
         delivered: list[ArrivedFrame] = []
         while waiting:
@@ -179,15 +186,27 @@ class Site:
                     break
             merger.merge(batch)
             delivered += batch
-            received_ms += 1
+            received_ms += self.example.tick_ms
+            if self.example.folded:
+                late_counts.fold_history(self.connection, 5)
         if "c" in self.ledgers:
             self._make_second_epoch()
+
+    def _spread(self, entries: list[LedgerEntry]) -> list[LedgerEntry]:
+        """The entries, a tick apart where they were a clock reading apart."""
+        if self.example.tick_ms == 1:
+            return entries
+        first = clock.pack(NOW_MS)
+        hlcs = [clock.pack(NOW_MS + (entry.hlc - first) * self.example.tick_ms) for entry in entries]
+        return [entry.model_copy(update={"hlc": hlc}) for entry, hlc in zip(entries, hlcs, strict=True)]
 
     def _frames(self, letter: str, entries: list[LedgerEntry]) -> Iterator[ArrivedFrame]:
         chain, sizes, offsets = self._chain(letter), self.example.frame_sizes, self.example.offsets_ms
         while chain.seq < len(entries):
             size, offset = sizes[chain.frame % len(sizes)], offsets[chain.frame % len(offsets)]
-            yield chain.seal(entries[chain.seq : chain.seq + size], boots={BOOT: ZERO_MS + offset})
+            yield chain.seal(
+                entries[chain.seq : chain.seq + size], boots={BOOT: ZERO_MS + offset * self.example.tick_ms}
+            )
 
     def _chain(self, letter: str) -> Chain:
         return Chain(f"{self.name}-{letter}", epoch=EPOCHS[letter])
@@ -256,7 +275,10 @@ def test_stock_at_any_two_moments_is_the_oracles(
         site = Site(connection, example)
         site.deliver(merger)
         for as_of in example.moments:
-            at_ms, known_ms = (None if tick is None else NOW_MS + tick for tick in as_of)
+            at_ms, known_ms = (
+                None if tick is None else first_ms + tick * example.tick_ms
+                for tick, first_ms in zip(as_of, (NOW_MS, site.received_ms), strict=True)
+            )
             expected = site.expected(at_ms, known_ms)
             asked = AsOf(time(at_ms), time(known_ms))
             everything = StockFilter(tenant="acme", site=site.name, virtual=True)

@@ -7,23 +7,21 @@ stocktake that was made offline.
 import json
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
-import numpy as np
 import pytest
 
 from cloud_store.base import sql
 from cloud_store.base.connection import Connection, connect
-from cloud_store.base.ledger_numbers import CellKey
-from cloud_store.merge import cells, late_counts
-from cloud_store.merge.batch import Merger
-from cloud_store.merge.cells import Hours, PendingHours
+from cloud_store.merge import late_counts
 from cloud_store.reports import snapshots
 from cloud_store.tenancy import registry
+from testbed.eventually import eventually
 from testbed.store import MergeSession
 from tests.cloud_store.histories import NOW_MS, Chain, count, movement
 from wire_protocol import clock, stock
-from wire_protocol.entries import LedgerEntry
+from wire_protocol.entries import LedgerEntry, Movement
 from wire_protocol.stock import EntryKey
 
 SHELVES = 40
@@ -112,20 +110,28 @@ def test_late_counts_are_added_up_by_hours(database_url: str, monkeypatch: pytes
     assert max(asked) < MOVEMENTS / 20, asked
 
 
-def test_hours_that_do_not_add_up_are_made_again(database_url: str) -> None:
-    """Cells from before there were hours, or merged by a worker that knows none."""
+@pytest.mark.parametrize("lost", ["DELETE FROM cell_history_new WHERE mod(hour, 3) = 0", "TRUNCATE cell_history_new"])
+def test_a_history_that_is_not_whole_is_made_again(database_url: str, lost: str) -> None:
+    """Of cells from before there was one, also where what moved adds up to nothing, or that an older worker merged."""
     rng = random.Random(3)
     chain, late = Chain("gw-a"), Chain("gw-b")
-    movements = sorted(busy(rng, 50 * HOUR_MS), key=lambda entry: entry.hlc)[:500]
+    movements = sorted(busy(rng, 50 * HOUR_MS), key=lambda entry: entry.hlc)[:250]
+    gone = [
+        movement(clock.pack(NOW_MS + 60 * HOUR_MS + n), "pick", shelf, "@customer")
+        for n, shelf in enumerate(entry.destination for entry in movements if isinstance(entry, Movement))
+    ]
     counts: list[LedgerEntry] = [
         count(clock.pack(NOW_MS + n * HOUR_MS), f"A-{n % SHELVES}", n) for n in rng.sample(range(60), 40)
     ]
     with closing(connect(database_url, application="test")) as connection, MergeSession(database_url) as merger:
         add_site(connection, "gw-a", "gw-b")
-        merger.merge([chain.seal(movements)])
-        connection.execute("DELETE FROM cell_hour WHERE mod(hour, 3) = 0")
+        merger.merge([chain.seal([*movements, *gone])])
+        assert connection.execute("SELECT sum(moved) FROM cell_history_new").fetchone() == (0,)
+        connection.execute(lost.encode())
+        if "TRUNCATE" in lost:
+            connection.execute("UPDATE balance SET history_whole = false")
         merger.merge([late.seal(counts)])
-        expected = stock.oracle(keyed(chain, movements) + keyed(late, counts))
+        expected = stock.oracle(keyed(chain, [*movements, *gone]) + keyed(late, counts))
         found = snapshots.balances(connection, "acme", "berlin")
         assert list(stock.differences(found.items(), expected.on_hand.items())) == []
         assert snapshots.variances(connection, "acme", "berlin") == expected.variance
@@ -141,54 +147,83 @@ def rows_read(plan: dict[str, object]) -> int:
     return own + sum(rows_read(each) for each in below)
 
 
-def test_hours_are_written_by_many_merges_at_once(database_url: str) -> None:
-    """A merge writes none; those of a late count's cells are written before it, the others when somebody asks."""
+def test_history_is_written_with_the_merge_and_folded_later(database_url: str) -> None:
+    """Late counts find it before, in the middle and after; two that fold at once take nothing twice."""
     rng = random.Random(4)
     chain, late = Chain("gw-a"), Chain("gw-b")
     movements = sorted(busy(rng, 50 * HOUR_MS), key=lambda entry: entry.hlc)[:600]
-    merger = Merger()
+    counts: list[LedgerEntry] = []
     with (
         closing(connect(database_url, application="test")) as connection,
-        MergeSession(database_url, merger) as session,
+        closing(connect(database_url, application="other")) as other,
+        MergeSession(database_url) as session,
+        ThreadPoolExecutor() as pool,
     ):
         add_site(connection, "gw-a", "gw-b")
+
+        def require_agreement() -> None:
+            shelves = [count(clock.pack(NOW_MS + rng.randrange(50) * HOUR_MS), f"A-{n}", n) for n in range(SHELVES)]
+            counts.extend(shelves)
+            session.merge([late.seal(shelves)])
+            expected = stock.oracle(keyed(chain, movements) + keyed(late, counts))
+            found = snapshots.balances(connection, "acme", "berlin")
+            assert list(stock.differences(found.items(), expected.on_hand.items())) == []
+            assert snapshots.variances(connection, "acme", "berlin") == expected.variance
+            assert connection.execute(_WRONG_HISTORIES).fetchall() == []
+
         for start in range(0, 600, 100):
             session.merge([chain.seal(movements[start : start + 100])])
-        hours = b"SELECT count(*), count(DISTINCT location_id) FROM cell_hour"
-        assert connection.execute(hours).fetchone() == (0, 0)
-        counted = count(clock.pack(NOW_MS + HOUR_MS), "A-0", 5)
-        assert session.merge([late.seal([counted])]).late_counts == {"gw-b": 1}
-        written, shelves = connection.execute(hours).fetchone() or (0, 0)
-        assert shelves == 1
-        assert written > 1
-        late_counts.add_hours(connection, merger.hours.take())
-        assert len(merger.hours) == 0
-        wrong = connection.execute(
-            "SELECT location_id, sum(h.moved) FROM balance b JOIN cell_hour h USING (location_id, item_id, lot_id)"
-            " GROUP BY location_id, item_id, lot_id, b.moved HAVING sum(h.moved) <> b.moved"
-        ).fetchall()
-        assert wrong == []
-        expected = stock.oracle(keyed(chain, movements) + keyed(late, [counted]))
-        found = snapshots.balances(connection, "acme", "berlin")
-        assert list(stock.differences(found.items(), expected.on_hand.items())) == []
+        require_agreement()
+        written = connection.execute("SELECT count(*) FROM cell_history_new").fetchone()
+        assert late_counts.fold_history(connection, 100) == 100
+        require_agreement()
+        folding = [pool.submit(fold_all, of) for of in (connection, other)]
+        assert (100 + sum(each.result() for each in folding),) == written
+        require_agreement()
+        assert connection.execute("SELECT count(*) FROM cell_history_new").fetchone() == (0,)
 
 
-@pytest.mark.bound("cloud_store.merge.cells.PENDING_HOURS_MAX")
-def test_hours_that_wait_are_added_up_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hot cell's hour is one row however often it moved; when there are too many they are forgotten."""
-    monkeypatch.setattr(cells, "PENDING_HOURS_MAX", 30)
-    pending = PendingHours()
+_WRONG_HISTORIES = """
+SELECT location_id, b.moved, h.moved
+FROM balance b
+JOIN location l USING (location_id)
+LEFT JOIN (
+    SELECT location_id, item_id, lot_id, sum(moved) AS moved
+    FROM (TABLE cell_history UNION ALL TABLE cell_history_new) AS both_tables
+    GROUP BY location_id, item_id, lot_id
+) AS h USING (location_id, item_id, lot_id)
+WHERE NOT l.virtual AND (coalesce(h.moved, 0) <> b.moved OR NOT b.history_whole)
+"""
 
-    def hours(first: int, number: int) -> Hours:
-        ids = np.arange(first, first + number, dtype=np.int64)
-        return Hours(ids, ids, ids * 0, ids * 0 + 7, ids * 0 + 2)
 
-    for _ in range(10):
-        pending.add(hours(1, 20))
-    assert len(pending) <= 30
-    own = pending.take_of({CellKey(3, 3, 0), CellKey(99, 99, 0)})
-    assert [column.tolist() for column in own] == [[3], [3], [0], [7], [20]]
-    left = pending.take()
-    assert (len(left.hours), int(left.moved.sum())) == (19, 380)
-    pending.add(hours(1, 31))
-    assert len(pending) == len(pending.take().hours) == 0
+def fold_all(connection: Connection) -> int:
+    """Fold in small steps until there is nothing left; returns how many rows."""
+    total = 0
+    while taken := late_counts.fold_history(connection, 30):
+        total += taken
+    return total
+
+
+def test_history_that_is_made_again_waits_for_what_is_folded(database_url: str) -> None:
+    """Else what is folded in that moment would be there twice."""
+    chain, late = Chain("gw-a"), Chain("gw-b")
+    moved = [movement(clock.pack(NOW_MS + n * HOUR_MS), "receive", "@supplier", "A-1") for n in range(10)]
+    counted = [count(clock.pack(NOW_MS + 5 * HOUR_MS), "A-1", 50)]
+    with (
+        closing(connect(database_url, application="test")) as connection,
+        MergeSession(database_url) as session,
+        ThreadPoolExecutor() as pool,
+    ):
+        add_site(connection, "gw-a", "gw-b")
+        session.merge([chain.seal(moved)])
+        connection.execute("UPDATE balance SET history_whole = false")
+        with connection.transaction():
+            assert late_counts.fold_history(connection, 1_000) == 10
+            merging = pool.submit(session.merge, [late.seal(counted)])
+            with closing(connect(database_url, application="looking")) as looking:
+                eventually(lambda: looking.execute(_WAITING).fetchone() == (1,))
+        assert merging.result().late_counts == {"gw-b": 1}
+        assert connection.execute(_WRONG_HISTORIES).fetchall() == []
+
+
+_WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'cell_history'::regclass"
