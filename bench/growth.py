@@ -185,8 +185,8 @@ def _register(connection: Connection, merger: MergeSession, tenant: str, sites: 
             ]
             gone = movement(clock.pack(at_ms, count), "pick", "A-0", "@customer", sku="SKU-0")
             chain = Chain(gateway)
-            for start in range(0, count, 500):
-                merger.merge([chain.seal([*entries[start : start + 500], gone])])
+            for start in range(0, count, 400):
+                merger.merge([chain.seal([*entries[start : start + 400], gone])])
 
 
 def _fill(connection: Connection, tenant: str, count: int, sites: int, posts: int) -> None:

@@ -3,6 +3,10 @@
 SELECT set_config('stocktide.tenant_id', %(tenant_id)s::integer::text, true),
     set_config('stocktide.actor', %(actor)s, true)
 
+-- name: reading
+-- An answer may take several statements, which must not see what was merged between them.
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ
+
 -- name: writing
 SET TRANSACTION READ WRITE
 

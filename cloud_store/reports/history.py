@@ -5,31 +5,36 @@ brought the entry was received). A pick on Monday that an offline gateway report
 believed on Tuesday, and is there in what is known today about Tuesday.
 
 Stock at both is the ordinary definition (`wire_protocol.stock`) over the entries that had happened by the one and were
-received by the other. Nothing is kept for it but the ledger and the receipt of each frame.
+received by the other (`past_stock`). What is kept for it are the ledger, the receipts of frames, and cells' histories.
 
 Invariant: nothing here writes. A question names its tenant, and one page looks at `CELLS_MAX` cells at most.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from cloud_store.base import sql
+from cloud_store.base.arrays import Integers
 from cloud_store.base.connection import Connection
 from cloud_store.base.errors import StoreError, UnknownName
-from cloud_store.base.ledger_numbers import HOUR_OF_HLC
-from cloud_store.merge.cursors import STREAM_NUMBERS
+from cloud_store.base.ledger_numbers import CellKey
 from cloud_store.reports import paging
 from cloud_store.reports.paging import PAGE_ROWS_MAX, RowPage
+from cloud_store.reports.past_stock import HeldCell, PastStock
 from cloud_store.reports.stock_levels import StockFilter
 from wire_protocol.names import ADJUST
 
 CELLS_MAX: Final = 1_000
 AHEAD_MAX: Final = timedelta(minutes=5)  # as far as an entry's own time may be ahead of its arrival
 _KEY: Final = ("location_id", "item_id", "lot_id")
+_SHOWN: Final = ("tenant", "site", "location", "sku", "lot", "on_hand", "unit", "scale", "stub")
 _SQL: Final = sql.load("history")
 
 
@@ -98,32 +103,59 @@ def stock(connection: Connection, wanted: StockFilter, as_of: AsOf, *, limit: in
     if wanted.tenant is None:
         raise UnknownName("Stock in the past is read for one tenant.", hint="Name it with --tenant.")
     key = paging.decode(after, (int, int, int)) or (0, 0, -1)
-    parameters = {
-        "tenant": wanted.tenant,
-        "site": wanted.site,
-        "sku": wanted.sku,
-        "location": wanted.location,
-        "virtual": wanted.virtual,
-        "adjust": ADJUST,
-        "stream": STREAM_NUMBERS["ledger"],
-        "at": as_of.at,
-        "known_at": as_of.known_at,
-        "cells": CELLS_MAX,
-        "hour_of_hlc": HOUR_OF_HLC,
-        **{f"after_{name}": part for name, part in zip(("location", "item", "lot"), key, strict=True)},
-    }
-    with connection.cursor(row_factory=dict_row) as cursor:
-        try:
-            # Planned afresh each time: one plan for every filter would read the whole ledger for a single shelf.
-            cells = cursor.execute(_SQL["stock"], parameters, prepare=False).fetchall()
-        except pg.QueryCanceled as error:
-            raise TooMuchHistory(hint="Narrow the question to a site, a location or a SKU.") from error
+    try:
+        with _one_moment(connection):
+            cells = _cells(connection, wanted, as_of, key)
+    except pg.QueryCanceled as error:
+        raise TooMuchHistory(hint="Narrow the question to a site, a location or a SKU.") from error
     size = min(max(1, limit), PAGE_ROWS_MAX)
     shown = [row for row in cells if row["on_hand"] or wanted.zero]
     rows = shown[:size]
     last = rows[-1] if len(shown) > size else cells[-1] if len(cells) == CELLS_MAX else None
     following = None if last is None else paging.encode([last[name] for name in _KEY])
-    return RowPage([{name: value for name, value in row.items() if name not in _KEY} for row in rows], following)
+    return RowPage([{name: row[name] for name in _SHOWN} for row in rows], following)
+
+
+@contextmanager
+def _one_moment(connection: Connection) -> Iterator[None]:
+    """A transaction whose statements see the same; a caller's (`admission.as_tenant`) is one already."""
+    is_own = connection.info.transaction_status == TransactionStatus.IDLE
+    with connection.transaction():
+        if is_own:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield
+
+
+def _cells(
+    connection: Connection, wanted: StockFilter, as_of: AsOf, after: tuple[int, int, int]
+) -> list[dict[str, Any]]:
+    """The cells of a page with what was in them."""
+    parameters = {
+        **{name: getattr(wanted, name) for name in ("tenant", "site", "sku", "location", "virtual")},
+        "adjust": ADJUST,
+        "cells": CELLS_MAX,
+        **{f"after_{name}": part for name, part in zip(("location", "item", "lot"), after, strict=True)},
+    }
+    with connection.cursor(row_factory=dict_row) as cursor:
+        # Planned afresh each time: one plan for every filter would read the whole ledger for a single shelf.
+        cells = cursor.execute(_SQL["page"], parameters, prepare=False).fetchall()
+    columns = {
+        "locations": Integers(row["location_id"] for row in cells),
+        "items": Integers(row["item_id"] for row in cells),
+        "lots": Integers(row["lot_id"] for row in cells),
+        "adjusts": [row["adjust"] for row in cells],
+    }
+    members = [
+        (place, HeldCell(CellKey(*cell), virtual, moved, whole))
+        for place, *cell, virtual, moved, whole in connection.execute(_SQL["members"], columns, prepare=False)
+    ]
+    question = PastStock.asked(connection, str(wanted.tenant), wanted.site, as_of.at, as_of.known_at)
+    on_hand = question.on_hand(held for _, held in members)
+    for row in cells:
+        row["on_hand"] = 0
+    for place, held in members:
+        cells[place]["on_hand"] += -on_hand[held.cell] if cells[place]["adjust"] else on_hand[held.cell]
+    return cells
 
 
 def parse_time(text: str | None) -> datetime | None:

@@ -33,10 +33,9 @@ class RateLimit(NamedTuple):
 
 @contextmanager
 def as_tenant(connection: Connection, tenant_id: int, *, actor: str, writing: bool = False) -> Iterator[None]:
-    """A transaction that sees one tenant; it only reads unless it is `writing`."""
+    """A transaction that sees one tenant; it only reads, and all of one moment, unless it is `writing`."""
     with connection.transaction():
-        if writing:
-            connection.execute(_SQL["writing"])
+        connection.execute(_SQL["writing" if writing else "reading"])
         connection.execute(_SQL["enter"], {"tenant_id": tenant_id, "actor": actor})
         yield
 
