@@ -6,7 +6,7 @@ again as it was.
 
 import json
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count as numbers
@@ -28,8 +28,9 @@ from cloud_store.merge import late_counts
 from cloud_store.merge.arrivals import ArrivedFrame
 from cloud_store.reports import history, stock_levels
 from cloud_store.reports.history import AsOf, InvalidAsOf, TooMuchHistory
+from cloud_store.reports.past_stock import PastStock
 from cloud_store.reports.stock_levels import StockFilter
-from cloud_store.tenancy import registry
+from cloud_store.tenancy import admission, registry
 from testbed.store import MergeSession
 from tests.cloud_api.serving import key, served
 from tests.cloud_store import histories
@@ -111,6 +112,33 @@ def test_without_a_time_it_is_the_stock_of_now(late_pick: Connection) -> None:
         assert [row for row in past if row["location"] != names.ADJUST] == stock_levels.stock(
             late_pick, wanted, limit=100
         ).rows
+
+
+@pytest.mark.parametrize("as_api", [False, True])
+def test_an_answer_is_of_one_moment(
+    late_pick: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch, *, as_api: bool
+) -> None:
+    """What is merged while it is made is in none of its statements: else goods that move could be there twice."""
+    ask = PastStock.asked.__func__  # type: ignore[attr-defined]
+    move = histories.movement(clock.pack(ms(WEDNESDAY)), "move", "A-1", "B-1", 7)
+    chain = Chain("gw-dock")
+    chain.seal([histories.movement(clock.pack(ms(MONDAY)), "receive", "@supplier", "A-1", 10)])
+
+    def interrupted(cls: type[PastStock], *question: Any) -> PastStock:
+        with closing(MergeSession(database_url)) as merger:
+            assert merger.merge([received(chain.seal([move]), WEDNESDAY)]).movements == 1
+        found: PastStock = ask(cls, *question)
+        return found
+
+    monkeypatch.setattr(PastStock, "asked", classmethod(interrupted))
+    acme = registry.tenant_id(late_pick, "acme")
+    inside = admission.as_tenant(late_pick, acme, actor="") if as_api else nullcontext()
+    with inside:
+        rows = history.stock(late_pick, StockFilter(tenant="acme"), AsOf(), limit=10).rows
+    assert [(row["location"], row["on_hand"]) for row in rows] == [("A-1", 7)]
+    monkeypatch.undo()
+    rows = history.stock(late_pick, StockFilter(tenant="acme"), AsOf(), limit=10).rows
+    assert [(row["location"], row["on_hand"]) for row in rows] == [("B-1", 7)]
 
 
 # --- any history --------------------------------------------------------------------------------------------------
